@@ -1,0 +1,1 @@
+"""Design-space exploration: totals of a design, and the searches over foldings."""

@@ -1,0 +1,280 @@
+"""What every block shares: stream types, the configuration's contract, schedules, resources.
+
+A block is a :class:`~amaranth.lib.wiring.Component` built from a frozen configuration.  The
+configuration answers everything without elaborating: its golden meaning (``compute``), its
+stream types, its exact timing (``schedule``, ``interval``) and its resources.
+
+Time is counted in cycles; an event's time is the cycle in which it happens.  ``schedule`` is the
+max-plus model of docs/timing.md: given when input tokens *arrive* (become visible at the port), it
+says when the block accepts them and when its output tokens become visible, if nobody downstream
+ever stalls.  Depths and capacities are then chosen so that this is what happens.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+
+import numpy as np
+from amaranth.hdl import signed
+from amaranth.lib import data, stream, wiring
+
+from hwgen.errors import HwgenError
+from hwgen.ir.types import TensorType
+
+__all__ = [
+    "BlockConfig",
+    "Resources",
+    "Schedule",
+    "StreamType",
+    "in_order",
+    "pack_rows",
+    "shared",
+]
+
+
+def pack_rows(values: np.ndarray, bits: int) -> list[int]:
+    """Each row of a signed integer matrix ``(rows, n)`` as one integer, element 0 lowest."""
+    values = np.ascontiguousarray(values)
+    if bits == 8:
+        raw = values.astype(np.int8).view(np.uint8)
+    elif bits == 16:
+        raw = values.astype("<i2").view(np.uint8)
+    else:
+        split = (values.astype(np.int64)[..., None] >> np.arange(bits)) & 1
+        flat = split.reshape(len(values), -1).astype(np.uint8)
+        raw = np.packbits(flat, axis=1, bitorder="little")
+    return [int.from_bytes(row.tobytes(), "little") for row in raw]
+
+
+def unpack_rows(rows: Sequence[int], bits: int, count: int) -> np.ndarray:
+    """Inverse of :func:`pack_rows`: an int64 matrix ``(rows, count)``."""
+    size = (bits * count + 7) // 8
+    raw = np.frombuffer(b"".join(int(r).to_bytes(size, "little") for r in rows), np.uint8)
+    split = np.unpackbits(raw.reshape(len(rows), size), axis=1, bitorder="little")
+    split = split[:, : bits * count].reshape(len(rows), count, bits).astype(np.int64)
+    split[..., -1] *= -1
+    return (split << np.arange(bits)).sum(-1)
+
+
+@dataclass(frozen=True)
+class StreamType:
+    """A tensor as a stream: pixels in row-major order, ``channels / lanes`` beats for each.
+
+    Parameters
+    ----------
+    tensor : :class:`TensorType`
+    lanes : :class:`int`
+        Channels a beat; divides the channel count, so a stream never carries phantom channels.
+    pixels : :class:`int`
+        Pixels a beat; only 1 is built so far.
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If ``lanes`` does not divide the channels.
+    """
+
+    tensor: TensorType
+    lanes: int = 1
+    pixels: int = 1
+
+    def __post_init__(self) -> None:
+        if self.lanes < 1 or self.tensor.channels % self.lanes:
+            raise HwgenError(
+                f"Lanes must divide the {self.tensor.channels} channels, not {self.lanes!r}"
+            )
+        if self.pixels != 1:
+            raise HwgenError(f"Streams of several pixels a beat are not built yet: {self.pixels!r}")
+
+    @property
+    def payload(self) -> data.ArrayLayout:
+        """Shape of a beat."""
+        return data.ArrayLayout(signed(self.tensor.bits), self.lanes)
+
+    @property
+    def signature(self) -> stream.Signature:
+        """Signature of the port, seen from the producer."""
+        return stream.Signature(self.payload)
+
+    @property
+    def width(self) -> int:
+        """Bits a beat."""
+        return self.tensor.bits * self.lanes
+
+    @property
+    def beats_per_pixel(self) -> int:
+        """Beats a pixel."""
+        return self.tensor.channels // self.lanes
+
+    @property
+    def beats(self) -> int:
+        """Beats a frame."""
+        return self.tensor.size // self.lanes
+
+    def pack(self, frames: np.ndarray) -> list[int]:
+        """Frames ``(frames, *shape)`` as one integer a beat."""
+        return pack_rows(np.asarray(frames).reshape(-1, self.lanes), self.tensor.bits)
+
+    def unpack(self, beats: Sequence[int]) -> np.ndarray:
+        """Inverse of :meth:`pack`."""
+        flat = unpack_rows(beats, self.tensor.bits, self.lanes)
+        return flat.reshape(-1, *self.tensor.shape).astype(self.tensor.quantisation.dtype)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a block takes of a device; BRAM in 18 Kb blocks.  ``dsp`` is exact, the rest estimated."""
+
+    dsp: int = 0
+    lut: int = 0
+    ff: int = 0
+    bram18: int = 0
+    uram: int = 0
+
+    def __add__(self, other: Resources) -> Resources:
+        return Resources(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    @classmethod
+    def memory(cls, width: int, depth: int) -> Resources:
+        """A simple dual-port memory, in LUTs or block RAM as :func:`memory_style` chooses."""
+        if memory_style(width, depth) == "distributed":
+            return cls(lut=width * math.ceil(depth / 64) * 4 // 3 if depth else 0)
+        return cls(bram18=bram18(width, depth))
+
+
+def bram18(width: int, depth: int) -> int:
+    """Fewest 18 Kb blocks for a memory of ``depth`` words of ``width`` bits."""
+    aspects = ((36, 512), (18, 1024), (9, 2048), (4, 4096), (2, 8192), (1, 16384))
+    return min(math.ceil(width / w) * math.ceil(depth / d) for w, d in aspects)
+
+
+def memory_style(width: int, depth: int) -> str:
+    """``"distributed"`` where LUTs are the cheaper memory, else ``"block"``."""
+    luts = width * math.ceil(depth / 64)
+    return "distributed" if depth <= 64 or luts <= 96 * bram18(width, depth) else "block"
+
+
+def in_order(times: np.ndarray, spacing: int = 1) -> np.ndarray:
+    """Earliest times, not before ``times``, that are in order and ``spacing`` apart.
+
+    The max-plus recurrence ``t[j] = max(times[j], t[j-1] + spacing)``.
+    """
+    ramp = np.arange(len(times), dtype=np.int64) * spacing
+    return np.maximum.accumulate(times - ramp) + ramp
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When tokens move through a block, for whole frames, if nobody downstream stalls.
+
+    Members
+    -------
+    accepts : per input, cycle in which each beat is taken
+    outputs : per output, first cycle in which each beat is visible at the port
+    reserves : per output, cycle in which the beat's place in the output queue is claimed
+    capacity : pixels that the block's own buffer must hold, where it has one
+    """
+
+    accepts: tuple[np.ndarray, ...]
+    outputs: tuple[np.ndarray, ...]
+    reserves: tuple[np.ndarray, ...]
+    capacity: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockConfig(ABC):
+    """Contract of a block's configuration: validates when made, answers without elaborating.
+
+    Parameters
+    ----------
+    depths : sequence of :class:`int`
+        Depth of the queue at each output, in beats; the FIFO of the edge behind it.  Empty: the
+        least that keeps the block at full speed when the consumer never stalls.
+    """
+
+    depths: tuple[int, ...] = field(default=())
+
+    @property
+    @abstractmethod
+    def inputs(self) -> tuple[StreamType, ...]:
+        """Types of the input streams."""
+
+    @property
+    @abstractmethod
+    def outputs(self) -> tuple[StreamType, ...]:
+        """Types of the output streams."""
+
+    @property
+    def input_ports(self) -> tuple[str, ...]:
+        """Names of the input ports."""
+        return ("i",) if len(self.inputs) == 1 else tuple(f"i_{k}" for k in range(len(self.inputs)))
+
+    @property
+    def output_ports(self) -> tuple[str, ...]:
+        """Names of the output ports."""
+        n = len(self.outputs)
+        return ("o",) if n == 1 else tuple(f"o_{k}" for k in range(n))
+
+    @property
+    def signature(self) -> wiring.Signature:
+        """Signature of the component: all streams."""
+        members = {n: wiring.In(t.signature)
+                   for n, t in zip(self.input_ports, self.inputs, strict=True)}
+        members |= {n: wiring.Out(t.signature)
+                    for n, t in zip(self.output_ports, self.outputs, strict=True)}
+        return wiring.Signature(members)
+
+    @property
+    @abstractmethod
+    def least_depths(self) -> tuple[int, ...]:
+        """Per output, the queue depth below which the block would slow itself down."""
+
+    @property
+    def queue_depths(self) -> tuple[int, ...]:
+        """Per output, the queue depth that is built."""
+        if not self.depths:
+            return self.least_depths
+        if len(self.depths) != len(self.outputs):
+            raise HwgenError(f"Depths must have {len(self.outputs)} entries, not {self.depths!r}")
+        return self.depths
+
+    @property
+    def interval(self) -> int:
+        """Fewest cycles between two frames."""
+        return max(t.beats for t in (*self.inputs, *self.outputs))
+
+    @abstractmethod
+    def schedule(self, arrivals: Sequence[np.ndarray]) -> Schedule:
+        """Exact timing, for arrivals of a whole number of frames at each input."""
+
+    @abstractmethod
+    def resources(self, family: str) -> Resources:
+        """What the block takes on a device family."""
+
+    @abstractmethod
+    def compute(self, *frames: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Golden meaning: exact outputs for frames ``(frames, *shape)``."""
+
+    @abstractmethod
+    def create(self) -> wiring.Component:
+        """The hardware."""
+
+    @property
+    def latency(self) -> int:
+        """Cycles from the first input beat to the first output beat, inputs arriving every cycle."""
+        arrivals = [np.arange(t.beats, dtype=np.int64) for t in self.inputs]
+        return int(min(out[0] for out in self.schedule(arrivals).outputs))
+
+
+def shared(platform, component: wiring.Component):
+    """A component to add as a submodule: itself, or an instance of a module emitted once.
+
+    In simulation (no emission platform) this is the component.  In emission the platform emits
+    one Verilog module per distinct class and configuration, and returns an instance of it.
+    """
+    if hasattr(platform, "instance_of"):
+        return platform.instance_of(component)
+    return component

@@ -1,0 +1,388 @@
+"""Folded convolution: sliding window, multiply-accumulate columns, shared requantisers.
+
+Per output pixel the window is read once for every fold of output channels; the results of a fold
+are serialised first and requantised after, so a few requantisers serve all columns and the lanes
+of the output do not depend on ``pe``.  Folds need not divide: the last one has zero weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.memory import Memory
+
+from hwgen.blocks.base import (
+    BlockConfig,
+    Resources,
+    Schedule,
+    StreamType,
+    memory_style,
+    pack_rows,
+    shared,
+)
+from hwgen.blocks.mac import MacColumn, MacColumnConfig
+from hwgen.blocks.queue import QUEUE_LATENCY, Queue, queue_resources
+from hwgen.blocks.requantise import Requantiser, RequantiserConfig, signed_width
+from hwgen.blocks.window import SlidingWindow, SlidingWindowConfig
+from hwgen.errors import HwgenError
+from hwgen.ir.ops import Conv
+from hwgen.ir.types import TensorType
+
+__all__ = ["FoldedConv", "FoldedConvConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldedConvConfig(BlockConfig):
+    """A convolution and its folding.
+
+    Parameters
+    ----------
+    op : :class:`hwgen.ir.Conv`
+        What is computed.
+    tensor : :class:`TensorType`
+        Type of the input.
+    lanes_in, lanes_out : :class:`int`
+        Channels a beat of the streams.  ``lanes_out`` is the number of requantisers; it divides
+        the results of every fold.
+    channel_lanes, tap_lanes : :class:`int`
+        Input channels and kernel taps multiplied in parallel: ``simd`` is their product.
+        ``channel_lanes`` is a multiple of ``lanes_in``.
+    group_lanes : :class:`int`
+        Groups in parallel (depthwise: channels); above 1, each is taken whole.
+    pe : :class:`int`
+        Output channels in parallel, in each group.
+    pack : :class:`bool`
+        Two output channels share a multiplier.
+    capacity : :class:`int`
+        Pixels in the window's buffer; 0: the fewest with which it works.
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If the folding does not fit the op.
+    """
+
+    op: Conv
+    tensor: TensorType
+    lanes_in: int = 1
+    lanes_out: int = 1
+    channel_lanes: int = 1
+    tap_lanes: int = 1
+    group_lanes: int = 1
+    pe: int = 1
+    pack: bool = True
+    capacity: int = 0
+
+    def __post_init__(self) -> None:
+        _ = self.op.infer(self.tensor)
+        cin, cout = self.group_channels
+        if not 1 <= self.channel_lanes <= cin:
+            raise HwgenError(
+                f"Channel lanes must be between 1 and {cin}, not {self.channel_lanes!r}"
+            )
+        if not 1 <= self.pe <= cout:
+            raise HwgenError(f"Pe must be between 1 and {cout}, not {self.pe!r}")
+        if not 1 <= self.group_lanes <= self.op.groups:
+            raise HwgenError(
+                f"Group lanes must be between 1 and {self.op.groups}, not {self.group_lanes!r}"
+            )
+        if self.group_lanes > 1 and (self.channel_lanes, self.pe) != (cin, cout):
+            raise HwgenError(
+                f"Groups in parallel are taken whole: channel lanes {cin} and pe {cout}, "
+                f"not {self.channel_lanes!r} and {self.pe!r}"
+            )
+        for results in self.fold_results:
+            if results % self.lanes_out:
+                raise HwgenError(
+                    f"Output lanes must divide the {results} results of a fold, "
+                    f"not {self.lanes_out!r}"
+                )
+        _ = self.window
+
+    @property
+    def group_channels(self) -> tuple[int, int]:
+        """Input and output channels of a group."""
+        return self.op.weight.shape[-1], self.op.cout // self.op.groups
+
+    @property
+    def simd(self) -> int:
+        """Products summed by a column each cycle."""
+        return self.channel_lanes * self.tap_lanes
+
+    @property
+    def group_folds(self) -> int:
+        """Runs of groups."""
+        return math.ceil(self.op.groups / self.group_lanes)
+
+    @property
+    def channel_folds(self) -> int:
+        """Runs of output channels in a group."""
+        return math.ceil(self.group_channels[1] / self.pe)
+
+    @cached_property
+    def fold_results(self) -> np.ndarray:
+        """Results of each fold of an output pixel, ``(group_folds * channel_folds,)``."""
+        _, cout = self.group_channels
+        if self.group_lanes > 1:
+            left = self.op.groups - np.arange(self.group_folds) * self.group_lanes
+            return np.minimum(left, self.group_lanes) * cout
+        left = np.minimum(cout - np.arange(self.channel_folds) * self.pe, self.pe)
+        return np.tile(left, self.group_folds)
+
+    @cached_property
+    def window(self) -> SlidingWindowConfig:
+        """The sliding window in front of the columns."""
+        cin, _ = self.group_channels
+        return SlidingWindowConfig(
+            input=self.inputs[0],
+            window=self.op.window,
+            fill=self.tensor.zero_point,
+            word_lanes=self.group_lanes * self.channel_lanes,
+            segment=self.tensor.channels if self.group_lanes > 1 else cin,
+            groups=self.group_folds,
+            tap_lanes=self.tap_lanes,
+            folds=self.channel_folds,
+            fold_cycles=int(self.fold_results.max()) // self.lanes_out,
+            capacity=self.capacity,
+        )
+
+    @cached_property
+    def acc_range(self) -> tuple[int, int]:
+        """Worst case of the accumulators, with and without bias."""
+        return self.op.accumulator_range(self.tensor)
+
+    @cached_property
+    def requantiser(self) -> RequantiserConfig:
+        """The requantisers behind the columns."""
+        return RequantiserConfig(
+            requantise=self.op.requantise, bias=self.op.bias, output=self.op.output,
+            acc_range=self.acc_range, lanes=self.lanes_out,
+        )
+
+    @cached_property
+    def columns(self) -> tuple[tuple[int, MacColumnConfig], ...]:
+        """Per column its run of groups' lane, and its shape; in order of the results."""
+        def column(outputs: int) -> MacColumnConfig:
+            return MacColumnConfig(
+                simd=self.simd, outputs=outputs, activation_bits=self.tensor.bits,
+                weight_bits=self.op.weight_bits,
+                weight_limit=int(abs(self.op.weight).max(initial=1)),
+                acc_bits=signed_width(*self.acc_range),
+            )
+
+        pair = 2 if self.pack and self.tensor.bits <= 9 else 1
+        widths = [min(pair, self.pe - k) for k in range(0, self.pe, pair)]
+        return tuple((lane, column(n)) for lane in range(self.group_lanes) for n in widths)
+
+    @property
+    def sum_latency(self) -> int:
+        """Cycles from activations and weights to their sum; all columns wait for the slowest."""
+        return max(config.sum_latency for _, config in self.columns)
+
+    @cached_property
+    def inputs(self) -> tuple[StreamType, ...]:
+        return (StreamType(self.tensor, self.lanes_in),)
+
+    @cached_property
+    def outputs(self) -> tuple[StreamType, ...]:
+        return (StreamType(self.op.infer(self.tensor)[0], self.lanes_out),)
+
+    @property
+    def interval(self) -> int:
+        return self.window.interval
+
+    @property
+    def result_latency(self) -> int:
+        """Cycles from a fold's last beat at the window's output to its first result's push."""
+        return 1 + self.sum_latency + 1 + 1 + self.requantiser.latency
+
+    @cached_property
+    def least_depths(self) -> tuple[int, ...]:
+        claim = self.window.steps - 1 + self.result_latency + QUEUE_LATENCY
+        beats = self.fold_results // self.lanes_out
+        # A place is claimed when its fold begins and freed when its beat is taken.
+        folds = math.ceil((claim + int(beats.max()) + 1) / self.window.fold_cycles) + 1
+        many = np.tile(beats, math.ceil(folds / len(beats)) + 1)
+        return (int(max(many[k : k + folds].sum() for k in range(len(beats)))),)
+
+    def schedule(self, arrivals: Sequence[np.ndarray]) -> Schedule:
+        window = self.window.schedule(arrivals[0])
+        beats = self.fold_results // self.lanes_out
+        fold = np.repeat(np.arange(len(beats)), beats) * self.window.fold_cycles
+        beat = np.concatenate([np.arange(n) for n in beats])
+        claims = (window.starts[:, None] + fold).ravel()
+        delay = self.window.steps - 1 + self.result_latency + QUEUE_LATENCY
+        out = (window.starts[:, None] + (fold + beat + delay)).ravel()
+        return Schedule((window.accepts,), (out,), (claims,), window.capacity)
+
+    def resources(self, family: str) -> Resources:
+        total = self.window.resources() + self.requantiser.resources(family)
+        total += queue_resources(self.outputs[0].width, self.queue_depths[0])
+        acc = signed_width(*self.acc_range) * int(self.fold_results.max())
+        total += Resources(lut=acc + 60, ff=acc + 60)
+        for _, column in self.columns:
+            width = column.simd * column.outputs * column.weight_bits
+            total += column.resources(family) + Resources.memory(width, self.weight_depth)
+        return total
+
+    def compute(self, *frames: np.ndarray) -> tuple[np.ndarray, ...]:
+        return self.op.evaluate(frames, (self.tensor,))
+
+    @property
+    def weight_depth(self) -> int:
+        """Rows of the weight memories: beats a window."""
+        return self.group_folds * self.channel_folds * self.window.steps
+
+    def weight_rows(self) -> np.ndarray:
+        """Weights in the order of use: ``(weight_depth, group_lanes * pe, simd)``."""
+        cin, cout = self.group_channels
+        taps, words = self.window.tap_folds, self.window.words_per_group
+        groups, folds = self.group_folds, self.channel_folds
+        weight = self.op.weight.reshape(self.op.groups, cout, self.op.window.taps, cin)
+        weight = np.pad(weight, (
+            (0, groups * self.group_lanes - self.op.groups),
+            (0, folds * self.pe - cout),
+            (0, taps * self.tap_lanes - self.op.window.taps),
+            (0, words * self.channel_lanes - cin),
+        ))
+        weight = weight.reshape(
+            groups, self.group_lanes, folds, self.pe, taps, self.tap_lanes, words,
+            self.channel_lanes,
+        ).transpose(0, 2, 4, 6, 1, 3, 5, 7)
+        return weight.reshape(self.weight_depth, self.group_lanes * self.pe, self.simd)
+
+    def create(self) -> FoldedConv:
+        return FoldedConv(self)
+
+
+class FoldedConv(wiring.Component):
+    """Folded convolution with requantisation.
+
+    Parameters
+    ----------
+    config : :class:`FoldedConvConfig`
+
+    Members
+    -------
+    i : :py:`In(stream.Signature(ArrayLayout(signed(bits), lanes_in)))`
+    o : :py:`Out(stream.Signature(ArrayLayout(signed(bits), lanes_out)))`
+
+    Timing
+    ------
+    ``group_folds * channel_folds * max(steps, results of a fold / lanes_out)`` cycles a pixel,
+    where ``steps = ceil(taps / tap_lanes) * ceil(Cin / channel_lanes)``; see
+    :meth:`FoldedConvConfig.schedule`.
+    """
+
+    def __init__(self, config: FoldedConvConfig) -> None:
+        self.config = config
+        super().__init__(config.signature)
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        m.submodules.window = window = SlidingWindow(config.window)
+        m.submodules.requantiser = requantiser = Requantiser(config.requantiser)
+        group = int(config.fold_results.max()) // config.lanes_out
+        m.submodules.queue = queue = Queue(
+            config.outputs[0].payload, config.queue_depths[0], group
+        )
+        wiring.connect(m, wiring.flipped(self.i), window.i)
+        wiring.connect(m, requantiser.o, queue.i)
+        wiring.connect(m, queue.o, wiring.flipped(self.o))
+
+        # A fold begins when the queue has places for all its results.
+        steps, folds = config.window.steps, len(config.fold_results)
+        step, fold = Signal(range(steps)), Signal(range(folds))
+        address = Signal(range(config.weight_depth))
+        beats = Signal(range(group + 1))
+        fire = Signal()
+        step_end, fold_end = step == steps - 1, fold == folds - 1
+        counts = [int(n) // config.lanes_out for n in config.fold_results]
+        with m.Switch(fold):
+            for k, count in enumerate(counts):
+                if count != group:
+                    with m.Case(k):
+                        m.d.comb += beats.eq(count)
+            with m.Default():
+                m.d.comb += beats.eq(group)
+        m.d.comb += [
+            window.o.ready.eq((step != 0) | (queue.free >= beats)),
+            fire.eq(window.o.valid & window.o.ready),
+            queue.reserve.eq(Mux(fire & (step == 0), beats, 0)),
+        ]
+        with m.If(fire):
+            m.d.sync += [
+                step.eq(Mux(step_end, 0, step + 1)),
+                address.eq(Mux(address == config.weight_depth - 1, 0, address + 1)),
+            ]
+            with m.If(step_end):
+                m.d.sync += fold.eq(Mux(fold_end, 0, fold + 1))
+
+        # The columns: weights read beside the activations, sums accumulated over the fold.
+        x = Signal(config.window.payload, reset_less=True)
+        m.d.sync += x.eq(window.o.p)
+        flags = Signal(data.StructLayout({"add": 1, "first": 1, "last": 1, "beats": len(beats)}))
+        m.d.comb += [
+            flags.add.eq(fire), flags.first.eq(step == 0), flags.last.eq(fire & step_end),
+            flags.beats.eq(beats),
+        ]
+        delayed = [flags]
+        for k in range(1, config.sum_latency + 3):
+            delayed.append(Signal(flags.shape(), name=f"flags_{k}"))
+            m.d.sync += delayed[k].eq(delayed[k - 1])
+        rows = config.weight_rows()
+        results, output = [], 0
+        for k, (lane, column) in enumerate(config.columns):
+            width = column.outputs * column.simd * column.weight_bits
+            image = rows[:, output : output + column.outputs].reshape(config.weight_depth, -1)
+            output += column.outputs
+            m.submodules[f"weights_{k}"] = memory = Memory(
+                shape=width, depth=config.weight_depth,
+                init=pack_rows(image, column.weight_bits),
+                attrs={"rom_style": memory_style(width, config.weight_depth)},
+            )
+            read = memory.read_port()
+            mac = MacColumn(column)
+            m.submodules[f"column_{k}"] = shared(platform, mac)
+            lanes = [
+                tap * config.window.word_lanes + lane * config.channel_lanes + channel
+                for tap in range(config.tap_lanes) for channel in range(config.channel_lanes)
+            ]
+            at = 1 + column.sum_latency
+            m.d.comb += [
+                read.addr.eq(address),
+                mac.x.eq(Cat(x[n] for n in lanes)),
+                mac.w.eq(read.data),
+                mac.add.eq(delayed[at].add),
+                mac.first.eq(delayed[at].first),
+            ]
+            # An odd column out is shorter than the pairs: its sum waits for theirs.
+            wait = config.sum_latency - column.sum_latency
+            for acc in mac.acc:
+                for n in range(wait):
+                    later = Signal.like(acc, name=f"acc_{k}_wait_{n}", reset_less=True)
+                    m.d.sync += later.eq(acc)
+                    acc = later
+                results.append(acc)
+
+        # Serialise the results of a fold, lanes_out a cycle.
+        done = delayed[config.sum_latency + 2]
+        bits = config.requantiser.acc_bits * config.lanes_out
+        held = Signal(signed(config.requantiser.acc_bits * len(results)), reset_less=True)
+        left = Signal(range(group + 1))
+        with m.If(done.last):
+            m.d.sync += [held.eq(Cat(results)), left.eq(done.beats)]
+        with m.Elif(left != 0):
+            m.d.sync += [held.eq(held >> bits), left.eq(left - 1)]
+        m.d.comb += [
+            requantiser.i.valid.eq(left != 0),
+            requantiser.i.p.eq(held[: min(bits, len(held))]),
+        ]
+        return m

@@ -1,0 +1,220 @@
+"""Maximum and average over sliding windows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.lib import data, wiring
+
+from hwgen.blocks.base import BlockConfig, Resources, Schedule, StreamType
+from hwgen.blocks.queue import QUEUE_LATENCY, Queue, queue_resources
+from hwgen.blocks.requantise import Requantiser, RequantiserConfig
+from hwgen.blocks.window import SlidingWindow, SlidingWindowConfig
+from hwgen.ir.ops import AveragePool, MaxPool
+from hwgen.ir.requantise import Requantise
+from hwgen.ir.types import TensorType
+
+__all__ = ["Pool", "PoolConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolConfig(BlockConfig):
+    """A pooling layer and its folding.
+
+    Parameters
+    ----------
+    op : :class:`hwgen.ir.MaxPool` or :class:`hwgen.ir.AveragePool`
+    tensor : :class:`TensorType`
+        Type of the input.
+    lanes : :class:`int`
+        Channels a beat, at both ports, and channels in parallel.
+    tap_lanes : :class:`int`
+        Pixels of a window in parallel.
+    capacity : :class:`int`
+        Pixels in the window's buffer; 0: the fewest with which it works.
+    """
+
+    op: MaxPool | AveragePool
+    tensor: TensorType
+    lanes: int = 1
+    tap_lanes: int = 1
+    capacity: int = 0
+
+    def __post_init__(self) -> None:
+        _ = self.window
+
+    @cached_property
+    def window(self) -> SlidingWindowConfig:
+        """The sliding window in front of the reduction."""
+        quantisation = self.tensor.quantisation
+        largest = isinstance(self.op, MaxPool)
+        return SlidingWindowConfig(
+            input=self.inputs[0],
+            window=self.op.window,
+            fill=quantisation.low if largest else quantisation.zero_point,
+            word_lanes=self.lanes,
+            groups=self.tensor.channels // self.lanes,
+            tap_lanes=self.tap_lanes,
+            capacity=self.capacity,
+        )
+
+    @cached_property
+    def requantiser(self) -> RequantiserConfig | None:
+        """The requantisers of an average."""
+        if isinstance(self.op, MaxPool):
+            return None
+        # Padding reads the zero point, and so do the taps that fill the last fold.
+        slots = self.window.tap_folds * self.tap_lanes
+        requantise = self.op.requantise
+        return RequantiserConfig(
+            requantise=Requantise(
+                np.repeat(requantise.multiplier, self.lanes),
+                np.repeat(requantise.shift, self.lanes),
+                requantise.multiplier_bits,
+            ),
+            bias=np.full(self.lanes, -slots * self.tensor.zero_point),
+            output=self.op.output,
+            acc_range=(-slots << self.tensor.bits, slots << self.tensor.bits),
+            lanes=self.lanes,
+        )
+
+    @property
+    def tree_levels(self) -> int:
+        """Registered levels of the reduction over parallel taps."""
+        return math.ceil(math.log2(self.tap_lanes)) if self.tap_lanes > 1 else 0
+
+    @property
+    def result_latency(self) -> int:
+        """Cycles from a window's last beat to its result's push."""
+        extra = self.requantiser.latency if self.requantiser else 0
+        return 1 + self.tree_levels + 1 + extra
+
+    @cached_property
+    def inputs(self) -> tuple[StreamType, ...]:
+        return (StreamType(self.tensor, self.lanes),)
+
+    @cached_property
+    def outputs(self) -> tuple[StreamType, ...]:
+        return (StreamType(self.op.infer(self.tensor)[0], self.lanes),)
+
+    @property
+    def interval(self) -> int:
+        return self.window.interval
+
+    @property
+    def least_depths(self) -> tuple[int, ...]:
+        claim = self.window.steps - 1 + self.result_latency + QUEUE_LATENCY
+        return (math.ceil((claim + 1) / self.window.fold_cycles) + 1,)
+
+    def schedule(self, arrivals: Sequence[np.ndarray]) -> Schedule:
+        window = self.window.schedule(arrivals[0])
+        fold = np.arange(self.window.groups) * self.window.fold_cycles
+        claims = (window.starts[:, None] + fold).ravel()
+        out = claims + self.window.steps - 1 + self.result_latency + QUEUE_LATENCY
+        return Schedule((window.accepts,), (out,), (claims,), window.capacity)
+
+    def resources(self, family: str) -> Resources:
+        total = self.window.resources() + queue_resources(
+            self.outputs[0].width, self.queue_depths[0]
+        )
+        width = self.tensor.bits if self.requantiser is None else self.requantiser.acc_bits
+        total += Resources(lut=2 * width * self.lanes * self.tap_lanes,
+                           ff=width * self.lanes * (2 * self.tap_lanes + 1))
+        if self.requantiser:
+            total += self.requantiser.resources(family)
+        return total
+
+    def compute(self, *frames: np.ndarray) -> tuple[np.ndarray, ...]:
+        return self.op.evaluate(frames, (self.tensor,))
+
+    def create(self) -> Pool:
+        return Pool(self)
+
+
+class Pool(wiring.Component):
+    """Maximum or average of each window.
+
+    Parameters
+    ----------
+    config : :class:`PoolConfig`
+
+    Members
+    -------
+    i, o : :py:`stream.Signature(ArrayLayout(signed(bits), lanes))`
+
+    Timing
+    ------
+    ``C / lanes * ceil(taps / tap_lanes)`` cycles an output pixel.
+    """
+
+    def __init__(self, config: PoolConfig) -> None:
+        self.config = config
+        super().__init__(config.signature)
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        m.submodules.window = window = SlidingWindow(config.window)
+        m.submodules.queue = queue = Queue(config.outputs[0].payload, config.queue_depths[0])
+        wiring.connect(m, wiring.flipped(self.i), window.i)
+        wiring.connect(m, queue.o, wiring.flipped(self.o))
+
+        steps = config.window.steps
+        step, fire = Signal(range(steps)), Signal()
+        m.d.comb += [
+            window.o.ready.eq((step != 0) | (queue.free != 0)),
+            fire.eq(window.o.valid & window.o.ready),
+            queue.reserve.eq(fire & (step == 0)),
+        ]
+        with m.If(fire):
+            m.d.sync += step.eq(Mux(step == steps - 1, 0, step + 1))
+        flags = Signal(data.StructLayout({"add": 1, "first": 1, "last": 1}))
+        m.d.comb += [
+            flags.add.eq(fire), flags.first.eq(step == 0), flags.last.eq(fire & (step == steps - 1))
+        ]
+        delayed = [flags]
+        for k in range(1, config.tree_levels + 3):
+            delayed.append(Signal(flags.shape(), name=f"flags_{k}"))
+            m.d.sync += delayed[k].eq(delayed[k - 1])
+        at = config.tree_levels + 1
+
+        requantiser = config.requantiser
+        bits = config.tensor.bits if requantiser is None else requantiser.acc_bits
+
+        def join(a, b):
+            return Mux(a > b, a, b) if requantiser is None else a + b
+
+        results = []
+        for lane in range(config.lanes):
+            terms = []
+            for tap in range(config.tap_lanes):
+                x = Signal(signed(bits), name=f"x_{lane}_{tap}", reset_less=True)
+                m.d.sync += x.eq(window.o.p[tap * config.lanes + lane])
+                terms.append(x)
+            for level in range(config.tree_levels):
+                joined = []
+                for k in range(0, len(terms), 2):
+                    term = Signal(signed(bits), name=f"join_{lane}_{level}_{k // 2}",
+                                  reset_less=True)
+                    m.d.sync += term.eq(join(*terms[k : k + 2]) if k + 1 < len(terms) else terms[k])
+                    joined.append(term)
+                terms = joined
+            result = Signal(signed(bits), name=f"result_{lane}", reset_less=True)
+            with m.If(delayed[at].add):
+                m.d.sync += result.eq(Mux(delayed[at].first, terms[0], join(result, terms[0])))
+            results.append(result)
+        done = delayed[at + 1].last
+        if requantiser is None:
+            m.d.comb += queue.i.valid.eq(done)
+            m.d.comb += [p.eq(r) for p, r in zip(queue.i.p, results, strict=True)]
+        else:
+            m.submodules.requantiser = shared = Requantiser(requantiser)
+            wiring.connect(m, shared.o, queue.i)
+            m.d.comb += shared.i.valid.eq(done)
+            m.d.comb += [p.eq(r) for p, r in zip(shared.i.p, results, strict=True)]
+        return m

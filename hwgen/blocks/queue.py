@@ -1,0 +1,214 @@
+"""The queue at every block's output: a FIFO whose places are claimed before they are filled.
+
+A block claims a place when it starts the work whose result will fill it, so its pipeline never
+has to stop: no enable fans out into the data path (credit-based flow control, as in network
+routers; Dally and Towles, "Principles and Practices of Interconnection Networks", ch. 13).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from hwgen.blocks.base import (
+    BlockConfig,
+    Resources,
+    Schedule,
+    StreamType,
+    in_order,
+    memory_style,
+)
+from hwgen.errors import HwgenError
+
+__all__ = ["QUEUE_LATENCY", "Fifo", "FifoConfig", "Queue", "queue_depth", "queue_resources"]
+
+QUEUE_LATENCY = 2
+"""Cycles from a push to the beat being visible at the output."""
+
+
+def queue_depth(reserves: np.ndarray, pops: np.ndarray) -> int:
+    """Least depth with which no claim ever waits.
+
+    Parameters
+    ----------
+    reserves : cycle in which each beat's place is claimed, in order
+    pops : cycle in which the consumer takes each beat
+    """
+    freed = np.searchsorted(pops, reserves, side="left")
+    return int((np.arange(1, len(reserves) + 1) - freed).max())
+
+
+def queue_resources(width: int, depth: int) -> Resources:
+    """What a :class:`Queue` takes."""
+    control = 4 * max(depth, 1).bit_length()
+    return Resources.memory(width, depth) + Resources(lut=control, ff=control + width)
+
+
+class Queue(wiring.Component):
+    """FIFO with places claimed ahead.
+
+    Parameters
+    ----------
+    shape : shape-like
+        Payload.
+    depth : :class:`int`
+        Places, 1 or more.
+    group : :class:`int`
+        Most places claimed in one cycle; at most ``depth``.
+
+    Members
+    -------
+    i : :py:`In(stream.Signature(shape, always_ready=True))`
+        Filled places; only as many as were claimed.
+    reserve : :py:`In(range(group + 1))`
+        Places claimed in this cycle; at most ``free``.
+    free : :py:`Out(range(depth + 1))`
+        Places that nobody has claimed; a register.
+    o : :py:`Out(stream.Signature(shape))`
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If ``depth`` or ``group`` is out of range.
+
+    Timing
+    ------
+    A push is visible at ``o`` two cycles later; one beat a cycle.  A pop frees its place for the
+    next cycle.
+    """
+
+    def __init__(self, shape, depth: int, group: int = 1) -> None:
+        if depth < 1:
+            raise HwgenError(f"Queue depth must be positive, not {depth!r}")
+        if not 1 <= group <= depth:
+            raise HwgenError(f"Queue group must be between 1 and the depth {depth}, not {group!r}")
+        self.shape = shape
+        self.depth = depth
+        self.group = group
+        super().__init__({
+            "i": In(stream.Signature(shape, always_ready=True)),
+            "reserve": In(range(group + 1)),
+            "free": Out(range(depth + 1), init=depth),
+            "o": Out(stream.Signature(shape)),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        width = self.o.p.shape().size if hasattr(self.o.p, "shape") else len(self.o.p)
+        style = memory_style(width, self.depth)
+        m.submodules.memory = memory = Memory(
+            shape=self.shape, depth=self.depth, init=[], attrs={"ram_style": style}
+        )
+        write, read = memory.write_port(), memory.read_port()
+        stored = Signal(range(self.depth + 1))
+        pop = Signal()
+        fetch = Signal()
+        m.d.comb += [
+            pop.eq(self.o.valid & self.o.ready),
+            fetch.eq((stored != 0) & (~self.o.valid | self.o.ready)),
+            write.en.eq(self.i.valid),
+            write.data.eq(self.i.p),
+            read.en.eq(fetch),
+            self.o.p.eq(read.data),
+        ]
+        m.d.sync += [
+            self.free.eq(self.free + pop - self.reserve),
+            stored.eq(stored + self.i.valid - fetch),
+            self.o.valid.eq(fetch | (self.o.valid & ~self.o.ready)),
+        ]
+        for port, step in ((write, self.i.valid), (read, fetch)):
+            with m.If(step):
+                m.d.sync += port.addr.eq(Mux(port.addr == self.depth - 1, 0, port.addr + 1))
+        return m
+
+
+@dataclass(frozen=True, kw_only=True)
+class FifoConfig(BlockConfig):
+    """A plain FIFO; with several outputs, a fork with a FIFO on each branch.
+
+    Parameters
+    ----------
+    stream : :class:`StreamType`
+    branches : :class:`int`
+        Outputs; every beat goes to each of them.
+    """
+
+    stream: StreamType
+    branches: int = 1
+
+    def __post_init__(self) -> None:
+        if self.branches < 1:
+            raise HwgenError(f"Branches must be positive, not {self.branches!r}")
+
+    @property
+    def inputs(self) -> tuple[StreamType, ...]:
+        return (self.stream,)
+
+    @property
+    def outputs(self) -> tuple[StreamType, ...]:
+        return (self.stream,) * self.branches
+
+    @property
+    def least_depths(self) -> tuple[int, ...]:
+        return (3,) * self.branches
+
+    def schedule(self, arrivals: Sequence[np.ndarray]) -> Schedule:
+        accept = in_order(arrivals[0])
+        return Schedule(
+            (accept,), (accept + QUEUE_LATENCY,) * self.branches, (accept,) * self.branches
+        )
+
+    def resources(self, family: str) -> Resources:
+        total = Resources()
+        for depth in self.queue_depths:
+            total += queue_resources(self.stream.width, depth)
+        return total
+
+    def compute(self, *frames: np.ndarray) -> tuple[np.ndarray, ...]:
+        return (frames[0],) * self.branches
+
+    def create(self) -> Fifo:
+        return Fifo(self)
+
+
+class Fifo(wiring.Component):
+    """FIFO, or fork into several FIFOs: a beat is taken when every branch has a place for it.
+
+    Parameters
+    ----------
+    config : :class:`FifoConfig`
+
+    Members
+    -------
+    i : :py:`In(stream.Signature(payload))`
+    o, or o_0, o_1, … : :py:`Out(stream.Signature(payload))`
+
+    Timing
+    ------
+    A beat accepted in cycle t is visible in t + 2; one beat a cycle.
+    """
+
+    def __init__(self, config: FifoConfig) -> None:
+        self.config = config
+        super().__init__(config.signature)
+
+    def elaborate(self, platform):
+        m = Module()
+        queues = []
+        for port, depth in zip(self.config.output_ports, self.config.queue_depths, strict=True):
+            m.submodules[f"queue_{port}"] = queue = Queue(self.config.stream.payload, depth)
+            wiring.connect(m, queue.o, wiring.flipped(getattr(self, port)))
+            queues.append(queue)
+        fire = self.i.valid & self.i.ready
+        m.d.comb += self.i.ready.eq(Cat(queue.free != 0 for queue in queues).all())
+        for queue in queues:
+            m.d.comb += [
+                queue.i.p.eq(self.i.p), queue.i.valid.eq(fire), queue.reserve.eq(fire)
+            ]
+        return m

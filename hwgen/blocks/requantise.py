@@ -1,0 +1,268 @@
+"""Requantisation in hardware: one multiplier a lane, round half to even, saturate.
+
+The rule is :func:`hwgen.ir.requantise.requantise`.  Half to even is half up with bit 0 cleared on
+an exact tie, and a tie shows as all dropped bits being zero after half a step was added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from amaranth.hdl import Const, Module, Mux, Signal, signed, unsigned
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from hwgen.blocks.base import Resources, pack_rows
+from hwgen.errors import HwgenError
+from hwgen.ir.requantise import Requantise, requantise
+from hwgen.ir.types import Quantisation
+
+__all__ = ["RequantiserConfig", "Requantiser", "RoundShift", "signed_width"]
+
+
+def signed_width(low: int, high: int) -> int:
+    """Bits of the narrowest signed integer that holds ``low`` and ``high``."""
+    return max((~low if low < 0 else low).bit_length(), (~high if high < 0 else high).bit_length()) + 1
+
+
+class RoundShift(wiring.Component):
+    """``clamp(zp + round_half_even(i / 2**shift))`` as a free-running pipeline.
+
+    Parameters
+    ----------
+    width : :class:`int`
+        Bits of the signed input.
+    shifts : pair of :class:`int`
+        Smallest and largest shift.
+    output : :class:`Quantisation`
+
+    Members
+    -------
+    i : :py:`In(signed(width))`
+    shift : :py:`In(range(largest - smallest + 1))`
+        Shift minus the smallest.
+    o : :py:`Out(signed(output.bits))`
+
+    Timing
+    ------
+    Five cycles; one value a cycle.
+    """
+
+    latency = 5
+
+    def __init__(self, width: int, shifts: tuple[int, int], output: Quantisation) -> None:
+        self.width = width
+        self.shifts = shifts
+        self.output = output
+        super().__init__({
+            "i": In(signed(width)),
+            "shift": In(range(shifts[1] - shifts[0] + 1)),
+            "o": Out(signed(output.bits)),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        low, high = self.shifts
+        span = (high - low).bit_length()
+        coarse = max(span - 3, 0)
+        # 1: add half a step.  The smallest shift is wired, the rest is a barrel shifter.
+        total = Signal(signed(self.width + 1), reset_less=True)
+        shift_1 = Signal(unsigned(span), reset_less=True)
+        half = Signal(unsigned(high + 1))
+        m.d.comb += half.eq(Const(1 << (low - 1), high) << self.shift)
+        m.d.sync += [total.eq(self.i + half), shift_1.eq(self.shift)]
+        # 2 and 3: shift by multiples of eight, then by the rest; any 1 dropped makes it no tie.
+        by_8 = Signal(signed(max(self.width + 1 - low, 2)), reset_less=True)
+        by_1 = Signal.like(by_8, reset_less=True)
+        dropped_8, dropped_1 = Signal(reset_less=True), Signal(reset_less=True)
+        shift_2 = Signal(unsigned(min(span, 3)), reset_less=True)
+        base = total >> low
+        with m.Switch(shift_1[3:]):
+            for k in range(1 << coarse):
+                with m.Case(k) if coarse else m.Default():
+                    m.d.sync += [
+                        by_8.eq(base >> (8 * k)),
+                        dropped_8.eq(total[: min(low + 8 * k, len(total))].any()),
+                    ]
+        m.d.sync += shift_2.eq(shift_1[:3])
+        with m.Switch(shift_2):
+            for k in range(1 << len(shift_2)):
+                with m.Case(k) if len(shift_2) else m.Default():
+                    m.d.sync += [
+                        by_1.eq(by_8 >> k),
+                        dropped_1.eq(dropped_8 | (by_8[: min(k, len(by_8))].any() if k else 0)),
+                    ]
+        # 4: clear bit 0 on a tie, add the zero point; 5: saturate.
+        placed = Signal(signed(len(by_1) + 1), reset_less=True)
+        even = Signal.like(by_1)
+        m.d.comb += even.eq(by_1)
+        with m.If(~dropped_1):
+            m.d.comb += even[0].eq(0)
+        m.d.sync += placed.eq(even + self.output.zero_point)
+        m.d.sync += self.o.eq(
+            Mux(placed > self.output.high, self.output.high,
+                Mux(placed < self.output.low, self.output.low, placed))
+        )
+        return m
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RequantiserConfig:
+    """Requantisation of a stream of accumulators, channel after channel.
+
+    Parameters
+    ----------
+    requantise : :class:`Requantise`
+        Multipliers and shifts per channel.
+    bias : integer array, shape ``(C,)``
+        Added before the multiplication.
+    output : :class:`Quantisation`
+    acc_range : pair of :class:`int`
+        Smallest and largest accumulator, with and without bias.
+    lanes : :class:`int`
+        Channels a beat; divides C.
+    """
+
+    requantise: Requantise
+    bias: np.ndarray
+    output: Quantisation
+    acc_range: tuple[int, int]
+    lanes: int = 1
+
+    def __post_init__(self) -> None:
+        if len(self.bias) != len(self.requantise):
+            raise HwgenError(
+                f"Bias must have {len(self.requantise)} entries, not {len(self.bias)}"
+            )
+        if self.lanes < 1 or len(self.bias) % self.lanes:
+            raise HwgenError(f"Lanes must divide {len(self.bias)} channels, not {self.lanes!r}")
+
+    @property
+    def acc_bits(self) -> int:
+        """Bits of an accumulator."""
+        return signed_width(*self.acc_range)
+
+    @property
+    def channels(self) -> int:
+        """Channels, sent in turn."""
+        return len(self.bias)
+
+    @property
+    def shifts(self) -> tuple[int, int]:
+        """Smallest and largest shift."""
+        return int(self.requantise.shift.min()), int(self.requantise.shift.max())
+
+    @property
+    def latency(self) -> int:
+        """Cycles from an accumulator to its activation."""
+        return 3 + RoundShift.latency
+
+    @cached_property
+    def _table(self) -> tuple[tuple[int, int, int], np.ndarray]:
+        """Widths of bias, multiplier and shift, and the rows of the parameter memory."""
+        low, high = self.shifts
+        bias_bits = signed_width(int(self.bias.min()), int(self.bias.max()))
+        widths = bias_bits, self.requantise.multiplier_bits, (high - low).bit_length()
+        columns = self.bias, self.requantise.multiplier, self.requantise.shift - low
+        bits = [(np.asarray(c)[:, None] >> np.arange(w)) & 1
+                for c, w in zip(columns, widths, strict=True)]
+        return widths, np.concatenate(bits, axis=1)
+
+    def resources(self, family: str) -> Resources:
+        widths, _ = self._table
+        wide = 27 if family.startswith("ultrascale") else 25
+        dsps = -(-self.acc_bits // wide) * -(-(self.requantise.multiplier_bits + 1) // 18)
+        product = self.acc_bits + self.requantise.multiplier_bits
+        lane = Resources(dsp=dsps, lut=3 * product + 30, ff=4 * product + 40)
+        total = Resources.memory(sum(widths) * self.lanes, self.channels // self.lanes)
+        for _ in range(self.lanes):
+            total += lane
+        return total
+
+    def compute(self, acc: np.ndarray) -> np.ndarray:
+        """Golden meaning: accumulators ``(..., C)`` without bias to activations."""
+        return requantise(
+            acc + self.bias, self.requantise.multiplier, self.requantise.shift, self.output
+        )
+
+    def create(self) -> Requantiser:
+        return Requantiser(self)
+
+
+class Requantiser(wiring.Component):
+    """``lanes`` requantisers shared by all channels; a free-running pipeline.
+
+    Parameters
+    ----------
+    config : :class:`RequantiserConfig`
+
+    Members
+    -------
+    i : :py:`In(stream.Signature(ArrayLayout(signed(acc_bits), lanes), always_ready=True))`
+        Accumulators in channel order.
+    o : :py:`Out(stream.Signature(ArrayLayout(signed(output.bits), lanes), always_ready=True))`
+
+    Timing
+    ------
+    ``config.latency`` cycles; one beat a cycle.
+    """
+
+    def __init__(self, config: RequantiserConfig) -> None:
+        self.config = config
+        acc = data.ArrayLayout(signed(config.acc_bits), config.lanes)
+        out = data.ArrayLayout(signed(config.output.bits), config.lanes)
+        super().__init__({
+            "i": In(stream.Signature(acc, always_ready=True)),
+            "o": Out(stream.Signature(out, always_ready=True)),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        (bias_bits, scale_bits, shift_bits), rows = config._table
+        row = data.StructLayout({
+            "bias": signed(bias_bits), "multiplier": unsigned(scale_bits),
+            "shift": unsigned(shift_bits),
+        })
+        depth = config.channels // config.lanes
+        m.submodules.parameters = memory = Memory(
+            shape=row.size * config.lanes, depth=depth,
+            init=pack_rows(rows.reshape(depth, -1), 1),
+        )
+        read = memory.read_port()
+        with m.If(self.i.valid):
+            m.d.sync += read.addr.eq(Mux(read.addr == depth - 1, 0, read.addr + 1))
+        valid = self.i.valid
+        for k in range(config.latency):
+            delayed = Signal(name=f"valid_{k}")
+            m.d.sync += delayed.eq(valid)
+            valid = delayed
+        m.d.comb += self.o.valid.eq(valid)
+        for lane in range(config.lanes):
+            parameter = data.View(row, read.data[lane * row.size : (lane + 1) * row.size])
+            acc = Signal(signed(config.acc_bits), name=f"acc_{lane}", reset_less=True)
+            biased = Signal(signed(config.acc_bits), name=f"biased_{lane}", reset_less=True)
+            scale = Signal(signed(scale_bits + 1), name=f"scale_{lane}", reset_less=True)
+            shift_1 = Signal(shift_bits, name=f"shift_1_{lane}", reset_less=True)
+            shift_2 = Signal(shift_bits, name=f"shift_2_{lane}", reset_less=True)
+            product = Signal(signed(config.acc_bits + scale_bits), name=f"product_{lane}",
+                             reset_less=True)
+            m.submodules[f"round_{lane}"] = rounder = RoundShift(
+                len(product), config.shifts, config.output
+            )
+            m.d.sync += [
+                acc.eq(self.i.p[lane]),
+                biased.eq(acc + parameter.bias),
+                scale.eq(parameter.multiplier),
+                shift_1.eq(parameter.shift),
+                product.eq(biased * scale),
+                shift_2.eq(shift_1),
+            ]
+            m.d.comb += [
+                rounder.i.eq(product), rounder.shift.eq(shift_2), self.o.p[lane].eq(rounder.o)
+            ]
+        return m

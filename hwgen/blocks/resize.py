@@ -1,0 +1,123 @@
+"""Nearest-neighbour enlargement: every pixel is read again from a sliding window of one pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from amaranth.hdl import Module
+from amaranth.lib import wiring
+
+from hwgen.blocks.base import BlockConfig, Resources, Schedule, StreamType
+from hwgen.blocks.queue import QUEUE_LATENCY, Queue, queue_resources
+from hwgen.blocks.window import SlidingWindow, SlidingWindowConfig
+from hwgen.ir.ops import Resize, Window
+from hwgen.ir.types import TensorType
+
+__all__ = ["NearestResize", "NearestResizeConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NearestResizeConfig(BlockConfig):
+    """An enlargement by whole factors.
+
+    Parameters
+    ----------
+    op : :class:`hwgen.ir.Resize`
+    tensor : :class:`TensorType`
+        Type of the input.
+    lanes : :class:`int`
+        Channels a beat, at both ports.
+    capacity : :class:`int`
+        Pixels in the buffer; 0: the fewest with which it works.
+    """
+
+    op: Resize
+    tensor: TensorType
+    lanes: int = 1
+    capacity: int = 0
+
+    def __post_init__(self) -> None:
+        _ = self.window
+
+    @cached_property
+    def window(self) -> SlidingWindowConfig:
+        """The buffer from which pixels are repeated."""
+        return SlidingWindowConfig(
+            input=self.inputs[0],
+            window=Window((1,) * len(self.op.factors)),
+            repeat=self.op.factors,
+            word_lanes=self.lanes,
+            capacity=self.capacity,
+        )
+
+    @cached_property
+    def inputs(self) -> tuple[StreamType, ...]:
+        return (StreamType(self.tensor, self.lanes),)
+
+    @cached_property
+    def outputs(self) -> tuple[StreamType, ...]:
+        return (StreamType(self.op.infer(self.tensor)[0], self.lanes),)
+
+    @property
+    def interval(self) -> int:
+        return self.window.interval
+
+    @property
+    def least_depths(self) -> tuple[int, ...]:
+        return (3,)
+
+    def schedule(self, arrivals: Sequence[np.ndarray]) -> Schedule:
+        window = self.window.schedule(arrivals[0])
+        claims = (window.starts[:, None] + np.arange(self.window.window_cycles)).ravel()
+        return Schedule((window.accepts,), (claims + QUEUE_LATENCY,), (claims,), window.capacity)
+
+    def resources(self, family: str) -> Resources:
+        return self.window.resources() + queue_resources(
+            self.outputs[0].width, self.queue_depths[0]
+        )
+
+    def compute(self, *frames: np.ndarray) -> tuple[np.ndarray, ...]:
+        return self.op.evaluate(frames, (self.tensor,))
+
+    def create(self) -> NearestResize:
+        return NearestResize(self)
+
+
+class NearestResize(wiring.Component):
+    """Repeats every pixel along each dimension.
+
+    Parameters
+    ----------
+    config : :class:`NearestResizeConfig`
+
+    Members
+    -------
+    i, o : :py:`stream.Signature(ArrayLayout(signed(bits), lanes))`
+
+    Timing
+    ------
+    One beat a cycle at the output.
+    """
+
+    def __init__(self, config: NearestResizeConfig) -> None:
+        self.config = config
+        super().__init__(config.signature)
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        m.submodules.window = window = SlidingWindow(config.window)
+        m.submodules.queue = queue = Queue(config.outputs[0].payload, config.queue_depths[0])
+        wiring.connect(m, wiring.flipped(self.i), window.i)
+        wiring.connect(m, queue.o, wiring.flipped(self.o))
+        fire = window.o.valid & window.o.ready
+        m.d.comb += [
+            window.o.ready.eq(queue.free != 0),
+            queue.reserve.eq(fire),
+            queue.i.valid.eq(fire),
+            queue.i.p.eq(window.o.p),
+        ]
+        return m

@@ -1,0 +1,608 @@
+"""The sliding window: a circular buffer of pixels, read window by window.
+
+Padding is done by the read address (a tap outside the frame reads the fill value), so it costs no
+cycles; a window is read again for every fold of the consumer, so no second buffer exists; whole
+number enlargement (nearest neighbour) reads pixels again in the same way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.memory import Memory
+
+from hwgen.blocks.base import Resources, StreamType, in_order, memory_style
+from hwgen.errors import HwgenError
+from hwgen.ir.ops import Window
+
+__all__ = ["SlidingWindow", "SlidingWindowConfig", "WindowSchedule"]
+
+WRITE_LATENCY = 2
+"""Cycles from accepting the last beat of a pixel to the first window that can use it."""
+READ_LATENCY = 6
+"""Cycles from issuing a step to its beat being visible at the output."""
+RELEASE_LATENCY = 5
+"""Cycles from a window's last step to its pixels' places being free."""
+
+
+@dataclass(frozen=True)
+class WindowSchedule:
+    """When a window buffer accepts, starts windows, and how many pixels it holds at most."""
+
+    accepts: np.ndarray
+    starts: np.ndarray
+    """First step of each window, as visible at the output."""
+    capacity: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlidingWindowConfig:
+    """Geometry and folding of a sliding window.
+
+    For every output pixel, in row-major order, the buffer sends for each *group* of words, for
+    each of ``folds`` repetitions, for each ``tap_lanes`` taps, for each word of the group, one
+    beat of ``tap_lanes`` words; then it rests until ``fold_cycles`` have passed.
+
+    Parameters
+    ----------
+    input : :class:`StreamType`
+    window : :class:`Window`
+        Kernel, stride, pads.
+    fill : :class:`int`
+        What a tap outside the frame reads.
+    repeat : sequence of :class:`int`, one per spatial dimension
+        Times each window is sent along each dimension (nearest-neighbour enlargement).
+    word_lanes : :class:`int`
+        Channels a word of the buffer; a multiple of the input's lanes.
+    segment : :class:`int`
+        Channels after which a new word begins (0: all channels).
+    groups : :class:`int`
+        Runs of words of a pixel that are sent one after the other; divides the words of a pixel.
+    tap_lanes : :class:`int`
+        Taps read in parallel, each from a copy of the buffer.
+    folds : :class:`int`
+        Times each group is sent.
+    fold_cycles : :class:`int`
+        Cycles of a fold, if more than its beats.
+    capacity : :class:`int`
+        Pixels the buffer holds; 0: the fewest with which it works.
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If parameters do not fit each other.
+    """
+
+    input: StreamType
+    window: Window
+    fill: int = 0
+    repeat: tuple[int, ...] = ()
+    word_lanes: int = 1
+    segment: int = 0
+    groups: int = 1
+    tap_lanes: int = 1
+    folds: int = 1
+    fold_cycles: int = 0
+    capacity: int = 0
+
+    def __post_init__(self) -> None:
+        segment = self.segment or self.input.tensor.channels
+        object.__setattr__(self, "segment", segment)
+        if not self.input.tensor.spatial:
+            object.__setattr__(self, "window", Window((1,)))
+        object.__setattr__(self, "repeat", self.repeat or (1,) * len(self.window.kernel))
+        lanes = self.input.lanes
+        if self.input.tensor.channels % segment or segment % lanes:
+            raise HwgenError(
+                f"Segment must divide the channels and be a multiple of the {lanes} input lanes, "
+                f"not {segment!r}"
+            )
+        if self.word_lanes % lanes or not lanes <= self.word_lanes <= segment:
+            raise HwgenError(
+                f"Word lanes must be a multiple of the {lanes} input lanes and at most {segment}, "
+                f"not {self.word_lanes!r}"
+            )
+        if self.words_per_pixel % self.groups:
+            raise HwgenError(
+                f"Groups must divide the {self.words_per_pixel} words of a pixel, "
+                f"not {self.groups!r}"
+            )
+        if not 1 <= self.tap_lanes <= self.window.taps:
+            raise HwgenError(
+                f"Tap lanes must be between 1 and {self.window.taps}, not {self.tap_lanes!r}"
+            )
+        object.__setattr__(self, "fold_cycles", max(self.fold_cycles, self.steps))
+        if 0 < self.capacity < self.least_capacity:
+            raise HwgenError(
+                f"Capacity must be at least {self.least_capacity} pixels, not {self.capacity!r}"
+            )
+
+    @cached_property
+    def spatial(self) -> tuple[int, ...]:
+        """Extents of the input; one extent of 1 where it has none."""
+        return self.input.tensor.spatial or (1,)
+
+    @cached_property
+    def output_spatial(self) -> tuple[int, ...]:
+        """Extents of the output, with ``repeat`` applied."""
+        out = self.window.output(self.spatial)
+        return tuple(n * r for n, r in zip(out, self.repeat, strict=True))
+
+    @property
+    def words_per_pixel(self) -> int:
+        """Words of a pixel in the buffer."""
+        return self.input.tensor.channels // self.segment * math.ceil(
+            self.segment / self.word_lanes
+        )
+
+    @property
+    def words_per_group(self) -> int:
+        """Words sent for each tap."""
+        return self.words_per_pixel // self.groups
+
+    @property
+    def tap_folds(self) -> int:
+        """Beats for the taps of one word."""
+        return math.ceil(self.window.taps / self.tap_lanes)
+
+    @property
+    def steps(self) -> int:
+        """Beats of a fold."""
+        return self.tap_folds * self.words_per_group
+
+    @property
+    def window_cycles(self) -> int:
+        """Cycles from a window to the next."""
+        return self.groups * self.folds * self.fold_cycles
+
+    @property
+    def windows(self) -> int:
+        """Windows a frame."""
+        return math.prod(self.output_spatial)
+
+    @property
+    def interval(self) -> int:
+        """Fewest cycles between two frames."""
+        return max(self.input.beats, self.windows * self.window_cycles)
+
+    @property
+    def payload(self) -> data.ArrayLayout:
+        """A beat: word lanes of tap 0, of tap 1, …"""
+        return data.ArrayLayout(signed(self.input.tensor.bits), self.tap_lanes * self.word_lanes)
+
+    def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Per window: pixels of the frame it needs; pixels that are free when it starts."""
+        need = np.zeros(self.output_spatial, np.int64)
+        free = np.zeros(self.output_spatial, np.int64)
+        open_ = np.ones(self.output_spatial, bool)
+        for d, axis in enumerate(self._axes):
+            shape = [1] * len(self._axes)
+            shape[d] = -1
+            need += np.repeat(axis.need, axis.repeat).reshape(shape)
+            free += np.where(open_, np.repeat(axis.free, axis.repeat).reshape(shape), 0)
+            # A row that will be read again, or lies outside, frees nothing of what is in it.
+            final = np.arange(axis.extent * axis.repeat) % axis.repeat == axis.repeat - 1
+            open_ = open_ & (np.repeat(axis.inside, axis.repeat) & final).reshape(shape)
+        return need.ravel(), free.ravel()
+
+    @cached_property
+    def least_capacity(self) -> int:
+        """Fewest pixels with which the buffer works."""
+        need, free = self._bounds()
+        return int((np.maximum.accumulate(need) - free).max())
+
+    @cached_property
+    def _axes(self) -> tuple[_Axis, ...]:
+        unit, axes = 1, []
+        for d in reversed(range(len(self.spatial))):
+            size, kernel = self.spatial[d], self.window.kernel[d]
+            stride, pad = self.window.stride[d], self.window.pads[d][0]
+            origin = np.arange(self.window.output(self.spatial)[d]) * stride - pad
+            last = np.minimum(origin + kernel, size)
+            inner = d == len(self.spatial) - 1
+            axes.append(_Axis(
+                extent=len(origin),
+                repeat=self.repeat[d],
+                unit=unit,
+                origin=origin,
+                need=last if inner else (last - 1) * unit,
+                free=np.maximum(origin, 0) * unit,
+                inside=origin >= 0,
+                size=size,
+                kernel=kernel,
+            ))
+            unit *= size
+        return tuple(reversed(axes))
+
+    def schedule(self, arrivals: np.ndarray) -> WindowSchedule:
+        """Exact timing for arrivals of whole frames, if the consumer never stalls."""
+        accepts = in_order(arrivals)
+        pixels = self.input.tensor.pixels
+        frames = len(arrivals) // self.input.beats
+        need, free = self._bounds()
+        offset = np.repeat(np.arange(frames, dtype=np.int64) * pixels, self.windows)
+        need = np.tile(need, frames) + offset
+        by_pixel = accepts.reshape(-1, self.input.beats_per_pixel)
+        ready = by_pixel[:, -1] + WRITE_LATENCY
+        fires = in_order(ready[need - 1], self.window_cycles)
+        rest = self.fold_cycles - self.steps
+        releases = fires + self.window_cycles - 1 - rest + RELEASE_LATENCY
+        # Once window w is read, all that window w + 1 does not need is free.
+        freed = np.append(np.tile(free, frames) + offset, frames * pixels)
+        done = np.searchsorted(releases, by_pixel[:, 0], side="right")
+        capacity = int((np.arange(1, len(by_pixel) + 1) - freed[done]).max())
+        return WindowSchedule(accepts, fires + READ_LATENCY, max(capacity, self.least_capacity))
+
+    def resources(self) -> Resources:
+        """What the buffer and its address generators take."""
+        width, depth = self.word_lanes * self.input.tensor.bits, self.depth
+        memory = Resources.memory(width, depth)
+        address = depth.bit_length()
+        total = Resources(
+            lut=120 + 20 * len(self.spatial) * self.position_bits // 4 + width,
+            ff=150 + 10 * self.position_bits + width,
+        )
+        for _ in range(self.tap_lanes):
+            total += memory + Resources(lut=3 * address + width // 2, ff=3 * address + width)
+        return total
+
+    @property
+    def pixels(self) -> int:
+        """Pixels the buffer holds."""
+        return self.capacity or self.least_capacity
+
+    @property
+    def depth(self) -> int:
+        """Words the buffer holds."""
+        return self.pixels * self.words_per_pixel
+
+    @property
+    def position_bits(self) -> int:
+        """Width of a position in the endless stream of pixels, modulo a power of two."""
+        return (2 * (self.input.tensor.pixels + self.pixels)).bit_length() + 1
+
+    def compute(self, frames: np.ndarray) -> np.ndarray:
+        """Golden meaning: beats ``(beats, tap_lanes, word_lanes)``; phantom channels read 0."""
+        frames = frames.reshape(-1, *self.spatial, self.input.tensor.channels).astype(np.int64)
+        views = np.stack(self.window.views(frames, self.fill), axis=-2)
+        for axis, times in enumerate(self.repeat, start=1):
+            views = np.repeat(views, times, axis=axis)
+        views = views.reshape(-1, self.window.taps, self.input.tensor.channels)
+        extra = self.tap_folds * self.tap_lanes - self.window.taps
+        views = np.pad(views, ((0, 0), (0, extra), (0, 0)), constant_values=self.fill)
+        split = views.reshape(*views.shape[:2], -1, self.segment)
+        words = math.ceil(self.segment / self.word_lanes)
+        split = np.pad(split, ((0, 0),) * 3 + ((0, words * self.word_lanes - self.segment),))
+        beats = split.reshape(
+            len(views), self.tap_folds, self.tap_lanes, self.groups, self.words_per_group,
+            self.word_lanes,
+        ).transpose(0, 3, 1, 4, 2, 5)
+        beats = np.repeat(beats[:, :, None], self.folds, axis=2)
+        return beats.reshape(-1, self.tap_lanes, self.word_lanes)
+
+    def create(self) -> SlidingWindow:
+        return SlidingWindow(self)
+
+    def resized(self, capacity: int) -> SlidingWindowConfig:
+        """The same window with another capacity."""
+        return replace(self, capacity=capacity)
+
+
+@dataclass(frozen=True, eq=False)
+class _Axis:
+    """One spatial dimension: per output position what it needs, frees, and where it starts."""
+
+    extent: int
+    repeat: int
+    unit: int
+    """Pixels from a position to the next."""
+    origin: np.ndarray
+    need: np.ndarray
+    free: np.ndarray
+    inside: np.ndarray
+    """Whether the window's first tap lies in the frame."""
+    size: int
+    kernel: int
+
+
+class SlidingWindow(wiring.Component):
+    """Circular pixel buffer, read window by window.
+
+    Parameters
+    ----------
+    config : :class:`SlidingWindowConfig`
+
+    Members
+    -------
+    i : :py:`In(stream.Signature(input payload))`
+    o : :py:`Out(stream.Signature(ArrayLayout(signed(bits), tap_lanes * word_lanes)))`
+
+    Timing
+    ------
+    A window starts when its last pixel was accepted two cycles ago and the window before it has
+    had its ``window_cycles``; its first beat is visible six cycles later.
+    """
+
+    def __init__(self, config: SlidingWindowConfig) -> None:
+        self.config = config
+        super().__init__({
+            "i": wiring.In(config.input.signature),
+            "o": wiring.Out(stream.Signature(config.payload)),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        bits = config.position_bits
+        width = config.word_lanes * config.input.tensor.bits
+        style = memory_style(width, config.depth)
+        memories = []
+        for tap in range(config.tap_lanes):
+            m.submodules[f"buffer_{tap}"] = memory = Memory(
+                shape=width, depth=config.depth, init=[], attrs={"ram_style": style}
+            )
+            memories.append((memory.write_port(), memory.read_port()))
+        written, freed = Signal(bits), Signal(bits)
+        self._write(m, [write for write, _ in memories], written, freed)
+        self._read(m, [read for _, read in memories], written, freed)
+        return m
+
+    def _write(self, m: Module, ports, written: Signal, freed: Signal) -> None:
+        """Collect beats into words, words into the circular buffer."""
+        config = self.config
+        beats = config.input.beats_per_pixel
+        per_word = config.word_lanes // config.input.lanes
+        per_segment = config.segment // config.input.lanes
+        accepted = Signal.like(written)
+        level = Signal.like(written)
+        fire = Signal()
+        beat, slot = Signal(range(beats)), Signal(range(per_word))
+        in_segment = Signal(range(per_segment))
+        word = Signal(config.word_lanes * config.input.tensor.bits, reset_less=True)
+        address = Signal(range(config.depth))
+        enable, complete = Signal(), Signal()
+        pixel_end, segment_end = beat == beats - 1, in_segment == per_segment - 1
+        word_end = (slot == per_word - 1) | segment_end
+        m.d.comb += [
+            level.eq(accepted - freed),
+            # Pixels that no window needs are freed before they come: then the level is negative.
+            self.i.ready.eq(level[-1] | (level < config.pixels)),
+            fire.eq(self.i.valid & self.i.ready),
+        ]
+        m.d.sync += [enable.eq(fire & word_end), complete.eq(fire & pixel_end)]
+        with m.If(fire):
+            m.d.sync += [
+                beat.eq(Mux(pixel_end, 0, beat + 1)),
+                in_segment.eq(Mux(segment_end, 0, in_segment + 1)),
+                slot.eq(Mux(word_end, 0, slot + 1)),
+                accepted.eq(accepted + pixel_end),
+            ]
+            size = config.input.width
+            for k in range(per_word):
+                with m.If(slot == k):
+                    m.d.sync += word[k * size : (k + 1) * size].eq(self.i.p.as_value())
+        with m.If(enable):
+            m.d.sync += address.eq(Mux(address == config.depth - 1, 0, address + 1))
+        m.d.sync += written.eq(written + complete)
+        for port in ports:
+            m.d.comb += [port.en.eq(enable), port.addr.eq(address), port.data.eq(word)]
+
+    def _read(self, m: Module, ports, written: Signal, freed: Signal) -> None:
+        """Issue the steps of each window, and take them through the address pipeline."""
+        config = self.config
+        bits = config.position_bits
+        step = _Steps(m, config)
+        walk = _Walk(m, config, advance=step.load)
+        available = Signal()
+        go = Signal()
+        # `walk` is one window ahead of the one being read: its `free` is what that one frees.
+        m.d.comb += [
+            available.eq(~(written - step.need)[bits - 1] & step.loaded),
+            go.eq(~self.o.valid | self.o.ready),
+            step.go.eq(go & (~step.first | available)),
+            step.load.eq(~step.loaded | (step.go & step.last)),
+        ]
+        with m.If(step.load):
+            m.d.sync += [
+                step.loaded.eq(1),
+                step.need.eq(walk.need),
+                step.base.eq(_wrapped(m, walk.base, config.depth, "window_base")),
+                *(a.eq(b) for a, b in zip(step.inside, walk.inside, strict=True)),
+            ]
+        # Stage 1: tap offsets; 2: sum; 3: wrap; 4: address; 5: data; 6: output.
+        active = [Signal(name=f"active_{k}") for k in range(1, 6)]
+        final = [Signal(name=f"final_{k}") for k in range(1, 5)]
+        release = [Signal.like(freed, name=f"release_{k}", reset_less=True) for k in range(1, 5)]
+        words = [Signal(range(config.words_per_pixel), name=f"word_{k}", reset_less=True)
+                 for k in range(1, 4)]
+        base = Signal.like(step.base, reset_less=True)
+        with m.If(go):
+            m.d.sync += [
+                active[0].eq(step.go & step.beat),
+                final[0].eq(step.go & step.last),
+                release[0].eq(walk.free),
+                words[0].eq(step.word),
+                base.eq(step.base),
+                self.o.valid.eq(active[4]),
+            ]
+            m.d.sync += [b.eq(a) for a, b in zip(active[:4], active[1:], strict=True)]
+            m.d.sync += [b.eq(a) for a, b in zip(final[:3], final[1:], strict=True)]
+            m.d.sync += [b.eq(a) for a, b in zip(release[:3], release[1:], strict=True)]
+            m.d.sync += [b.eq(a) for a, b in zip(words[:2], words[1:], strict=True)]
+            with m.If(final[3]):
+                m.d.sync += freed.eq(release[3])
+        taps = list(np.ndindex(*config.window.kernel))
+        lanes = config.word_lanes
+        for tap, read in enumerate(ports):
+            # A tap beyond the last of the kernel reads the fill value.
+            mine = [taps[k] if k < len(taps) else None
+                    for k in range(tap, config.tap_folds * config.tap_lanes, config.tap_lanes)]
+            offsets = [sum(t * a.unit for t, a in zip(position or (), config._axes))
+                       * config.words_per_pixel % config.depth for position in mine]
+            offset = Signal(range(config.depth), name=f"offset_{tap}", reset_less=True)
+            total = Signal(range(2 * config.depth), name=f"total_{tap}", reset_less=True)
+            pixel = Signal(range(config.depth), name=f"pixel_{tap}", reset_less=True)
+            inside = [Signal(name=f"inside_{tap}_{k}", reset_less=True) for k in range(1, 6)]
+            address = Signal(range(config.depth), name=f"address_{tap}", reset_less=True)
+            out = Signal(lanes * config.input.tensor.bits, name=f"out_{tap}", reset_less=True)
+            fill = Const(config.fill, signed(config.input.tensor.bits))
+            m.d.comb += [read.addr.eq(address), read.en.eq(go)]
+            with m.If(go):
+                with m.Switch(step.tap):
+                    for k, position in enumerate(mine):
+                        flags = [step.inside[d][t] for d, t in enumerate(position or ())]
+                        flags = flags if position else [Const(0)]
+                        with m.Case(k) if k < len(mine) - 1 else m.Default():
+                            m.d.sync += [offset.eq(offsets[k]), inside[0].eq(Cat(flags).all())]
+                m.d.sync += [
+                    total.eq(base + offset),
+                    pixel.eq(Mux(total >= config.depth, total - config.depth, total)),
+                    address.eq(pixel + words[2]),
+                    out.eq(Mux(inside[4], read.data, Cat(fill for _ in range(lanes)))),
+                ]
+                m.d.sync += [b.eq(a) for a, b in zip(inside[:4], inside[1:], strict=True)]
+            m.d.comb += Cat(self.o.p[tap * lanes + k] for k in range(lanes)).eq(out)
+
+
+def _wrapped(m: Module, terms: list, depth: int, name: str):
+    """Sum of addresses, each below ``depth``, modulo ``depth``."""
+    total = terms[0]
+    for k, term in enumerate(terms[1:]):
+        raw = Signal(range(2 * depth), name=f"{name}_sum_{k}")
+        wrapped = Signal(range(depth), name=f"{name}_{k}")
+        m.d.comb += [
+            raw.eq(total + term), wrapped.eq(Mux(raw >= depth, raw - depth, raw))
+        ]
+        total = wrapped
+    return total
+
+
+class _Steps:
+    """The window being read: its position, and the counters of its steps."""
+
+    def __init__(self, m: Module, config: SlidingWindowConfig) -> None:
+        self.go, self.load, self.loaded = Signal(), Signal(), Signal()
+        self.need = Signal(config.position_bits, reset_less=True)
+        self.base = Signal(range(config.depth), reset_less=True)
+        self.inside = [Signal(k, name=f"inside_{d}", reset_less=True)
+                       for d, k in enumerate(config.window.kernel)]
+        # Outermost first: group, fold, tap fold, word; then the rest of the fold.
+        counts = (config.groups, config.folds, config.tap_folds, config.words_per_group)
+        group, fold, tap, word = (
+            Signal(range(n), name=name)
+            for n, name in zip(counts, ("group", "fold", "tap", "word"), strict=True)
+        )
+        base = Signal(range(config.words_per_pixel), name="group_word")
+        rest = Signal(range(config.fold_cycles - config.steps + 1))
+        idle = config.fold_cycles - config.steps
+        self.tap = tap
+        self.word = Signal(range(config.words_per_pixel))
+        self.beat = rest == 0
+        self.first = Signal(init=1)
+        self.last = Signal()
+        ends = [counter == n - 1 for counter, n in
+                zip((group, fold, tap, word), counts, strict=True)]
+        fold_end = Signal()
+        m.d.comb += self.word.eq(base + word)
+        if idle:
+            m.d.comb += fold_end.eq(rest == idle)
+        else:
+            m.d.comb += fold_end.eq(ends[2] & ends[3])
+        m.d.comb += self.last.eq(fold_end & ends[0] & ends[1])
+        with m.If(self.go):
+            m.d.sync += self.first.eq(self.last)
+            with m.If(rest == 0):
+                m.d.sync += word.eq(Mux(ends[3], 0, word + 1))
+                with m.If(ends[3]):
+                    m.d.sync += tap.eq(Mux(ends[2], 0, tap + 1))
+            if idle:
+                with m.If((rest != 0) | (ends[2] & ends[3])):
+                    m.d.sync += rest.eq(Mux(fold_end, 0, rest + 1))
+            with m.If(fold_end):
+                m.d.sync += fold.eq(Mux(ends[1], 0, fold + 1))
+                with m.If(ends[1]):
+                    m.d.sync += [
+                        group.eq(Mux(ends[0], 0, group + 1)),
+                        base.eq(Mux(ends[0], 0, base + config.words_per_group)),
+                    ]
+
+
+class _Walk:
+    """Walks over all windows of endless frames: where each starts, what it needs and frees."""
+
+    def __init__(self, m: Module, config: SlidingWindowConfig, advance) -> None:
+        bits, depth = config.position_bits, config.depth
+        pixels = config.input.tensor.pixels
+        needs, frees, bases, inside = [], [], [], []
+        for d, axis in reversed(list(enumerate(config._axes))):
+            index = Signal(range(axis.extent), name=f"index_{d}")
+            again = Signal(range(axis.repeat), name=f"again_{d}")
+            # The frame's end moves the outermost axis on by a frame; inner axes start anew.
+            jump = pixels if d == 0 else 0
+            unit = axis.unit * config.words_per_pixel
+            origin = axis.origin.astype(np.int64) * unit
+            need = _follow(m, f"need_{d}", index, axis.need, jump, 1 << bits, advance, again,
+                           axis.repeat)
+            free = _follow(m, f"free_{d}", index, axis.free, jump, 1 << bits, advance, again,
+                           axis.repeat)
+            base = _follow(m, f"base_{d}", index, origin, jump * config.words_per_pixel, depth,
+                           advance, again, axis.repeat)
+            flags = Signal(axis.kernel, name=f"flags_{d}")
+            for tap in range(axis.kernel):
+                good = np.flatnonzero((axis.origin + tap >= 0) & (axis.origin + tap < axis.size))
+                low, high = (int(good[0]), int(good[-1])) if len(good) else (1, 0)
+                m.d.comb += flags[tap].eq((index >= low) & (index <= high))
+            needs.append(need)
+            frees.insert(0, (free, flags[0] & (again == axis.repeat - 1)))
+            bases.append(base)
+            inside.insert(0, flags)
+            last_again = again == axis.repeat - 1
+            last_index = index == axis.extent - 1
+            with m.If(advance):
+                m.d.sync += again.eq(Mux(last_again, 0, again + 1))
+                with m.If(last_again):
+                    m.d.sync += index.eq(Mux(last_index, 0, index + 1))
+            # The axis outside this one moves when this one wraps.
+            carry = Signal(name=f"carry_{d}")
+            m.d.comb += carry.eq(advance & last_again & last_index)
+            advance = carry
+        self.need = sum(needs[1:], needs[0])
+        self.base = bases
+        self.inside = inside
+        free, open_ = frees[0][0], frees[0][1]
+        for term, flag in frees[1:]:
+            free = free + Mux(open_, term, 0)
+            open_ = open_ & flag
+        self.free = free[:bits]
+
+
+def _follow(m: Module, name: str, index, values, jump: int, modulus: int, advance, again,
+            repeat: int) -> Signal:
+    """A register that holds ``values[index]``, plus ``jump`` for every wrap, modulo ``modulus``."""
+    values = [int(v) for v in values]
+    steps = [(b - a) % modulus
+             for a, b in zip(values, [*values[1:], values[0] + jump], strict=True)]
+    usual = max(set(steps), key=steps.count)
+    register = Signal(range(modulus), name=name, init=values[0] % modulus)
+    step = Signal(range(modulus), name=f"{name}_step")
+    with m.Switch(index):
+        for k, value in enumerate(steps):
+            if value != usual:
+                with m.Case(k):
+                    m.d.comb += step.eq(value)
+        with m.Default():
+            m.d.comb += step.eq(usual)
+    with m.If(advance & (again == repeat - 1)):
+        if modulus & (modulus - 1) == 0:
+            m.d.sync += register.eq(register + step)
+        else:
+            total, back = Signal(range(2 * modulus)), Signal(range(2 * modulus))
+            m.d.comb += [total.eq(register + step), back.eq(total - modulus)]
+            m.d.sync += register.eq(Mux(total >= modulus, back, total))
+    return register

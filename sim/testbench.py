@@ -1,0 +1,153 @@
+"""The Amaranth test bench: frames in, frames out, cycles of every beat; stalls on request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from amaranth.hdl import Elaboratable
+from amaranth.sim import Simulator
+
+from hwgen.blocks.base import StreamType
+from hwgen.errors import HwgenError
+
+__all__ = ["Run", "run_streams", "simulate"]
+
+IDLE_LIMIT = 100_000
+"""Cycles without any beat after which a simulation counts as stuck."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a simulation saw.
+
+    Members
+    -------
+    outputs : per output, the frames ``(frames, *shape)`` or, from :func:`run_streams`, the beats
+    accepts : per input, cycle in which each beat was taken
+    times : per output, cycle in which each beat was taken
+    """
+
+    outputs: list
+    accepts: list[np.ndarray]
+    times: list[np.ndarray]
+
+
+def run_streams(
+    component: Elaboratable,
+    sources: Sequence[tuple[str, Sequence[int]]],
+    sinks: Sequence[tuple[str, int]],
+    *,
+    stall: float = 0.0,
+    seed: int = 0,
+    arrivals: Sequence[np.ndarray] | None = None,
+) -> Run:
+    """Drive streams of packed beats through a component in the ``sync`` domain.
+
+    Parameters
+    ----------
+    component : component whose ports are streams
+    sources : (port name, packed beats) for every input
+    sinks : (port name, number of beats to wait for) for every output
+    stall : probability that a source or a sink pauses, each cycle
+    arrivals : per source, earliest cycle of each beat; default as soon as possible
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If nothing moves any more, or a source port breaks the stream protocol: valid dropped, or
+        payload changed, while not ready.
+    """
+    accepts: list[list[int]] = [[] for _ in sources]
+    times: list[list[int]] = [[] for _ in sinks]
+    beats: list[list[int]] = [[] for _ in sinks]
+    simulator = Simulator(component)
+    simulator.add_clock(1e-6)
+
+    def source(k: int, port, values: Sequence[int]):
+        random = np.random.default_rng([seed, k, 0])
+        pauses = random.random(4096) < stall
+        earliest = None if arrivals is None else arrivals[k]
+
+        async def process(ctx):
+            cycle, index, offered = 0, 0, False
+            payload = port.payload.as_value() if hasattr(port.payload, "as_value") else port.payload
+            ticks = ctx.tick().sample(port.ready)
+            while True:
+                if not offered and index < len(values):
+                    due = earliest is None or cycle >= earliest[index]
+                    if due and not (stall and pauses[cycle & 4095]):
+                        ctx.set(payload, values[index])
+                        offered = True
+                ctx.set(port.valid, offered)
+                _, _, ready = await ticks
+                if offered and ready:
+                    accepts[k].append(cycle)
+                    index, offered = index + 1, False
+                cycle += 1
+
+        return process
+
+    def sink(k: int, port, count: int):
+        random = np.random.default_rng([seed, k, 1])
+        pauses = random.random(4099) < stall
+
+        async def process(ctx):
+            cycle, last, waiting = 0, 0, None
+            payload = port.payload.as_value() if hasattr(port.payload, "as_value") else port.payload
+            ticks = ctx.tick().sample(port.valid, payload)
+            while len(beats[k]) < count:
+                ready = not (stall and pauses[cycle % 4099])
+                ctx.set(port.ready, ready)
+                _, _, valid, value = await ticks
+                if waiting is not None and (not valid or value != waiting):
+                    raise HwgenError(f"Output {k} changed while valid and not ready")
+                waiting = value if valid and not ready else None
+                if valid and ready:
+                    times[k].append(cycle)
+                    beats[k].append(value)
+                    last = cycle
+                elif cycle - last > IDLE_LIMIT:
+                    raise HwgenError(
+                        f"Deadlock: output {k} stopped after {len(beats[k])} of {count} beats"
+                    )
+                cycle += 1
+
+        return process
+
+    for k, (name, values) in enumerate(sources):
+        simulator.add_testbench(source(k, getattr(component, name), values), background=True)
+    for k, (name, count) in enumerate(sinks):
+        simulator.add_testbench(sink(k, getattr(component, name), count))
+    simulator.run()
+    return Run(beats, [np.array(a) for a in accepts], [np.array(t) for t in times])
+
+
+def simulate(
+    block,
+    *frames: np.ndarray,
+    stall: float = 0.0,
+    seed: int = 0,
+    arrivals: Sequence[np.ndarray] | None = None,
+) -> Run:
+    """Run whole frames through a block in the Amaranth simulator.
+
+    Parameters
+    ----------
+    block : a component with a ``config`` (:class:`hwgen.blocks.base.BlockConfig`)
+    frames : per input, integer array ``(frames, *shape)``
+    stall, seed, arrivals : see :func:`run_streams`
+    """
+    config = block.config
+    inputs: Sequence[StreamType] = config.inputs
+    outputs: Sequence[StreamType] = config.outputs
+    count = len(frames[0])
+    run = run_streams(
+        block,
+        [(n, t.pack(f)) for n, t, f in zip(config.input_ports, inputs, frames, strict=True)],
+        [(n, t.beats * count) for n, t in zip(config.output_ports, outputs, strict=True)],
+        stall=stall, seed=seed, arrivals=arrivals,
+    )
+    unpacked = [t.unpack(b) for t, b in zip(outputs, run.outputs, strict=True)]
+    return Run(unpacked, run.accepts, run.times)
