@@ -1,0 +1,146 @@
+"""Time predicted to the cycle: the max-plus schedule of a whole pipeline.
+
+Every block's configuration says when its output tokens leave, given when its input tokens came
+(:meth:`hwgen.blocks.base.BlockConfig.schedule`).  Here the whole graph is walked in topological
+order with frames that arrive evenly, one every ``interval`` cycles.  The depth of a queue is the
+largest number of its places that are ever claimed at once, and a window buffer's capacity the
+largest number of pixels that it ever holds.
+
+With these depths no block is ever stalled by one behind it, so the schedule is what the hardware
+does.  And because a pipeline of queues is a marked graph, whose self-timed run is monotonic (an
+earlier token never makes another one later; Baccelli et al., "Synchronization and Linearity"),
+input that comes faster, or outputs that stall, cannot deadlock it or lower its throughput.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from hwgen.blocks.queue import queue_depth
+from hwgen.design import DesignPoint, Folding
+from hwgen.errors import HwgenError
+from hwgen.ir import Graph
+from hwgen.pipeline import Netlist, plan
+
+__all__ = ["Timing", "analyse", "arrivals", "sized"]
+
+MAX_FRAMES = 12
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The schedule of a pipeline in the steady state.
+
+    Members
+    -------
+    interval : cycles from a frame to the next
+    latency : cycles from a frame's first input beat to its first output beat (first frame)
+    frame_latency : the same, to the last beat of the last output (first frame)
+    depths : edge name to queue depth, in beats
+    capacities : block name to pixels in its window buffer
+    first, last : per output, cycle of the first and last beat of each frame that was analysed
+    """
+
+    interval: int
+    latency: int
+    frame_latency: int
+    depths: dict[str, int]
+    capacities: dict[str, int]
+    first: list[np.ndarray]
+    last: list[np.ndarray]
+
+
+def arrivals(beats: int, interval: int, frames: int) -> np.ndarray:
+    """Cycles at which evenly spaced beats arrive, ``(frames * beats,)``."""
+    frame = np.arange(beats, dtype=np.int64) * interval // beats
+    return (np.arange(frames, dtype=np.int64)[:, None] * interval + frame).ravel()
+
+
+def analyse(netlist: Netlist, interval: int = 0) -> Timing:
+    """The schedule of a netlist, its queue depths and buffer capacities.
+
+    Parameters
+    ----------
+    netlist : :class:`hwgen.pipeline.Netlist`
+        Depths and capacities in it are ignored: they are what is found.
+    interval : :class:`int`
+        Cycles between frames at the input; 0: the least possible.
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If the interval is below what the slowest block needs.
+    """
+    least = netlist.interval
+    interval = interval or least
+    if interval < least:
+        raise HwgenError(f"Interval must be at least {least} cycles, not {interval!r}")
+    frames = 3
+    while True:
+        timing, steady = _walk(netlist, interval, frames)
+        if steady:
+            return timing
+        frames *= 2
+        if frames > MAX_FRAMES:
+            raise HwgenError(f"The schedule does not settle within {MAX_FRAMES} frames")
+
+
+def _walk(netlist: Netlist, interval: int, frames: int) -> tuple[Timing, bool]:
+    """Schedule ``frames`` frames; also whether the last two are alike."""
+    visible: dict[tuple[str | None, int], np.ndarray] = {}
+    claims: dict[tuple[str | None, int], np.ndarray] = {}
+    for k, stream in enumerate(netlist.inputs.values()):
+        visible[None, k] = arrivals(stream.beats, interval, frames)
+    into = {edge.sink: edge for edge in netlist.edges}
+    depths: dict[str, int] = {}
+    capacities: dict[str, int] = {}
+    steady = True
+    for name, config in netlist.blocks.items():
+        edges = [into[name, k] for k in range(len(config.inputs))]
+        schedule = config.schedule([visible.pop(edge.source) for edge in edges])
+        for edge, accept in zip(edges, schedule.accepts, strict=True):
+            claim = claims.pop(edge.source, None)
+            if claim is not None:
+                depths[edge.name] = queue_depth(claim, accept)
+        if schedule.capacity is not None:
+            capacities[name] = schedule.capacity
+        for k, (times, claim) in enumerate(zip(schedule.outputs, schedule.reserves, strict=True)):
+            visible[name, k], claims[name, k] = times, claim
+            by_frame = times.reshape(frames, -1)
+            steady = steady and bool((by_frame[-1] - by_frame[-2] == interval).all())
+    first, last = [], []
+    for k in range(len(netlist.outputs)):
+        edge = into[None, k]
+        by_frame = visible[edge.source].reshape(frames, -1)
+        depths[edge.name] = queue_depth(claims[edge.source], visible[edge.source])
+        first.append(by_frame[:, 0])
+        last.append(by_frame[:, -1])
+    return Timing(
+        interval=interval,
+        latency=int(min(f[0] for f in first)),
+        frame_latency=int(max(n[0] for n in last)),
+        depths=depths,
+        capacities=capacities,
+        first=first,
+        last=last,
+    ), steady
+
+
+def sized(graph: Graph, design: DesignPoint) -> tuple[DesignPoint, Netlist, Timing]:
+    """A design point with every depth and capacity found, its netlist and its schedule.
+
+    Depths and capacities that the design point already sets are replaced.
+    """
+    bare = replace(
+        design, depths={},
+        foldings={name: replace(f, capacity=0) for name, f in design.foldings.items()},
+    )
+    netlist = plan(graph, bare)
+    timing = analyse(netlist)
+    foldings = dict(bare.foldings)
+    for name, capacity in timing.capacities.items():
+        foldings[name] = replace(foldings.get(name, Folding()), capacity=capacity)
+    full = replace(bare, depths=timing.depths, foldings=foldings)
+    return full, plan(graph, full), timing
