@@ -293,8 +293,7 @@ class Pipeline(wiring.Component):
         m = Module()
         blocks = {}
         for name, config in self.netlist.blocks.items():
-            blocks[name] = config.create()
-            m.submodules[name] = shared(platform, blocks[name])
+            blocks[name] = shared(m, name, config, platform)
         for edge in self.netlist.edges:
             (source, out), (sink, into) = edge.source, edge.sink
             if source is None:

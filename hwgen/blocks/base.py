@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
 import numpy as np
-from amaranth.hdl import signed
+from amaranth.hdl import Module, Signal, signed
 from amaranth.lib import data, stream, wiring
 
 from hwgen.errors import HwgenError
@@ -29,6 +29,7 @@ __all__ = [
     "Resources",
     "Schedule",
     "StreamType",
+    "counter",
     "in_order",
     "pack_rows",
     "shared",
@@ -269,12 +270,21 @@ class BlockConfig(ABC):
         return int(min(out[0] for out in self.schedule(arrivals).outputs))
 
 
-def shared(platform, component: wiring.Component):
-    """A component to add as a submodule: itself, or an instance of a module emitted once.
+def shared(m: Module, name: str, config, platform):
+    """Add the component of a configuration as a submodule; returns its ports.
 
-    In simulation (no emission platform) this is the component.  In emission the platform emits
-    one Verilog module per distinct class and configuration, and returns an instance of it.
+    In simulation (no emission platform) that is the component itself.  In emission the platform
+    converts each distinct configuration to a Verilog module once, and this adds an instance of it.
     """
     if hasattr(platform, "instance_of"):
-        return platform.instance_of(component)
+        ports = config.signature.create(path=(name,))
+        m.submodules[name] = platform.instance_of(config, ports)
+        return ports
+    component = config.create()
+    m.submodules[name] = component
     return component
+
+
+def counter(count: int, **options) -> Signal:
+    """A register for 0..count-1; one bit at least, for Verilog knows no empty vectors."""
+    return Signal(range(max(count, 2)), **options)

@@ -22,11 +22,12 @@ from hwgen.blocks.base import (
     Resources,
     Schedule,
     StreamType,
+    counter,
     memory_style,
     pack_rows,
     shared,
 )
-from hwgen.blocks.mac import MacColumn, MacColumnConfig
+from hwgen.blocks.mac import MacColumnConfig
 from hwgen.blocks.queue import QUEUE_LATENCY, Queue, queue_resources
 from hwgen.blocks.requantise import Requantiser, RequantiserConfig, signed_width
 from hwgen.blocks.window import SlidingWindow, SlidingWindowConfig
@@ -299,8 +300,8 @@ class FoldedConv(wiring.Component):
 
         # A fold begins when the queue has places for all its results.
         steps, folds = config.window.steps, len(config.fold_results)
-        step, fold = Signal(range(steps)), Signal(range(folds))
-        address = Signal(range(config.weight_depth))
+        step, fold = counter(steps, name="step"), counter(folds, name="fold")
+        address = counter(config.weight_depth)
         beats = Signal(range(group + 1))
         fire = Signal()
         step_end, fold_end = step == steps - 1, fold == folds - 1
@@ -344,13 +345,12 @@ class FoldedConv(wiring.Component):
             image = rows[:, output : output + column.outputs].reshape(config.weight_depth, -1)
             output += column.outputs
             m.submodules[f"weights_{k}"] = memory = Memory(
-                shape=width, depth=config.weight_depth,
+                shape=width, depth=max(config.weight_depth, 2),
                 init=pack_rows(image, column.weight_bits),
                 attrs={"rom_style": memory_style(width, config.weight_depth)},
             )
             read = memory.read_port()
-            mac = MacColumn(column)
-            m.submodules[f"column_{k}"] = shared(platform, mac)
+            mac = shared(m, f"column_{k}", column, platform)
             lanes = [
                 tap * config.window.word_lanes + lane * config.channel_lanes + channel
                 for tap in range(config.tap_lanes) for channel in range(config.channel_lanes)

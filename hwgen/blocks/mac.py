@@ -94,6 +94,18 @@ class MacColumnConfig:
             ff = self.simd * (27 + 8 + 36 * 2) + 2 * (groups * 2 * FIELD + self.acc_bits)
         return Resources(dsp=self.simd, lut=lut, ff=ff)
 
+    @property
+    def signature(self) -> wiring.Signature:
+        """Signature of the component."""
+        weights = data.ArrayLayout(signed(self.weight_bits), self.simd)
+        return wiring.Signature({
+            "x": In(data.ArrayLayout(signed(self.activation_bits), self.simd)),
+            "w": In(data.ArrayLayout(weights, self.outputs)),
+            "add": In(1),
+            "first": In(1),
+            "acc": Out(data.ArrayLayout(signed(self.acc_bits), self.outputs)),
+        })
+
     def create(self) -> MacColumn:
         return MacColumn(self)
 
@@ -141,14 +153,7 @@ class MacColumn(wiring.Component):
 
     def __init__(self, config: MacColumnConfig) -> None:
         self.config = config
-        weights = data.ArrayLayout(signed(config.weight_bits), config.simd)
-        super().__init__({
-            "x": In(data.ArrayLayout(signed(config.activation_bits), config.simd)),
-            "w": In(data.ArrayLayout(weights, config.outputs)),
-            "add": In(1),
-            "first": In(1),
-            "acc": Out(data.ArrayLayout(signed(config.acc_bits), config.outputs)),
-        })
+        super().__init__(config.signature)
 
     def elaborate(self, platform):
         m = Module()

@@ -11,7 +11,7 @@ import numpy as np
 from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 
-from hwgen.blocks.base import BlockConfig, Resources, Schedule, StreamType
+from hwgen.blocks.base import BlockConfig, Resources, Schedule, StreamType, counter
 from hwgen.blocks.queue import QUEUE_LATENCY, Queue, queue_resources
 from hwgen.blocks.requantise import Requantiser, RequantiserConfig
 from hwgen.blocks.window import SlidingWindow, SlidingWindowConfig
@@ -165,7 +165,7 @@ class Pool(wiring.Component):
         wiring.connect(m, queue.o, wiring.flipped(self.o))
 
         steps = config.window.steps
-        step, fire = Signal(range(steps)), Signal()
+        step, fire = counter(steps, name="step"), Signal()
         m.d.comb += [
             window.o.ready.eq((step != 0) | (queue.free != 0)),
             fire.eq(window.o.valid & window.o.ready),

@@ -103,7 +103,7 @@ class Queue(wiring.Component):
         width = self.o.p.shape().size if hasattr(self.o.p, "shape") else len(self.o.p)
         style = memory_style(width, self.depth)
         m.submodules.memory = memory = Memory(
-            shape=self.shape, depth=self.depth, init=[], attrs={"ram_style": style}
+            shape=self.shape, depth=max(self.depth, 2), init=[], attrs={"ram_style": style}
         )
         write, read = memory.write_port(), memory.read_port()
         stored = Signal(range(self.depth + 1))

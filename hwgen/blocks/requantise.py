@@ -29,6 +29,11 @@ def signed_width(low: int, high: int) -> int:
     return max((~low if low < 0 else low).bit_length(), (~high if high < 0 else high).bit_length()) + 1
 
 
+def shift_width(shifts: tuple[int, int]) -> int:
+    """Bits that select a shift between the smallest and the largest; one at least."""
+    return max((shifts[1] - shifts[0]).bit_length(), 1)
+
+
 class RoundShift(wiring.Component):
     """``clamp(zp + round_half_even(i / 2**shift))`` as a free-running pipeline.
 
@@ -43,7 +48,7 @@ class RoundShift(wiring.Component):
     Members
     -------
     i : :py:`In(signed(width))`
-    shift : :py:`In(range(largest - smallest + 1))`
+    shift : :py:`In(unsigned(bits))`
         Shift minus the smallest.
     o : :py:`Out(signed(output.bits))`
 
@@ -60,14 +65,14 @@ class RoundShift(wiring.Component):
         self.output = output
         super().__init__({
             "i": In(signed(width)),
-            "shift": In(range(shifts[1] - shifts[0] + 1)),
+            "shift": In(shift_width(shifts)),
             "o": Out(signed(output.bits)),
         })
 
     def elaborate(self, platform):
         m = Module()
         low, high = self.shifts
-        span = (high - low).bit_length()
+        span = shift_width(self.shifts)
         coarse = max(span - 3, 0)
         # 1: add half a step.  The smallest shift is wired, the rest is a barrel shifter.
         total = Signal(signed(self.width + 1), reset_less=True)
@@ -164,9 +169,9 @@ class RequantiserConfig:
     @cached_property
     def _table(self) -> tuple[tuple[int, int, int], np.ndarray]:
         """Widths of bias, multiplier and shift, and the rows of the parameter memory."""
-        low, high = self.shifts
+        low, _ = self.shifts
         bias_bits = signed_width(int(self.bias.min()), int(self.bias.max()))
-        widths = bias_bits, self.requantise.multiplier_bits, (high - low).bit_length()
+        widths = bias_bits, self.requantise.multiplier_bits, shift_width(self.shifts)
         columns = self.bias, self.requantise.multiplier, self.requantise.shift - low
         bits = [(np.asarray(c)[:, None] >> np.arange(w)) & 1
                 for c, w in zip(columns, widths, strict=True)]
@@ -230,7 +235,7 @@ class Requantiser(wiring.Component):
         })
         depth = config.channels // config.lanes
         m.submodules.parameters = memory = Memory(
-            shape=row.size * config.lanes, depth=depth,
+            shape=row.size * config.lanes, depth=max(depth, 2),
             init=pack_rows(rows.reshape(depth, -1), 1),
         )
         read = memory.read_port()

@@ -11,7 +11,7 @@ import numpy as np
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 
-from hwgen.blocks.base import BlockConfig, Resources, Schedule, StreamType, in_order
+from hwgen.blocks.base import BlockConfig, Resources, Schedule, StreamType, counter, in_order
 from hwgen.blocks.queue import QUEUE_LATENCY, Queue, queue_resources
 from hwgen.ir.ops import Concat, Split
 from hwgen.ir.types import TensorType
@@ -28,7 +28,7 @@ __all__ = [
 
 def _turns(m: Module, counts: Sequence[int], step) -> tuple[Signal, list]:
     """Whose turn it is: ``counts[k]`` beats for k = 0, 1, …, and again; per k whether it is."""
-    turn, beat = Signal(range(len(counts))), Signal(range(max(counts)))
+    turn, beat = counter(len(counts), name="turn"), counter(max(counts), name="beat")
     with m.Switch(turn):
         for k, count in enumerate(counts):
             with m.Case(k) if k < len(counts) - 1 else m.Default():
@@ -318,7 +318,7 @@ class LaneChange(wiring.Component):
         units_in, units_out = config.lanes_in // config.unit, config.lanes_out // config.unit
         held = Signal(config.inputs[0].width, reset_less=True)
         left = Signal(range(units_in + 1))
-        slot = Signal(range(units_out))
+        slot = counter(units_out)
         word = Signal(config.outputs[0].width, reset_less=True)
         complete, move, fire = Signal(), Signal(), Signal()
         m.d.comb += [

@@ -17,7 +17,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 
-from hwgen.blocks.base import Resources, StreamType, in_order, memory_style
+from hwgen.blocks.base import Resources, StreamType, counter, in_order, memory_style
 from hwgen.errors import HwgenError
 from hwgen.ir.ops import Window
 
@@ -345,7 +345,7 @@ class SlidingWindow(wiring.Component):
         memories = []
         for tap in range(config.tap_lanes):
             m.submodules[f"buffer_{tap}"] = memory = Memory(
-                shape=width, depth=config.depth, init=[], attrs={"ram_style": style}
+                shape=width, depth=max(config.depth, 2), init=[], attrs={"ram_style": style}
             )
             memories.append((memory.write_port(), memory.read_port()))
         written, freed = Signal(bits), Signal(bits)
@@ -362,10 +362,10 @@ class SlidingWindow(wiring.Component):
         accepted = Signal.like(written)
         level = Signal.like(written)
         fire = Signal()
-        beat, slot = Signal(range(beats)), Signal(range(per_word))
-        in_segment = Signal(range(per_segment))
+        beat, slot = counter(beats, name="beat"), counter(per_word, name="slot")
+        in_segment = counter(per_segment)
         word = Signal(config.word_lanes * config.input.tensor.bits, reset_less=True)
-        address = Signal(range(config.depth))
+        address = counter(config.depth)
         enable, complete = Signal(), Signal()
         pixel_end, segment_end = beat == beats - 1, in_segment == per_segment - 1
         word_end = (slot == per_word - 1) | segment_end
@@ -419,7 +419,7 @@ class SlidingWindow(wiring.Component):
         active = [Signal(name=f"active_{k}") for k in range(1, 6)]
         final = [Signal(name=f"final_{k}") for k in range(1, 5)]
         release = [Signal.like(freed, name=f"release_{k}", reset_less=True) for k in range(1, 5)]
-        words = [Signal(range(config.words_per_pixel), name=f"word_{k}", reset_less=True)
+        words = [counter(config.words_per_pixel, name=f"word_{k}", reset_less=True)
                  for k in range(1, 4)]
         base = Signal.like(step.base, reset_less=True)
         with m.If(go):
@@ -445,11 +445,11 @@ class SlidingWindow(wiring.Component):
                     for k in range(tap, config.tap_folds * config.tap_lanes, config.tap_lanes)]
             offsets = [sum(t * a.unit for t, a in zip(position or (), config._axes))
                        * config.words_per_pixel % config.depth for position in mine]
-            offset = Signal(range(config.depth), name=f"offset_{tap}", reset_less=True)
+            offset = counter(config.depth, name=f"offset_{tap}", reset_less=True)
             total = Signal(range(2 * config.depth), name=f"total_{tap}", reset_less=True)
-            pixel = Signal(range(config.depth), name=f"pixel_{tap}", reset_less=True)
+            pixel = counter(config.depth, name=f"pixel_{tap}", reset_less=True)
             inside = [Signal(name=f"inside_{tap}_{k}", reset_less=True) for k in range(1, 6)]
-            address = Signal(range(config.depth), name=f"address_{tap}", reset_less=True)
+            address = counter(config.depth, name=f"address_{tap}", reset_less=True)
             out = Signal(lanes * config.input.tensor.bits, name=f"out_{tap}", reset_less=True)
             fill = Const(config.fill, signed(config.input.tensor.bits))
             m.d.comb += [read.addr.eq(address), read.en.eq(go)]
@@ -475,7 +475,7 @@ def _wrapped(m: Module, terms: list, depth: int, name: str):
     total = terms[0]
     for k, term in enumerate(terms[1:]):
         raw = Signal(range(2 * depth), name=f"{name}_sum_{k}")
-        wrapped = Signal(range(depth), name=f"{name}_{k}")
+        wrapped = counter(depth, name=f"{name}_{k}")
         m.d.comb += [
             raw.eq(total + term), wrapped.eq(Mux(raw >= depth, raw - depth, raw))
         ]
@@ -489,20 +489,20 @@ class _Steps:
     def __init__(self, m: Module, config: SlidingWindowConfig) -> None:
         self.go, self.load, self.loaded = Signal(), Signal(), Signal()
         self.need = Signal(config.position_bits, reset_less=True)
-        self.base = Signal(range(config.depth), reset_less=True)
+        self.base = counter(config.depth, reset_less=True)
         self.inside = [Signal(k, name=f"inside_{d}", reset_less=True)
                        for d, k in enumerate(config.window.kernel)]
         # Outermost first: group, fold, tap fold, word; then the rest of the fold.
         counts = (config.groups, config.folds, config.tap_folds, config.words_per_group)
         group, fold, tap, word = (
-            Signal(range(n), name=name)
+            counter(n, name=name)
             for n, name in zip(counts, ("group", "fold", "tap", "word"), strict=True)
         )
-        base = Signal(range(config.words_per_pixel), name="group_word")
-        rest = Signal(range(config.fold_cycles - config.steps + 1))
+        base = counter(config.words_per_pixel, name="group_word")
+        rest = counter(config.fold_cycles - config.steps + 1)
         idle = config.fold_cycles - config.steps
         self.tap = tap
-        self.word = Signal(range(config.words_per_pixel))
+        self.word = counter(config.words_per_pixel)
         self.beat = rest == 0
         self.first = Signal(init=1)
         self.last = Signal()
@@ -541,8 +541,8 @@ class _Walk:
         pixels = config.input.tensor.pixels
         needs, frees, bases, inside = [], [], [], []
         for d, axis in reversed(list(enumerate(config._axes))):
-            index = Signal(range(axis.extent), name=f"index_{d}")
-            again = Signal(range(axis.repeat), name=f"again_{d}")
+            index = counter(axis.extent, name=f"index_{d}")
+            again = counter(axis.repeat, name=f"again_{d}")
             # The frame's end moves the outermost axis on by a frame; inner axes start anew.
             jump = pixels if d == 0 else 0
             unit = axis.unit * config.words_per_pixel
@@ -556,8 +556,11 @@ class _Walk:
             flags = Signal(axis.kernel, name=f"flags_{d}")
             for tap in range(axis.kernel):
                 good = np.flatnonzero((axis.origin + tap >= 0) & (axis.origin + tap < axis.size))
-                low, high = (int(good[0]), int(good[-1])) if len(good) else (1, 0)
-                m.d.comb += flags[tap].eq((index >= low) & (index <= high))
+                low, high = (int(good[0]), int(good[-1])) if len(good) else (axis.extent, 0)
+                # Only the comparisons that can fail.
+                bounds = [index >= low] if low else []
+                bounds += [index <= high] if high < axis.extent - 1 else []
+                m.d.comb += flags[tap].eq(Cat(bounds).all() if bounds else 1)
             needs.append(need)
             frees.insert(0, (free, flags[0] & (again == axis.repeat - 1)))
             bases.append(base)
@@ -589,8 +592,8 @@ def _follow(m: Module, name: str, index, values, jump: int, modulus: int, advanc
     steps = [(b - a) % modulus
              for a, b in zip(values, [*values[1:], values[0] + jump], strict=True)]
     usual = max(set(steps), key=steps.count)
-    register = Signal(range(modulus), name=name, init=values[0] % modulus)
-    step = Signal(range(modulus), name=f"{name}_step")
+    register = counter(modulus, name=name, init=values[0] % modulus)
+    step = counter(modulus, name=f"{name}_step")
     with m.Switch(index):
         for k, value in enumerate(steps):
             if value != usual:

