@@ -1,0 +1,89 @@
+"""Images: for calibration and for simulation; from a directory, or crops of two photographs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from hwgen.errors import HwgenError
+from hwgen.ir import Graph
+
+__all__ = ["directory", "fit", "photographs", "to_stream"]
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+LIMIT = 64
+"""Most images taken from a directory."""
+
+
+def photographs(count: int, size: tuple[int, int], seed: int = 0) -> np.ndarray:
+    """Different crops of scikit-learn's two sample photographs, scaled to ``size``.
+
+    Returns
+    -------
+    uint8 array ``(count, height, width, 3)``
+    """
+    from PIL import Image
+    from sklearn.datasets import load_sample_image
+
+    pictures = [load_sample_image(name) for name in ("china.jpg", "flower.jpg")]
+    random = np.random.default_rng(seed)
+    out = []
+    for k in range(count):
+        picture = pictures[k % 2]
+        height, width = picture.shape[:2]
+        share = 1.0 if k < 2 else random.uniform(0.5, 0.9)
+        h = int(height * share)
+        w = min(width, max(1, h * size[1] // size[0]))
+        top, left = random.integers(0, height - h + 1), random.integers(0, width - w + 1)
+        crop = Image.fromarray(picture[top : top + h, left : left + w])
+        out.append(np.asarray(crop.resize(size[::-1], Image.Resampling.BILINEAR)))
+    return np.stack(out)
+
+
+def fit(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """An image file scaled into ``size`` with its shape kept, the rest grey; uint8 ``(h, w, 3)``."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as file:
+            picture = file.convert("RGB")
+    except (OSError, UnidentifiedImageError) as error:
+        raise HwgenError(f"{path} cannot be read as an image: {error}") from None
+    scale = min(size[0] / picture.height, size[1] / picture.width)
+    inner = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    canvas = Image.new("RGB", size[::-1], (114, 114, 114))
+    canvas.paste(
+        picture.resize(inner, Image.Resampling.BILINEAR),
+        ((size[1] - inner[0]) // 2, (size[0] - inner[1]) // 2),
+    )
+    return np.asarray(canvas)
+
+
+def directory(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """The images of a directory (the first 64 by name), fitted into ``size``.
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If there is no such directory, no image in it, or one cannot be read.
+    """
+    if not path.is_dir():
+        raise HwgenError(f"{path} is not a directory of calibration images")
+    found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)[:LIMIT]
+    if not found:
+        raise HwgenError(f"{path} holds no image ({', '.join(sorted(SUFFIXES))})")
+    return np.stack([fit(p, size) for p in found])
+
+
+def to_stream(images: np.ndarray, graph: Graph) -> dict[str, np.ndarray]:
+    """The integer input of a graph with one image input, for uint8 images ``(N, H, W, 3)``."""
+    if len(graph.inputs) != 1:
+        raise HwgenError(f"The network has {len(graph.inputs)} inputs, not one image")
+    ((name, type),) = graph.inputs.items()
+    if len(type.shape) != 3 or type.channels not in (1, 3):
+        raise HwgenError(f"The input {name!r} ({type}) is not an image")
+    real = images.astype(np.float64) / 255
+    if type.channels == 1:
+        real = real.mean(-1, keepdims=True)
+    return {name: type.quantisation.quantise(real)}
