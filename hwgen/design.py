@@ -26,6 +26,8 @@ class Folding:
         See :class:`hwgen.blocks.conv.FoldedConvConfig`; pools use ``tap_lanes`` alone.
     capacity : :class:`int`
         Pixels in the op's window buffer; 0: not sized yet.
+    pack : :class:`bool`
+        Two output channels of a convolution share a multiplier.
     """
 
     channel_lanes: int = 1
@@ -33,10 +35,11 @@ class Folding:
     group_lanes: int = 1
     pe: int = 1
     capacity: int = 0
+    pack: bool = True
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if not isinstance(value, int) or value < (name != "capacity"):
+            if not isinstance(value, int) or value < (name not in ("capacity", "pack")):
                 raise HwgenError(f"{name} must be a positive integer, not {value!r}")
 
 

@@ -12,7 +12,6 @@ ever stalls.  Depths and capacities are then chosen so that this is what happens
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -29,6 +28,7 @@ __all__ = [
     "Resources",
     "Schedule",
     "StreamType",
+    "block_ram",
     "counter",
     "in_order",
     "pack_rows",
@@ -141,21 +141,25 @@ class Resources:
     @classmethod
     def memory(cls, width: int, depth: int) -> Resources:
         """A simple dual-port memory, in LUTs or block RAM as :func:`memory_style` chooses."""
-        if memory_style(width, depth) == "distributed":
-            return cls(lut=width * math.ceil(depth / 64) * 4 // 3 if depth else 0)
-        return cls(bram18=bram18(width, depth))
+        blocks = int(block_ram(width, depth))
+        return cls(bram18=blocks) if blocks else cls(lut=width * -(-depth // 64) * 4 // 3)
 
 
-def bram18(width: int, depth: int) -> int:
-    """Fewest 18 Kb blocks for a memory of ``depth`` words of ``width`` bits."""
+def block_ram(width, depth) -> np.ndarray:
+    """18 Kb blocks of a memory of ``depth`` words of ``width`` bits; 0 where LUTs are cheaper.
+
+    Takes integers or integer arrays.
+    """
+    width, depth = np.asarray(width), np.asarray(depth)
     aspects = ((36, 512), (18, 1024), (9, 2048), (4, 4096), (2, 8192), (1, 16384))
-    return min(math.ceil(width / w) * math.ceil(depth / d) for w, d in aspects)
+    blocks = np.minimum.reduce([-(-width // w) * -(-depth // d) for w, d in aspects])
+    luts = width * -(-depth // 64)
+    return np.where((depth <= 64) | (luts <= 96 * blocks), 0, blocks)
 
 
 def memory_style(width: int, depth: int) -> str:
     """``"distributed"`` where LUTs are the cheaper memory, else ``"block"``."""
-    luts = width * math.ceil(depth / 64)
-    return "distributed" if depth <= 64 or luts <= 96 * bram18(width, depth) else "block"
+    return "block" if block_ram(width, depth) else "distributed"
 
 
 def in_order(times: np.ndarray, spacing: int = 1) -> np.ndarray:
