@@ -71,13 +71,6 @@ def _verilator(arguments: Sequence[str], cwd: Path) -> str:
     return result.stderr
 
 
-def write(rtl: Rtl, directory: Path) -> None:
-    """Write all emitted files into a directory, which is made if need be."""
-    directory.mkdir(parents=True, exist_ok=True)
-    for name, text in rtl.files.items():
-        (directory / name).write_text(text)
-
-
 def lint(rtl: Rtl, directory: Path) -> None:
     """``verilator --lint-only -Wall`` with the one waiver file, over files already written.
 
@@ -111,7 +104,7 @@ class VerilatorModel:
         directory = Path(directory).resolve()
         self.directory = directory
         self.rtl_directory = directory / "rtl"
-        write(rtl, self.rtl_directory)
+        rtl.write(self.rtl_directory)
         one = len(netlist.inputs) == 1
         template = files("sim").joinpath("harness.cpp.j2").read_text()
         environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)

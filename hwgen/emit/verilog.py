@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.resources import files
+from pathlib import Path
 
 from amaranth.back import rtlil
 from amaranth.hdl import Cat, ClockDomain, ClockSignal, Const, Instance, Module, ResetSignal, Signal
@@ -27,7 +28,7 @@ from hwgen.pipeline import Netlist, Pipeline
 
 __all__ = ["AxiTop", "Rtl", "emit"]
 
-ROM = "hwgen_rom"
+ROM, RAM = "hwgen_rom", "hwgen_ram"
 PORT_LIMIT = 65_536
 """Most bits of a cell or of a module's inputs that Amaranth can convert."""
 
@@ -44,6 +45,12 @@ class Rtl:
         """Names of the Verilog files, the top's last."""
         names = sorted(n for n in self.files if n.endswith(".v") and n != f"{self.top}.v")
         return [*names, f"{self.top}.v"]
+
+    def write(self, directory: Path) -> None:
+        """Write all files into a directory, which is made if need be."""
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, text in self.files.items():
+            (directory / name).write_text(text)
 
 
 def element_bytes(stream: StreamType) -> int:
@@ -167,11 +174,22 @@ class _Platform:
         self._stack.pop()
 
     def get_memory(self, memory: Memory):
-        """Read-only memories become ROM instances; others are Amaranth's own."""
-        if memory.write_ports or len(memory.read_ports) != 1:
+        """Instances of hwgen_rom (read only) and hwgen_ram (one write, one read port)."""
+        if len(memory.write_ports) > 1 or len(memory.read_ports) != 1:
             return memory.elaborate(None)
         (port,) = memory.read_ports
         width, depth = len(Cat(port.data)), memory.depth
+        if memory.write_ports:
+            (write,) = memory.write_ports
+            m = Module()
+            m.submodules.ram = Instance(
+                RAM, p_WIDTH=width, p_DEPTH=depth, p_ADDRESS=len(port.addr),
+                p_STYLE=memory.attrs.get("ram_style", "distributed"),
+                i_clk=ClockSignal(port.domain), i_write_en=write.en, i_write_addr=write.addr,
+                i_write_data=write.data, i_read_en=port.en, i_read_addr=port.addr,
+                o_read_data=port.data,
+            )
+            return m
         style = memory.attrs.get("rom_style", "distributed")
         rows = memory.data.init
         raw = [int(Const(r, memory.shape).value if not isinstance(r, int) else r)
@@ -181,12 +199,11 @@ class _Platform:
         text = "".join(f"{row:0{digits}x}\n" for row in raw)
         file = self._files.setdefault((width, text), f"{self._stack[-1]}_{len(self.images)}.hex")
         self.images[file] = text
-        address = Signal(max(len(port.addr), 1), name="address")
         m = Module()
-        m.d.comb += address.eq(port.addr)
         m.submodules.rom = Instance(
-            ROM, p_WIDTH=width, p_DEPTH=depth, p_ADDRESS=len(address), p_STYLE=style, p_INIT=file,
-            i_clk=ClockSignal(port.domain), i_en=port.en, i_addr=address, o_data=port.data,
+            ROM, p_WIDTH=width, p_DEPTH=depth, p_ADDRESS=len(port.addr), p_STYLE=style,
+            p_INIT=file, i_clk=ClockSignal(port.domain), i_en=port.en, i_addr=port.addr,
+            o_data=port.data,
         )
         return m
 
@@ -224,7 +241,7 @@ def emit(
     Returns
     -------
     :class:`Rtl`
-        ``top.v``, a file for each distinct block, ``hwgen_rom.v``, and ``*.hex``.
+        ``top.v``, a file for each distinct block, two for the memories, and ``*.hex``.
     """
     platform = _Platform(progress)
     platform.convert(AxiTop(netlist), top)
@@ -233,7 +250,8 @@ def emit(
     halves = [[platform.modules[n] for n in names[k::2]] for k in range(2)]
     with ThreadPoolExecutor(2) as pool:
         text = "".join(pool.map(_to_verilog, [half for half in halves if half]))
-    out = Rtl(top, {f"{ROM}.v": files("hwgen.emit").joinpath("rom.v").read_text()})
+    library = files("hwgen.emit")
+    out = Rtl(top, {f"{n}.v": library.joinpath(f"{n}.v").read_text() for n in (ROM, RAM)})
     pieces: dict[str, list[str]] = {}
     for piece in re.findall(r"^module .*?^endmodule$", text, re.M | re.S):
         name = re.match(r"module \\?([^\s(.]+)", piece)

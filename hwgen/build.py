@@ -1,0 +1,248 @@
+"""The command line: from a network's name or file to proven Verilog.
+
+    python -m hwgen.build yolov5n --board zcu102
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+from rich.console import Console
+
+import boards
+from boards import Board
+from dse.balance import check_fits, search
+from hwgen.design import DesignPoint
+from hwgen.emit.report import report, summary
+from hwgen.emit.verilog import Rtl, emit
+from hwgen.errors import HwgenError
+from hwgen.ir import Graph
+from hwgen.pipeline import Netlist, plan
+from sim.timing import Timing, analyse
+
+__all__ = ["main"]
+
+MARK = "report.json"
+"""A directory with this file in it is one of ours, and may be replaced."""
+
+
+@dataclass
+class Phases:
+    """Times the phases of a build, and shows which one is at work."""
+
+    console: Console
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[Callable[[str], None]]:
+        begin = time.perf_counter()
+        with self.console.status(name) as status:
+            yield lambda detail: status.update(f"{name}: {detail}")
+        self.seconds[name] = round(time.perf_counter() - begin, 3)
+        self.console.print(f"[green]done[/] {name} ({self.seconds[name]:.1f} s)", highlight=False)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Turns wrong options into the same one-line error as everything else."""
+
+    def error(self, message: str) -> NoReturn:
+        raise HwgenError(f"{message} (see --help)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    def positive(text: str) -> float:
+        value = float(text)
+        if not 0 < value < 1e9:
+            raise argparse.ArgumentTypeError(f"must be positive, not {text}")
+        return value
+
+    def count(text: str) -> int:
+        value = int(text)
+        if not 0 < value <= 1_000_000:
+            raise argparse.ArgumentTypeError(f"must be between 1 and 1000000, not {text}")
+        return value
+
+    parser = _Parser(prog="python -m hwgen.build", description=__doc__.splitlines()[0])
+    parser.add_argument("model", metavar="MODEL", help="zoo name, or an .onnx file")
+    parser.add_argument("--board", required=True, help="board name, or a .toml file")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="default: build/MODEL-BOARD")
+    parser.add_argument("--size", type=count, help="height and width of the input image")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="state dict or .onnx")
+    parser.add_argument("--calibration", type=Path, metavar="DIR", help="directory of images")
+    parser.add_argument("--precision", default="w8a8", help="bits of weights and activations")
+    parser.add_argument("--clock", type=positive, default=0.0, metavar="MHZ")
+    parser.add_argument("--target-fps", type=positive, default=0.0, metavar="F",
+                        help="reach F frames a second with as little as possible")
+    parser.add_argument("--design", type=Path, metavar="FILE", help="use this design.json")
+    parser.add_argument("--simulate", type=count, default=0, metavar="FRAMES",
+                        help="run frames through the Verilog, in Verilator")
+    parser.add_argument("--report-only", action="store_true", help="no Verilog")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+def _given(graph: Graph, board: Board, path: Path) -> tuple[DesignPoint, Netlist, Timing]:
+    """A design from a file, checked: it fits the board, and its queues cannot deadlock."""
+    design = DesignPoint.load(path)
+    if design.board != board.name:
+        raise HwgenError(f"{path} is a design for board {design.board!r}, not {board.name!r}")
+    netlist = plan(graph, design)
+    timing = analyse(netlist)
+    for name, depth in timing.depths.items():
+        if name in design.depths and design.depths[name] < depth:
+            raise HwgenError(
+                f"{path}: edge {name!r} needs a depth of {depth}, not {design.depths[name]}: "
+                f"with less the pipeline slows down or deadlocks"
+            )
+    foldings = dict(design.foldings)
+    for name, capacity in timing.capacities.items():
+        have = foldings[name].capacity if name in foldings else 0
+        if 0 < have < capacity:
+            raise HwgenError(
+                f"{path}: the buffer of {name!r} needs a capacity of {capacity} pixels, not {have}"
+            )
+        if not have and name in foldings:
+            foldings[name] = replace(foldings[name], capacity=capacity)
+    design = replace(design, depths={**timing.depths, **design.depths}, foldings=foldings)
+    netlist = plan(graph, design)
+    check_fits(netlist.resources(board.family), board)
+    return design, netlist, timing
+
+
+def _simulate(
+    graph: Graph, netlist: Netlist, rtl: Rtl, frames: int, interval: int, seed: int,
+    say: Callable[[str], None],
+) -> dict:
+    """Run photographs through the Verilog: evenly paced, without a gap, and with stalls."""
+    from models.images import photographs, to_stream
+    from sim.verilator import VerilatorModel
+
+    ((_, image),) = graph.inputs.items()
+    photos = photographs(frames, (image.shape[0], image.shape[1]), seed + 1)
+    inputs = to_stream(photos, graph)
+    say("reference")
+    wanted = graph.evaluate(inputs)
+    runs = []
+    with tempfile.TemporaryDirectory(prefix="hwgen-") as folder:
+        say("compiling the Verilog")
+        model = VerilatorModel(rtl, netlist, Path(folder))
+        for mode, options in (
+            ("paced", {"interval": interval}),
+            ("back to back", {}),
+            ("random stalls", {"stall": 0.2, "seed": seed}),
+        ):
+            say(mode)
+            run = model.run(inputs, **options)
+            runs.append({
+                "mode": mode,
+                "interval_cycles": run.interval,
+                "latency_cycles": run.latency,
+                "mismatches": int(sum((run.outputs[n] != wanted[n]).sum() for n in wanted)),
+                "cycles": run.cycles,
+                "cycles_per_second": run.cycles / run.seconds,
+            })
+    return {
+        "frames": frames,
+        "interval_cycles": runs[0]["interval_cycles"],
+        "latency_cycles": runs[0]["latency_cycles"],
+        "mismatches": sum(run["mismatches"] for run in runs),
+        "cycles_per_second": float(np.mean([run["cycles_per_second"] for run in runs])),
+        "runs": runs,
+    }
+
+
+@contextmanager
+def _output(path: Path) -> Iterator[Path]:
+    """A new directory that takes the place of ``path`` once all went well."""
+    if path.exists() and not (path.is_dir() and ((path / MARK).exists() or not any(path.iterdir()))):
+        raise HwgenError(f"{path} exists and is not an earlier build: give another --out")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    except OSError as error:
+        raise HwgenError(f"Output {path} cannot be written: {error.strerror}; "
+                         f"give another --out") from None
+    try:
+        folder.chmod(0o755)
+        yield folder
+        if path.exists():
+            shutil.rmtree(path)
+        folder.rename(path)
+    except OSError as error:
+        raise HwgenError(f"Output {path} cannot be written: {error.strerror}; "
+                         f"give another --out") from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _build(arguments: argparse.Namespace, console: Console) -> dict:
+    # Imported here: it is the slowest import, and wrong options should not wait for it.
+    from models.load import load
+
+    phases = Phases(console)
+    board = boards.load(arguments.board)
+    name = Path(arguments.model).stem if arguments.model.endswith(".onnx") else arguments.model
+    out = arguments.out or Path("build") / f"{name}-{board.name}"
+    with _output(out) as folder:
+        with phases("network") as say:
+            graph = load(
+                arguments.model, size=arguments.size, weights=arguments.weights,
+                calibration=arguments.calibration, precision=arguments.precision,
+                seed=arguments.seed, progress=say,
+            )
+        with phases("search"):
+            if arguments.design:
+                design, netlist, timing = _given(graph, board, arguments.design)
+            else:
+                design, netlist, timing = search(
+                    graph, board, clock_mhz=arguments.clock, target_fps=arguments.target_fps
+                )
+        data = report(netlist, design, model=name, family=board.family,
+                      interval=timing.interval, latency=timing.latency)
+        design.save(folder / "design.json")
+        graph.save(folder / "graph.npz")
+        if not arguments.report_only:
+            with phases("emit") as say:
+                rtl = emit(netlist, progress=say)
+                rtl.write(folder / "rtl")
+            if arguments.simulate:
+                with phases("simulate") as say:
+                    data["simulated"] = _simulate(
+                        graph, netlist, rtl, arguments.simulate, timing.interval, arguments.seed,
+                        say,
+                    )
+        data["seconds"] = phases.seconds
+        (folder / MARK).write_text(json.dumps(data, indent=1) + "\n")
+    console.print(summary(data, board.resources))
+    console.print(f"written to {out}", highlight=False)
+    return data
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status (0; 1 on a mismatch; 2 on wrong input)."""
+    console = Console()
+    try:
+        arguments = _parser().parse_args(argv)
+        data = _build(arguments, console)
+    except HwgenError as error:
+        print(f"hwgen: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("hwgen: interrupted", file=sys.stderr)
+        return 130
+    return 1 if data.get("simulated", {}).get("mismatches") else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,102 @@
+"""The report of a build: plain data for ``report.json``, and a table for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+
+from rich.table import Table
+
+from hwgen.blocks.base import Resources
+from hwgen.design import DesignPoint
+from hwgen.pipeline import Netlist
+
+__all__ = ["report", "summary"]
+
+
+def report(
+    netlist: Netlist, design: DesignPoint, *, model: str, family: str, interval: int, latency: int
+) -> dict:
+    """What ``report.json`` holds, without the times that phases took and without simulation.
+
+    Parameters
+    ----------
+    netlist, design : the design
+    model : name of the network
+    family : device family, for the resources
+    interval, latency : cycles between frames; cycles from first input beat to first output beat
+    """
+    total = netlist.resources(family)
+    macs = netlist.graph.macs
+    streams = (*netlist.inputs.values(), *netlist.outputs.values())
+    return {
+        "model": model,
+        "board": design.board,
+        "clock_mhz": design.clock_mhz,
+        "macs": macs,
+        "interval_cycles": interval,
+        "latency_cycles": latency,
+        "fps": design.clock_mhz * 1e6 / interval,
+        **asdict(total),
+        "offchip_bytes_per_frame": sum(
+            stream.tensor.size * -(-stream.tensor.bits // 8) for stream in streams
+        ),
+        "mac_per_dsp_cycle": macs / (interval * total.dsp) if total.dsp else 0.0,
+        "layers": [_layer(netlist, name, design, family) for name in netlist.blocks],
+    }
+
+
+def _layer(netlist: Netlist, name: str, design: DesignPoint, family: str) -> dict:
+    config = netlist.blocks[name]
+    nodes = {node.name: node for node in netlist.graph.nodes}
+    node = nodes.get(netlist.ops.get(name, ""))
+    macs = 0
+    if node is not None:
+        macs = node.op.macs(*(netlist.graph.types[t] for t in node.inputs))
+    folding = design.foldings.get(name)
+    return {
+        "name": name,
+        "op": type(node.op).__name__ if node else None,
+        "block": type(config).__name__.removesuffix("Config"),
+        "output": str(config.outputs[0].tensor),
+        "lanes": [stream.lanes for stream in (*config.inputs, *config.outputs)],
+        "macs": macs,
+        "interval_cycles": config.interval,
+        "depths": list(config.queue_depths),
+        **asdict(config.resources(family)),
+        **({"folding": asdict(folding)} if folding else {}),
+    }
+
+
+def summary(data: Mapping, have: Resources) -> Table:
+    """The few figures that matter, as a table."""
+    title = f"{data['model']} on {data['board']}"
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    table.add_column(style="dim")
+
+    def share(key: str) -> str:
+        held = getattr(have, key)
+        return f"{data[key] / held:.0%} of {held:,}" if held else ""
+
+    table.add_row("frames per second", f"{data['fps']:,.1f}", f"at {data['clock_mhz']:g} MHz")
+    table.add_row("interval", f"{data['interval_cycles']:,}", "cycles a frame")
+    table.add_row("latency", f"{data['latency_cycles']:,}", "cycles to the first output")
+    table.add_row("MAC per DSP per cycle", f"{data['mac_per_dsp_cycle']:.3f}",
+                  f"{data['macs']:,} MACs a frame")
+    for key in ("dsp", "bram18", "uram", "lut", "ff"):
+        if data[key]:
+            table.add_row(key.upper(), f"{data[key]:,}", share(key))
+    if "simulated" in data:
+        run = data["simulated"]
+        table.add_row("simulated", f"{run['mismatches']:,}",
+                      f"mismatches in {run['frames']} frames, "
+                      f"{len(run['runs'])} runs of the Verilog")
+        table.add_row("simulated interval", f"{run['interval_cycles']:,}",
+                      f"latency {run['latency_cycles']:,}")
+    for phase, seconds in data.get("seconds", {}).items():
+        table.add_row(f"time: {phase}", f"{seconds:.1f}", "s")
+    return table
+
+

@@ -1,0 +1,128 @@
+"""What the tests of all blocks share: random frames and arrivals, and the two standard checks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from hypothesis import strategies as st
+
+from hwgen.blocks.base import BlockConfig, Schedule
+from hwgen.blocks.queue import queue_depth
+from hwgen.ir import Quantisation, Requantise
+from hwgen.ir.ops import Window
+from sim.testbench import Run, simulate
+
+FRAMES = 2
+
+
+def random_frames(config: BlockConfig, random: np.random.Generator) -> list[np.ndarray]:
+    """Frames for every input: half of the codes random, half at the ends of their range."""
+    frames = []
+    for stream in config.inputs:
+        low, high = stream.tensor.quantisation.low, stream.tensor.quantisation.high
+        shape = (FRAMES, *stream.tensor.shape)
+        codes = random.integers(low, high + 1, shape)
+        ends = random.choice([low, high], shape)
+        frames.append(np.where(random.random(shape) < 0.5, codes, ends))
+    return frames
+
+
+def random_arrivals(config: BlockConfig, random: np.random.Generator) -> list[np.ndarray]:
+    """Per input, times of all beats: runs without a gap, and pauses up to a tenth of a frame."""
+    arrivals = []
+    for stream in config.inputs:
+        beats = stream.beats * FRAMES
+        longest = max(config.interval // 10, 3)
+        pauses = random.integers(0, longest, beats) * (random.random(beats) < 0.1)
+        arrivals.append(np.cumsum(1 + pauses) - 1)
+    return arrivals
+
+
+def same_until_the_end(run: Run, schedule: Schedule) -> bool:
+    """Whether a run kept a schedule; beats that come after the last output were not awaited."""
+    end = max(times[-1] for times in run.times)
+    return all(map(np.array_equal, run.times, schedule.outputs)) and all(
+        np.array_equal(seen[seen < end], due[due < end])
+        for seen, due in zip(run.accepts, schedule.accepts, strict=True)
+    )
+
+
+def check_on_time(config: BlockConfig, seed: int = 0) -> Schedule:
+    """Exact values and exact times, for irregular arrivals and a sink that is always ready."""
+    random = np.random.default_rng(seed)
+    frames, arrivals = random_frames(config, random), random_arrivals(config, random)
+    schedule = config.schedule(arrivals)
+    if schedule.capacity is not None:
+        config = replace(config, **{"capacity": schedule.capacity})
+    run = simulate(config.create(), *frames, arrivals=arrivals)
+    for seen, expected in zip(run.outputs, config.compute(*frames), strict=True):
+        np.testing.assert_array_equal(seen, expected)
+    for seen, expected in zip(run.times, schedule.outputs, strict=True):
+        np.testing.assert_array_equal(seen, expected)
+    assert same_until_the_end(run, schedule)
+    # The default depth is the claim: it must cover what this schedule needs.
+    for claims, pops, depth in zip(
+        schedule.reserves, schedule.outputs, config.queue_depths, strict=True
+    ):
+        assert queue_depth(claims, pops) <= depth
+    return schedule
+
+
+def check_under_stalls(config: BlockConfig, seed: int = 0, stall: float = 0.3) -> Run:
+    """Exact values, with sources and sinks that pause at random."""
+    random = np.random.default_rng(seed)
+    frames = random_frames(config, random)
+    run = simulate(config.create(), *frames, stall=stall, seed=seed)
+    for seen, expected in zip(run.outputs, config.compute(*frames), strict=True):
+        np.testing.assert_array_equal(seen, expected)
+    return run
+
+
+def check_block(config: BlockConfig, seed: int = 0) -> None:
+    """Both checks; the one with stalls has the smallest buffers that were asked for."""
+    check_on_time(config, seed)
+    check_under_stalls(config, seed)
+
+
+def quantisations(bits: st.SearchStrategy[int] | None = None) -> st.SearchStrategy[Quantisation]:
+    """Quantisations of 4 to 8 bits, with any zero point."""
+    return (bits or st.integers(4, 8)).flatmap(
+        lambda n: st.builds(
+            Quantisation,
+            scale=st.sampled_from([0.02, 0.05, 0.11]),
+            zero_point=st.integers(-(1 << (n - 1)), (1 << (n - 1)) - 1),
+            bits=st.just(n),
+        )
+    )
+
+
+@st.composite
+def windows(
+    draw: st.DrawFn, dims: int, largest: int = 4, taps: int = 36, pixels: int = 60
+) -> tuple[Window, tuple[int, ...]]:
+    """A window, with any stride and pads, and a frame into which it fits."""
+    kernel, stride, pads, spatial = [], [], [], []
+    for _ in range(dims):
+        # Always something smaller is possible: no example is thrown away.
+        k = draw(st.integers(1, min(largest, taps // int(np.prod(kernel, initial=1)))))
+        before, after = draw(st.integers(0, k - 1)), draw(st.integers(0, k - 1))
+        least = max(k - before - after, 1)
+        most = max(least, min(least + 6, pixels // int(np.prod(spatial, initial=1))))
+        kernel.append(k)
+        stride.append(draw(st.integers(1, 3)))
+        pads.append((before, after))
+        spatial.append(draw(st.integers(least, most)))
+    return Window(tuple(kernel), tuple(stride), tuple(pads)), tuple(spatial)
+
+
+def divisors(number: int) -> st.SearchStrategy[int]:
+    """Divisors of a number."""
+    return st.sampled_from([n for n in range(1, number + 1) if number % n == 0])
+
+
+def multipliers(channels: int, spread: float, output: Quantisation, seed: int) -> Requantise:
+    """Per channel a scale that takes values of the given spread to the output's range or past it."""
+    random = np.random.default_rng(seed)
+    ratio = 2.0**output.bits / max(spread, 1) * random.uniform(0.1, 1, channels)
+    return Requantise.from_scale(ratio)
