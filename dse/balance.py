@@ -127,9 +127,9 @@ def _fold_conv(
     if op.groups > 1:
         for groups in map(int, _fold_choices(op.groups)[1:]):
             rest = op.groups % groups
-            if groups * cout % lanes_out == 0 and rest * cout % lanes_out == 0:
-                if groups * cin % math.gcd(lanes_in, tensor.channels) == 0:
-                    consider(np.array([cin]), np.array([cout]), groups)
+            whole = (groups * cout % lanes_out, rest * cout % lanes_out, groups * cin % lanes_in)
+            if not any(whole):
+                consider(np.array([cin]), np.array([cout]), groups)
     return None if best is None else best[1:]
 
 
@@ -246,8 +246,8 @@ def search(
         found = folded_for(graph, board, int(clock * 1e6 / target_fps))
         if found is None or found[1] > board.dsp:
             raise HwgenError(
-                f"{target_fps:g} frames a second are out of reach on {board.name} at {clock:g} MHz: "
-                f"lower --target-fps or choose a larger board"
+                f"{target_fps:g} frames a second are out of reach on {board.name} at "
+                f"{clock:g} MHz: lower --target-fps or choose a larger board"
             )
         design, netlist, timing = sized(graph, replace(found[0], clock_mhz=clock))
         check_fits(netlist.resources(board.family), board)

@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
             raise argparse.ArgumentTypeError(f"must be between 1 and 1000000, not {text}")
         return value
 
-    parser = _Parser(prog="python -m hwgen.build", description=__doc__.splitlines()[0])
+    parser = _Parser(prog="python -m hwgen.build", description="From a network to proven Verilog.")
     parser.add_argument("model", metavar="MODEL", help="zoo name, or an .onnx file")
     parser.add_argument("--board", required=True, help="board name, or a .toml file")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: build/MODEL-BOARD")
@@ -165,7 +165,8 @@ def _simulate(
 @contextmanager
 def _output(path: Path) -> Iterator[Path]:
     """A new directory that takes the place of ``path`` once all went well."""
-    if path.exists() and not (path.is_dir() and ((path / MARK).exists() or not any(path.iterdir()))):
+    ours = path.is_dir() and ((path / MARK).exists() or not any(path.iterdir()))
+    if path.exists() and not ours:
         raise HwgenError(f"{path} exists and is not an earlier build: give another --out")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

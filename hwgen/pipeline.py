@@ -191,7 +191,8 @@ def plan(graph: Graph, design: DesignPoint) -> Netlist:
         wanted = tuple(depth(edge) for edge in edges)
         if any(wanted):
             least = config.least_depths
-            config = replace(config, depths=tuple(w or d for w, d in zip(wanted, least, strict=True)))
+            full = tuple(w or d for w, d in zip(wanted, least, strict=True))
+            config = replace(config, depths=full)
         netlist.blocks[name] = config
 
     def publish(tensor: str, source: tuple[str | None, int], stream: StreamType) -> None:
@@ -297,16 +298,19 @@ class Pipeline(wiring.Component):
         for edge in self.netlist.edges:
             (source, out), (sink, into) = edge.source, edge.sink
             if source is None:
-                port, stream = wiring.flipped(getattr(self, self.input_ports[out])), self.inputs[out]
+                port = wiring.flipped(getattr(self, self.input_ports[out]))
+                stream = self.inputs[out]
             else:
                 config = self.netlist.blocks[source]
                 port = getattr(blocks[source], config.output_ports[out])
                 stream = config.outputs[out]
             if sink is None:
-                end, wanted = wiring.flipped(getattr(self, self.output_ports[into])), self.outputs[into]
+                end = wiring.flipped(getattr(self, self.output_ports[into]))
+                wanted = self.outputs[into]
             else:
                 config = self.netlist.blocks[sink]
-                end, wanted = getattr(blocks[sink], config.input_ports[into]), config.inputs[into]
+                end = getattr(blocks[sink], config.input_ports[into])
+                wanted = config.inputs[into]
             # Amaranth compares widths only.
             if stream != wanted:
                 raise HwgenError(f"Edge {edge.name!r} joins {stream} and {wanted}")

@@ -42,7 +42,7 @@ def photographs(count: int, size: tuple[int, int], seed: int = 0) -> np.ndarray:
 
 
 def fit(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """An image file scaled into ``size`` with its shape kept, the rest grey; uint8 ``(h, w, 3)``."""
+    """An image file scaled into ``size``, shape kept, the rest grey; uint8 ``(h, w, 3)``."""
     from PIL import Image, UnidentifiedImageError
 
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,8 +19,6 @@ class Precision:
     """Bit widths of weights and activations, from text such as ``w8a8``."""
 
     def __init__(self, text: str) -> None:
-        import re
-
         match = re.fullmatch(r"w([2-8])a([2-8])", text)
         if match is None:
             raise HwgenError(
@@ -62,7 +61,7 @@ def load(
     meta: dict = {}
     if model.endswith(".onnx"):
         if weights is not None:
-            raise HwgenError("--weights goes with a zoo model: an .onnx file has weights of its own")
+            raise HwgenError("--weights goes with a zoo model: an .onnx file has its own")
         progress("read")
         network = onnx_import.read(Path(model), size)
         meta["model"] = Path(model).stem

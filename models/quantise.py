@@ -177,10 +177,7 @@ class _Quantiser:
 
     def _convert(self, node: onnx.NodeProto) -> None:
         out = node.output[0]
-        source = self.regions.source.get(out)
-        if source is not None:
-            if self._clamped.get(source) == out:
-                return
+        if out in self.regions.source:
             # Made when used: what is only part of a larger region never is.
             return
         if node.op_type in ("Flatten", "Reshape", "Squeeze"):
@@ -192,7 +189,8 @@ class _Quantiser:
         label = node.name or out
         if handler is None:
             supported = sorted(
-                {n[4:] for n in dir(self) if n.startswith("_on_")} | {n.lower() for n in ELEMENTWISE}
+                {n[4:] for n in dir(self) if n.startswith("_on_")}
+                | {n.lower() for n in ELEMENTWISE}
             )
             raise HwgenError(
                 f"Node {label!r}: op {node.op_type!r} is not supported here; supported are "

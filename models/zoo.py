@@ -183,6 +183,7 @@ def find(name: str) -> Entry:
     """
     if name not in _ZOO:
         raise HwgenError(
-            f"Model {name!r} is unknown: give one of {', '.join(_ZOO)}, or the path of an .onnx file"
+            f"Model {name!r} is unknown: give one of {', '.join(_ZOO)}, or the path of an .onnx "
+            f"file"
         )
     return _ZOO[name]

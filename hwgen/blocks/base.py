@@ -127,7 +127,7 @@ class StreamType:
 
 @dataclass(frozen=True)
 class Resources:
-    """What a block takes of a device; BRAM in 18 Kb blocks.  ``dsp`` is exact, the rest estimated."""
+    """What a block takes of a device; BRAM in 18 Kb.  ``dsp`` is exact, the rest estimated."""
 
     dsp: int = 0
     lut: int = 0
@@ -269,7 +269,7 @@ class BlockConfig(ABC):
 
     @property
     def latency(self) -> int:
-        """Cycles from the first input beat to the first output beat, inputs arriving every cycle."""
+        """Cycles from first input beat to first output beat, inputs arriving every cycle."""
         arrivals = [np.arange(t.beats, dtype=np.int64) for t in self.inputs]
         return int(min(out[0] for out in self.schedule(arrivals).outputs))
 

@@ -31,9 +31,8 @@ def _check_table(tensor: TensorType) -> None:
         )
 
 
-def _lookup(m: Module, name: str, index, values: Sequence[int], shape):
+def _lookup(m: Module, name: str, index, values: np.ndarray, shape):
     """Entry of a table, indexed by a signed code, one cycle later."""
-    values = np.asarray(values)
     half = len(values) // 2
     m.submodules[name] = memory = Memory(
         # The code's two's complement, taken as unsigned, counts 0..max, then min..-1.

@@ -6,7 +6,6 @@ an exact tie, and a tie shows as all dropped bits being zero after half a step w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -21,12 +20,12 @@ from hwgen.errors import HwgenError
 from hwgen.ir.requantise import Requantise, requantise
 from hwgen.ir.types import Quantisation
 
-__all__ = ["RequantiserConfig", "Requantiser", "RoundShift", "signed_width"]
+__all__ = ["Requantiser", "RequantiserConfig", "RoundShift", "signed_width"]
 
 
 def signed_width(low: int, high: int) -> int:
     """Bits of the narrowest signed integer that holds ``low`` and ``high``."""
-    return max((~low if low < 0 else low).bit_length(), (~high if high < 0 else high).bit_length()) + 1
+    return max((n if n >= 0 else ~n).bit_length() for n in (low, high)) + 1
 
 
 def shift_width(shifts: tuple[int, int]) -> int:

@@ -210,7 +210,7 @@ class Splitter(wiring.Component):
         m = Module()
         config = self.config
         fire = Signal()
-        turn, mine = _turns(m, [t.beats_per_pixel for t in config.outputs], fire)
+        _, mine = _turns(m, [t.beats_per_pixel for t in config.outputs], fire)
         place = Signal()
         m.d.comb += [self.i.ready.eq(place), fire.eq(self.i.valid & place)]
         for k, (name, it) in enumerate(zip(config.output_ports, mine, strict=True)):

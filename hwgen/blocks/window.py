@@ -8,7 +8,6 @@ number enlargement (nearest neighbour) reads pixels again in the same way.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -28,7 +27,7 @@ WRITE_LATENCY = 2
 READ_LATENCY = 6
 """Cycles from issuing a step to its beat being visible at the output."""
 RELEASE_LATENCY = 5
-"""Cycles from a window's last step to its pixels' places being free."""
+"""Cycles from a window's last beat to its pixels' places being free."""
 
 
 @dataclass(frozen=True)
@@ -425,7 +424,7 @@ class SlidingWindow(wiring.Component):
         with m.If(go):
             m.d.sync += [
                 active[0].eq(step.go & step.beat),
-                final[0].eq(step.go & step.last),
+                final[0].eq(step.go & step.done),
                 release[0].eq(walk.free),
                 words[0].eq(step.word),
                 base.eq(step.base),
@@ -505,7 +504,8 @@ class _Steps:
         self.word = counter(config.words_per_pixel)
         self.beat = rest == 0
         self.first = Signal(init=1)
-        self.last = Signal()
+        # The window's last beat; its last cycle, which comes later where a fold has a rest.
+        self.done, self.last = Signal(), Signal()
         ends = [counter == n - 1 for counter, n in
                 zip((group, fold, tap, word), counts, strict=True)]
         fold_end = Signal()
@@ -514,7 +514,10 @@ class _Steps:
             m.d.comb += fold_end.eq(rest == idle)
         else:
             m.d.comb += fold_end.eq(ends[2] & ends[3])
-        m.d.comb += self.last.eq(fold_end & ends[0] & ends[1])
+        m.d.comb += [
+            self.done.eq(self.beat & Cat(ends).all()),
+            self.last.eq(fold_end & ends[0] & ends[1]),
+        ]
         with m.If(self.go):
             m.d.sync += self.first.eq(self.last)
             with m.If(rest == 0):

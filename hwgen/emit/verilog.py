@@ -214,8 +214,6 @@ def _to_verilog(modules: list[str]) -> str:
         *(f"read_rtlil <<rtlil\n{text}\nrtlil" for text in modules),
         "proc -nomux -norom",
         "memory_collect",
-        "attrmap -remove generator -remove top -remove src -remove amaranth.hierarchy "
-        "-remove amaranth.decoding -modattr -remove generator -remove top -remove src",
         "write_verilog -norename -noattr",
     ])
     result = subprocess.run(

@@ -69,7 +69,8 @@ class Quantisation:
 
     def dequantise(self, integers: np.ndarray) -> np.ndarray:
         """The real numbers (float32) that the integers stand for."""
-        return ((np.asarray(integers, np.float64) - self.zero_point) * self.scale).astype(np.float32)
+        centred = np.asarray(integers, np.float64) - self.zero_point
+        return (centred * self.scale).astype(np.float32)
 
 
 @dataclass(frozen=True)

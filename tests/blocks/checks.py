@@ -87,7 +87,7 @@ def check_block(config: BlockConfig, seed: int = 0) -> None:
 
 def quantisations(bits: st.SearchStrategy[int] | None = None) -> st.SearchStrategy[Quantisation]:
     """Quantisations of 4 to 8 bits, with any zero point."""
-    return (bits or st.integers(4, 8)).flatmap(
+    return (st.integers(4, 8) if bits is None else bits).flatmap(
         lambda n: st.builds(
             Quantisation,
             scale=st.sampled_from([0.02, 0.05, 0.11]),
