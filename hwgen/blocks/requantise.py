@@ -74,13 +74,14 @@ class RoundShift(wiring.Component):
         span = shift_width(self.shifts)
         coarse = max(span - 3, 0)
         # 1: add half a step.  The smallest shift is wired, the rest is a barrel shifter.
-        total = Signal(signed(self.width + 1), reset_less=True)
+        # Half a step may be wider than the input: a shift beyond its width always gives zero.
+        total = Signal(signed(max(self.width, high) + 1), reset_less=True)
         shift_1 = Signal(unsigned(span), reset_less=True)
         half = Signal(unsigned(high + 1))
         m.d.comb += half.eq(Const(1 << (low - 1), high) << self.shift)
         m.d.sync += [total.eq(self.i + half), shift_1.eq(self.shift)]
         # 2 and 3: shift by multiples of eight, then by the rest; any 1 dropped makes it no tie.
-        by_8 = Signal(signed(max(self.width + 1 - low, 2)), reset_less=True)
+        by_8 = Signal(signed(max(len(total) - low, 2)), reset_less=True)
         by_1 = Signal.like(by_8, reset_less=True)
         dropped_8, dropped_1 = Signal(reset_less=True), Signal(reset_less=True)
         shift_2 = Signal(unsigned(min(span, 3)), reset_less=True)
@@ -101,7 +102,7 @@ class RoundShift(wiring.Component):
                         dropped_1.eq(dropped_8 | (by_8[: min(k, len(by_8))].any() if k else 0)),
                     ]
         # 4: clear bit 0 on a tie, add the zero point; 5: saturate.
-        placed = Signal(signed(len(by_1) + 1), reset_less=True)
+        placed = Signal(signed(max(len(by_1), self.output.bits) + 1), reset_less=True)
         even = Signal.like(by_1)
         m.d.comb += even.eq(by_1)
         with m.If(~dropped_1):
