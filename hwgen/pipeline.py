@@ -311,8 +311,8 @@ class Pipeline(wiring.Component):
                 config = self.netlist.blocks[sink]
                 end = getattr(blocks[sink], config.input_ports[into])
                 wanted = config.inputs[into]
-            # Amaranth compares widths only.
-            if stream != wanted:
+            # Amaranth compares widths only.  Shapes may differ: a Gemm flattens its input.
+            if (stream.payload, stream.beats) != (wanted.payload, wanted.beats):
                 raise HwgenError(f"Edge {edge.name!r} joins {stream} and {wanted}")
             wiring.connect(m, port, end)
         return m

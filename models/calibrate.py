@@ -57,7 +57,11 @@ def ranges(
         found[name] = min(low, before[0]), max(high, before[1])
 
     for feed in inputs:
-        for name, value in zip(names, runner.run(names, feed), strict=True):
+        try:
+            values = runner.run(names, feed)
+        except Exception as error:  # onnxruntime raises classes of its own for every fault
+            raise HwgenError(f"The network cannot be run: {str(error)[:300]}") from None
+        for name, value in zip(names, values, strict=True):
             widen(name, np.asarray(value))
         for name, value in feed.items():
             widen(name, value)

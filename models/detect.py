@@ -34,8 +34,8 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 def decode(
-    graph: Graph, heads: Mapping[str, np.ndarray], *, threshold: float = 0.25, overlap: float = 0.45,
-    most: int = 100,
+    graph: Graph, heads: Mapping[str, np.ndarray], *, threshold: float = 0.25,
+    overlap: float = 0.45, most: int = 100,
 ) -> list[Detections]:
     """Detections from the integer heads of a YOLOv5 network, one entry a frame.
 

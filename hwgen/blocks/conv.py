@@ -99,7 +99,7 @@ class FoldedConvConfig(BlockConfig):
                 f"not {self.channel_lanes!r} and {self.pe!r}"
             )
         for results in self.fold_results:
-            if results % self.lanes_out:
+            if self.lanes_out < 1 or results % self.lanes_out:
                 raise HwgenError(
                     f"Output lanes must divide the {results} results of a fold, "
                     f"not {self.lanes_out!r}"

@@ -46,7 +46,7 @@ class PoolConfig(BlockConfig):
     capacity: int = 0
 
     def __post_init__(self) -> None:
-        _ = self.window
+        _ = self.window, self.outputs
 
     @cached_property
     def window(self) -> SlidingWindowConfig:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Shape, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -100,8 +100,7 @@ class Queue(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        width = self.o.p.shape().size if hasattr(self.o.p, "shape") else len(self.o.p)
-        style = memory_style(width, self.depth)
+        style = memory_style(Shape.cast(self.shape).width, self.depth)
         m.submodules.memory = memory = Memory(
             shape=self.shape, depth=max(self.depth, 2), init=[], attrs={"ram_style": style}
         )

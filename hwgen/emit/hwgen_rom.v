@@ -1,4 +1,4 @@
-// Read-only memory with a registered output, filled from an image file.
+// Read-only memory with a registered output, filled from an image file (hexadecimal, INIT).
 // STYLE is "block" or "distributed".
 
 module hwgen_rom #(
@@ -6,7 +6,7 @@ module hwgen_rom #(
     parameter DEPTH = 16,
     parameter ADDRESS = 4,
     parameter STYLE = "block",
-    parameter INIT = "image.hex"
+    parameter INIT = ""
 ) (
     input  wire               clk,
     input  wire               en,
@@ -16,11 +16,16 @@ module hwgen_rom #(
     generate
         if (STYLE == "block") begin : g_block
             (* rom_style = "block" *) reg [WIDTH-1:0] image [0:DEPTH-1];
-            initial $readmemh(INIT, image);
+            initial if (INIT != "") $readmemh(INIT, image);
             always @(posedge clk) if (en) data <= image[addr];
         end else begin : g_distributed
-            (* rom_style = "distributed" *) reg [WIDTH-1:0] image [0:DEPTH-1];
-            initial $readmemh(INIT, image);
+`ifdef YOSYS  // calls a table in LUTs "logic"
+            (* rom_style = "logic" *)
+`else
+            (* rom_style = "distributed" *)
+`endif
+            reg [WIDTH-1:0] image [0:DEPTH-1];
+            initial if (INIT != "") $readmemh(INIT, image);
             always @(posedge clk) if (en) data <= image[addr];
         end
     endgenerate

@@ -187,7 +187,7 @@ class Graph:
             return value
 
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
                 header = json.loads(arrays["header"].tobytes())
                 if header["format"] != FORMAT:
                     raise HwgenError(f"{path}: format {header['format']!r} is not {FORMAT!r}")

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from hwgen.blocks.conv import FoldedConvConfig
 from hwgen.errors import HwgenError
-from hwgen.ir import Conv, Gemm, Quantisation, TensorType
+from hwgen.ir import Conv, Gemm, Quantisation, Requantise, TensorType
 from hwgen.ir.ops import Window
+from sim.testbench import simulate
 from tests.blocks.checks import (
-    check_block,
+    affordable_taps,
     check_on_time,
     check_under_stalls,
     divisors,
@@ -22,9 +23,6 @@ from tests.blocks.checks import (
     quantisations,
     windows,
 )
-
-LONGEST = 500
-"""Cycles a frame that a random case may take."""
 
 
 def make_conv(
@@ -81,15 +79,130 @@ def convolutions(draw: st.DrawFn) -> FoldedConvConfig:
         "group_lanes": group_lanes, "pe": pe, "pack": draw(st.booleans()),
     }
     tensor = TensorType((*spatial, cin * groups), input)
-    least = FoldedConvConfig(op=op, tensor=tensor, tap_lanes=window.taps, **folding)
-    taps = [
-        n for n in range(1, window.taps + 1)
-        if replace(least, tap_lanes=n).interval <= max(LONGEST, least.interval)
-    ]
-    return replace(least, tap_lanes=draw(st.sampled_from(taps)))
+    parallel = FoldedConvConfig(op=op, tensor=tensor, tap_lanes=window.taps, **folding)
+    return replace(parallel, tap_lanes=draw(affordable_taps(parallel, window.taps)))
 
 
 @given(convolutions(), st.integers(0, 999))
-@settings(deadline=None, max_examples=100)
-def test_any_convolution(config: FoldedConvConfig, seed: int) -> None:
-    check_block(config, seed)
+@settings(max_examples=100)
+def test_values_and_times(config: FoldedConvConfig, seed: int) -> None:
+    check_on_time(config, seed)
+
+
+@given(convolutions(), st.integers(0, 999), st.data())
+@settings(max_examples=60)
+def test_values_under_stalls(config: FoldedConvConfig, seed: int, data: st.DataObject) -> None:
+    fold = int(config.fold_results.max()) // config.lanes_out
+    depth = data.draw(st.integers(fold, config.least_depths[0] + 2))
+    check_under_stalls(config, seed, depths=(depth,))
+
+
+@pytest.mark.parametrize("groups, group_lanes", [(1, 1), (6, 1), (6, 4)])
+def test_full_speed_for_inputs_without_gaps(groups: int, group_lanes: int) -> None:
+    op = make_conv(Window((3, 3), (1, 1), ((1, 1), (1, 0))), 6, 6, groups)
+    config = FoldedConvConfig(
+        op=op, tensor=TensorType((5, 6, 6), Quantisation(0.1, 3)), channel_lanes=1, tap_lanes=9,
+        group_lanes=group_lanes, pe=1,
+    )
+    arrivals = np.arange(3 * config.inputs[0].beats)
+    schedule = config.schedule([arrivals])
+    config = replace(config, capacity=schedule.capacity)
+    frames = np.random.default_rng(0).integers(-128, 128, (3, 5, 6, 6))
+    run = simulate(config.create(), frames)
+    np.testing.assert_array_equal(run.outputs[0], config.compute(frames)[0])
+    np.testing.assert_array_equal(run.times[0], schedule.outputs[0])
+    last = run.times[0].reshape(3, -1)[:, -1]
+    assert last[2] - last[1] == config.interval
+    assert config.latency == run.times[0][0]
+
+
+def test_least_capacity_is_live_without_stalls() -> None:
+    op = make_conv(Window((3, 3), (2, 1), ((1, 1), (2, 1))), 2, 3)
+    config = FoldedConvConfig(op=op, tensor=TensorType((6, 5, 2), Quantisation(0.1, 3)), pe=2)
+    check_under_stalls(config, stall=0)
+    check_under_stalls(replace(config, capacity=config.window.least_capacity), stall=0.6)
+
+
+@pytest.mark.parametrize("shape", [(7,), (3, 4), (2, 3, 2)])
+def test_fully_connected(shape: tuple[int, ...]) -> None:
+    random = np.random.default_rng(1)
+    size = int(np.prod(shape))
+    output = Quantisation(0.1, -3)
+    gemm = Gemm(random.integers(-127, 128, (5, size)), random.integers(-999, 999, 5),
+                multipliers(5, 127 * 127 * np.sqrt(size), output, 0), output)
+    tensor = TensorType(shape, Quantisation(0.1, 9))
+    config = FoldedConvConfig(op=gemm.as_conv(tensor), tensor=tensor, pe=2, channel_lanes=2)
+    check_on_time(config)
+    check_under_stalls(config)
+    x = random.integers(-128, 128, (2, *shape))
+    np.testing.assert_array_equal(
+        config.compute(x)[0].reshape(2, 5), gemm.evaluate([x], [tensor])[0]
+    )
+
+
+def test_weights_at_the_end_of_their_range() -> None:
+    """Accumulators reach their bound: all weights and activations are -128."""
+    output = Quantisation(0.1, -128)
+    op = Conv(np.full((3, 3, 3, 5), -128), np.zeros(3), multipliers(3, 45 << 14, output, 0), output)
+    config = FoldedConvConfig(
+        op=op, tensor=TensorType((3, 3, 5)), channel_lanes=5, tap_lanes=9, pe=3,
+    )
+    frames = np.full((1, 3, 3, 5), -128)
+    run = simulate(config.create(), frames)
+    np.testing.assert_array_equal(run.outputs[0], config.compute(frames)[0])
+
+
+def test_a_dead_channel_stays_at_its_zero_point() -> None:
+    """A channel whose scale is nearly nothing has the largest shift there is."""
+    op = make_conv(Window((1, 1)), 2, 2)
+    requantise = Requantise.from_scale([0.01, 1e-12])
+    op = replace(op, requantise=requantise)
+    config = FoldedConvConfig(op=op, tensor=TensorType((3, 3, 2), Quantisation(0.1, 3)), pe=2)
+    check_on_time(config)
+    frames = np.random.default_rng(0).integers(-128, 128, (1, 3, 3, 2))
+    assert (config.compute(frames)[0][..., 1] == op.output.zero_point).all()
+
+
+GOOD = {"op": make_conv(Window((3, 3)), 4, 6, 2), "tensor": TensorType((5, 5, 4))}
+
+
+@pytest.mark.parametrize("wrong, message", [
+    ({"tensor": TensorType((5, 5, 3))}, r"^Conv needs 4 input channels, not 3$"),
+    ({"tensor": TensorType((2, 5, 4))}, r"^Window \(3, 3\) does not fit into \(2, 5\)$"),
+    ({"channel_lanes": 3}, r"^Channel lanes must be between 1 and 2, not 3$"),
+    ({"channel_lanes": 0}, r"^Channel lanes must be between 1 and 2, not 0$"),
+    ({"pe": 4}, r"^Pe must be between 1 and 3, not 4$"),
+    ({"pe": 0}, r"^Pe must be between 1 and 3, not 0$"),
+    ({"group_lanes": 3}, r"^Group lanes must be between 1 and 2, not 3$"),
+    ({"group_lanes": 2, "pe": 3},
+     r"^Groups in parallel are taken whole: channel lanes 2 and pe 3, not 1 and 3$"),
+    ({"pe": 2, "lanes_out": 2}, r"^Output lanes must divide the 1 results of a fold, not 2$"),
+    ({"lanes_in": 3}, r"^Lanes must divide the 4 channels, not 3$"),
+    ({"lanes_in": 2, "channel_lanes": 1},
+     r"^Word lanes must be a multiple of the 2 input lanes and at most 2, not 1$"),
+    ({"lanes_in": 4, "channel_lanes": 2}, r"^Segment must divide the channels and be a multiple"),
+    ({"tap_lanes": 10}, r"^Tap lanes must be between 1 and 9, not 10$"),
+    ({"capacity": 3}, r"^Capacity must be at least 13 pixels, not 3$"),
+    ({"lanes_out": 0}, r"^Output lanes must divide the 1 results of a fold, not 0$"),
+])
+def test_refuses(wrong: dict, message: str) -> None:
+    with pytest.raises(HwgenError, match=message):
+        FoldedConvConfig(**{**GOOD, **wrong})
+
+
+def test_depths_are_one_for_each_output() -> None:
+    config = FoldedConvConfig(**GOOD, depths=(3, 3))
+    with pytest.raises(HwgenError, match=r"^Depths must have 1 entries, not \(3, 3\)$"):
+        _ = config.queue_depths
+
+
+def test_resources_grow_with_the_folding() -> None:
+    small = FoldedConvConfig(**GOOD)
+    large = FoldedConvConfig(**GOOD, channel_lanes=2, tap_lanes=9, pe=3)
+    alone = FoldedConvConfig(**GOOD, channel_lanes=2, tap_lanes=9, pe=3, pack=False)
+    requantiser = small.requantiser.resources("ultrascale+").dsp
+    assert small.resources("ultrascale+").dsp == 1 + requantiser
+    assert large.resources("ultrascale+").dsp == 2 * 18 + requantiser
+    assert alone.resources("ultrascale+").dsp == 3 * 18 + requantiser
+    assert small.interval == 9 * 18 * 6
+    assert large.interval == max(100, 9 * 3 * 2)

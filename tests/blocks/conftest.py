@@ -1,0 +1,14 @@
+"""A block that is stuck is found soon."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from sim import testbench
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_patience() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(testbench, "IDLE_LIMIT", 5000)
+        yield

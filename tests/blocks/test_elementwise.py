@@ -1,0 +1,114 @@
+"""TableLookup and Adder: values and times, on all codes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hwgen.blocks.elementwise import AdderConfig, TableLookupConfig
+from hwgen.errors import HwgenError
+from hwgen.ir import Add, Quantisation, Table, TensorType
+from sim.testbench import simulate
+from tests.blocks.checks import check_on_time, check_under_stalls, divisors, quantisations
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> TableLookupConfig:
+    """Any table of codes of up to 10 bits."""
+    input = draw(quantisations(st.sampled_from([2, 4, 7, 8, 10])))
+    output = draw(quantisations(st.sampled_from([4, 8, 16])))
+    random = np.random.default_rng(draw(st.integers(0, 999)))
+    op = Table(random.integers(output.low, output.high + 1, 1 << input.bits), output)
+    shape = (*draw(st.lists(st.integers(1, 3), max_size=3)), draw(st.integers(1, 6)))
+    return TableLookupConfig(
+        op=op, tensor=TensorType(shape, input), lanes=draw(divisors(shape[-1]))
+    )
+
+
+@st.composite
+def adders(draw: st.DrawFn) -> AdderConfig:
+    """Any sum of two tensors, of the nearest scales or of any multipliers."""
+    a, b = (draw(quantisations(st.sampled_from([4, 8, 8, 10]))) for _ in range(2))
+    output = draw(quantisations(st.sampled_from([4, 8, 16])))
+    if draw(st.booleans()):
+        op = Add.from_types(a, b, output)
+    else:
+        op = Add(draw(st.tuples(*[st.integers(0, (1 << 17) - 1)] * 2)),
+                 draw(st.integers(1, 47)), output)
+    shape = (*draw(st.lists(st.integers(1, 3), max_size=3)), draw(st.integers(1, 6)))
+    return AdderConfig(
+        op=op, tensors=(TensorType(shape, a), TensorType(shape, b)), lanes=draw(divisors(shape[-1]))
+    )
+
+
+@given(st.one_of(tables(), adders()), st.integers(0, 999))
+@settings(max_examples=60)
+def test_values_and_times(config: TableLookupConfig | AdderConfig, seed: int) -> None:
+    check_on_time(config, seed)
+
+
+@given(st.one_of(tables(), adders()), st.integers(0, 999), st.integers(1, 12))
+@settings(max_examples=40)
+def test_values_under_stalls(
+    config: TableLookupConfig | AdderConfig, seed: int, depth: int
+) -> None:
+    check_under_stalls(config, seed, depths=(depth,))
+
+
+@pytest.mark.parametrize("function", [np.tanh, lambda x: x / (1 + np.exp(-x))])
+def test_a_function_on_all_codes(function) -> None:
+    input, output = Quantisation(0.05, 7), Quantisation(0.02, -100)
+    config = TableLookupConfig(
+        op=Table.from_function(function, input, output), tensor=TensorType((256, 1), input)
+    )
+    codes = np.arange(-128, 128).reshape(1, 256, 1)
+    run = simulate(config.create(), codes)
+    expected = output.quantise(function((codes - 7) * 0.05))
+    np.testing.assert_array_equal(run.outputs[0], expected)
+
+
+def test_a_sum_on_all_pairs_of_codes() -> None:
+    """All pairs of 4-bit codes; halves of equal scales give ties."""
+    a, b = Quantisation(0.5, -3, 4), Quantisation(0.5, 2, 4)
+    output = Quantisation(1.0, 1, 4)
+    config = AdderConfig(
+        op=Add.from_types(a, b, output), tensors=(TensorType((256, 1), a), TensorType((256, 1), b))
+    )
+    pairs = np.array([(x, y) for x in range(-8, 8) for y in range(-8, 8)]).T
+    x, y = (side.reshape(1, 256, 1) for side in pairs)
+    run = simulate(config.create(), x, y)
+    np.testing.assert_array_equal(run.outputs[0], config.compute(x, y)[0])
+    real = np.rint((x + 3) * 0.5 + (y - 2) * 0.5)
+    np.testing.assert_array_equal(run.outputs[0], np.clip(real + 1, -8, 7))
+
+
+def test_latencies() -> None:
+    q = Quantisation(0.1)
+    tensor = TensorType((3, 2), q)
+    assert TableLookupConfig(op=Table.from_function(np.abs, q, q), tensor=tensor).latency == 3
+    assert AdderConfig(op=Add.from_types(q, q, q), tensors=(tensor, tensor)).latency == 9
+
+
+@pytest.mark.parametrize("tensor, lanes, message", [
+    (TensorType((3, 4)), 3, r"^Lanes must divide the 4 channels, not 3$"),
+    (TensorType((3, 4), Quantisation(bits=7)), 1, r"^A table of 256 does not fit 7-bit codes$"),
+    (TensorType((3, 4), Quantisation(bits=13)), 1,
+     r"^Tables are built for inputs of up to 12 bits, not 13$"),
+])
+def test_table_refuses(tensor: TensorType, lanes: int, message: str) -> None:
+    op = Table.from_function(np.tanh, Quantisation(), Quantisation())
+    with pytest.raises(HwgenError, match=message):
+        TableLookupConfig(op=op, tensor=tensor, lanes=lanes)
+
+
+@pytest.mark.parametrize("second, message", [
+    (TensorType((3, 5)), r"^Add needs two tensors of one shape, not \(3, 4\) and \(3, 5\)$"),
+    (TensorType((3, 4), Quantisation(bits=16)),
+     r"^Tables are built for inputs of up to 12 bits, not 16$"),
+])
+def test_adder_refuses(second: TensorType, message: str) -> None:
+    q = Quantisation()
+    with pytest.raises(HwgenError, match=message):
+        AdderConfig(op=Add.from_types(q, q, q), tensors=(TensorType((3, 4)), second))

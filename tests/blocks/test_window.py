@@ -1,0 +1,205 @@
+"""SlidingWindow: beats and times against plain loops, capacities, and what it refuses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hwgen.blocks.base import StreamType, pack_rows
+from hwgen.blocks.window import SlidingWindowConfig
+from hwgen.errors import HwgenError
+from hwgen.ir import TensorType
+from hwgen.ir.ops import Window
+from sim.testbench import Run, run_streams
+from tests.blocks.checks import FRAMES, affordable_taps, divisors, quantisations, windows
+
+
+@st.composite
+def window_configs(draw: st.DrawFn) -> SlidingWindowConfig:
+    """Any window, enlargement, order of words and folding."""
+    dims = draw(st.integers(0, 3))
+    largest, pixels = {0: (1, 1), 1: (6, 24), 2: (6, 36), 3: (3, 30)}[dims]
+    window, spatial = draw(windows(dims, largest, 36, pixels))
+    lanes, beats = draw(st.integers(1, 2)), draw(st.integers(1, 4))
+    segments = draw(st.integers(1, 2))
+    segment = lanes * beats
+    word_lanes = lanes * draw(st.integers(1, beats))
+    words = segments * -(-segment // word_lanes)
+    # Enlargement is for windows of one pixel; it repeats others just as well.
+    repeat = tuple(draw(st.sampled_from([1, 1, 1, 2])) for _ in spatial)
+    tensor = TensorType((*spatial, segments * segment), draw(quantisations()))
+    parallel = SlidingWindowConfig(
+        input=StreamType(tensor, lanes), window=window, fill=draw(st.integers(-8, 7)),
+        repeat=repeat, word_lanes=word_lanes, segment=segment, groups=draw(divisors(words)),
+        tap_lanes=window.taps, folds=draw(st.integers(1, 3)),
+        fold_cycles=draw(st.sampled_from([0, 0, 3, 7])),
+    )
+    # The cycles of a fold were raised to its steps with all taps in parallel.
+    return replace(parallel, tap_lanes=draw(affordable_taps(parallel, window.taps)))
+
+
+def run_window(
+    config: SlidingWindowConfig, frames: np.ndarray, *, stall: float = 0.0,
+    arrivals: np.ndarray | None = None,
+) -> tuple[np.ndarray, Run]:
+    """Beats ``(beats, tap_lanes, word_lanes)`` and the run."""
+    beats = len(frames) * config.windows * config.groups * config.folds * config.steps
+    run = run_streams(
+        config.create(), [("i", config.input.pack(frames))], [("o", beats)], stall=stall,
+        arrivals=None if arrivals is None else [arrivals],
+    )
+    bits = config.input.tensor.bits
+    lanes = config.tap_lanes * config.word_lanes
+    words = np.array([[(int(b) >> (bits * k)) & ((1 << bits) - 1) for k in range(lanes)]
+                      for b in run.outputs[0]])
+    words -= (words >> (bits - 1)) << bits
+    return words.reshape(-1, config.tap_lanes, config.word_lanes), run
+
+
+def known(config: SlidingWindowConfig) -> np.ndarray:
+    """Which lanes of a word hold a channel, per beat of a group's taps; others hold anything."""
+    per_segment = -(-config.segment // config.word_lanes)
+    word = np.arange(config.words_per_pixel) % per_segment
+    lane = word[:, None] * config.word_lanes + np.arange(config.word_lanes)
+    real = (lane < config.segment).reshape(config.groups, 1, 1, -1, config.word_lanes)
+    shape = (config.groups, config.folds, config.tap_folds, config.words_per_group)
+    return np.broadcast_to(real, (*shape, config.word_lanes)).reshape(-1, 1, config.word_lanes)
+
+
+def random_frames(config: SlidingWindowConfig, seed: int) -> np.ndarray:
+    q = config.input.tensor.quantisation
+    random = np.random.default_rng(seed)
+    return random.integers(q.low, q.high + 1, (FRAMES, *config.input.tensor.shape))
+
+
+def same_beats(config: SlidingWindowConfig, seen: np.ndarray, frames: np.ndarray) -> bool:
+    mask = np.tile(known(config), (FRAMES * config.windows, 1, 1))
+    return bool(((seen == config.compute(frames)) | ~mask).all())
+
+
+@given(window_configs(), st.integers(0, 999))
+@settings(max_examples=70)
+def test_beats_and_times(config: SlidingWindowConfig, seed: int) -> None:
+    frames = random_frames(config, seed)
+    random = np.random.default_rng(seed)
+    count = config.input.beats * FRAMES
+    pauses = random.integers(0, 20, count) * (random.random(count) < 0.1)
+    arrivals = np.cumsum(1 + pauses) - 1
+    schedule = config.schedule(arrivals)
+    seen, run = run_window(config.resized(schedule.capacity), frames, arrivals=arrivals)
+    assert same_beats(config, seen, frames)
+    fold = np.arange(config.groups * config.folds)[:, None] * config.fold_cycles
+    expected = schedule.starts[:, None, None] + fold + np.arange(config.steps)
+    np.testing.assert_array_equal(run.times[0], expected.ravel())
+    end = run.times[0][-1]
+    np.testing.assert_array_equal(
+        run.accepts[0][run.accepts[0] < end], schedule.accepts[schedule.accepts < end]
+    )
+
+
+@given(window_configs(), st.integers(0, 999))
+@settings(max_examples=50)
+def test_beats_with_the_least_capacity_under_stalls(
+    config: SlidingWindowConfig, seed: int
+) -> None:
+    frames = random_frames(config, seed)
+    seen, _ = run_window(config, frames, stall=0.3)
+    assert same_beats(config, seen, frames)
+
+
+@given(window_configs())
+@settings(max_examples=50)
+def test_one_pixel_less_than_the_schedule_asks_for_delays_the_input(
+    config: SlidingWindowConfig,
+) -> None:
+    arrivals = np.arange(config.input.beats * FRAMES)
+    schedule = config.schedule(arrivals)
+    if schedule.capacity > config.least_capacity:
+        _, run = run_window(
+            config.resized(schedule.capacity - 1), random_frames(config, 0), arrivals=arrivals
+        )
+        seen = run.accepts[0]
+        assert len(seen) < len(arrivals) or (seen > schedule.accepts).any()
+
+
+def test_compute_against_plain_loops() -> None:
+    config = SlidingWindowConfig(
+        input=StreamType(TensorType((4, 5, 6)), 1), window=Window((3, 2), (2, 1), ((1, 1), (0, 1))),
+        fill=-5, word_lanes=2, segment=3, groups=2, tap_lanes=4, folds=2,
+    )
+    frame = np.random.default_rng(0).integers(-128, 128, (1, 4, 5, 6))
+    beats = iter(config.compute(frame))
+    rows, columns = config.output_spatial
+    for row, column, group, _ in product(range(rows), range(columns), range(2), range(2)):
+        for first_tap, word in product((0, 4), range(2)):
+            beat = next(beats)
+            for tap, lane in product(range(4), range(2)):
+                channel = word * 2 + lane
+                dy, dx = divmod(first_tap + tap, 2)
+                y, x = 2 * row - 1 + dy, column + dx
+                inside = 0 <= y < 4 and 0 <= x < 5 and first_tap + tap < 6
+                if channel < 3:
+                    expected = frame[0, y, x, group * 3 + channel] if inside else -5
+                    assert beat[tap, lane] == expected
+    assert next(beats, None) is None
+
+
+@pytest.mark.parametrize("window, spatial, least", [
+    (Window((1, 1)), (4, 5), 1),
+    (Window((3, 3)), (4, 5), 2 * 5 + 3),
+    (Window((3, 3), (1, 1), ((1, 1), (1, 1))), (4, 5), 2 * 5 + 2 + 1),
+    (Window((4,), (4,)), (12,), 4),
+    (Window((3, 3, 3)), (4, 4, 5), 2 * 20 + 2 * 5 + 3),
+])
+def test_least_capacity_is_the_span_of_a_window(
+    window: Window, spatial: tuple[int, ...], least: int
+) -> None:
+    config = SlidingWindowConfig(input=StreamType(TensorType((*spatial, 1))), window=window)
+    assert config.least_capacity == least
+
+
+def test_padding_takes_no_cycles() -> None:
+    config = SlidingWindowConfig(
+        input=StreamType(TensorType((5, 5, 1))), tap_lanes=9,
+        window=Window((3, 3), (1, 1), ((1, 1), (1, 1))),
+    )
+    assert config.interval == 25
+    schedule = config.schedule(np.arange(75))
+    starts = schedule.starts.reshape(3, 25)
+    np.testing.assert_array_equal(np.diff(starts, axis=0), 25)
+
+
+def test_beats_are_packed_tap_by_tap() -> None:
+    config = SlidingWindowConfig(
+        input=StreamType(TensorType((3, 2)), 2), window=Window((2,)), word_lanes=2, tap_lanes=2,
+    )
+    run = run_streams(
+        config.create(), [("i", pack_rows(np.array([[1, 2], [3, 4], [5, 6]]), 8))], [("o", 2)]
+    )
+    assert [f"{beat:08x}" for beat in run.outputs[0]] == ["04030201", "06050403"]
+
+
+GOOD = {"input": StreamType(TensorType((5, 5, 12)), 2), "window": Window((3, 3)), "word_lanes": 2}
+
+
+@pytest.mark.parametrize("wrong, message", [
+    ({"segment": 5}, r"^Segment must divide the channels and be a multiple of the 2 .* not 5$"),
+    ({"segment": 3}, r"^Segment must divide the channels and be a multiple .* not 3$"),
+    ({"word_lanes": 3}, r"^Word lanes must be a multiple of the 2 .* at most 12, not 3$"),
+    ({"word_lanes": 14}, r"^Word lanes must be a multiple .* at most 12, not 14$"),
+    ({"word_lanes": 0}, r"^Word lanes must be a multiple .* not 0$"),
+    ({"groups": 4}, r"^Groups must divide the 6 words of a pixel, not 4$"),
+    ({"tap_lanes": 10}, r"^Tap lanes must be between 1 and 9, not 10$"),
+    ({"tap_lanes": 0}, r"^Tap lanes must be between 1 and 9, not 0$"),
+    ({"capacity": 12}, r"^Capacity must be at least 13 pixels, not 12$"),
+    ({"window": Window((3,))}, r"^A 1-dimensional window needs as many .* not \(5, 5\)$"),
+    ({"window": Window((6, 1))}, r"^Window \(6, 1\) does not fit into \(5, 5\)$"),
+])
+def test_refuses(wrong: dict, message: str) -> None:
+    with pytest.raises(HwgenError, match=message):
+        _ = SlidingWindowConfig(**{**GOOD, **wrong}).least_capacity

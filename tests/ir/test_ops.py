@@ -1,0 +1,174 @@
+"""Every op against a slow implementation, element by element."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hwgen.errors import HwgenError
+from hwgen.ir import (
+    Add,
+    AveragePool,
+    Concat,
+    Conv,
+    Gemm,
+    GlobalAveragePool,
+    MaxPool,
+    Quantisation,
+    Requantise,
+    Resize,
+    Split,
+    Table,
+    TensorType,
+    requantise,
+)
+
+Q = Quantisation(0.1, 3)
+
+
+@st.composite
+def windows(draw):
+    """Spatial extents, kernel, stride and pads that fit each other, in one to three dimensions."""
+    rank = draw(st.integers(1, 3))
+    kernel = [draw(st.integers(1, 3)) for _ in range(rank)]
+    stride = [draw(st.integers(1, 3)) for _ in range(rank)]
+    pads = [tuple(draw(st.integers(0, k - 1)) for _ in range(2)) for k in kernel]
+    spatial = [draw(st.integers(k, k + 3)) for k in kernel]
+    return spatial, kernel, stride, pads
+
+
+def slow_windows(x, kernel, stride, pads):
+    """(output position, [(tap, pixel or None)]) for one frame."""
+    spatial = x.shape[:-1]
+    extents = [(n + sum(p) - k) // s + 1
+               for n, k, s, p in zip(spatial, kernel, stride, pads)]
+    for position in np.ndindex(*extents):
+        taps = []
+        for tap in product(*map(range, kernel)):
+            at = [o * s + t - p[0] for o, s, t, p in zip(position, stride, tap, pads)]
+            inside = all(0 <= a < n for a, n in zip(at, spatial))
+            taps.append((tap, x[tuple(at)].astype(int) if inside else None))
+        yield position, taps
+
+
+@settings(max_examples=60)
+@given(windows(), st.sampled_from([(1, 3, 2), (2, 2, 3), (4, 1, 1), (3, 1, 2)]), st.integers(0, 99))
+def test_conv(window, channels, seed):
+    spatial, kernel, stride, pads = window
+    groups, cin, cout = channels
+    random = np.random.default_rng(seed)
+    weight = random.integers(-127, 128, (groups * cout, *kernel, cin))
+    bias = random.integers(-500, 500, groups * cout)
+    scale = Requantise.from_scale(random.uniform(0.001, 0.01, groups * cout))
+    op = Conv(weight, bias, scale, Q, tuple(stride), tuple(pads), groups)
+    type = TensorType((*spatial, groups * cin), Quantisation(0.1, -7))
+    x = random.integers(-128, 128, (2, *type.shape)).astype(np.int8)
+    (got,) = op.evaluate([x], [type])
+    (out,) = op.infer(type)
+    assert got.shape == (2, *out.shape)
+    low, high = op.accumulator_range(type)
+    for frame in range(2):
+        for position, taps in slow_windows(x[frame], kernel, stride, pads):
+            for channel in range(groups * cout):
+                group = channel // cout
+                acc = int(bias[channel])
+                for tap, pixel in taps:
+                    values = [-7] * cin if pixel is None else pixel[group * cin:(group + 1) * cin]
+                    acc += int(np.dot(weight[channel][tap], values))
+                assert low <= acc <= high
+                want = requantise(np.array(acc), scale.multiplier[channel], scale.shift[channel], Q)
+                assert got[(frame, *position, channel)] == want
+
+
+@settings(max_examples=40)
+@given(windows(), st.integers(0, 99))
+def test_pools(window, seed):
+    spatial, kernel, stride, pads = window
+    random = np.random.default_rng(seed)
+    type = TensorType((*spatial, 2), Q)
+    x = random.integers(-128, 128, (1, *type.shape)).astype(np.int8)
+    (largest,) = MaxPool(tuple(kernel), tuple(stride), tuple(pads)).evaluate([x], [type])
+    scale = Requantise.from_scale(0.3)
+    average = AveragePool(tuple(kernel), scale, Q, tuple(stride), tuple(pads))
+    (mean,) = average.evaluate([x], [type])
+    for position, taps in slow_windows(x[0], kernel, stride, pads):
+        real = np.array([p for _, p in taps if p is not None])
+        assert (largest[(0, *position)] == real.max(0)).all()
+        want = requantise((real - Q.zero_point).sum(0), scale.multiplier, scale.shift, Q)
+        assert (mean[(0, *position)] == want).all()
+
+
+def test_global_average_pool_and_gemm():
+    random = np.random.default_rng(0)
+    type = TensorType((3, 4, 5), Q)
+    x = random.integers(-128, 128, (2, 3, 4, 5)).astype(np.int8)
+    op = GlobalAveragePool(Requantise.from_scale(1 / 12), Q)
+    assert op.infer(type)[0].shape == (1, 1, 5)
+    mean = (x.astype(int) - 3).sum((1, 2)) / 12
+    assert abs(op.evaluate([x], [type])[0][:, 0, 0] - 3 - mean).max() <= 0.51
+    weight = random.integers(-127, 128, (7, 60))
+    bias = random.integers(-99, 99, 7)
+    gemm = Gemm(weight, bias, Requantise.from_scale(np.full(7, 0.001)), Q)
+    assert gemm.infer(type)[0].shape == (7,)
+    want = gemm.requantise.apply(x.reshape(2, -1).astype(int) @ weight.T + bias, Q)
+    assert (gemm.evaluate([x], [type])[0] == want).all()
+    assert gemm.macs(type) == 420
+
+
+@given(st.floats(0.01, 1), st.floats(0.01, 1), st.integers(-128, 127))
+def test_add_is_near_the_real_sum(scale_a, scale_b, zero):
+    a, b = Quantisation(scale_a, 5), Quantisation(scale_b, -9)
+    output = Quantisation(scale_a + scale_b, zero)
+    op = Add.from_types(a, b, output)
+    codes = np.arange(-128, 128, dtype=np.int8)
+    x, y = codes[None], codes[::-1][None]
+    (got,) = op.evaluate([x, y], [TensorType((256,), a), TensorType((256,), b)])
+    real = (x.astype(int) - 5) * scale_a + (y.astype(int) + 9) * scale_b
+    want = np.clip(real / output.scale + zero, -128, 127)
+    assert abs(got - want).max() < 0.51
+
+
+def test_concat_split_resize_table():
+    random = np.random.default_rng(0)
+    x = random.integers(-128, 128, (1, 2, 3, 4)).astype(np.int8)
+    type = TensorType((2, 3, 4), Q)
+    parts = Split((1, 3)).evaluate([x], [type])
+    assert [p.shape[-1] for p in parts] == [1, 3]
+    assert (Concat().evaluate(parts, Split((1, 3)).infer(type))[0] == x).all()
+    (big,) = Resize((2, 3)).evaluate([x], [type])
+    for i, j in np.ndindex(4, 9):
+        assert (big[0, i, j] == x[0, i // 2, j // 3]).all()
+    table = Table.from_function(np.tanh, Q, Quantisation(1 / 127, 0))
+    (y,) = table.evaluate([x], [type])
+    assert (y == np.rint(np.tanh((x.astype(int) - 3) * 0.1) * 127)).all()
+
+
+@pytest.mark.parametrize("make, message", [
+    (lambda: MaxPool((2, 2), pads=((2, 0), (0, 0))), "Pads must be between 0"),
+    (lambda: MaxPool((2,), (1, 1)), "must have one rank"),
+    (lambda: MaxPool((9, 9)).infer(TensorType((4, 4, 1))), "does not fit"),
+    (lambda: MaxPool((2,)).infer(TensorType((4, 4, 1))), "as many spatial dimensions"),
+    (lambda: Split((1, 1)).infer(TensorType((4, 4, 3))), "does not add up to 3"),
+    (lambda: Resize((2,)).infer(TensorType((4, 4, 3))), "does not fit spatial"),
+    (lambda: Table(np.zeros(7), Q), "vector of 4..65536"),
+    (lambda: Table(np.full(256, 128), Q), "must fit 8 signed bits"),
+    (lambda: Table(np.zeros(16), Q).infer(TensorType((4,))), "does not fit 8-bit codes"),
+    (lambda: Concat().infer(TensorType((2, 2)), TensorType((2, 2), Q)), "equal spatial extents"),
+    (lambda: Add((1, 1 << 17), 3, Q), r"below 2\*\*17"),
+    (lambda: Add.from_types(Q, Q, Q).infer(TensorType((2, 2)), TensorType((2, 3))), "one shape"),
+    (lambda: Conv(np.full((1, 1, 1), 9), [0], Requantise.from_scale(0.1), Q, weight_bits=4),
+     "must fit 4 signed bits"),
+    (lambda: Conv(np.zeros((2, 1, 1)), [0], Requantise.from_scale(0.1), Q), "must have 2 entries"),
+    (lambda: Conv(np.zeros((1, 1, 2)), [0], Requantise.from_scale(0.1), Q).infer(
+        TensorType((4, 3))), "needs 2 input channels"),
+    (lambda: TensorType(()), "positive extents"),
+    (lambda: TensorType((0, 3)), "positive extents"),
+    (lambda: Quantisation(0.0), "Scale must be positive"),
+    (lambda: Quantisation(1.0, 300), "Zero point must be within"),
+    (lambda: Quantisation(1.0, 0, 1), "Bit width"),
+])
+def test_refusals(make, message):
+    with pytest.raises(HwgenError, match=message):
+        make()

@@ -1,0 +1,142 @@
+"""The command line, as a user calls it: results, reports, and one line for every wrong input."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+
+from hwgen.build import main
+from hwgen.design import DesignPoint
+from hwgen.ir import Graph
+from tests.models.test_import import CASES
+
+KEYS = {
+    "model", "board", "clock_mhz", "macs", "interval_cycles", "latency_cycles", "fps", "dsp", "lut",
+    "ff", "bram18", "uram", "offchip_bytes_per_frame", "mac_per_dsp_cycle", "layers", "seconds",
+}
+
+
+@pytest.fixture
+def network(tmp_path):
+    """A small network with a residual, from a file."""
+    path = tmp_path / "small.onnx"
+    onnx.save(CASES["residual"], path)
+    return str(path)
+
+
+def test_onnx_file_to_proven_verilog(network, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = [network, "--board", "zedboard", "--out", str(out), "--target-fps", "20000"]
+    assert main([*arguments, "--simulate", "3"]) == 0
+    report = json.loads((out / "report.json").read_text())
+    assert set(report) == KEYS | {"simulated"}
+    assert report["fps"] >= 20000
+    assert report["mac_per_dsp_cycle"] == pytest.approx(
+        report["macs"] / report["interval_cycles"] / report["dsp"])
+    run = report["simulated"]
+    assert run["mismatches"] == 0
+    assert run["interval_cycles"] == report["interval_cycles"]
+    assert run["latency_cycles"] == report["latency_cycles"]
+    assert {"frames", "cycles_per_second"} < set(run)
+    assert [r["mode"] for r in run["runs"]] == ["paced", "back to back", "random stalls"]
+    assert sum(layer["dsp"] for layer in report["layers"]) == report["dsp"]
+    assert list(report["seconds"]) == ["network", "search", "emit", "simulate"]
+    assert (out / "rtl" / "top.v").exists()
+    assert Graph.load(out / "graph.npz").macs == report["macs"]
+    shown = capsys.readouterr().out
+    assert "small on zedboard" in shown
+    assert "MAC per DSP per cycle" in shown
+
+    # The design can be given back, and an earlier build is replaced.
+    design = out / "design.json"
+    kept = tmp_path / "design.json"
+    kept.write_text(design.read_text())
+    assert main([*arguments, "--design", str(kept), "--report-only"]) == 0
+    assert not (out / "rtl").exists()
+    assert DesignPoint.load(design) == DesignPoint.load(kept)
+
+
+def test_edited_design(network, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = [network, "--board", "zcu102", "--out", str(out), "--report-only"]
+    assert main(arguments) == 0
+    body = json.loads((out / "design.json").read_text())
+    edited = tmp_path / "edited.json"
+
+    def attempt():
+        edited.write_text(json.dumps(body))
+        status = main([*arguments, "--design", str(edited)])
+        return status, capsys.readouterr().err
+
+    capsys.readouterr()
+    edge = max(body["edges"], key=lambda name: body["edges"][name]["depth"])
+    depth = body["edges"][edge]["depth"]
+    body["edges"][edge]["depth"] = depth - 1
+    status, err = attempt()
+    assert status == 2
+    assert f"edge '{edge}' needs a depth of {depth}, not {depth - 1}" in err
+    assert "deadlocks" in err
+    body["edges"][edge]["depth"] = depth + 10
+    assert attempt() == (0, "")
+    body["board"] = "u50"
+    assert "is a design for board 'u50', not 'zcu102'" in attempt()[1]
+
+
+def test_same_input_same_bytes(network, tmp_path):
+    for name in ("a", "b"):
+        assert main([network, "--board", "zedboard", "--out", str(tmp_path / name),
+                     "--target-fps", "2000"]) == 0
+    files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*.*"))
+    assert len(files) > 10
+    for file in files:
+        if file.name != "report.json":
+            assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["nope", "--board", "zcu102"], "Model 'nope' is unknown: give one of yolov5n"),
+    (["yolov5n", "--board", "nope"], "Board 'nope' is unknown: give one of kv260"),
+    (["yolov5n"], "required: --board"),
+    (["yolov5n", "--board", "zcu102", "--size", "100"], "try --size 96"),
+    (["yolov5n", "--board", "zcu102", "--size", "0"], "must be between 1 and 1000000"),
+    (["yolov5n", "--board", "zcu102", "--simulate", "x"], "invalid count value"),
+    (["yolov5n", "--board", "zcu102", "--precision", "int8"], "Precision must look like 'w8a8'"),
+    (["yolov5n", "--board", "zcu102", "--weights", "none.pt"], "none.pt is not a state dict"),
+    (["yolov5n", "--board", "zcu102", "--calibration", "none"], "not a directory of calibration"),
+    (["missing.onnx", "--board", "zcu102"], "missing.onnx cannot be read"),
+    (["NET", "--board", "zcu102", "--target-fps", "1e8"], "out of reach on zcu102"),
+    (["NET", "--board", "zcu102", "--design", "none.json"], "none.json is not a design point"),
+    (["GEMM", "--board", "zcu102", "--size", "8"], "cannot be run"),
+    (["BAD", "--board", "zcu102"], "is not a valid ONNX file"),
+    (["SOFTMAX", "--board", "zcu102"], "op 'Softmax' is not supported here; supported are"),
+])
+def test_one_line_for_wrong_input(arguments, message, network, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.onnx").write_bytes(b"\x08garbage")
+    odd = onnx.load(network)
+    odd.graph.node.append(onnx.helper.make_node("Softmax", ["y"], ["z"], name="top"))
+    odd.graph.output[0].name = "z"
+    onnx.save(odd, tmp_path / "softmax.onnx")
+    onnx.save(CASES["gemm"], tmp_path / "gemm.onnx")
+    names = {"GEMM": "gemm.onnx", "NET": network, "BAD": "bad.onnx", "SOFTMAX": "softmax.onnx"}
+    before = sorted(tmp_path.iterdir())
+    status = main([names.get(a, a) for a in arguments])
+    err = capsys.readouterr().err
+    assert status == 2
+    assert np.char.count(err, "\n") == 1
+    assert any(part in err for part in message.split("|")), err
+    assert [p for p in sorted(tmp_path.iterdir()) if p not in before and any(p.iterdir())] == []
+
+
+def test_output_directory(network, tmp_path, capsys):
+    arguments = [network, "--board", "zcu102", "--report-only", "--out"]
+    foreign = tmp_path / "mine"
+    foreign.mkdir()
+    (foreign / "thesis.txt").write_text("")
+    assert main([*arguments, str(foreign)]) == 2
+    assert "exists and is not an earlier build" in capsys.readouterr().err
+    assert [p.name for p in foreign.iterdir()] == ["thesis.txt"]
+    (tmp_path / "file").write_text("")
+    assert main([*arguments, str(tmp_path / "file" / "out")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
