@@ -10,7 +10,6 @@ with numpy, and written as Verilog.
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -51,10 +50,8 @@ def edge_detector() -> FoldedConvConfig:
         pe=2,  # both output channels in parallel (they share their multipliers),
         lanes_out=2,  # and in one beat of the output stream.
     )
-    # The block says when everything happens: here, how many pixels it must hold so that a camera
-    # that sends one every cycle never waits.
-    schedule = config.schedule([np.arange(2 * config.inputs[0].beats)])
-    return replace(config, capacity=schedule.capacity)
+    # The camera sends a pixel every cycle: the buffer must be large enough that it never waits.
+    return config.at_full_speed()
 
 
 class RowPeaks(wiring.Component):

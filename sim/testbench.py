@@ -39,7 +39,7 @@ def run_streams(
     sources: Sequence[tuple[str, Sequence[int]]],
     sinks: Sequence[tuple[str, int]],
     *,
-    stall: float = 0.0,
+    stall: float | tuple[float, float] = 0.0,
     seed: int = 0,
     arrivals: Sequence[np.ndarray] | None = None,
 ) -> Run:
@@ -50,7 +50,7 @@ def run_streams(
     component : component whose ports are streams
     sources : (port name, packed beats) for every input
     sinks : (port name, number of beats to wait for) for every output
-    stall : probability that a source or a sink pauses, each cycle
+    stall : probability that a source or a sink pauses, each cycle; or a pair, for sources and sinks
     arrivals : per source, earliest cycle of each beat; default as soon as possible
 
     Raises
@@ -62,12 +62,13 @@ def run_streams(
     accepts: list[list[int]] = [[] for _ in sources]
     times: list[list[int]] = [[] for _ in sinks]
     beats: list[list[int]] = [[] for _ in sinks]
+    source_stall, sink_stall = stall if isinstance(stall, tuple) else (stall, stall)
     simulator = Simulator(component)
     simulator.add_clock(1e-6)
 
     def source(k: int, port, values: Sequence[int]):
         random = np.random.default_rng([seed, k, 0])
-        pauses = random.random(4096) < stall
+        pauses = random.random(4096) < source_stall
         earliest = None if arrivals is None else arrivals[k]
 
         async def process(ctx):
@@ -77,7 +78,7 @@ def run_streams(
             while True:
                 if not offered and index < len(values):
                     due = earliest is None or cycle >= earliest[index]
-                    if due and not (stall and pauses[cycle & 4095]):
+                    if due and not pauses[cycle & 4095]:
                         ctx.set(payload, values[index])
                         offered = True
                 ctx.set(port.valid, offered)
@@ -91,14 +92,14 @@ def run_streams(
 
     def sink(k: int, port, count: int):
         random = np.random.default_rng([seed, k, 1])
-        pauses = random.random(4099) < stall
+        pauses = random.random(4099) < sink_stall
 
         async def process(ctx):
             cycle, last, waiting = 0, 0, None
             payload = port.payload.as_value() if hasattr(port.payload, "as_value") else port.payload
             ticks = ctx.tick().sample(port.valid, payload)
             while len(beats[k]) < count:
-                ready = not (stall and pauses[cycle % 4099])
+                ready = not pauses[cycle % 4099]
                 ctx.set(port.ready, ready)
                 _, _, valid, value = await ticks
                 if waiting is not None and (not valid or value != waiting):
@@ -127,7 +128,7 @@ def run_streams(
 def simulate(
     block,
     *frames: np.ndarray,
-    stall: float = 0.0,
+    stall: float | tuple[float, float] = 0.0,
     seed: int = 0,
     arrivals: Sequence[np.ndarray] | None = None,
 ) -> Run:

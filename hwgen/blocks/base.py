@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from typing import Self
 
 import numpy as np
 from amaranth.hdl import Module, Signal, signed
@@ -266,6 +267,16 @@ class BlockConfig(ABC):
     @abstractmethod
     def create(self) -> wiring.Component:
         """The hardware."""
+
+    def at_full_speed(self) -> Self:
+        """The same block, its buffer large enough for inputs that come every cycle.
+
+        A block with a window buffer is otherwise built with the smallest one that works, which
+        makes it wait for its input.  (In a pipeline :func:`sim.timing.sized` finds the sizes.)
+        """
+        arrivals = [np.arange(2 * t.beats, dtype=np.int64) for t in self.inputs]
+        capacity = self.schedule(arrivals).capacity
+        return self if capacity is None else replace(self, capacity=capacity)
 
     @property
     def latency(self) -> int:

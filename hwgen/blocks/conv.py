@@ -104,6 +104,11 @@ class FoldedConvConfig(BlockConfig):
                     f"Output lanes must divide the {results} results of a fold, "
                     f"not {self.lanes_out!r}"
                 )
+        beats = int(self.fold_results.max()) // self.lanes_out
+        if self.depths and self.depths[0] < beats:
+            raise HwgenError(
+                f"Depth must be at least the {beats} beats of a fold, not {self.depths[0]!r}"
+            )
         _ = self.window
 
     @property

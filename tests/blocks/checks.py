@@ -15,6 +15,7 @@ from sim.testbench import Run, simulate
 
 FRAMES = 2
 """Frames of a run: one after the other shows that a frame's end leaves nothing behind."""
+STALLS = ((0.3, 0.3), (0.0, 0.7), (0.7, 0.0), (0.1, 0.85))
 LONGEST = 400
 """Cycles a frame that a random case may take where it has a choice."""
 
@@ -76,10 +77,15 @@ def check_on_time(config, seed: int = 0) -> Schedule:
 
 
 def check_under_stalls(
-    config: BlockConfig, seed: int = 0, stall: float = 0.3, depths: tuple[int, ...] = ()
+    config: BlockConfig, seed: int = 0, stall: float | tuple[float, float] | None = None,
+    depths: tuple[int, ...] = (),
 ) -> None:
-    """Exact values, with sources and sinks that pause at random, and any depths of the queues."""
+    """Exact values, with sources and sinks that pause at random, and any depths of the queues.
+
+    Unless it is given, who pauses how often depends on the seed: queues fill up, or run empty.
+    """
     random = np.random.default_rng(seed)
+    stall = STALLS[seed % len(STALLS)] if stall is None else stall
     frames = random_frames(config, random)
     run = simulate(replace(config, depths=depths).create(), *frames, stall=stall, seed=seed)
     for seen, expected in zip(run.outputs, config.compute(*frames), strict=True):

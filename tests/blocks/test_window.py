@@ -16,7 +16,7 @@ from hwgen.errors import HwgenError
 from hwgen.ir import TensorType
 from hwgen.ir.ops import Window
 from sim.testbench import Run, run_streams
-from tests.blocks.checks import FRAMES, affordable_taps, divisors, quantisations, windows
+from tests.blocks.checks import FRAMES, STALLS, affordable_taps, divisors, quantisations, windows
 
 
 @st.composite
@@ -44,7 +44,7 @@ def window_configs(draw: st.DrawFn) -> SlidingWindowConfig:
 
 
 def run_window(
-    config: SlidingWindowConfig, frames: np.ndarray, *, stall: float = 0.0,
+    config: SlidingWindowConfig, frames: np.ndarray, *, stall: float | tuple[float, float] = 0.0,
     arrivals: np.ndarray | None = None,
 ) -> tuple[np.ndarray, Run]:
     """Beats ``(beats, tap_lanes, word_lanes)`` and the run."""
@@ -108,7 +108,7 @@ def test_beats_with_the_least_capacity_under_stalls(
     config: SlidingWindowConfig, seed: int
 ) -> None:
     frames = random_frames(config, seed)
-    seen, _ = run_window(config, frames, stall=0.3)
+    seen, _ = run_window(config, frames, stall=STALLS[seed % len(STALLS)])
     assert same_beats(config, seen, frames)
 
 

@@ -64,7 +64,8 @@ def test_lint_and_shape(built, tmp_path):
 def test_lint_refuses(built, tmp_path):
     rtl = built[3]
     rtl.write(tmp_path)
-    (tmp_path / "top.v").write_text(rtl.files["top.v"].replace("endmodule", "wire x; x;\nendmodule"))
+    top = rtl.files["top.v"].replace("endmodule", "wire x; x;\nendmodule")
+    (tmp_path / "top.v").write_text(top)
     with pytest.raises(HwgenError, match="Verilator failed"):
         lint(rtl, tmp_path)
 

@@ -87,6 +87,13 @@ def test_stalls_are_random_and_repeatable() -> None:
     np.testing.assert_array_equal(runs[0].accepts[0], runs[0].times[0])
 
 
+def test_sources_and_sinks_stall_apart() -> None:
+    """The sink's pauses are the same; without the source's there are fewer."""
+    both, sink = (run_wire(stall=stall) for stall in (0.5, (0.0, 0.5)))
+    assert sink.times[0][-1] < both.times[0][-1]
+    assert run_wire(stall=(0.0, 0.0)).times[0][-1] == 39
+
+
 def test_a_deadlock_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(testbench, "IDLE_LIMIT", 50)
     with pytest.raises(HwgenError, match=r"^Deadlock: output 0 stopped after 10 of 40 beats$"):

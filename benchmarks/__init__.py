@@ -1,0 +1,1 @@
+"""What produces every figure that README and docs quote; each takes --quick."""

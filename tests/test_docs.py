@@ -1,0 +1,39 @@
+"""README and docs say what is so: snippets run, options and files exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from hwgen.build import _parser
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+SNIPPETS = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+
+
+@pytest.mark.parametrize("number", range(len(SNIPPETS)))
+def test_snippets_of_the_readme_run(number, capsys):
+    exec(compile(SNIPPETS[number], f"README snippet {number}", "exec"), {})
+    assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_and_paths(page):
+    text = page.read_text()
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
+        assert (page.parent / target).exists(), target
+    for name in re.findall(r"`((?:hwgen|models|dse|sim|boards|docs|examples)/[\w./]*)`", text):
+        assert (ROOT / name).exists(), name
+
+
+def test_options_are_documented():
+    guide = (ROOT / "docs" / "guide.md").read_text()
+    options = {o for a in _parser()._actions for o in a.option_strings if o.startswith("--")}
+    assert set(re.findall(r"^\| `(--[\w-]+)", guide, re.M)) == options - {"--help", "--seed"}
+
+
+def test_make_targets():
+    makefile = (ROOT / "Makefile").read_text()
+    for command in re.findall(r"^    make (\S+)", (ROOT / "README.md").read_text(), re.M):
+        assert re.search(rf"^{command}:", makefile, re.M)
