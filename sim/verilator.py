@@ -38,6 +38,7 @@ class Simulation:
     first, last : per output name, cycle of each frame's first and last beat
     cycles : cycles simulated
     seconds : wall-clock time of the run
+    peaks : edge name to the most beats that its queue's memory held, if the model monitors them
     """
 
     outputs: dict[str, np.ndarray]
@@ -46,6 +47,7 @@ class Simulation:
     last: dict[str, np.ndarray]
     cycles: int
     seconds: float
+    peaks: dict[str, int]
 
     @property
     def latency(self) -> int:
@@ -92,6 +94,8 @@ class VerilatorModel:
     netlist : the netlist it was emitted from
     directory : where to build; files stay there
     jobs : compilers at work at once
+    monitor : measure how full every queue becomes
+    optimise : False compiles sooner and simulates slower, which pays for small designs
 
     Raises
     ------
@@ -99,7 +103,8 @@ class VerilatorModel:
         If Verilator or the compiler fails.
     """
 
-    def __init__(self, rtl: Rtl, netlist: Netlist, directory: Path, *, jobs: int = 2) -> None:
+    def __init__(self, rtl: Rtl, netlist: Netlist, directory: Path, *, jobs: int = 2,
+                 monitor: bool = False, optimise: bool = True) -> None:
         self.netlist = netlist
         directory = Path(directory).resolve()
         self.directory = directory
@@ -114,6 +119,7 @@ class VerilatorModel:
                     for n, s in netlist.inputs.items()],
             masters=[_port(f"m_axis_{n}", s) for n, s in netlist.outputs.items()],
         ))
+        fast = "-O2" if optimise else "-O0"
         modules = [n[:-2] for n in rtl.verilog if n.startswith(SEPARATE)]
         (directory / "hierarchy.vlt").write_text(
             "`verilator_config\n" + "".join(f'no_inline -module "{n}"\n' for n in modules)
@@ -122,9 +128,10 @@ class VerilatorModel:
             "--cc", "--exe", "--build", "-j", str(jobs), "-O3", "-Wno-fatal", "-Wno-lint",
             "--x-assign", "fast", "--x-initial", "fast", "--no-timing",
             "--output-split", "20000", "--output-split-cfuncs", "2000",
+            *(["-DHWGEN_MONITOR"] if monitor else []),
             "--top-module", rtl.top, "--Mdir", str(directory / "obj"), "-o", "harness",
             "-CFLAGS", "-std=gnu++20 -DVL_TIME_CONTEXT -fno-strict-aliasing",
-            "-MAKEFLAGS", "CFG_CXXFLAGS_PCH_I=-include OPT_FAST=-O2 OPT_SLOW=-O0",
+            "-MAKEFLAGS", f"CFG_CXXFLAGS_PCH_I=-include OPT_FAST={fast} OPT_SLOW=-O0",
             "-LDFLAGS", "-pthread",
             str(directory / "hierarchy.vlt"), *rtl.verilog, str(directory / "harness.cpp"),
         ], self.rtl_directory)
@@ -173,7 +180,8 @@ class VerilatorModel:
         seconds = time.perf_counter() - begin
         if result.returncode:
             raise HwgenError(f"Simulation failed: {result.stderr.strip()[-2000:]}")
-        report = json.loads(result.stdout)
+        *monitored, last_line = result.stdout.strip().splitlines()
+        report = json.loads(last_line)
         outputs = {}
         for (name, stream), path in zip(netlist.outputs.items(), outs, strict=True):
             raw = np.fromfile(path, f"<i{element_bytes(stream)}")
@@ -188,7 +196,25 @@ class VerilatorModel:
             last={name: np.array(t["last"]) for name, t in times.items()},
             cycles=report["cycles"],
             seconds=seconds,
+            peaks=self._peaks(monitored),
         )
+
+    def _peaks(self, lines: Sequence[str]) -> dict[str, int]:
+        """High-water marks by edge, from what the memories of the queues print at the end."""
+        names = {}
+        for edge in self.netlist.edges:
+            block, port = edge.source
+            if block is not None:
+                outputs = self.netlist.blocks[block].output_ports
+                for queue in ("queue", f"queue_{port}", f"queue_{outputs[port]}"):
+                    names[block, queue] = edge.name
+        found = {}
+        for line in lines:
+            _, path, peak = line.split()
+            parts = path.split(".")
+            if "queue" in parts[-3]:
+                found[names[parts[-4], parts[-3]]] = int(peak)
+        return found
 
 
 def _port(name: str, stream: StreamType) -> dict[str, object]:

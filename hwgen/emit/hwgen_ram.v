@@ -31,4 +31,13 @@ module hwgen_ram #(
             end
         end
     endgenerate
+
+`ifdef HWGEN_MONITOR  // simulation only: the most words held, where each is read once (a queue)
+    integer level = 0, peak = 0;
+    always @(posedge clk) begin
+        level <= level + {31'b0, write_en} - {31'b0, read_en};
+        if (level > peak) peak <= level;
+    end
+    final $display("peak %m %0d", peak);
+`endif
 endmodule

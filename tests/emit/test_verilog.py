@@ -28,7 +28,7 @@ def built(tmp_path_factory):
 
 def test_every_op_in_verilator(built):
     builder, netlist, timing, rtl, folder = built
-    model = VerilatorModel(rtl, netlist, folder)
+    model = VerilatorModel(rtl, netlist, folder, monitor=True)
     frames = builder.frames(3)
     want = builder.graph.evaluate(frames)
     paced = model.run(frames, interval=timing.interval)
@@ -37,6 +37,11 @@ def test_every_op_in_verilator(built):
     for k, name in enumerate(netlist.outputs):
         assert (paced.first[name] == timing.first[k][:3]).all()
         assert (paced.last[name] == timing.last[k][:3]).all()
+    # A place is claimed before it is filled: the words held are fewer than the places, or as many.
+    assert set(paced.peaks) == set(timing.depths)
+    assert all(paced.peaks[name] <= depth for name, depth in timing.depths.items())
+    deepest = max(timing.depths.values())
+    assert deepest - 4 <= max(paced.peaks.values()) <= deepest
     for run in (paced, model.run(frames), model.run(frames, stall=0.3, seed=3)):
         for name, value in want.items():
             assert (run.outputs[name] == value).all()

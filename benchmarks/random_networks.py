@@ -1,0 +1,230 @@
+"""Random networks: Verilog against reference, simulated time against prediction.
+
+    python -m benchmarks.random_networks [--quick] [--networks N]
+
+Hypothesis draws small networks (branches, residuals, concatenations, splits, strides, uneven
+padding, grouped and depthwise convolutions, folds that do not divide) with random foldings and
+lanes.  Each is emitted and run in Verilator: evenly paced, where every frame's first and last beat
+must come in the predicted cycle, and with random stalls, where it must not deadlock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from hwgen.design import DesignPoint, Folding
+from hwgen.emit.verilog import emit
+from hwgen.errors import HwgenError
+from hwgen.ir import (
+    Add,
+    AveragePool,
+    Concat,
+    Conv,
+    Graph,
+    MaxPool,
+    Quantisation,
+    Requantise,
+    Resize,
+    Split,
+    Table,
+    TensorType,
+)
+from sim.timing import sized
+from sim.verilator import VerilatorModel
+
+Q = Quantisation(0.1, 3)
+LARGEST = 14
+"""Most rows and columns that an enlargement may reach."""
+
+
+class _Drawer:
+    """Draws a network node by node."""
+
+    def __init__(self, draw) -> None:
+        self.draw = draw
+        self.graph = Graph()
+        self.design = DesignPoint("zcu102", 250.0)
+        self.random = np.random.default_rng(draw(st.integers(0, 2**32)))
+        spatial = [draw(st.integers(4, 9)) for _ in range(2)]
+        self.graph.add_input("image", TensorType((*spatial, draw(st.integers(1, 4))), Q))
+        self.design.lanes["image"] = self.pick(_divisors(self.graph.types["image"].channels))
+        self.unused = ["image"]
+
+    def pick(self, options):
+        return self.draw(st.sampled_from(list(options)))
+
+    def take(self) -> str:
+        """A tensor to read, more likely one that nothing reads yet."""
+        name = self.pick(self.unused if self.draw(st.integers(0, 3)) else self.graph.types)
+        if name in self.unused:
+            self.unused.remove(name)
+        return name
+
+    def put(self, op, inputs, count: int = 1) -> str:
+        """Add an op, with lanes that all its tensors can have."""
+        number = len(self.graph.nodes)
+        names = [f"t{number}_{k}" if count > 1 else f"t{number}" for k in range(count)]
+        self.graph.add_node(op, inputs, names)
+        if not isinstance(op, Conv):
+            channels = [self.graph.types[t].channels for t in (*inputs, *names)]
+            lanes = self.pick(_divisors(math.gcd(*channels)))
+            self.design.lanes.update(dict.fromkeys(names, lanes))
+        self.unused += names
+        return names[0]
+
+    def conv(self, source: str, cout: int | None = None, spatial: bool = True) -> str:
+        """A convolution with any folding; ``spatial``: it may change the extents."""
+        tensor = self.graph.types[source]
+        cin, draw = tensor.channels, self.draw
+        kernel = tuple(draw(st.integers(1, min(3, n))) for n in tensor.spatial)
+        if not spatial:
+            kernel = tuple(k | 1 if k | 1 <= n else 1
+                           for k, n in zip(kernel, tensor.spatial, strict=True))
+        stride = tuple(draw(st.integers(1, 2)) if spatial else 1 for _ in kernel)
+        pads = tuple(
+            (draw(st.integers(0, k - 1)), draw(st.integers(0, k - 1))) if spatial else (k // 2,) * 2
+            for k in kernel
+        )
+        groups = self.pick({1, self.pick(_divisors(cin))}) if cout is None else 1
+        cout = groups * draw(st.integers(1, 6)) if cout is None else cout
+        weight = self.random.integers(-127, 128, (cout, *kernel, cin // groups))
+        ratio = self.random.uniform(0.002, 0.02, cout) / math.sqrt(weight[0].size)
+        op = Conv(weight, self.random.integers(-9999, 9999, cout), Requantise.from_scale(ratio),
+                  Q, stride, pads, groups)
+        group_lanes = draw(st.integers(1, groups)) if draw(st.booleans()) else 1
+        each = cout // groups
+        taps = draw(st.integers(1, math.prod(kernel)))
+        if group_lanes > 1:
+            folding = Folding(cin // groups, taps, group_lanes, each)
+            results = (group_lanes * each, groups % group_lanes * each)
+        else:
+            folding = Folding(draw(st.integers(1, cin // groups)), taps, 1,
+                              draw(st.integers(1, each)))
+            results = (folding.pe, each % folding.pe)
+        name = self.put(op, [source])
+        self.design.foldings[name] = folding
+        self.design.lanes[name] = self.pick(_divisors(math.gcd(*results)))
+        return name
+
+    def step(self) -> None:
+        """Add one or a few nodes."""
+        draw, source = self.draw, self.take()
+        tensor = self.graph.types[source]
+        kind = self.pick(["conv", "conv", "table", "max", "average", "residual", "concat", "split",
+                          "resize"])
+        if kind == "table":
+            self.put(Table(self.random.integers(-128, 128, 256), Q), [source])
+        elif kind in ("max", "average"):
+            kernel = tuple(draw(st.integers(1, min(3, n))) for n in tensor.spatial)
+            stride = tuple(draw(st.integers(1, 2)) for _ in kernel)
+            pads = tuple((draw(st.integers(0, k - 1)), draw(st.integers(0, k - 1))) for k in kernel)
+            scale = Requantise.from_scale(1 / math.prod(kernel))
+            name = self.put(MaxPool(kernel, stride, pads) if kind == "max"
+                            else AveragePool(kernel, scale, Q, stride, pads), [source])
+            self.design.foldings[name] = Folding(
+                tap_lanes=draw(st.integers(1, math.prod(kernel))))
+        elif kind == "residual":
+            other = self.conv(source, tensor.channels, spatial=False)
+            self.unused.remove(other)
+            self.put(Add.from_types(Q, Q, Q), [source, other])
+        elif kind == "concat":
+            other = self.conv(source, draw(st.integers(1, 4)), spatial=False)
+            self.unused.remove(other)
+            self.put(Concat(), self.pick([[source, other], [other, source], [other, source, other]]))
+        elif kind == "split" and tensor.channels > 1:
+            first = draw(st.integers(1, tensor.channels - 1))
+            self.put(Split((first, tensor.channels - first)), [source], 2)
+        elif kind == "resize" and 2 * max(tensor.spatial) <= LARGEST:
+            self.put(Resize((draw(st.integers(1, 2)), draw(st.integers(1, 2)))), [source])
+        else:
+            self.conv(source)
+
+
+def _divisors(n: int) -> list[int]:
+    return [d for d in range(1, n + 1) if n % d == 0]
+
+
+@st.composite
+def networks(draw, nodes: int = 8) -> tuple[Graph, DesignPoint]:
+    """A random network and a random design for it."""
+    drawer = _Drawer(draw)
+    for _ in range(draw(st.integers(1, nodes))):
+        drawer.step()
+    drawer.graph.outputs = drawer.unused
+    if "image" in drawer.unused:
+        drawer.graph.outputs = [n for n in drawer.unused if n != "image"]
+    return drawer.graph, drawer.design
+
+
+def check(graph: Graph, design: DesignPoint, frames: int = 3) -> str:
+    """What is wrong with a design's Verilog; empty if nothing is."""
+    _, netlist, timing = sized(graph, design)
+    x = np.random.default_rng(0).integers(-128, 128, (frames, *graph.inputs["image"].shape))
+    wanted = graph.evaluate({"image": x})
+    with tempfile.TemporaryDirectory() as folder:
+        model = VerilatorModel(emit(netlist), netlist, Path(folder), jobs=1, optimise=False)
+        try:
+            paced = model.run({"image": x}, interval=timing.interval)
+            runs = [paced, model.run({"image": x}), model.run({"image": x}, stall=0.3, seed=1)]
+        except HwgenError as error:
+            return str(error)
+    for run in runs:
+        for name, value in wanted.items():
+            if (run.outputs[name] != value).any():
+                return f"{name} differs from the reference"
+    for k, name in enumerate(netlist.outputs):
+        if (paced.first[name] != timing.first[k][:frames]).any() or (
+            paced.last[name] != timing.last[k][:frames]
+        ).any():
+            return f"{name} does not come when predicted"
+    if frames > 1 and runs[1].interval > timing.interval:
+        return f"interval {runs[1].interval}, not {timing.interval}, without gaps"
+    return ""
+
+
+def drawn(count: int) -> list[tuple[Graph, DesignPoint]]:
+    """The first ``count`` networks that hypothesis draws; always the same."""
+    found: list[tuple[Graph, DesignPoint]] = []
+
+    @settings(max_examples=count, derandomize=True, deadline=None, database=None,
+              phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+    @given(networks())
+    def collect(network: tuple[Graph, DesignPoint]) -> None:
+        found.append(network)
+
+    collect()
+    return found[:count]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Random networks in Verilator")
+    parser.add_argument("--quick", action="store_true", help="8 networks")
+    parser.add_argument("--networks", type=int, default=200)
+    options = parser.parse_args()
+    cases = drawn(8 if options.quick else options.networks)
+    begin = time.perf_counter()
+    wrong = 0
+    with ProcessPoolExecutor(2) as pool:
+        results = pool.map(check, *zip(*cases, strict=True))
+        for k, (fault, (graph, _)) in enumerate(zip(results, cases, strict=True)):
+            wrong += bool(fault)
+            if fault:
+                print(f"network {k} ({', '.join(type(n.op).__name__ for n in graph.nodes)}): "
+                      f"{fault}", flush=True)
+    nodes = sum(len(graph.nodes) for graph, _ in cases)
+    print(f"{len(cases)} networks with {nodes} ops: {wrong} wrong in value, time or liveness; "
+          f"{time.perf_counter() - begin:.0f} s")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
