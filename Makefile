@@ -8,11 +8,12 @@ BIN := .venv/bin
 
 .PHONY: demo test lint clean
 
-# The stamp is written last, so an interrupted install is done again.
+# The stamp is written last, so an interrupted install is done again; an environment whose
+# creation was interrupted has no pip, and is made anew.
 .venv: .venv/stamp
 
 .venv/stamp: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --editable '.[network,zoo,dev]'
 	touch $@
 

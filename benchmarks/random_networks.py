@@ -139,7 +139,8 @@ class _Drawer:
         elif kind == "concat":
             other = self.conv(source, draw(st.integers(1, 4)), spatial=False)
             self.unused.remove(other)
-            self.put(Concat(), self.pick([[source, other], [other, source], [other, source, other]]))
+            orders = [[source, other], [other, source], [other, source, other]]
+            self.put(Concat(), self.pick(orders))
         elif kind == "split" and tensor.channels > 1:
             first = draw(st.integers(1, tensor.channels - 1))
             self.put(Split((first, tensor.channels - first)), [source], 2)

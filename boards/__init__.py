@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from importlib.resources import files
 from pathlib import Path
 
@@ -12,7 +13,13 @@ from hwgen.errors import HwgenError
 
 __all__ = ["FAMILIES", "Board", "load", "names"]
 
-FAMILIES = ("ultrascale+", "ultrascale", "7series", "ecp5")
+FAMILIES = {
+    "ultrascale+": "DSP48E2",
+    "ultrascale": "DSP48E2",
+    "7series": "DSP48E1",
+    "ecp5": "MULT18X18D",
+}
+"""Device families, and the multiplier of each."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,8 @@ class Board:
         Peak bandwidth of the external memory, Gbit/s.
     clock_mhz : :class:`float`
         Default clock.
+    offchip_share : :class:`float`
+        Part of the peak that long bursts reach in practice, above 0, at most 1.
 
     Raises
     ------
@@ -49,18 +58,28 @@ class Board:
     ff: int
     offchip_gbps: float
     clock_mhz: float
+    offchip_share: float = 0.8
 
     def __post_init__(self) -> None:
-        if self.family not in FAMILIES:
+        if not isinstance(self.part, str) or not self.part:
+            raise HwgenError(f"Part must be the device's name, not {self.part!r}")
+        if not isinstance(self.family, str) or self.family not in FAMILIES:
             raise HwgenError(f"Family must be one of {', '.join(FAMILIES)}, not {self.family!r}")
         for field in ("dsp", "bram18", "uram", "lut", "ff"):
             value = getattr(self, field)
-            if not isinstance(value, int) or value < 0:
+            if type(value) is not int or value < 0:
                 raise HwgenError(f"{field} must be an integer, 0 or more, not {value!r}")
-        for field in ("offchip_gbps", "clock_mhz"):
+        for field in ("offchip_gbps", "clock_mhz", "offchip_share"):
             value = getattr(self, field)
-            if not isinstance(value, int | float) or value <= 0:
+            if type(value) not in (int, float) or not (math.isfinite(value) and value > 0):
                 raise HwgenError(f"{field} must be a positive number, not {value!r}")
+        if self.offchip_share > 1:
+            raise HwgenError(f"offchip_share must be at most 1, not {self.offchip_share!r}")
+
+    @property
+    def multiplier(self) -> str:
+        """The device's multiplier, as the vendor calls it."""
+        return FAMILIES[self.family]
 
     @property
     def resources(self) -> Resources:
@@ -74,7 +93,7 @@ def names() -> list[str]:
     return sorted(name.removesuffix(".toml") for name in found if name.endswith(".toml"))
 
 
-def load(name: str) -> Board:
+def load(name: str | Path) -> Board:
     """A board by name, or from a TOML file of one's own.
 
     Raises
@@ -82,6 +101,7 @@ def load(name: str) -> Board:
     :exc:`HwgenError`
         If there is no such board, or its file is not right.
     """
+    name = str(name)
     if name.endswith(".toml"):
         path, label = Path(name), name
     elif name in names():
@@ -92,10 +112,10 @@ def load(name: str) -> Board:
         )
     try:
         values = tomllib.loads(path.read_text())
-        wanted = {f.name for f in fields(Board)} - {"name"}
-        if missing := wanted - set(values):
+        known = {f.name: f.default is MISSING for f in fields(Board) if f.name != "name"}
+        if missing := {field for field, needed in known.items() if needed} - set(values):
             raise HwgenError(f"{', '.join(sorted(missing))} missing")
-        if extra := set(values) - wanted:
+        if extra := set(values) - set(known):
             raise HwgenError(f"{', '.join(sorted(extra))} unknown")
         return Board(name=path.stem, **values)
     except OSError as error:

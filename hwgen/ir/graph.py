@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -14,7 +13,7 @@ from hwgen.errors import HwgenError
 from hwgen.ir import ops
 from hwgen.ir.ops import Op
 from hwgen.ir.requantise import Requantise
-from hwgen.ir.types import Quantisation, TensorType
+from hwgen.ir.types import Quantisation, TensorType, whole
 
 __all__ = ["Graph", "Node"]
 
@@ -121,13 +120,20 @@ class Graph:
         :class:`dict`, name to integer array
         """
         wanted = set(self.outputs if keep is None else keep)
+        if unknown := sorted(wanted - set(self.types)):
+            raise HwgenError(f"The graph has no tensor {', '.join(map(repr, unknown))}")
         values: dict[str, np.ndarray] = {}
         for name, type in self.inputs.items():
-            value = np.asarray(inputs[name])
+            if name not in inputs:
+                raise HwgenError(f"Input {name!r} is missing")
+            value = whole(inputs[name], f"Input {name!r}")
             if value.shape[1:] != type.shape:
                 raise HwgenError(
                     f"Input {name!r} must have shape (frames, {type.shape!r}), not {value.shape!r}"
                 )
+            low, high = type.quantisation.low, type.quantisation.high
+            if (value < low).any() or (value > high).any():
+                raise HwgenError(f"Input {name!r} must be within {low}..{high}")
             values[name] = value.astype(type.quantisation.dtype)
         last = {t: i for i, n in enumerate(self.nodes) for t in n.inputs}
         for i, node in enumerate(self.nodes):
@@ -197,6 +203,9 @@ class Graph:
                 for op, inputs, outputs in header["nodes"]:
                     graph.add_node(rich(op), inputs, outputs)
                 graph.outputs = header["outputs"]
-        except (OSError, KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
+                if unknown := sorted(set(graph.outputs) - set(graph.types)):
+                    raise HwgenError(f"no tensor {', '.join(map(repr, unknown))}")
+        except Exception as error:
+            # A damaged byte surfaces as whatever it meets first: zip, zlib, JSON, numpy, an op.
             raise HwgenError(f"{path} is not a graph file: {error}") from None
         return graph

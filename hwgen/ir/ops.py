@@ -16,7 +16,7 @@ import numpy as np
 
 from hwgen.errors import HwgenError
 from hwgen.ir.requantise import Requantise, requantise
-from hwgen.ir.types import Quantisation, TensorType
+from hwgen.ir.types import Quantisation, TensorType, whole
 
 __all__ = [
     "Add",
@@ -167,8 +167,10 @@ class Conv(Op):
     weight_bits: int = 8
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "weight", np.asarray(self.weight, np.int16))
-        object.__setattr__(self, "bias", np.asarray(self.bias, np.int64))
+        object.__setattr__(self, "weight", whole(self.weight, "Weights"))
+        object.__setattr__(self, "bias", whole(self.bias, "Biases"))
+        if self.weight.ndim < 2:
+            raise HwgenError(f"Weights must be (Cout, *kernel, Cin), not {self.weight.shape!r}")
         window = Window(self.weight.shape[1:-1], self.stride, self.pads)
         object.__setattr__(self, "stride", window.stride)
         object.__setattr__(self, "pads", window.pads)
@@ -185,6 +187,7 @@ class Conv(Op):
         limit = 1 << (self.weight_bits - 1)
         if (self.weight < -limit).any() or (self.weight >= limit).any():
             raise HwgenError(f"Weights must fit {self.weight_bits} signed bits")
+        object.__setattr__(self, "weight", self.weight.astype(np.int16))
 
     @property
     def window(self) -> Window:
@@ -206,7 +209,10 @@ class Conv(Op):
     def accumulators(self, x: np.ndarray, type: TensorType) -> np.ndarray:
         """The sums before requantisation, int64, shape ``(frames, *output)``."""
         lo, hi = self.accumulator_range(type)
-        kind = _exact_float(max(abs(lo), abs(hi)) + int(abs(self.bias).max()))
+        bound = max(abs(lo), abs(hi)) + int(abs(self.bias).max())
+        if bound * max(1, int(self.requantise.multiplier.max())) >= 1 << 62:
+            raise HwgenError(f"Accumulators up to {bound} overflow their requantisation")
+        kind = _exact_float(bound)
         cout_g, cin_g = self.cout // self.groups, self.weight.shape[-1]
         weight = self.weight.reshape(self.groups, cout_g, -1, cin_g).astype(kind)
         acc = None
@@ -261,11 +267,12 @@ class Gemm(Op):
     weight_bits: int = 8
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "weight", np.asarray(self.weight, np.int16))
-        object.__setattr__(self, "bias", np.asarray(self.bias, np.int64))
+        object.__setattr__(self, "weight", whole(self.weight, "Weights"))
+        object.__setattr__(self, "bias", whole(self.bias, "Biases"))
         if self.weight.ndim != 2:
             raise HwgenError(f"Gemm weights must be a matrix, not of shape {self.weight.shape!r}")
         _ = self.as_conv(TensorType((self.weight.shape[1],)))
+        object.__setattr__(self, "weight", self.weight.astype(np.int16))
 
     def as_conv(self, x: TensorType) -> Conv:
         """The convolution that is this layer: its window covers the whole frame."""
@@ -545,7 +552,7 @@ class Table(Op):
     output: Quantisation
 
     def __post_init__(self) -> None:
-        values = np.asarray(self.values, np.int64)
+        values = whole(self.values, "Table values")
         if values.ndim != 1 or len(values) not in [1 << b for b in range(2, 17)]:
             raise HwgenError(f"Table must be a vector of 4..65536 entries, not {values.shape!r}")
         if (values < self.output.low).any() or (values > self.output.high).any():

@@ -1,7 +1,7 @@
 """From accumulator to activation: the one rounding rule of the project.
 
 ``clamp(zero_point + round_half_even(acc * M / 2**s))`` with an unsigned M per channel.  Half to
-even because ONNX means it (see docs/numbers.md); the hardware of the same rule is
+even because ONNX means it (see docs/architecture.md); the hardware of the same rule is
 :mod:`hwgen.blocks.requantise`.
 """
 
@@ -90,7 +90,9 @@ class Requantise:
             raise HwgenError("Requantisation ratios must be finite and not negative")
         _, exponent = np.frexp(ratio)
         shift = np.clip(multiplier_bits - exponent, 1, MAX_SHIFT)
-        multiplier = np.rint(np.ldexp(ratio, shift)).astype(np.int64)
+        # Beyond 2**bits any ratio is too large all the same, and int64 would overflow.
+        scaled = np.ldexp(np.minimum(ratio, 2.0**multiplier_bits), shift)
+        multiplier = np.rint(scaled).astype(np.int64)
         carry = multiplier == 1 << multiplier_bits
         multiplier = np.where(carry & (shift > 1), multiplier >> 1, multiplier)
         shift = np.where(carry & (shift > 1), shift - 1, shift)

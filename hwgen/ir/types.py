@@ -10,7 +10,25 @@ import numpy as np
 
 from hwgen.errors import HwgenError
 
-__all__ = ["Quantisation", "TensorType"]
+__all__ = ["Quantisation", "TensorType", "whole"]
+
+
+def whole(values, what: str) -> np.ndarray:
+    """``values`` as int64, refused rather than rounded or wrapped.
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If one is no whole number of 64 bits; ``what`` names them.
+    """
+    values = np.asarray(values)
+    if values.dtype.kind == "f":
+        fits = (np.rint(values) == values) & (abs(values) < 2.0**63)
+    else:
+        fits = np.asarray(values.dtype.kind in "biu")
+    if not fits.all():
+        raise HwgenError(f"{what} must be whole numbers")
+    return values.astype(np.int64)
 
 
 @dataclass(frozen=True)

@@ -1,3 +1,6 @@
+import json
+import random
+
 import numpy as np
 import pytest
 
@@ -40,6 +43,69 @@ def test_load_refuses(tmp_path):
     np.savez(path, header=np.frombuffer(b'{"format": "other"}', np.uint8))
     with pytest.raises(HwgenError, match="'other' is not 'hwgen-graph-1'"):
         Graph.load(path)
+
+
+def test_a_flipped_bit_is_refused_or_harmless(tmp_path):
+    builder, _ = every_op()
+    path = tmp_path / "graph.npz"
+    builder.graph.save(path)
+    data, frames = path.read_bytes(), builder.frames(1)
+    want = builder.graph.evaluate(frames)
+    chance, refused = random.Random(0), 0
+    for _ in range(200):
+        damaged = bytearray(data)
+        damaged[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            got = Graph.load(path).evaluate(frames)
+        except HwgenError:
+            refused += 1
+        else:
+            assert all((want[n] == got[n]).all() for n in want)
+    assert refused > 100
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"inputs": []}, "is not a graph file"),
+    ({"nodes": [[3, [], ["a"]]]}, "is not a graph file"),
+    ({"nodes": [[{"class": "Concat"}, [], []]]}, "is not a graph file"),
+    ({"nodes": [[{"class": "Other"}, [], ["a"]]]}, "is not a graph file: 'Other'"),
+    ({"outputs": ["y"]}, "no tensor 'y'"),
+])
+def test_load_refuses_a_wrong_header(tmp_path, change, message):
+    header = {"format": "hwgen-graph-1", "inputs": {}, "nodes": [], "outputs": [], "meta": {}}
+    text = json.dumps(header | change).encode()
+    np.savez(tmp_path / "graph.npz", header=np.frombuffer(text, np.uint8))
+    with pytest.raises(HwgenError, match=message):
+        Graph.load(tmp_path / "graph.npz")
+
+
+def test_keep():
+    builder, _ = every_op()
+    graph, frames = builder.graph, builder.frames(1)
+    everything = graph.evaluate(frames, keep=list(graph.types))
+    assert list(everything) == list(graph.types)
+    for name, type in graph.types.items():
+        assert everything[name].shape == (1, *type.shape)
+    want = graph.evaluate(frames)
+    assert all((want[n] == everything[n]).all() for n in graph.outputs)
+
+
+@pytest.mark.parametrize("inputs, message", [
+    ({}, "'x' is missing"),
+    ({"x": np.full((1, 2, 2, 1), 200, np.uint8)}, r"'x' must be within -128\.\.127"),
+    ({"x": np.full((1, 2, 2, 1), -129)}, r"'x' must be within -128\.\.127"),
+    ({"x": np.full((1, 2, 2, 1), 0.5)}, "'x' must be whole numbers"),
+    ({"x": np.full((1, 2, 2, 1), np.nan)}, "'x' must be whole numbers"),
+])
+def test_evaluate_refuses(inputs, message):
+    graph = Graph()
+    graph.add_input("x", TensorType((2, 2, 1)))
+    graph.outputs = [graph.add(MaxPool((2, 2)), "x", name="p")]
+    with pytest.raises(HwgenError, match=message):
+        graph.evaluate(inputs)
+    with pytest.raises(HwgenError, match="no tensor 'q'"):
+        graph.evaluate({"x": np.zeros((1, 2, 2, 1))}, keep=["q"])
 
 
 def test_graph_refuses():

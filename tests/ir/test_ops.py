@@ -82,6 +82,28 @@ def test_conv(window, channels, seed):
                 assert got[(frame, *position, channel)] == want
 
 
+@pytest.mark.parametrize("bits, cin", [(8, 1032), (8, 1033), (12, 80), (16, 9), (16, 3000)])
+def test_accumulators_are_exact_at_their_worst_case(bits, cin):
+    """Around 2**24, where float32 stops counting, and far beyond."""
+    type = TensorType((1, cin), Quantisation(1.0, 0, bits))
+    weight = np.full((2, 1, cin), -127)
+    weight[1, 0, 0] = 126
+    x = np.full((1, 1, cin), type.quantisation.low)
+    x[0, 0, -1] += 1
+    op = Conv(weight, [1, -1], Requantise.from_scale([0.1, 0.1]), Quantisation(1.0, 0, 16))
+    want = [sum(int(w) * int(v) for w, v in zip(row, x.ravel())) for row in weight[:, 0]]
+    assert op.accumulators(x.astype(np.int16), type).ravel().tolist() == [want[0] + 1, want[1] - 1]
+    low, high = op.accumulator_range(type)
+    assert high == 127 * cin * -type.quantisation.low + 1
+    assert low == -127 * cin * type.quantisation.high
+
+
+def test_an_accumulator_too_wide_to_requantise_is_refused():
+    op = Conv(np.ones((1, 1, 1)), [1 << 47], Requantise.from_scale(0.9), Q)
+    with pytest.raises(HwgenError, match="overflow their requantisation"):
+        op.evaluate([np.zeros((1, 1, 1), np.int8)], [TensorType((1, 1))])
+
+
 @settings(max_examples=40)
 @given(windows(), st.integers(0, 99))
 def test_pools(window, seed):
@@ -163,6 +185,17 @@ def test_concat_split_resize_table():
     (lambda: Conv(np.zeros((2, 1, 1)), [0], Requantise.from_scale(0.1), Q), "must have 2 entries"),
     (lambda: Conv(np.zeros((1, 1, 2)), [0], Requantise.from_scale(0.1), Q).infer(
         TensorType((4, 3))), "needs 2 input channels"),
+    (lambda: Conv(np.full((1, 1, 1), 65537), [0], Requantise.from_scale(0.1), Q),
+     "must fit 8 signed bits"),
+    (lambda: Conv(np.full((1, 1, 1), 0.5), [0], Requantise.from_scale(0.1), Q),
+     "Weights must be whole numbers"),
+    (lambda: Conv(np.ones((1, 1, 1)), [0.5], Requantise.from_scale(0.1), Q),
+     "Biases must be whole numbers"),
+    (lambda: Conv(np.ones(3), np.zeros(3), Requantise.from_scale(np.ones(3)), Q),
+     r"must be \(Cout, \*kernel, Cin\)"),
+    (lambda: Gemm(np.full((1, 1), 65537), [0], Requantise.from_scale(0.1), Q),
+     "must fit 8 signed bits"),
+    (lambda: Table(np.full(4, 0.5), Q), "Table values must be whole numbers"),
     (lambda: TensorType(()), "positive extents"),
     (lambda: TensorType((0, 3)), "positive extents"),
     (lambda: Quantisation(0.0), "Scale must be positive"),

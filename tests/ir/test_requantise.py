@@ -31,6 +31,13 @@ def test_ties_go_to_even():
     assert got.tolist() == [-2, -2, 0, 0, 2, 2, 4]
 
 
+@given(st.integers(-(2**20), 2**20), st.integers(0, 16))
+def test_ties_of_any_multiplier(half_steps, power):
+    output = Quantisation(1.0, 0, 16)
+    got = requantise(np.array([half_steps]), 1 << power, power + 1, output)
+    assert got.tolist() == [exact(half_steps, 1, 1, output)]
+
+
 def test_saturates():
     output = Quantisation(1.0, 5, 4)
     assert requantise(np.array([-1000, 1000]), 2, 1, output).tolist() == [-8, 7]
@@ -50,6 +57,7 @@ def test_from_scale_is_nearest(ratio, bits):
     (-1.0, "finite and not negative"),
     (float("nan"), "finite and not negative"),
     (2.0**30, "too large for a right shift"),
+    (1e300, "too large for a right shift"),
 ])
 def test_from_scale_refuses(ratio, message):
     with pytest.raises(HwgenError, match=message):
