@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from amaranth.back import verilog
 
 from hwgen.build import _parser
 
@@ -14,8 +15,11 @@ SNIPPETS = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text()
 
 @pytest.mark.parametrize("number", range(len(SNIPPETS)))
 def test_snippets_of_the_readme_run(number, capsys):
-    exec(compile(SNIPPETS[number], f"README snippet {number}", "exec"), {})
+    names: dict = {}
+    exec(compile(SNIPPETS[number], f"README snippet {number}", "exec"), names)
     assert capsys.readouterr().out.strip()
+    if "component" in names:
+        assert "module snippet(" in verilog.convert(names["component"], name="snippet")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

@@ -26,7 +26,7 @@ from hwgen.blocks.base import StreamType
 from hwgen.errors import HwgenError
 from hwgen.pipeline import Netlist, Pipeline
 
-__all__ = ["AxiTop", "Rtl", "emit"]
+__all__ = ["AxiTop", "Rtl", "emit", "emit_component"]
 
 ROM, RAM = "hwgen_rom", "hwgen_ram"
 PORT_LIMIT = 65_536
@@ -241,8 +241,16 @@ def emit(
     :class:`Rtl`
         ``top.v``, a file for each distinct block, two for the memories, and ``*.hex``.
     """
+    return emit_component(AxiTop(netlist), top=top, progress=progress)
+
+
+def emit_component(
+    component: wiring.Component, *, top: str = "top",
+    progress: Callable[[str], None] = lambda _: None,
+) -> Rtl:
+    """Verilog and memory images of any one component, such as a single block; see :func:`emit`."""
     platform = _Platform(progress)
-    platform.convert(AxiTop(netlist), top)
+    platform.convert(component, top)
     # Two processes: the machines this runs on have at least two cores.
     names = sorted(platform.modules, key=lambda n: -len(platform.modules[n]))
     halves = [[platform.modules[n] for n in names[k::2]] for k in range(2)]

