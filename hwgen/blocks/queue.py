@@ -28,7 +28,7 @@ from hwgen.errors import HwgenError
 
 __all__ = ["QUEUE_LATENCY", "Fifo", "FifoConfig", "Queue", "queue_depth", "queue_resources"]
 
-QUEUE_LATENCY = 2
+QUEUE_LATENCY = 3
 """Cycles from a push to the beat being visible at the output."""
 
 
@@ -47,7 +47,7 @@ def queue_depth(reserves: np.ndarray, pops: np.ndarray) -> int:
 def queue_resources(width: int, depth: int) -> Resources:
     """What a :class:`Queue` takes."""
     control = 4 * max(depth, 1).bit_length()
-    return Resources.memory(width, depth) + Resources(lut=control, ff=control + width)
+    return Resources.memory(width, depth) + Resources(lut=control, ff=control + 2 * width)
 
 
 class Queue(wiring.Component):
@@ -79,8 +79,9 @@ class Queue(wiring.Component):
 
     Timing
     ------
-    A push is visible at ``o`` two cycles later; one beat a cycle.  A pop frees its place for the
-    next cycle.
+    A push is visible at ``o`` three cycles later; one beat a cycle.  The memory's output goes
+    into a register and nowhere else, for block memories are slow to show it.  A pop frees its
+    place for the next cycle.
     """
 
     def __init__(self, shape, depth: int, group: int = 1) -> None:
@@ -106,21 +107,25 @@ class Queue(wiring.Component):
         )
         write, read = memory.write_port(), memory.read_port()
         stored = Signal(range(self.depth + 1))
-        pop = Signal()
-        fetch = Signal()
+        pop, fetch = Signal(), Signal()
+        fetched, move = Signal(), Signal()
+        out = Signal(Shape.cast(self.shape), reset_less=True)
         m.d.comb += [
             pop.eq(self.o.valid & self.o.ready),
-            fetch.eq((stored != 0) & (~self.o.valid | self.o.ready)),
+            move.eq(~self.o.valid | self.o.ready),
+            fetch.eq((stored != 0) & (~fetched | move)),
             write.en.eq(self.i.valid),
             write.data.eq(self.i.p),
             read.en.eq(fetch),
-            self.o.p.eq(read.data),
+            self.o.p.eq(out),
         ]
         m.d.sync += [
             self.free.eq(self.free + pop - self.reserve),
             stored.eq(stored + self.i.valid - fetch),
-            self.o.valid.eq(fetch | (self.o.valid & ~self.o.ready)),
+            fetched.eq(fetch | (fetched & ~move)),
         ]
+        with m.If(move):
+            m.d.sync += [self.o.valid.eq(fetched), out.eq(read.data)]
         for port, step in ((write, self.i.valid), (read, fetch)):
             with m.If(step):
                 m.d.sync += port.addr.eq(Mux(port.addr == self.depth - 1, 0, port.addr + 1))
@@ -155,7 +160,7 @@ class FifoConfig(BlockConfig):
 
     @property
     def least_depths(self) -> tuple[int, ...]:
-        return (3,) * self.branches
+        return (QUEUE_LATENCY + 1,) * self.branches
 
     def schedule(self, arrivals: Sequence[np.ndarray]) -> Schedule:
         accept = in_order(arrivals[0])
@@ -190,7 +195,7 @@ class Fifo(wiring.Component):
 
     Timing
     ------
-    A beat accepted in cycle t is visible in t + 2; one beat a cycle.
+    A beat accepted in cycle t is visible in t + 3; one beat a cycle.
     """
 
     def __init__(self, config: FifoConfig) -> None:

@@ -164,7 +164,7 @@ class RequantiserConfig:
     @property
     def latency(self) -> int:
         """Cycles from an accumulator to its activation."""
-        return 3 + RoundShift.latency
+        return 4 + RoundShift.latency
 
     @cached_property
     def _table(self) -> tuple[tuple[int, int, int], np.ndarray]:
@@ -250,6 +250,9 @@ class Requantiser(wiring.Component):
         for lane in range(config.lanes):
             parameter = data.View(row, read.data[lane * row.size : (lane + 1) * row.size])
             acc = Signal(signed(config.acc_bits), name=f"acc_{lane}", reset_less=True)
+            acc_2 = Signal.like(acc, name=f"acc_2_{lane}", reset_less=True)
+            # The memory's output goes into a register and nowhere else: it is slow to come.
+            read_2 = Signal(row, name=f"parameter_{lane}", reset_less=True)
             biased = Signal(signed(config.acc_bits), name=f"biased_{lane}", reset_less=True)
             scale = Signal(signed(scale_bits + 1), name=f"scale_{lane}", reset_less=True)
             shift_1 = Signal(shift_bits, name=f"shift_1_{lane}", reset_less=True)
@@ -261,9 +264,11 @@ class Requantiser(wiring.Component):
             )
             m.d.sync += [
                 acc.eq(self.i.p[lane]),
-                biased.eq(acc + parameter.bias),
-                scale.eq(parameter.multiplier),
-                shift_1.eq(parameter.shift),
+                acc_2.eq(acc),
+                read_2.eq(parameter),
+                biased.eq(acc_2 + read_2.bias),
+                scale.eq(read_2.multiplier),
+                shift_1.eq(read_2.shift),
                 product.eq(biased * scale),
                 shift_2.eq(shift_1),
             ]

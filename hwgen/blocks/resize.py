@@ -67,7 +67,7 @@ class NearestResizeConfig(BlockConfig):
 
     @property
     def least_depths(self) -> tuple[int, ...]:
-        return (3,)
+        return (QUEUE_LATENCY + 1,)
 
     def schedule(self, arrivals: Sequence[np.ndarray]) -> Schedule:
         window = self.window.schedule(arrivals[0])

@@ -67,7 +67,7 @@ class ConcatenateConfig(BlockConfig):
 
     @property
     def least_depths(self) -> tuple[int, ...]:
-        return (3,)
+        return (QUEUE_LATENCY + 1,)
 
     def schedule(self, arrivals: Sequence[np.ndarray]) -> Schedule:
         counts = [t.beats_per_pixel for t in self.inputs]
@@ -106,7 +106,7 @@ class Concatenate(wiring.Component):
 
     Timing
     ------
-    A beat accepted in cycle t is visible in t + 2; one beat a cycle.
+    A beat accepted in cycle t is visible in t + 3; one beat a cycle.
     """
 
     def __init__(self, config: ConcatenateConfig) -> None:
@@ -163,7 +163,7 @@ class SplitterConfig(BlockConfig):
 
     @property
     def least_depths(self) -> tuple[int, ...]:
-        return (3,) * len(self.outputs)
+        return (QUEUE_LATENCY + 1,) * len(self.outputs)
 
     def schedule(self, arrivals: Sequence[np.ndarray]) -> Schedule:
         accept = in_order(arrivals[0])
@@ -199,7 +199,7 @@ class Splitter(wiring.Component):
 
     Timing
     ------
-    A beat accepted in cycle t is visible in t + 2; one beat a cycle.
+    A beat accepted in cycle t is visible in t + 3; one beat a cycle.
     """
 
     def __init__(self, config: SplitterConfig) -> None:
@@ -265,7 +265,7 @@ class LaneChangeConfig(BlockConfig):
 
     @property
     def least_depths(self) -> tuple[int, ...]:
-        return (4,)
+        return (QUEUE_LATENCY + 2,)
 
     def schedule(self, arrivals: Sequence[np.ndarray]) -> Schedule:
         units = self.lanes_in // self.unit
@@ -302,7 +302,7 @@ class LaneChange(wiring.Component):
     Timing
     ------
     One unit of ``gcd(lanes_in, lanes_out)`` channels a cycle; a beat whose last unit was accepted
-    in cycle t and waits for no other is visible in t + 4.
+    in cycle t and waits for no other is visible in t + 5.
     """
 
     def __init__(self, config: LaneChangeConfig) -> None:

@@ -24,7 +24,7 @@ __all__ = ["SlidingWindow", "SlidingWindowConfig", "WindowSchedule"]
 
 WRITE_LATENCY = 2
 """Cycles from accepting the last beat of a pixel to the first window that can use it."""
-READ_LATENCY = 6
+READ_LATENCY = 7
 """Cycles from issuing a step to its beat being visible at the output."""
 RELEASE_LATENCY = 5
 """Cycles from a window's last beat to its pixels' places being free."""
@@ -325,7 +325,7 @@ class SlidingWindow(wiring.Component):
     Timing
     ------
     A window starts when its last pixel was accepted two cycles ago and the window before it has
-    had its ``window_cycles``; its first beat is visible six cycles later.
+    had its ``window_cycles``; its first beat is visible seven cycles later.
     """
 
     def __init__(self, config: SlidingWindowConfig) -> None:
@@ -414,8 +414,8 @@ class SlidingWindow(wiring.Component):
                 step.base.eq(_wrapped(m, walk.base, config.depth, "window_base")),
                 *(a.eq(b) for a, b in zip(step.inside, walk.inside, strict=True)),
             ]
-        # Stage 1: tap offsets; 2: sum; 3: wrap; 4: address; 5: data; 6: output.
-        active = [Signal(name=f"active_{k}") for k in range(1, 6)]
+        # Stage 1: tap offsets; 2: sum; 3: wrap; 4: address; 5: data; 6: register; 7: output.
+        active = [Signal(name=f"active_{k}") for k in range(1, 7)]
         final = [Signal(name=f"final_{k}") for k in range(1, 5)]
         release = [Signal.like(freed, name=f"release_{k}", reset_less=True) for k in range(1, 5)]
         words = [counter(config.words_per_pixel, name=f"word_{k}", reset_less=True)
@@ -428,9 +428,9 @@ class SlidingWindow(wiring.Component):
                 release[0].eq(walk.free),
                 words[0].eq(step.word),
                 base.eq(step.base),
-                self.o.valid.eq(active[4]),
+                self.o.valid.eq(active[5]),
             ]
-            m.d.sync += [b.eq(a) for a, b in zip(active[:4], active[1:], strict=True)]
+            m.d.sync += [b.eq(a) for a, b in zip(active[:5], active[1:], strict=True)]
             m.d.sync += [b.eq(a) for a, b in zip(final[:3], final[1:], strict=True)]
             m.d.sync += [b.eq(a) for a, b in zip(release[:3], release[1:], strict=True)]
             m.d.sync += [b.eq(a) for a, b in zip(words[:2], words[1:], strict=True)]
@@ -447,9 +447,10 @@ class SlidingWindow(wiring.Component):
             offset = counter(config.depth, name=f"offset_{tap}", reset_less=True)
             total = Signal(range(2 * config.depth), name=f"total_{tap}", reset_less=True)
             pixel = counter(config.depth, name=f"pixel_{tap}", reset_less=True)
-            inside = [Signal(name=f"inside_{tap}_{k}", reset_less=True) for k in range(1, 6)]
+            inside = [Signal(name=f"inside_{tap}_{k}", reset_less=True) for k in range(1, 7)]
             address = counter(config.depth, name=f"address_{tap}", reset_less=True)
-            out = Signal(lanes * config.input.tensor.bits, name=f"out_{tap}", reset_less=True)
+            raw = Signal(lanes * config.input.tensor.bits, name=f"raw_{tap}", reset_less=True)
+            out = Signal.like(raw, name=f"out_{tap}", reset_less=True)
             fill = Const(config.fill, signed(config.input.tensor.bits))
             m.d.comb += [read.addr.eq(address), read.en.eq(go)]
             with m.If(go):
@@ -463,9 +464,10 @@ class SlidingWindow(wiring.Component):
                     total.eq(base + offset),
                     pixel.eq(Mux(total >= config.depth, total - config.depth, total)),
                     address.eq(pixel + words[2]),
-                    out.eq(Mux(inside[4], read.data, Cat(fill for _ in range(lanes)))),
+                    raw.eq(read.data),
+                    out.eq(Mux(inside[5], raw, Cat(fill for _ in range(lanes)))),
                 ]
-                m.d.sync += [b.eq(a) for a, b in zip(inside[:4], inside[1:], strict=True)]
+                m.d.sync += [b.eq(a) for a, b in zip(inside[:5], inside[1:], strict=True)]
             m.d.comb += Cat(self.o.p[tap * lanes + k] for k in range(lanes)).eq(out)
 
 

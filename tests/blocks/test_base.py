@@ -100,12 +100,12 @@ def test_ports() -> None:
     assert config.input_ports == ("i_0", "i_1")
     assert config.output_ports == ("o",)
     assert list(config.signature.members) == ["i_0", "i_1", "o"]
-    assert (config.interval, config.latency) == (8, 2)
+    assert (config.interval, config.latency) == (8, 3)
 
 
 def test_queue_depths() -> None:
     stream = StreamType(TensorType((2, 4)))
-    assert FifoConfig(stream=stream, branches=2).queue_depths == (3, 3)
+    assert FifoConfig(stream=stream, branches=2).queue_depths == (4, 4)
     assert FifoConfig(stream=stream, branches=2, depths=(1, 9)).queue_depths == (1, 9)
     with pytest.raises(HwgenError, match=r"^Depths must have 2 entries, not \(4,\)$"):
         _ = FifoConfig(stream=stream, branches=2, depths=(4,)).queue_depths

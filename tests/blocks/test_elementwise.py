@@ -87,8 +87,8 @@ def test_a_sum_on_all_pairs_of_codes() -> None:
 def test_latencies() -> None:
     q = Quantisation(0.1)
     tensor = TensorType((3, 2), q)
-    assert TableLookupConfig(op=Table.from_function(np.abs, q, q), tensor=tensor).latency == 3
-    assert AdderConfig(op=Add.from_types(q, q, q), tensors=(tensor, tensor)).latency == 9
+    assert TableLookupConfig(op=Table.from_function(np.abs, q, q), tensor=tensor).latency == 4
+    assert AdderConfig(op=Add.from_types(q, q, q), tensors=(tensor, tensor)).latency == 10
 
 
 @pytest.mark.parametrize("tensor, lanes, message", [
