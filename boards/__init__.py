@@ -9,18 +9,10 @@ from importlib.resources import files
 from pathlib import Path
 
 from hwgen.blocks.base import Resources
+from hwgen.blocks.multiplier import FAMILIES
 from hwgen.errors import HwgenError
 
-__all__ = ["FAMILIES", "Board", "load", "names"]
-
-FAMILIES = {
-    "ultrascale+": "DSP48E2",
-    "ultrascale": "DSP48E2",
-    "7series": "DSP48E1",
-    "ecp5": "MULT18X18D",
-}
-"""Device families, and the multiplier of each."""
-
+__all__ = ["Board", "load", "names"]
 
 @dataclass(frozen=True)
 class Board:
@@ -32,7 +24,7 @@ class Board:
     part : :class:`str`
         As the vendor's tool calls the device.
     family : :class:`str`
-        One of :data:`FAMILIES`; decides what a multiplier can do.
+        One of :data:`hwgen.blocks.multiplier.FAMILIES`; decides what a multiplier can do.
     dsp, bram18, uram, lut, ff : :class:`int`
         Block RAM is counted in 18 Kb.
     offchip_gbps : :class:`float`
@@ -78,7 +70,7 @@ class Board:
 
     @property
     def multiplier(self) -> str:
-        """The device's multiplier, as the vendor calls it."""
+        """The device's multiplier: one of :data:`hwgen.blocks.multiplier.MULTIPLIERS`."""
         return FAMILIES[self.family]
 
     @property

@@ -13,6 +13,8 @@ import numpy as np
 
 from boards import Board
 from hwgen.blocks.base import Resources, block_ram
+from hwgen.blocks.mac import chain_length
+from hwgen.blocks.multiplier import Packing, signed_width
 from hwgen.design import DesignPoint, Folding
 from hwgen.errors import HwgenError
 from hwgen.ir import (
@@ -86,7 +88,7 @@ def _lane_classes(graph: Graph) -> list[_LaneClass]:
 
 
 def _fold_conv(
-    op: Conv, tensor: TensorType, interval: int, lanes_in: int, lanes_out: int, pack: bool,
+    op: Conv, tensor: TensorType, interval: int, lanes_in: int, lanes_out: int, multiplier: str,
     memory_price: float,
 ) -> tuple[Folding, int] | None:
     """The cheapest folding that meets an interval, and its DSPs; None: there is none."""
@@ -96,7 +98,10 @@ def _fold_conv(
     windows = op.infer(tensor)[0].pixels
     cin, cout = op.weight.shape[-1], op.cout // op.groups
     taps = _fold_choices(op.window.taps)
-    pair = 2 if pack else 1
+    packing = Packing.densest(multiplier, tensor.bits, op.weight_bits, op.weight_limit)
+    shift = packing.device.tiles(
+        signed_width(*op.accumulator_range(tensor)), op.requantise.multiplier_bits + 1
+    )
     best: tuple[tuple, Folding, int] | None = None
 
     def consider(channels: np.ndarray, pes: np.ndarray, groups: int) -> None:
@@ -106,20 +111,23 @@ def _fold_conv(
         results = pe * groups // lanes_out
         folds = -(-op.groups // groups) * -(-cout // pe)
         cycles = windows * folds * np.maximum(steps, results)
-        dsp = groups * cl * tl * -(-pe // pair)
+        columns = groups * -(-pe // packing.products)
+        dsp = packing.device.dsp * cl * tl * columns
         good = np.flatnonzero(cycles <= interval)
         if not len(good):
             return
         blocks = tl * block_ram(groups * cl * tensor.bits, rows * -(-tensor.channels // cl))
-        columns = groups * -(-pe // pair)
-        blocks += columns * block_ram(pair * cl * tl * op.weight_bits, folds * steps)
+        # Weights are read in as many places as a chain has skews.
+        places = -(-chain_length(packing, cl * tl) // 2) if packing.device.sum_bits else 1
+        row = groups * pe * cl * tl * packing.word_bits
+        blocks += places * block_ram(-(-row // places), folds * steps)
         cost = dsp + memory_price * blocks
         # Cheapest; then few copies of the buffer; then few, long columns.
         k = good[np.lexsort((pe[good], tl[good], cost[good]))[0]]
         key = (float(cost[k]), int(tl[k]), int(pe[k]))
         if best is None or key < best[0]:
-            folding = Folding(int(cl[k]), int(tl[k]), groups, int(pe[k]), pack=pack)
-            best = key, folding, int(dsp[k]) + lanes_out
+            folding = Folding(int(cl[k]), int(tl[k]), groups, int(pe[k]), multiplier=multiplier)
+            best = key, folding, int(dsp[k]) + lanes_out * shift
 
     step = math.gcd(lanes_in, cin)
     pes = _fold_choices(cout, lanes_out) if cout % lanes_out == 0 else np.array([], int)
@@ -165,14 +173,13 @@ def folded_for(
             return None
         design.lanes.update(dict.fromkeys(group.members, lanes))
     total = 0
-    pack = board.family.startswith("ultrascale")
     for node in graph.nodes:
         source, lanes = node.inputs[0], design.lanes[node.name]
         conv = as_conv(node.op, graph.types[source])
         if conv is not None:
             found = _fold_conv(
-                conv, graph.types[source], interval, design.lanes[source], lanes, pack,
-                memory_price,
+                conv, graph.types[source], interval, design.lanes[source], lanes,
+                board.multiplier, memory_price,
             )
             if found is None:
                 return None

@@ -9,6 +9,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from hwgen.blocks.multiplier import MULTIPLIERS
 from hwgen.errors import HwgenError
 
 __all__ = ["DesignPoint", "Folding"]
@@ -26,8 +27,7 @@ class Folding:
         See :class:`hwgen.blocks.conv.FoldedConvConfig`; pools use ``tap_lanes`` alone.
     capacity : :class:`int`
         Pixels in the op's window buffer; 0: not sized yet.
-    pack : :class:`bool`
-        Two output channels of a convolution share a multiplier.
+    multiplier, products : see :class:`hwgen.blocks.conv.FoldedConvConfig`
     """
 
     channel_lanes: int = 1
@@ -35,11 +35,17 @@ class Folding:
     group_lanes: int = 1
     pe: int = 1
     capacity: int = 0
-    pack: bool = True
+    multiplier: str = "dsp48e2"
+    products: int = 0
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if not isinstance(value, int) or value < (name not in ("capacity", "pack")):
+            if name == "multiplier":
+                if value not in MULTIPLIERS:
+                    raise HwgenError(
+                        f"multiplier must be one of {', '.join(MULTIPLIERS)}, not {value!r}"
+                    )
+            elif not isinstance(value, int) or value < (name not in ("capacity", "products")):
                 raise HwgenError(f"{name} must be a positive integer, not {value!r}")
 
 

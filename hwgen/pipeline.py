@@ -135,7 +135,8 @@ def block_config(
             op=conv, tensor=tensor, lanes_in=conv_lanes_in(conv, lanes_in, folding),
             lanes_out=lanes_out, channel_lanes=folding.channel_lanes,
             tap_lanes=folding.tap_lanes, group_lanes=folding.group_lanes, pe=folding.pe,
-            capacity=folding.capacity, pack=folding.pack,
+            capacity=folding.capacity,
+            multiplier=folding.multiplier, products=folding.products,
         )
     if isinstance(op, GlobalAveragePool):
         op = op.as_pool(tensor)

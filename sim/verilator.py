@@ -20,7 +20,7 @@ from hwgen.emit.verilog import Rtl, element_bytes
 from hwgen.errors import HwgenError
 from hwgen.pipeline import Netlist
 
-__all__ = ["Simulation", "VerilatorModel", "lint"]
+__all__ = ["Simulation", "VerilatorModel", "compile_verilog", "lint"]
 
 SEPARATE = ("mac_column_", "folded_conv_", "pool_", "adder_", "nearest_resize_")
 """Modules that Verilator keeps as functions of their own: inlined, their many copies would only
@@ -85,6 +85,25 @@ def lint(rtl: Rtl, directory: Path) -> None:
     _verilator(["--lint-only", "-Wall", "--top-module", rtl.top, waivers, *rtl.verilog], directory)
 
 
+def compile_verilog(
+    verilog: Sequence[str], top: str, sources: Sequence[Path], directory: Path, *, jobs: int = 2,
+    optimise: bool = True, flags: Sequence[str] = (),
+) -> Path:
+    """A program of Verilog files (names in ``directory``) and C++ sources; see Verilator."""
+    fast = "-O2" if optimise else "-O0"
+    build = directory.resolve() / "obj"
+    _verilator([
+        "--cc", "--exe", "--build", "-j", str(jobs), "-O3", "-Wno-fatal", "-Wno-lint",
+        "--x-assign", "fast", "--x-initial", "fast", "--no-timing",
+        "--output-split", "20000", "--output-split-cfuncs", "2000",
+        "--top-module", top, "--Mdir", str(build), "-o", "harness",
+        "-CFLAGS", "-std=gnu++20 -DVL_TIME_CONTEXT -fno-strict-aliasing",
+        "-MAKEFLAGS", f"CFG_CXXFLAGS_PCH_I=-include OPT_FAST={fast} OPT_SLOW=-O0",
+        "-LDFLAGS", "-pthread", *flags, *verilog, *(str(source.resolve()) for source in sources),
+    ], directory)
+    return build / "harness"
+
+
 class VerilatorModel:
     """A compiled simulation of an emitted design.
 
@@ -119,22 +138,16 @@ class VerilatorModel:
                     for n, s in netlist.inputs.items()],
             masters=[_port(f"m_axis_{n}", s) for n, s in netlist.outputs.items()],
         ))
-        fast = "-O2" if optimise else "-O0"
         modules = [n[:-2] for n in rtl.verilog if n.startswith(SEPARATE)]
         (directory / "hierarchy.vlt").write_text(
             "`verilator_config\n" + "".join(f'no_inline -module "{n}"\n' for n in modules)
         )
-        _verilator([
-            "--cc", "--exe", "--build", "-j", str(jobs), "-O3", "-Wno-fatal", "-Wno-lint",
-            "--x-assign", "fast", "--x-initial", "fast", "--no-timing",
-            "--output-split", "20000", "--output-split-cfuncs", "2000",
-            *(["-DHWGEN_MONITOR"] if monitor else []),
-            "--top-module", rtl.top, "--Mdir", str(directory / "obj"), "-o", "harness",
-            "-CFLAGS", "-std=gnu++20 -DVL_TIME_CONTEXT -fno-strict-aliasing",
-            "-MAKEFLAGS", f"CFG_CXXFLAGS_PCH_I=-include OPT_FAST={fast} OPT_SLOW=-O0",
-            "-LDFLAGS", "-pthread",
-            str(directory / "hierarchy.vlt"), *rtl.verilog, str(directory / "harness.cpp"),
-        ], self.rtl_directory)
+        self.program = compile_verilog(
+            rtl.verilog, rtl.top, [directory / "harness.cpp"], self.rtl_directory, jobs=jobs,
+            optimise=optimise, flags=(
+                str(directory / "hierarchy.vlt"), *(["-DHWGEN_MONITOR"] if monitor else [])
+            ),
+        )
 
     def run(
         self,
@@ -174,7 +187,7 @@ class VerilatorModel:
         arguments = [str(a) for a in (frames, interval, stall, seed, limit, *paths, *outs)]
         begin = time.perf_counter()
         result = subprocess.run(
-            [self.directory / "obj" / "harness", *arguments],
+            [self.program, *arguments],
             cwd=self.rtl_directory, capture_output=True, text=True, check=False,
         )
         seconds = time.perf_counter() - begin

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Self
 
 import numpy as np
-from amaranth.hdl import Module, Signal, signed
+from amaranth.hdl import ClockSignal, Instance, Module, Signal, signed
 from amaranth.lib import data, stream, wiring
 
 from hwgen.errors import HwgenError
@@ -32,6 +32,7 @@ __all__ = [
     "block_ram",
     "counter",
     "in_order",
+    "library_instance",
     "pack_rows",
     "shared",
 ]
@@ -298,6 +299,16 @@ def shared(m: Module, name: str, config, platform):
     component = config.create()
     m.submodules[name] = component
     return component
+
+
+def library_instance(platform, name: str, **ports) -> Instance | None:
+    """An instance of a hand-written Verilog module of :mod:`hwgen.emit`, clocked by ``sync``.
+
+    None if the platform does not take one: the caller then elaborates the module's meaning.
+    """
+    if not hasattr(platform, "library_instance"):
+        return None
+    return platform.library_instance(name, i_clk=ClockSignal(), **ports)
 
 
 def counter(count: int, **options) -> Signal:

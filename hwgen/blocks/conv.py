@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 
@@ -25,11 +25,11 @@ from hwgen.blocks.base import (
     counter,
     memory_style,
     pack_rows,
-    shared,
 )
-from hwgen.blocks.mac import MacColumnConfig
+from hwgen.blocks.mac import MacArray, MacArrayConfig
+from hwgen.blocks.multiplier import Packing, signed_width
 from hwgen.blocks.queue import QUEUE_LATENCY, Queue, queue_resources
-from hwgen.blocks.requantise import Requantiser, RequantiserConfig, signed_width
+from hwgen.blocks.requantise import Requantiser, RequantiserConfig
 from hwgen.blocks.window import SlidingWindow, SlidingWindowConfig
 from hwgen.errors import HwgenError
 from hwgen.ir.ops import Conv
@@ -58,8 +58,10 @@ class FoldedConvConfig(BlockConfig):
         Groups in parallel (depthwise: channels); above 1, each is taken whole.
     pe : :class:`int`
         Output channels in parallel, in each group.
-    pack : :class:`bool`
-        Two output channels share a multiplier.
+    multiplier : :class:`str`
+        What multiplies: one of :data:`hwgen.blocks.multiplier.MULTIPLIERS`.
+    products : :class:`int`
+        Output channels that share a multiplier; 0: as many as fit.
     capacity : :class:`int`
         Pixels in the window's buffer; 0: the fewest with which it works.
 
@@ -77,7 +79,8 @@ class FoldedConvConfig(BlockConfig):
     tap_lanes: int = 1
     group_lanes: int = 1
     pe: int = 1
-    pack: bool = True
+    multiplier: str = "dsp48e2"
+    products: int = 0
     capacity: int = 0
 
     def __post_init__(self) -> None:
@@ -172,24 +175,14 @@ class FoldedConvConfig(BlockConfig):
         )
 
     @cached_property
-    def columns(self) -> tuple[tuple[int, MacColumnConfig], ...]:
-        """Per column its run of groups' lane, and its shape; in order of the results."""
-        def column(outputs: int) -> MacColumnConfig:
-            return MacColumnConfig(
-                simd=self.simd, outputs=outputs, activation_bits=self.tensor.bits,
-                weight_bits=self.op.weight_bits,
-                weight_limit=int(abs(self.op.weight).max(initial=1)),
-                acc_bits=signed_width(*self.acc_range),
-            )
-
-        pair = 2 if self.pack and self.tensor.bits <= 9 else 1
-        widths = [min(pair, self.pe - k) for k in range(0, self.pe, pair)]
-        return tuple((lane, column(n)) for lane in range(self.group_lanes) for n in widths)
-
-    @property
-    def sum_latency(self) -> int:
-        """Cycles from activations and weights to their sum; all columns wait for the slowest."""
-        return max(config.sum_latency for _, config in self.columns)
+    def array(self) -> MacArrayConfig:
+        """The multipliers."""
+        key = self.multiplier, self.tensor.bits, self.op.weight_bits, self.op.weight_limit
+        products = min(self.products or Packing.densest(*key).products, self.pe)
+        return MacArrayConfig(
+            simd=self.simd, pe=self.pe, groups=self.group_lanes,
+            packing=Packing(key[0], products, *key[1:]), acc_bits=self.requantiser.acc_bits,
+        )
 
     @cached_property
     def inputs(self) -> tuple[StreamType, ...]:
@@ -206,7 +199,7 @@ class FoldedConvConfig(BlockConfig):
     @property
     def result_latency(self) -> int:
         """Cycles from a fold's last beat at the window's output to its first result's push."""
-        return 1 + self.sum_latency + 1 + 1 + self.requantiser.latency
+        return 1 + self.array.latency + 1 + self.requantiser.latency
 
     @cached_property
     def least_depths(self) -> tuple[int, ...]:
@@ -232,10 +225,9 @@ class FoldedConvConfig(BlockConfig):
         total += queue_resources(self.outputs[0].width, self.queue_depths[0])
         acc = signed_width(*self.acc_range) * int(self.fold_results.max())
         total += Resources(lut=acc + 60, ff=acc + 60)
-        for _, column in self.columns:
-            width = column.simd * column.outputs * column.weight_bits
-            total += column.resources(family) + Resources.memory(width, self.weight_depth)
-        return total
+        for width in self.array.weight_widths:
+            total += Resources.memory(width, self.weight_depth)
+        return total + self.array.resources()
 
     def compute(self, *frames: np.ndarray) -> tuple[np.ndarray, ...]:
         return self.op.evaluate(frames, (self.tensor,))
@@ -331,7 +323,8 @@ class FoldedConv(wiring.Component):
             with m.If(step_end):
                 m.d.sync += fold.eq(Mux(fold_end, 0, fold + 1))
 
-        # The columns: weights read beside the activations, sums accumulated over the fold.
+        # The array: weights read beside the activations, sums accumulated over the fold.
+        m.submodules.array = array = MacArray(config.array)
         x = Signal(config.window.payload, reset_less=True)
         m.d.sync += x.eq(window.o.p)
         flags = Signal(data.StructLayout({"add": 1, "first": 1, "last": 1, "beats": len(beats)}))
@@ -340,50 +333,44 @@ class FoldedConv(wiring.Component):
             flags.beats.eq(beats),
         ]
         delayed = [flags]
-        for k in range(1, config.sum_latency + 3):
+        for k in range(1, config.array.latency + 2):
             delayed.append(Signal(flags.shape(), name=f"flags_{k}"))
             m.d.sync += delayed[k].eq(delayed[k - 1])
-        rows = config.weight_rows()
-        results, output = [], 0
-        for k, (lane, column) in enumerate(config.columns):
-            width = column.outputs * column.simd * column.weight_bits
-            image = rows[:, output : output + column.outputs].reshape(config.weight_depth, -1)
-            output += column.outputs
+        m.d.comb += [
+            array.add.eq(delayed[1 + config.array.sum_latency].add),
+            array.first.eq(delayed[1 + config.array.sum_latency].first),
+        ]
+        for lane in range(config.group_lanes):
+            for k in range(config.simd):
+                tap, channel = divmod(k, config.channel_lanes)
+                n = tap * config.window.word_lanes + lane * config.channel_lanes + channel
+                m.d.comb += array.x[lane][k].eq(x[n])
+        # Weights come as late as the array wants them, for their memories are read later.
+        addresses = [address]
+        for k in range(max(config.array.skews)):
+            addresses.append(Signal.like(address, name=f"address_{k + 1}", reset_less=True))
+            m.d.sync += addresses[k + 1].eq(addresses[k])
+        words = config.array.weight_words(config.weight_rows())
+        for k, (width, skew) in enumerate(
+            zip(config.array.weight_widths, config.array.skews, strict=True)
+        ):
             m.submodules[f"weights_{k}"] = memory = Memory(
                 shape=width, depth=max(config.weight_depth, 2),
-                init=pack_rows(image, column.weight_bits),
+                init=pack_rows(words[k], config.array.packing.word_bits),
                 attrs={"rom_style": memory_style(width, config.weight_depth)},
             )
             read = memory.read_port()
-            mac = shared(m, f"column_{k}", column, platform)
-            lanes = [
-                tap * config.window.word_lanes + lane * config.channel_lanes + channel
-                for tap in range(config.tap_lanes) for channel in range(config.channel_lanes)
-            ]
-            at = 1 + column.sum_latency
             m.d.comb += [
-                read.addr.eq(address),
-                mac.x.eq(Cat(x[n] for n in lanes)),
-                mac.w.eq(read.data),
-                mac.add.eq(delayed[at].add),
-                mac.first.eq(delayed[at].first),
+                read.addr.eq(addresses[skew]), getattr(array, f"w_{k}").eq(read.data),
             ]
-            # An odd column out is shorter than the pairs: its sum waits for theirs.
-            wait = config.sum_latency - column.sum_latency
-            for acc in mac.acc:
-                for n in range(wait):
-                    later = Signal.like(acc, name=f"acc_{k}_wait_{n}", reset_less=True)
-                    m.d.sync += later.eq(acc)
-                    acc = later
-                results.append(acc)
 
         # Serialise the results of a fold, lanes_out a cycle.
-        done = delayed[config.sum_latency + 2]
+        done = delayed[config.array.latency + 1]
         bits = config.requantiser.acc_bits * config.lanes_out
-        held = Signal(signed(config.requantiser.acc_bits * len(results)), reset_less=True)
+        held = Signal(len(array.acc.as_value()), reset_less=True)
         left = Signal(range(group + 1))
         with m.If(done.last):
-            m.d.sync += [held.eq(Cat(results)), left.eq(done.beats)]
+            m.d.sync += [held.eq(array.acc), left.eq(done.beats)]
         with m.Elif(left != 0):
             m.d.sync += [held.eq(held >> bits), left.eq(left - 1)]
         m.d.comb += [

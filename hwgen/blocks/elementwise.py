@@ -12,8 +12,9 @@ from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 
 from hwgen.blocks.base import BlockConfig, Resources, Schedule, StreamType, in_order
+from hwgen.blocks.multiplier import signed_width
 from hwgen.blocks.queue import QUEUE_LATENCY, Queue, queue_resources
-from hwgen.blocks.requantise import RoundShift, signed_width
+from hwgen.blocks.requantise import RoundShift
 from hwgen.errors import HwgenError
 from hwgen.ir.ops import Add, Table
 from hwgen.ir.types import TensorType

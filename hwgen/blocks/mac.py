@@ -1,27 +1,51 @@
-"""Multiply-accumulate columns: the dot products of one activation vector with one or two weights.
+"""Arrays of multiply-accumulate columns: a vector of activations times a matrix of weights.
 
-Two outputs share one multiplier: ``(w1 * 2**18 + w0) * x`` is one 27x18 product whose low 18 bits
-hold ``w0 * x`` (a borrow goes into the high field), so one DSP48E2 takes two multiply-accumulates
-a cycle (Xilinx WP486, "Deep Learning with INT8 Optimization on Xilinx Devices").  The packed
-products of as many taps as the low field holds are summed before the fields are parted.
+A column is one or more outputs that share their multipliers (:mod:`hwgen.blocks.multiplier`).
+Products are summed along cascades of DSPs, whose second half of a pair takes its operands through
+one more register, so that operands are skewed by two cycles a pair: the activations once for all
+columns, the weights by reading their memories later.  Cascades meet in a binary tree of registered
+adders, one adder between registers.  What a field borrows from the one above it is given back
+through the carry inputs of those adders, which would else lie idle.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
-from amaranth.hdl import Module, Mux, Signal, signed
+import numpy as np
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgen.blocks.base import Resources
+from hwgen.blocks.base import Resources, shared
+from hwgen.blocks.multiplier import MultiplyAdd, Packing, signed_width
 from hwgen.errors import HwgenError
 
-__all__ = ["MacColumn", "MacColumnConfig"]
+__all__ = ["MacArray", "MacArrayConfig", "MacColumn", "MacColumnConfig"]
 
-FIELD = 18
-"""Bits of the low field of a packed product."""
+CASCADE = 16
+"""Longest cascade: the skew of an activation then fits one 16-bit shift register a bit."""
+
+
+def _levels(count: int) -> int:
+    """Levels of a binary tree of adders."""
+    return (count - 1).bit_length()
+
+
+def chain_length(packing: Packing, simd):
+    """Products of ``simd`` that are summed before their fields are parted.
+
+    Chains are as long as a field and a cascade allow, and equally long.  Takes integers or integer
+    arrays.
+    """
+    simd = np.asarray(simd)
+    most = np.where(simd > packing.capacity(0), packing.capacity(packing.guard),
+                    packing.capacity(0))
+    if packing.device.sum_bits:
+        most = np.minimum(most, CASCADE)
+    return -(-simd // -(-simd // most))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,76 +55,103 @@ class MacColumnConfig:
     Parameters
     ----------
     simd : :class:`int`
-        Products summed each cycle.
+        Products summed each cycle, for each output.
     outputs : :class:`int`
-        1, or 2 that share their multipliers.
-    activation_bits, weight_bits : :class:`int`
-    weight_limit : :class:`int`
-        Largest magnitude of a weight; decides how many packed products may be summed.
+        At most ``packing.products``.
+    packing : :class:`Packing`
     acc_bits : :class:`int`
         Bits of the accumulators.
     """
 
     simd: int
     outputs: int
-    activation_bits: int
-    weight_bits: int
-    weight_limit: int
+    packing: Packing
     acc_bits: int
 
     def __post_init__(self) -> None:
         if self.simd < 1:
             raise HwgenError(f"Simd must be positive, not {self.simd!r}")
-        if self.outputs not in (1, 2):
-            raise HwgenError(f"A column has 1 or 2 outputs, not {self.outputs!r}")
-        if self.outputs == 2 and not (self.weight_bits <= 8 and self.activation_bits <= 9):
+        if not 1 <= self.outputs <= self.packing.products:
             raise HwgenError(
-                f"Two products share a multiplier at 8-bit weights and 9-bit activations at most, "
-                f"not {self.weight_bits} and {self.activation_bits} bits"
+                f"A column has 1 to {self.packing.products} outputs, not {self.outputs!r}"
             )
 
-    @property
+    @cached_property
     def chain(self) -> int:
-        """Packed products that are summed before the fields are parted."""
-        largest = max(self.weight_limit, 1) << (self.activation_bits - 1)
-        return max(1, min(self.simd, ((1 << (FIELD - 1)) - 1) // largest))
+        """Products that are summed before the fields are parted."""
+        return int(chain_length(self.packing, self.simd))
 
     @property
-    def product_bits(self) -> int:
-        """Bits of a product."""
-        return self.activation_bits + self.weight_bits
+    def guard(self) -> int:
+        """Bits by which sums exceed their fields."""
+        return max(self.field_bits - self.packing.field, 0) if self.outputs > 1 else 0
+
+    @property
+    def chains(self) -> int:
+        """Chains of a column."""
+        return math.ceil(self.simd / self.chain)
+
+    @cached_property
+    def skew(self) -> tuple[int, ...]:
+        """Per product, the cycles by which its operands come late."""
+        if not self.packing.device.sum_bits:
+            return (0,) * self.simd
+        # The last chain may be shorter; it ends together with the others.
+        missing = self.chains * self.chain - self.simd
+        last = (self.chains - 1) * self.chain
+        return tuple(
+            (k % self.chain + (missing if k >= last else 0)) // 2 * 2 for k in range(self.simd)
+        )
+
+    @property
+    def product_latency(self) -> int:
+        """Cycles from the operands to their product, or to the sum of a chain."""
+        packing = self.packing
+        if packing.device.sum_bits:
+            return 3 + self.chain - 1
+        rows = _levels(math.ceil(packing.word_bits / 2)) + 1
+        return 1 + (1 if packing.device.dsp else rows) + _levels(self.chain)
 
     @property
     def sum_latency(self) -> int:
-        """Cycles from activations and weights to their sum, before the accumulator."""
-        if self.outputs == 1:
-            return 2 + _levels(self.simd)
-        return 3 + _levels(self.chain) + _levels(math.ceil(self.simd / self.chain))
+        """Cycles from the first operands to their sum, before the accumulator."""
+        return self.product_latency + _levels(self.chains)
 
     @property
     def latency(self) -> int:
-        """Cycles from the last activations of a sum to the accumulator being visible."""
+        """Cycles from the last operands of a sum to the accumulator being visible."""
         return self.sum_latency + 1
 
-    def resources(self, family: str) -> Resources:
-        # Counted in tree adders: one LUT a bit.
-        if self.outputs == 1:
-            lut = (self.simd - 1) * (self.product_bits + 2) + self.acc_bits
-            ff = self.simd * (self.product_bits * 2 + 2) + self.acc_bits
-        else:
-            groups = math.ceil(self.simd / self.chain)
-            lut = (self.simd - groups) * 36 + self.simd * 9
-            lut += 2 * (groups * FIELD + (groups - 1) * (FIELD + 2) + self.acc_bits)
-            ff = self.simd * (27 + 8 + 36 * 2) + 2 * (groups * 2 * FIELD + self.acc_bits)
-        return Resources(dsp=self.simd, lut=lut, ff=ff)
+    @property
+    def field_bits(self) -> int:
+        """Bits of the sum of a chain, with what it borrows."""
+        bound = self.packing.bound(self.chain)
+        return signed_width(-bound - 1, bound)
+
+    def resources(self) -> Resources:
+        """What a column takes."""
+        packing, bits = self.packing, self.field_bits
+        lut = self.outputs * ((self.chains - 1) * (bits + 2) + self.acc_bits)
+        ff = lut
+        if self.guard:
+            lut += (self.outputs - 1) * self.simd
+            ff += (self.outputs - 1) * self.simd * 2
+        if not packing.device.sum_bits:
+            product = packing.activation_bits + (packing.products - 1) * packing.field + (
+                packing.word_bits)
+            lut += (self.simd - self.chains) * (product + 2)
+            ff += self.simd * (2 * product + packing.activation_bits + packing.word_bits)
+        if not packing.device.dsp:
+            lut += self.simd * packing.word_bits * (packing.activation_bits + 3)
+        return Resources(dsp=self.simd * packing.device.dsp, lut=lut, ff=ff)
 
     @property
     def signature(self) -> wiring.Signature:
         """Signature of the component."""
-        weights = data.ArrayLayout(signed(self.weight_bits), self.simd)
+        words = data.ArrayLayout(signed(self.packing.word_bits), self.outputs)
         return wiring.Signature({
-            "x": In(data.ArrayLayout(signed(self.activation_bits), self.simd)),
-            "w": In(data.ArrayLayout(weights, self.outputs)),
+            "x": In(data.ArrayLayout(signed(self.packing.activation_bits), self.simd)),
+            "w": In(data.ArrayLayout(words, self.simd)),
             "add": In(1),
             "first": In(1),
             "acc": Out(data.ArrayLayout(signed(self.acc_bits), self.outputs)),
@@ -110,28 +161,50 @@ class MacColumnConfig:
         return MacColumn(self)
 
 
-def _levels(count: int) -> int:
-    """Levels of a binary tree of registered adders."""
-    return math.ceil(math.log2(count)) if count > 1 else 0
+def _delayed(m: Module, value: Value, cycles: int, name: str) -> Value:
+    """A value some cycles later."""
+    for k in range(cycles):
+        later = Signal(value.shape(), name=f"{name}_later_{k}", reset_less=True)
+        m.d.sync += later.eq(value)
+        value = later
+    return value
 
 
-def _tree(m: Module, terms: list, bits: int, name: str, limit: int | None = None):
-    """Registered binary adder tree; sums of k levels have k more bits than ``bits``."""
+def _plus(a: Value, b: Value, carry: Value | None) -> Value:
+    """``a + b + carry`` in one adder: the carry goes in at the bottom."""
+    if carry is None:
+        return a + b
+    return (Cat(Const(1, 1), a).as_signed() + Cat(carry, b).as_signed()) >> 1
+
+
+def _tree(
+    m: Module, terms: list[tuple[Value, Value | None]], bits: int, name: str
+) -> tuple[Value, Value | None]:
+    """Registered binary tree over values of ``bits`` bits and their carries.
+
+    Each adder takes one of its two carries; the other goes on with the sum.
+    """
     level = 0
     while len(terms) > 1:
         level += 1
-        width = bits + level if limit is None else min(bits + level, limit)
-        sums = []
+        sums: list[tuple[Value, Value | None]] = []
         for k in range(0, len(terms), 2):
-            total = Signal(signed(width), name=f"{name}_{level}_{k // 2}", reset_less=True)
-            m.d.sync += total.eq(sum(terms[k : k + 2][1:], terms[k]))
-            sums.append(total)
+            label = f"{name}_{level}_{k // 2}"
+            total = Signal(signed(bits + level), name=label, reset_less=True)
+            carry = terms[min(k + 1, len(terms) - 1)][1]
+            if k + 1 < len(terms):
+                m.d.sync += total.eq(_plus(terms[k][0], terms[k + 1][0], terms[k][1]))
+            else:
+                m.d.sync += total.eq(terms[k][0])
+            if carry is not None:
+                carry = _delayed(m, carry, 1, f"{label}_carry")
+            sums.append((total, carry))
         terms = sums
     return terms[0]
 
 
 class MacColumn(wiring.Component):
-    """Dot products of ``simd`` activations with one or two weight vectors, accumulated.
+    """Dot products of ``simd`` activations with the weights of some outputs, accumulated.
 
     Parameters
     ----------
@@ -140,10 +213,11 @@ class MacColumn(wiring.Component):
     Members
     -------
     x : :py:`In(ArrayLayout(signed(activation_bits), simd))`
-    w : :py:`In(ArrayLayout(ArrayLayout(signed(weight_bits), simd), outputs))`
-        In the same cycle as ``x``.
+        Product ``k`` of a sum comes ``config.skew[k]`` cycles after the sum begins.
+    w : :py:`In(ArrayLayout(ArrayLayout(signed(word_bits), outputs), simd))`
+        With ``x``; weights as :meth:`Packing.words` stores them.
     add, first : :py:`In(1)`
-        ``config.sum_latency`` cycles after ``x``: take the sum; begin anew with it.
+        ``config.sum_latency`` cycles after the sum begins: take it; begin anew with it.
     acc : :py:`Out(ArrayLayout(signed(acc_bits), outputs))`
 
     Timing
@@ -157,52 +231,302 @@ class MacColumn(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        sums = self._single(m) if self.config.outputs == 1 else self._packed(m)
-        with m.If(self.add):
-            for acc, total in zip(self.acc, sums, strict=True):
-                m.d.sync += acc.eq(Mux(self.first, 0, acc) + total)
+        config = self.config
+        outputs: list[list[tuple[Value, Value | None]]] = [[] for _ in range(config.outputs)]
+        for start in range(0, config.simd, config.chain):
+            products = range(start, min(start + config.chain, config.simd))
+            if config.packing.device.sum_bits:
+                total = self._cascade(m, products)
+            else:
+                total = self._tree(m, products)
+            for output, term in zip(outputs, self._fields(m, total, products), strict=True):
+                output.append(term)
+        for k, terms in enumerate(outputs):
+            total, carry = _tree(m, terms, config.field_bits, f"sum_{k}")
+            with m.If(self.add):
+                acc = self.acc[k]
+                m.d.sync += acc.eq(_plus(Mux(self.first, 0, acc), total, carry))
         return m
 
-    def _single(self, m: Module) -> list:
-        config = self.config
-        products = []
-        for k in range(config.simd):
-            x = Signal(signed(config.activation_bits), name=f"x_{k}", reset_less=True)
-            w = Signal(signed(config.weight_bits), name=f"w_{k}", reset_less=True)
-            product = Signal(signed(config.product_bits), name=f"product_{k}", reset_less=True)
-            m.d.sync += [x.eq(self.x[k]), w.eq(self.w[0][k]), product.eq(x * w)]
-            products.append(product)
-        return [_tree(m, products, config.product_bits, "sum")]
+    def _operand(self, k: int) -> Value:
+        """The packed weights of a product."""
+        packing, outputs = self.config.packing, self.config.outputs
+        below = [_extended(self.w[k][n], packing.field) for n in range(outputs - 1)]
+        return Cat(*below, self.w[k][outputs - 1]).as_signed()
 
-    def _packed(self, m: Module) -> list:
+    def _cascade(self, m: Module, products: range) -> Value:
+        """Sum along a cascade of DSPs."""
         config = self.config
-        low, high = [], []
-        for start in range(0, config.simd, config.chain):
-            products = []
-            for k in range(start, min(start + config.chain, config.simd)):
-                x = Signal(signed(config.activation_bits), name=f"x_{k}", reset_less=True)
-                w = Signal(signed(config.weight_bits + FIELD + 1), name=f"w_{k}", reset_less=True)
-                product = Signal(signed(config.product_bits + FIELD + 1), name=f"product_{k}",
-                                 reset_less=True)
-                m.d.sync += [
-                    x.eq(self.x[k]),
-                    w.eq((self.w[1][k] << FIELD) + self.w[0][k]),
-                    product.eq(x * w),
-                ]
-                products.append(product)
-            # All chains take as many levels as the longest.
-            total = _tree(m, products, config.product_bits + FIELD + 1, f"chain_{start}",
-                          2 * FIELD + 1)
-            for level in range(_levels(len(products)), _levels(config.chain)):
-                later = Signal.like(total, name=f"chain_{start}_wait_{level}", reset_less=True)
-                m.d.sync += later.eq(total)
-                total = later
-            w0 = Signal(signed(FIELD), name=f"low_{start}", reset_less=True)
-            w1 = Signal(signed(FIELD + 1), name=f"high_{start}", reset_less=True)
-            m.d.sync += [
-                w0.eq(total[:FIELD].as_signed()),
-                w1.eq((total >> FIELD) + total[FIELD - 1]),
-            ]
-            low.append(w0)
-            high.append(w1)
-        return [_tree(m, low, FIELD, "sum_low"), _tree(m, high, FIELD + 1, "sum_high")]
+        before = None
+        for k in products:
+            # Chains end together, so that positions count from the end.
+            position = config.chain - (products.stop - k)
+            name = f"dsp_{k}"
+            m.submodules[name] = dsp = MultiplyAdd(
+                config.packing.multiplier, late=position % 2 == 1, first=before is None
+            )
+            m.d.comb += [dsp.a.eq(self._operand(k)), dsp.b.eq(self.x[k])]
+            if before is not None:
+                m.d.comb += dsp.pcin.eq(before.pcout)
+            before = dsp
+        assert before is not None
+        return before.p
+
+    def _tree(self, m: Module, products: range) -> Value:
+        """Sum of products in a tree of adders; chains shorter than others wait for them."""
+        config = self.config
+        terms: list[tuple[Value, Value | None]] = []
+        for k in products:
+            operand = self._operand(k)
+            x = Signal(signed(config.packing.activation_bits), name=f"x_{k}", reset_less=True)
+            w = Signal(signed(len(operand)), name=f"w_{k}", reset_less=True)
+            m.d.sync += [x.eq(self.x[k]), w.eq(operand)]
+            if config.packing.device.dsp:
+                product = Signal(signed(len(x) + len(w)), name=f"product_{k}", reset_less=True)
+                m.d.sync += product.eq(x * w)
+            else:
+                product = _fabric_product(m, x, w, f"product_{k}")
+            terms.append((product, None))
+        total, _ = _tree(m, terms, max(len(t) for t, _ in terms), f"chain_{products.start}")
+        wait = _levels(config.chain) - _levels(len(products))
+        return _delayed(m, total, wait, f"chain_{products.start}")
+
+    def _fields(self, m: Module, total: Value, products: range):
+        """The sums of a chain's outputs, and for each but the first what the one below borrowed."""
+        config = self.config
+        field, bits = config.packing.field, config.field_bits
+        borrow = None
+        for n in range(config.outputs):
+            low = n * field
+            if n == config.outputs - 1 or bits <= field:
+                value = total[low : low + bits]
+            else:
+                # One bit short: the lowest bit of the sum above is in the place of the highest.
+                lowest = self._lowest_bit(m, products, n + 1)
+                value = Cat(total[low : low + field], total[low + field] ^ lowest)
+            value = _extended(value.as_signed(), bits)
+            yield value.as_signed(), borrow
+            borrow = value[-1]
+
+    def _lowest_bit(self, m: Module, products: range, output: int) -> Value:
+        """The lowest bit of an output's sum over a chain, when that sum comes."""
+        config = self.config
+        name = f"lowest_{products.start}_{output}"
+        time, bit = 0, None
+        for skew in sorted({config.skew[k] for k in products}):
+            # Operands go into registers first, for memories are slow to show them.
+            terms = []
+            for k in products:
+                if config.skew[k] == skew:
+                    # The stored weight is less by what the one below it borrows.
+                    lowest = self.w[k][output][0] ^ self.w[k][output - 1][-1]
+                    pair = Signal(2, name=f"{name}_{k}", reset_less=True)
+                    m.d.sync += pair.eq(Cat(lowest, self.x[k][0]))
+                    terms.append(pair.all())
+            if bit is not None:
+                terms.append(_delayed(m, bit, skew + 1 - time, f"{name}_{skew}"))
+            bit = Signal(name=f"{name}_{skew}", reset_less=True)
+            m.d.sync += bit.eq(Cat(terms).xor())
+            time = skew + 2
+        assert bit is not None
+        return _delayed(m, bit, config.product_latency - time, name)
+
+
+def _extended(value: Value, bits: int) -> Value:
+    """A signed value cut or sign-extended to some bits, as a bit vector."""
+    value = Value.cast(value)
+    return Cat(value[:bits], value[-1].replicate(max(bits - len(value), 0)))
+
+
+def _fabric_product(m: Module, x: Value, w: Value, name: str) -> Value:
+    """Product of registered operands by rows of two weight bits each and a tree of adders."""
+    rows: list[tuple[Value, Value | None]] = []
+    width = len(x) + len(w)
+    for k in range(0, len(w), 2):
+        row = Signal(signed(width), name=f"{name}_row_{k}", reset_less=True)
+        low, high = Mux(w[k], x, 0), Mux(w[k + 1], x, 0) if k + 1 < len(w) else Const(0)
+        if k + 1 == len(w):
+            m.d.sync += row.eq(-low << k)
+        elif k + 2 == len(w):
+            m.d.sync += row.eq((low - (high << 1)) << k)
+        else:
+            m.d.sync += row.eq((low + (high << 1)) << k)
+        rows.append((row, None))
+    total, _ = _tree(m, rows, width, name)
+    return total[:width].as_signed()
+
+
+@dataclass(frozen=True, kw_only=True)
+class MacArrayConfig:
+    """Shape of an array.
+
+    Parameters
+    ----------
+    simd : :class:`int`
+        Products summed each cycle, for each output.
+    pe : :class:`int`
+        Outputs of a group: they share its activations.
+    groups : :class:`int`
+    packing : :class:`Packing`
+    acc_bits : :class:`int`
+        Bits of the accumulators.
+    """
+
+    simd: int
+    pe: int
+    groups: int = 1
+    packing: Packing
+    acc_bits: int
+
+    def __post_init__(self) -> None:
+        for name in ("simd", "pe", "groups"):
+            if getattr(self, name) < 1:
+                raise HwgenError(f"{name} must be positive, not {getattr(self, name)!r}")
+
+    @cached_property
+    def columns(self) -> tuple[MacColumnConfig, ...]:
+        """The columns of a group."""
+        most = self.packing.products
+        return tuple(
+            MacColumnConfig(simd=self.simd, outputs=min(most, self.pe - k), packing=self.packing,
+                            acc_bits=self.acc_bits)
+            for k in range(0, self.pe, most)
+        )
+
+    @property
+    def sum_latency(self) -> int:
+        """Cycles from the activations to their sums, before the accumulators."""
+        return self.columns[0].sum_latency
+
+    @property
+    def latency(self) -> int:
+        """Cycles from the last activations of a sum to the accumulators being visible."""
+        return self.columns[0].latency
+
+    @cached_property
+    def skews(self) -> tuple[int, ...]:
+        """Delays with which weights are wanted: one weight port for each."""
+        return tuple(sorted(set(self.columns[0].skew)))
+
+    def _products(self, skew: int) -> list[int]:
+        return [k for k, s in enumerate(self.columns[0].skew) if s == skew]
+
+    @property
+    def weight_widths(self) -> tuple[int, ...]:
+        """Bits of each weight port."""
+        bits = self.groups * self.pe * self.packing.word_bits
+        return tuple(bits * len(self._products(skew)) for skew in self.skews)
+
+    def weight_words(self, weights: np.ndarray) -> list[np.ndarray]:
+        """Weights ``(rows, groups * pe, simd)`` as each port takes them, ``(rows, words)``.
+
+        Words are signed, of ``packing.word_bits`` bits, the first of a row lowest.
+        """
+        rows = len(weights)
+        most = self.packing.products
+        split = np.asarray(weights).reshape(rows, self.groups, self.pe, self.simd)
+        parts: list[list[np.ndarray]] = [[] for _ in self.skews]
+        for group in range(self.groups):
+            for start in range(0, self.pe, most):
+                column = split[:, group, start : start + most].transpose(0, 2, 1)
+                words = self.packing.words(column)
+                for part, skew in zip(parts, self.skews, strict=True):
+                    part.append(words[:, self._products(skew)].reshape(rows, -1))
+        return [np.concatenate(part, axis=1) for part in parts]
+
+    def resources(self) -> Resources:
+        """What an array takes."""
+        late = sum(s > 0 for s in self.columns[0].skew) * self.packing.activation_bits
+        total = Resources()
+        for column in self.columns:
+            total += column.resources()
+        total += Resources(lut=late, ff=2 * late)
+        return Resources(dsp=total.dsp * self.groups, lut=total.lut * self.groups,
+                         ff=total.ff * self.groups)
+
+    @property
+    def signature(self) -> wiring.Signature:
+        """Signature of the component."""
+        x = data.ArrayLayout(signed(self.packing.activation_bits), self.simd)
+        return wiring.Signature({
+            "x": In(data.ArrayLayout(x, self.groups)),
+            **{f"w_{k}": In(width) for k, width in enumerate(self.weight_widths)},
+            "add": In(1),
+            "first": In(1),
+            "acc": Out(data.ArrayLayout(signed(self.acc_bits), self.groups * self.pe)),
+        })
+
+    def create(self) -> MacArray:
+        return MacArray(self)
+
+
+class MacArray(wiring.Component):
+    """Sums of products of activations with the weights of ``groups * pe`` outputs, accumulated.
+
+    Parameters
+    ----------
+    config : :class:`MacArrayConfig`
+
+    Members
+    -------
+    x : :py:`In(ArrayLayout(ArrayLayout(signed(activation_bits), simd), groups))`
+    w_0, w_1, … : :py:`In(weight_widths[k])`
+        Weights, as :meth:`MacArrayConfig.weight_words` gives them, ``skews[k]`` cycles after ``x``.
+    add, first : :py:`In(1)`
+        ``config.sum_latency`` cycles after ``x``: take the sum; begin anew with it.
+    acc : :py:`Out(ArrayLayout(signed(acc_bits), groups * pe))`
+
+    Timing
+    ------
+    ``config.latency`` cycles; one sum a cycle.
+    """
+
+    def __init__(self, config: MacArrayConfig) -> None:
+        self.config = config
+        super().__init__(config.signature)
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        bits, word = config.packing.activation_bits, config.packing.word_bits
+        used = [0] * len(config.skews)
+        output = 0
+        for group in range(config.groups):
+            late = self._skewed(m, group)
+            for k, column in enumerate(config.columns):
+                mac = shared(m, f"column_{group}_{k}", column, platform)
+                m.d.comb += [mac.add.eq(self.add), mac.first.eq(self.first)]
+                for n, skew in enumerate(config.skews):
+                    port = getattr(self, f"w_{n}")
+                    for product in config._products(skew):
+                        size = word * column.outputs
+                        m.d.comb += [
+                            mac.x[product].eq(late[product][:bits].as_signed()),
+                            mac.w[product].eq(port[used[n] : used[n] + size]),
+                        ]
+                        used[n] += size
+                for acc in mac.acc:
+                    m.d.comb += self.acc[output].eq(acc)
+                    output += 1
+        return m
+
+    def _skewed(self, m: Module, group: int) -> dict[int, Value]:
+        """A group's activations, each as late as its product wants it."""
+        config = self.config
+        skew = config.columns[0].skew
+        left = list(range(config.simd))
+        values: list[Value] = [Value.cast(self.x[group][k]) for k in left]
+        out: dict[int, Value] = {}
+        for time in range(max(skew) + 1):
+            out |= {k: v for k, v in zip(left, values, strict=True) if skew[k] == time}
+            left, values = (
+                [k for k in left if skew[k] > time],
+                [v for k, v in zip(left, values, strict=True) if skew[k] > time],
+            )
+            if left:
+                # One wide register rather than many: simulators move words.
+                late = Signal(sum(map(len, values)), name=f"x_{group}_{time}", reset_less=True)
+                m.d.sync += late.eq(Cat(values))
+                size = config.packing.activation_bits
+                values = [late[n * size : (n + 1) * size] for n in range(len(left))]
+        return out

@@ -16,16 +16,12 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from hwgen.blocks.base import Resources, pack_rows
+from hwgen.blocks.multiplier import FAMILIES, MULTIPLIERS, signed_width
 from hwgen.errors import HwgenError
 from hwgen.ir.requantise import Requantise, requantise
 from hwgen.ir.types import Quantisation
 
-__all__ = ["Requantiser", "RequantiserConfig", "RoundShift", "signed_width"]
-
-
-def signed_width(low: int, high: int) -> int:
-    """Bits of the narrowest signed integer that holds ``low`` and ``high``."""
-    return max((n if n >= 0 else ~n).bit_length() for n in (low, high)) + 1
+__all__ = ["Requantiser", "RequantiserConfig", "RoundShift"]
 
 
 def shift_width(shifts: tuple[int, int]) -> int:
@@ -179,8 +175,8 @@ class RequantiserConfig:
 
     def resources(self, family: str) -> Resources:
         widths, _ = self._table
-        wide = 27 if family.startswith("ultrascale") else 25
-        dsps = -(-self.acc_bits // wide) * -(-(self.requantise.multiplier_bits + 1) // 18)
+        device = MULTIPLIERS[FAMILIES[family]]
+        dsps = device.tiles(self.acc_bits, self.requantise.multiplier_bits + 1)
         product = self.acc_bits + self.requantise.multiplier_bits
         lane = Resources(dsp=dsps, lut=3 * product + 30, ff=4 * product + 40)
         total = Resources.memory(sum(widths) * self.lanes, self.channels // self.lanes)

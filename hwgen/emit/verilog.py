@@ -136,6 +136,7 @@ class _Platform:
 
     def __init__(self, progress: Callable[[str], None]) -> None:
         self.modules: dict[str, str] = {}
+        self.library: set[str] = set()
         self.images: dict[str, str] = {}
         self._names: dict[object, str] = {}
         self._files: dict[tuple, str] = {}
@@ -153,6 +154,11 @@ class _Platform:
             prefix = "i" if member.flow == wiring.In else "o"
             wires[f"{prefix}_{'__'.join(map(str, path))}"] = value
         return Instance(self._names[config], **wires)
+
+    def library_instance(self, name: str, **ports) -> Instance:
+        """An instance of a hand-written module of this package, which is emitted with the rest."""
+        self.library.add(name)
+        return Instance(name, **ports)
 
     def _name(self, kind: str) -> str:
         words = "_".join(re.findall("[A-Z][a-z]*", kind)).lower()
@@ -182,7 +188,7 @@ class _Platform:
         if memory.write_ports:
             (write,) = memory.write_ports
             m = Module()
-            m.submodules.ram = Instance(
+            m.submodules.ram = self.library_instance(
                 RAM, p_WIDTH=width, p_DEPTH=depth, p_ADDRESS=len(port.addr),
                 p_STYLE=memory.attrs.get("ram_style", "distributed"),
                 i_clk=ClockSignal(port.domain), i_write_en=write.en, i_write_addr=write.addr,
@@ -200,7 +206,7 @@ class _Platform:
         file = self._files.setdefault((width, text), f"{self._stack[-1]}_{len(self.images)}.hex")
         self.images[file] = text
         m = Module()
-        m.submodules.rom = Instance(
+        m.submodules.rom = self.library_instance(
             ROM, p_WIDTH=width, p_DEPTH=depth, p_ADDRESS=len(port.addr), p_STYLE=style,
             p_INIT=file, i_clk=ClockSignal(port.domain), i_en=port.en, i_addr=port.addr,
             o_data=port.data,
@@ -257,7 +263,9 @@ def emit_component(
     with ThreadPoolExecutor(2) as pool:
         text = "".join(pool.map(_to_verilog, [half for half in halves if half]))
     library = files("hwgen.emit")
-    out = Rtl(top, {f"{n}.v": library.joinpath(f"{n}.v").read_text() for n in (ROM, RAM)})
+    out = Rtl(top, {
+        f"{name}.v": library.joinpath(f"{name}.v").read_text() for name in platform.library
+    })
     pieces: dict[str, list[str]] = {}
     for piece in re.findall(r"^module .*?^endmodule$", text, re.M | re.S):
         name = re.match(r"module \\?([^\s(.]+)", piece)

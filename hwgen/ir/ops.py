@@ -10,6 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 
 import numpy as np
@@ -198,6 +199,11 @@ class Conv(Op):
     def cout(self) -> int:
         """Number of output channels."""
         return self.weight.shape[0]
+
+    @cached_property
+    def weight_limit(self) -> int:
+        """Largest magnitude of a weight; 1 at least."""
+        return max(int(abs(self.weight).max(initial=1)), 1)
 
     def infer(self, *inputs: TensorType) -> tuple[TensorType, ...]:
         (x,) = inputs

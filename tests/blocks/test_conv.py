@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwgen.blocks.conv import FoldedConvConfig
+from hwgen.blocks.multiplier import MULTIPLIERS
 from hwgen.errors import HwgenError
 from hwgen.ir import Conv, Gemm, Quantisation, Requantise, TensorType
 from hwgen.ir.ops import Window
@@ -76,7 +77,9 @@ def convolutions(draw: st.DrawFn) -> FoldedConvConfig:
         lanes_out = draw(divisors(np.gcd(pe, cout % pe or pe)))
     folding = {
         "lanes_in": lanes_in, "lanes_out": lanes_out, "channel_lanes": channel_lanes,
-        "group_lanes": group_lanes, "pe": pe, "pack": draw(st.booleans()),
+        "group_lanes": group_lanes, "pe": pe,
+        "multiplier": draw(st.sampled_from(sorted(MULTIPLIERS))),
+        "products": draw(st.integers(0, 1)),
     }
     tensor = TensorType((*spatial, cin * groups), input)
     parallel = FoldedConvConfig(op=op, tensor=tensor, tap_lanes=window.taps, **folding)
@@ -199,7 +202,7 @@ def test_depths_are_one_for_each_output() -> None:
 def test_resources_grow_with_the_folding() -> None:
     small = FoldedConvConfig(**GOOD)
     large = FoldedConvConfig(**GOOD, channel_lanes=2, tap_lanes=9, pe=3)
-    alone = FoldedConvConfig(**GOOD, channel_lanes=2, tap_lanes=9, pe=3, pack=False)
+    alone = FoldedConvConfig(**GOOD, channel_lanes=2, tap_lanes=9, pe=3, products=1)
     requantiser = small.requantiser.resources("ultrascale+").dsp
     assert small.resources("ultrascale+").dsp == 1 + requantiser
     assert large.resources("ultrascale+").dsp == 2 * 18 + requantiser

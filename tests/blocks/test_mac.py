@@ -1,4 +1,4 @@
-"""MacColumn: dot products against numpy, on all corner values and at all chain lengths."""
+"""MAC arrays: sums against numpy, on all corner values, for every multiplier and packing."""
 
 from __future__ import annotations
 
@@ -11,27 +11,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwgen.blocks.base import pack_rows
-from hwgen.blocks.mac import MacColumnConfig
-from hwgen.blocks.requantise import signed_width
+from hwgen.blocks.mac import MacArrayConfig
+from hwgen.blocks.multiplier import MULTIPLIERS, Packing, signed_width
 from hwgen.errors import HwgenError
 
-
-def column(simd: int, outputs: int, activation_bits: int = 8, weight_bits: int = 8,
-           weight_limit: int | None = None, sums: int = 1) -> MacColumnConfig:
-    """A column whose accumulators hold ``sums`` sums."""
-    limit = weight_limit or 1 << (weight_bits - 1)
-    bound = sums * simd * limit << (activation_bits - 1)
-    return MacColumnConfig(
-        simd=simd, outputs=outputs, activation_bits=activation_bits, weight_bits=weight_bits,
-        weight_limit=limit, acc_bits=signed_width(-bound, bound),
-    )
+PRECISIONS = [(8, 127), (8, 128), (8, 7), (5, 15), (4, 7), (2, 1)]
+"""Activation bits and largest weight."""
 
 
-def run_column(config: MacColumnConfig, x: np.ndarray, w: np.ndarray, add: np.ndarray,
-               first: np.ndarray) -> np.ndarray:
-    """Accumulators ``(cycles, outputs)``, as seen ``config.latency`` cycles after each input."""
-    xs = pack_rows(x, config.activation_bits)
-    ws = pack_rows(w.reshape(len(w), -1), config.weight_bits)
+def array(simd: int, pe: int, activation_bits: int = 8, weight_limit: int = 127, *,
+          multiplier: str = "dsp48e2", products: int = 0, groups: int = 1,
+          sums: int = 1) -> MacArrayConfig:
+    """An array whose accumulators hold ``sums`` sums; ``products`` 0: as many as fit."""
+    bits = signed_width(-weight_limit, min(weight_limit, 127))
+    key = multiplier, activation_bits, bits, weight_limit
+    packing = Packing(key[0], products, *key[1:]) if products else Packing.densest(*key)
+    bound = packing.bound(sums * simd)
+    return MacArrayConfig(simd=simd, pe=pe, groups=groups, packing=packing,
+                          acc_bits=signed_width(-bound, bound))
+
+
+def run_array(config: MacArrayConfig, x: np.ndarray, w: np.ndarray, add: np.ndarray,
+              first: np.ndarray) -> np.ndarray:
+    """Accumulators ``(cycles, groups * pe)``, ``config.latency`` cycles after each input."""
+    xs = pack_rows(x.reshape(len(x), -1), config.packing.activation_bits)
+    ws = [pack_rows(words, config.packing.word_bits) for words in config.weight_words(w)]
     dut = config.create()
     simulator = Simulator(dut)
     simulator.add_clock(1e-6)
@@ -41,13 +45,15 @@ def run_column(config: MacColumnConfig, x: np.ndarray, w: np.ndarray, add: np.nd
         for n in range(len(xs) + config.latency):
             if n < len(xs):
                 ctx.set(dut.x.as_value(), xs[n])
-                ctx.set(dut.w.as_value(), ws[n])
+            for k, (skew, words) in enumerate(zip(config.skews, ws, strict=True)):
+                if 0 <= n - skew < len(words):
+                    ctx.set(getattr(dut, f"w_{k}"), words[n - skew])
             late = n - config.sum_latency
             if 0 <= late < len(xs):
                 ctx.set(dut.add, int(add[late]))
                 ctx.set(dut.first, int(first[late]))
             if n >= config.latency:
-                seen.append([ctx.get(dut.acc[k]) for k in range(config.outputs)])
+                seen.append([ctx.get(acc) for acc in dut.acc])
             await ctx.tick()
 
     simulator.add_testbench(drive)
@@ -55,87 +61,127 @@ def run_column(config: MacColumnConfig, x: np.ndarray, w: np.ndarray, add: np.nd
     return np.array(seen)
 
 
-def check_sums(config: MacColumnConfig, x: np.ndarray, w: np.ndarray) -> None:
-    """Every cycle a sum of its own."""
+def check_sums(config: MacArrayConfig, x: np.ndarray, w: np.ndarray) -> None:
+    """Every cycle a sum of its own: ``x`` is ``(cycles, simd)``, ``w`` ``(cycles, pe, simd)``."""
     ones = np.ones(len(x), int)
-    seen = run_column(config, x, w, ones, ones)
+    seen = run_array(config, x, w, ones, ones)
     np.testing.assert_array_equal(seen, np.einsum("nk,nok->no", x, w))
 
 
-@pytest.mark.parametrize("bits", [(3, 3), (4, 3), (3, 4)])
-def test_all_values_of_a_packed_product(bits: tuple[int, int]) -> None:
-    config = column(1, 2, *bits)
-    codes = [range(-(1 << (n - 1)), 1 << (n - 1)) for n in bits]
-    every = np.array(list(product(codes[0], codes[1], codes[1])))
+def corners(bits: int, limit: int) -> tuple[list[int], list[int]]:
+    """Extreme activations and weights, and those around zero."""
+    low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+    return [low, -1, 0, high], sorted({-limit, -1, 0, 1, min(limit, 127)})
+
+
+@pytest.mark.parametrize("multiplier", MULTIPLIERS)
+@pytest.mark.parametrize("bits, limit", [(3, 3), (4, 1)])
+def test_all_values_of_a_product(multiplier: str, bits: int, limit: int) -> None:
+    products = Packing.densest(multiplier, bits, 4, limit).products
+    config = array(1, min(products, 3), bits, limit, multiplier=multiplier)
+    codes = range(-(1 << (bits - 1)), 1 << (bits - 1))
+    every = np.array(list(product(codes, *[range(-limit, limit + 1)] * config.pe)))
     check_sums(config, every[:, :1], every[:, 1:, None])
 
 
-def test_all_corner_values_of_a_packed_product() -> None:
-    corners = [-128, -127, -1, 0, 1, 127]
-    every = np.array(list(product(corners, corners, corners)))
-    check_sums(column(1, 2), every[:, :1], every[:, 1:, None])
+@pytest.mark.parametrize("multiplier", MULTIPLIERS)
+@pytest.mark.parametrize("bits, limit", PRECISIONS)
+def test_all_corners_of_a_product(multiplier: str, bits: int, limit: int) -> None:
+    """Every combination of extremes in the fields of one multiplier."""
+    products = Packing.densest(multiplier, bits, 8, limit).products
+    config = array(1, min(products, 4), bits, limit, multiplier=multiplier)
+    xs, ws = corners(bits, limit)
+    every = np.array(list(product(xs, *[ws] * config.pe)))
+    check_sums(config, every[:, :1], every[:, 1:, None])
 
 
-@pytest.mark.parametrize("simd", [1, 2, 6, 7, 8, 13, 14, 15, 22])
-def test_corner_values_in_all_lanes(simd: int) -> None:
-    """The extremes of every field, and a borrow into the high one, at all chain lengths."""
-    corners = [-128, -1, 0, 127]
-    every = np.array(list(product(corners, corners, corners)))
-    x = np.repeat(every[:, :1], simd, axis=1)
-    check_sums(column(simd, 2), x, np.repeat(every[:, 1:, None], simd, axis=2))
+@pytest.mark.parametrize("multiplier", MULTIPLIERS)
+@pytest.mark.parametrize("bits, limit", PRECISIONS)
+@pytest.mark.parametrize("simd", [2, 3, 8, 17, 33])
+def test_corners_in_all_lanes(multiplier: str, bits: int, limit: int, simd: int) -> None:
+    """Sums at their extremes in every field, at all chain lengths, and random sums."""
+    products = Packing.densest(multiplier, bits, 8, limit).products
+    config = array(simd, products + 1, bits, limit, multiplier=multiplier)
+    random = np.random.default_rng(simd)
+    xs, ws = corners(bits, limit)
+    x = np.array([xs[0], xs[-1]] * 40)[:, None].repeat(simd, axis=1)
+    w = random.choice([ws[0], ws[-1]], (80, config.pe, 1)).repeat(simd, axis=2)
+    some_x = random.choice(xs, (60, simd))
+    some_w = random.choice(ws, (60, config.pe, simd))
+    check_sums(config, np.concatenate([x, some_x]), np.concatenate([w, some_w]))
 
 
-@pytest.mark.parametrize("limit, chain", [(128, 7), (127, 8), (64, 15), (1, 20)])
-def test_a_chain_is_as_long_as_the_low_field_allows(limit: int, chain: int) -> None:
-    config = column(20, 2, weight_limit=limit)
-    assert config.chain == chain
-    x = np.array([[-128] * 20, [127] * 20] * 4)
-    signs = np.array(list(product([-limit, limit - (limit == 128)], repeat=2)) * 2)
-    check_sums(config, x, np.repeat(signs[:, :, None], 20, axis=2))
+@pytest.mark.parametrize("multiplier, bits, limit, products, field, chain", [
+    ("dsp48e2", 8, 127, 2, 19, 16),
+    ("dsp48e2", 8, 128, 2, 18, 7),
+    ("dsp48e2", 8, 7, 3, 11, 2),
+    ("dsp48e2", 5, 15, 3, 11, 8),
+    ("dsp48e2", 4, 7, 4, 7, 2),
+    ("dsp48e1", 8, 127, 2, 17, 8),
+    ("dsp48e1", 4, 7, 4, 7, 2),
+    ("mult18", 8, 127, 1, 18, 64),
+    ("mult18", 4, 7, 3, 7, 2),
+    ("mult18", 8, 7, 2, 14, 8),
+    ("fabric", 8, 127, 1, 18, 64),
+])
+def test_chains_are_as_long_as_fields_allow(
+    multiplier: str, bits: int, limit: int, products: int, field: int, chain: int
+) -> None:
+    config = array(64, products, bits, limit, multiplier=multiplier)
+    column = config.columns[0]
+    assert (config.packing.products, config.packing.field, column.chain) == (products, field, chain)
+    signs = np.random.default_rng(0).choice([-limit, min(limit, 127)], (24, products, 1))
+    x = np.array([[-(1 << (bits - 1))] * 64, [(1 << (bits - 1)) - 1] * 64] * 12)
+    check_sums(config, x, signs.repeat(64, axis=2))
 
 
-@given(st.integers(1, 19), st.integers(1, 2), st.integers(2, 9), st.integers(2, 8),
-       st.integers(0, 999))
-@settings(max_examples=40)
+@given(st.sampled_from(sorted(MULTIPLIERS)), st.integers(1, 35), st.integers(1, 6),
+       st.integers(1, 2), st.integers(2, 9), st.integers(1, 127), st.integers(0, 999))
+@settings(max_examples=60)
 def test_accumulates(
-    simd: int, outputs: int, activation_bits: int, weight_bits: int, seed: int
+    multiplier: str, simd: int, pe: int, groups: int, bits: int, limit: int, seed: int
 ) -> None:
     random = np.random.default_rng(seed)
     cycles = 24
-    config = column(simd, outputs, activation_bits, weight_bits, sums=cycles)
-    ends = [(-(1 << (n - 1)), (1 << (n - 1)) - 1) for n in (activation_bits, weight_bits)]
-    x = random.integers(ends[0][0], ends[0][1] + 1, (cycles, simd))
-    w = random.integers(ends[1][0], ends[1][1] + 1, (cycles, outputs, simd))
-    x = np.where(random.random(x.shape) < 0.4, random.choice(ends[0], x.shape), x)
-    w = np.where(random.random(w.shape) < 0.4, random.choice(ends[1], w.shape), w)
+    config = array(simd, pe, bits, limit, multiplier=multiplier, groups=groups, sums=cycles)
+    low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+    x = random.integers(low, high + 1, (cycles, groups, simd))
+    w = random.integers(-limit, limit + 1, (cycles, groups, pe, simd))
+    x = np.where(random.random(x.shape) < 0.4, random.choice([low, high], x.shape), x)
+    w = np.where(random.random(w.shape) < 0.4, random.choice([-limit, limit], w.shape), w)
     add, first = random.random(cycles) < 0.8, random.random(cycles) < 0.2
-    seen = run_column(config, x, w, add, first)
-    acc = np.zeros(outputs, int)
+    seen = run_array(config, x, w.reshape(cycles, groups * pe, simd), add, first)
+    acc = np.zeros((groups, pe), int)
     for n in range(cycles):
         if add[n]:
-            acc = acc * (not first[n]) + w[n] @ x[n]
-        np.testing.assert_array_equal(seen[n], acc)
+            acc = acc * (not first[n]) + np.einsum("gk,gok->go", x[n], w[n])
+        np.testing.assert_array_equal(seen[n], acc.ravel())
 
 
 def test_wide_activations_have_a_multiplier_each() -> None:
-    config = column(3, 1, activation_bits=16)
-    every = np.array(list(product([-32768, -1, 32767], [-128, 127])))
-    check_sums(config, np.repeat(every[:, :1], 3, axis=1), np.repeat(every[:, 1:, None], 3, axis=2))
+    config = array(3, 2, activation_bits=16)
+    assert config.packing.products == 1
+    every = np.array(list(product([-32768, -1, 32767], [-127, 127])))
+    x = np.repeat(every[:, :1], 3, axis=1)
+    check_sums(config, x, np.repeat(every[:, 1:, None], 3, axis=2).repeat(2, axis=1))
 
 
 @pytest.mark.parametrize("wrong, message", [
-    ({"simd": 0}, r"^Simd must be positive, not 0$"),
-    ({"outputs": 3}, r"^A column has 1 or 2 outputs, not 3$"),
-    ({"activation_bits": 10}, r"^Two products share a multiplier at .* not 8 and 10 bits$"),
-    ({"weight_bits": 9}, r"^Two products share a multiplier .* not 9 and 8 bits$"),
+    ({"simd": 0}, r"^simd must be positive, not 0$"),
+    ({"products": 3}, r"^3 products of 8-bit activations .* do not fit a dsp48e2$"),
+    ({"products": -1}, r"^Products must be positive, not -1$"),
+    ({"multiplier": "dsp58", "products": 1}, r"^Multiplier must be one of .*, not 'dsp58'$"),
+    ({"multiplier": "fabric", "products": 2}, r"^2 products .* do not fit a fabric$"),
+    ({"activation_bits": 19}, r"^1 products of 19-bit activations .* do not fit a dsp48e2$"),
 ])
 def test_refuses(wrong: dict, message: str) -> None:
-    good = {"simd": 2, "outputs": 2, "activation_bits": 8, "weight_bits": 8, "weight_limit": 127,
-            "acc_bits": 20}
     with pytest.raises(HwgenError, match=message):
-        MacColumnConfig(**{**good, **wrong})
+        array(**{"simd": 2, "pe": 2, **wrong})
 
 
-def test_one_dsp_for_each_product_or_pair() -> None:
-    assert column(5, 1).resources("ultrascale+").dsp == 5
-    assert column(5, 2).resources("ultrascale+").dsp == 5
+@pytest.mark.parametrize("multiplier, bits, limit, dsp", [
+    ("dsp48e2", 8, 127, 128), ("dsp48e2", 8, 7, 96), ("dsp48e2", 4, 7, 64),
+    ("dsp48e1", 8, 127, 128), ("mult18", 8, 127, 256), ("fabric", 8, 127, 0),
+])
+def test_multipliers_of_an_array(multiplier: str, bits: int, limit: int, dsp: int) -> None:
+    assert array(16, 16, bits, limit, multiplier=multiplier).resources().dsp == dsp

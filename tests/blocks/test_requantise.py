@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwgen.blocks.base import pack_rows, unpack_rows
-from hwgen.blocks.requantise import RequantiserConfig, RoundShift, signed_width
+from hwgen.blocks.multiplier import signed_width
+from hwgen.blocks.requantise import RequantiserConfig, RoundShift
 from hwgen.errors import HwgenError
 from hwgen.ir import Quantisation, Requantise, requantise
 from tests.blocks.checks import quantisations

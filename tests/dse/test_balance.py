@@ -33,7 +33,7 @@ def test_design_fits_and_is_balanced(name):
 def test_two_products_share_a_dsp():
     graph = network()
     packed = folded_for(graph, boards.load("zcu102"), 5000)
-    single = folded_for(graph, boards.load("zedboard"), 5000)
+    single = folded_for(graph, boards.load("ulx3s-85f"), 5000)
     assert single[1] > 1.5 * packed[1]
 
 
