@@ -49,7 +49,8 @@ def _conv(cin: int, cout: int, kernel: int, groups: int = 1, **folding) -> Folde
         random.integers(-9999, 9999, cout), Requantise.from_scale(random.uniform(1e-4, 1e-3, cout)),
         Q, (1, 1), ((kernel // 2,) * 2,) * 2, groups,
     )
-    return FoldedConvConfig(op=op, tensor=TensorType((40, 40, cin), Q), pack=False, **folding)
+    return FoldedConvConfig(op=op, tensor=TensorType((40, 40, cin), Q), multiplier="mult18",
+                            **folding)
 
 
 def blocks() -> dict[str, BlockConfig]:

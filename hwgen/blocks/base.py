@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Self
 
 import numpy as np
-from amaranth.hdl import ClockSignal, Instance, Module, Signal, signed
+from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 
 from hwgen.errors import HwgenError
@@ -29,6 +29,7 @@ __all__ = [
     "Resources",
     "Schedule",
     "StreamType",
+    "add_carry",
     "block_ram",
     "counter",
     "in_order",
@@ -309,6 +310,13 @@ def library_instance(platform, name: str, **ports) -> Instance | None:
     if not hasattr(platform, "library_instance"):
         return None
     return platform.library_instance(name, i_clk=ClockSignal(), **ports)
+
+
+def add_carry(a: Value, b: Value, carry: Value | None) -> Value:
+    """``a + b + carry`` of signed integers in one adder: the carry goes in at the bottom."""
+    if carry is None:
+        return a + b
+    return (Cat(Const(1, 1), a).as_signed() + Cat(carry, b).as_signed()) >> 1
 
 
 def counter(count: int, **options) -> Signal:

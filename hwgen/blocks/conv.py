@@ -287,9 +287,10 @@ class FoldedConv(wiring.Component):
         config = self.config
         m.submodules.window = window = SlidingWindow(config.window)
         m.submodules.requantiser = requantiser = Requantiser(config.requantiser)
-        group = int(config.fold_results.max()) // config.lanes_out
+        counts = [int(n) // config.lanes_out for n in config.fold_results]
+        claims = tuple(sorted(set(counts), reverse=True))
         m.submodules.queue = queue = Queue(
-            config.outputs[0].payload, config.queue_depths[0], group
+            config.outputs[0].payload, config.queue_depths[0], claims
         )
         wiring.connect(m, wiring.flipped(self.i), window.i)
         wiring.connect(m, requantiser.o, queue.i)
@@ -299,21 +300,20 @@ class FoldedConv(wiring.Component):
         steps, folds = config.window.steps, len(config.fold_results)
         step, fold = counter(steps, name="step"), counter(folds, name="fold")
         address = counter(config.weight_depth)
-        beats = Signal(range(group + 1))
-        fire = Signal()
+        beats = Signal(range(claims[0] + 1))
+        fire, room, claim = Signal(), Signal(), Signal(len(claims))
         step_end, fold_end = step == steps - 1, fold == folds - 1
-        counts = [int(n) // config.lanes_out for n in config.fold_results]
         with m.Switch(fold):
             for k, count in enumerate(counts):
-                if count != group:
+                if count != claims[0]:
                     with m.Case(k):
-                        m.d.comb += beats.eq(count)
+                        m.d.comb += [beats.eq(count), room.eq(queue.room[1]), claim.eq(0b10)]
             with m.Default():
-                m.d.comb += beats.eq(group)
+                m.d.comb += [beats.eq(claims[0]), room.eq(queue.room[0]), claim.eq(0b01)]
         m.d.comb += [
-            window.o.ready.eq((step != 0) | (queue.free >= beats)),
+            window.o.ready.eq((step != 0) | room),
             fire.eq(window.o.valid & window.o.ready),
-            queue.reserve.eq(Mux(fire & (step == 0), beats, 0)),
+            queue.reserve.eq(Mux(fire & (step == 0), claim, 0)),
         ]
         with m.If(fire):
             m.d.sync += [
@@ -368,7 +368,7 @@ class FoldedConv(wiring.Component):
         done = delayed[config.array.latency + 1]
         bits = config.requantiser.acc_bits * config.lanes_out
         held = Signal(len(array.acc.as_value()), reset_less=True)
-        left = Signal(range(group + 1))
+        left = Signal(range(claims[0] + 1))
         with m.If(done.last):
             m.d.sync += [held.eq(array.acc), left.eq(done.beats)]
         with m.Elif(left != 0):

@@ -143,7 +143,7 @@ class TableLookup(wiring.Component):
         wiring.connect(m, queue.o, wiring.flipped(self.o))
         fire = Signal()
         m.d.comb += [
-            self.i.ready.eq(queue.free != 0),
+            self.i.ready.eq(queue.room),
             fire.eq(self.i.valid & self.i.ready),
             queue.reserve.eq(fire),
         ]
@@ -248,7 +248,7 @@ class Adder(wiring.Component):
         wiring.connect(m, queue.o, wiring.flipped(self.o))
         fire, place = Signal(), Signal()
         m.d.comb += [
-            place.eq(queue.free != 0),
+            place.eq(queue.room),
             self.i_0.ready.eq(self.i_1.valid & place),
             self.i_1.ready.eq(self.i_0.valid & place),
             fire.eq(self.i_0.valid & self.i_1.valid & place),

@@ -19,7 +19,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgen.blocks.base import Resources, shared
+from hwgen.blocks.base import Resources, add_carry, shared
 from hwgen.blocks.multiplier import MultiplyAdd, Packing, signed_width
 from hwgen.errors import HwgenError
 
@@ -170,13 +170,6 @@ def _delayed(m: Module, value: Value, cycles: int, name: str) -> Value:
     return value
 
 
-def _plus(a: Value, b: Value, carry: Value | None) -> Value:
-    """``a + b + carry`` in one adder: the carry goes in at the bottom."""
-    if carry is None:
-        return a + b
-    return (Cat(Const(1, 1), a).as_signed() + Cat(carry, b).as_signed()) >> 1
-
-
 def _tree(
     m: Module, terms: list[tuple[Value, Value | None]], bits: int, name: str
 ) -> tuple[Value, Value | None]:
@@ -193,7 +186,7 @@ def _tree(
             total = Signal(signed(bits + level), name=label, reset_less=True)
             carry = terms[min(k + 1, len(terms) - 1)][1]
             if k + 1 < len(terms):
-                m.d.sync += total.eq(_plus(terms[k][0], terms[k + 1][0], terms[k][1]))
+                m.d.sync += total.eq(add_carry(terms[k][0], terms[k + 1][0], terms[k][1]))
             else:
                 m.d.sync += total.eq(terms[k][0])
             if carry is not None:
@@ -245,7 +238,7 @@ class MacColumn(wiring.Component):
             total, carry = _tree(m, terms, config.field_bits, f"sum_{k}")
             with m.If(self.add):
                 acc = self.acc[k]
-                m.d.sync += acc.eq(_plus(Mux(self.first, 0, acc), total, carry))
+                m.d.sync += acc.eq(add_carry(Mux(self.first, 0, acc), total, carry))
         return m
 
     def _operand(self, k: int) -> Value:

@@ -167,7 +167,7 @@ class Pool(wiring.Component):
         steps = config.window.steps
         step, fire = counter(steps, name="step"), Signal()
         m.d.comb += [
-            window.o.ready.eq((step != 0) | (queue.free != 0)),
+            window.o.ready.eq((step != 0) | queue.room),
             fire.eq(window.o.valid & window.o.ready),
             queue.reserve.eq(fire & (step == 0)),
         ]

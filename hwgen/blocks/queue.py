@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from amaranth.hdl import Cat, Module, Mux, Shape, Signal
+from amaranth.hdl import Cat, Module, Mux, Shape, Signal, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -21,6 +21,7 @@ from hwgen.blocks.base import (
     Resources,
     Schedule,
     StreamType,
+    add_carry,
     in_order,
     memory_style,
 )
@@ -59,23 +60,23 @@ class Queue(wiring.Component):
         Payload.
     depth : :class:`int`
         Places, 1 or more.
-    group : :class:`int`
-        Most places claimed in one cycle; at most ``depth``.
+    claims : sequence of :class:`int`
+        Numbers of places that may be claimed at once, each at most ``depth``.
 
     Members
     -------
     i : :py:`In(stream.Signature(shape, always_ready=True))`
         Filled places; only as many as were claimed.
-    reserve : :py:`In(range(group + 1))`
-        Places claimed in this cycle; at most ``free``.
-    free : :py:`Out(range(depth + 1))`
-        Places that nobody has claimed; a register.
+    room : :py:`Out(len(claims))`
+        Bit ``k``: ``claims[k]`` places are free; a register.
+    reserve : :py:`In(len(claims))`
+        Bit ``k``: claim ``claims[k]`` places in this cycle; one bit at most, and only with room.
     o : :py:`Out(stream.Signature(shape))`
 
     Raises
     ------
     :exc:`HwgenError`
-        If ``depth`` or ``group`` is out of range.
+        If ``depth`` or ``claims`` is out of range.
 
     Timing
     ------
@@ -84,18 +85,20 @@ class Queue(wiring.Component):
     place for the next cycle.
     """
 
-    def __init__(self, shape, depth: int, group: int = 1) -> None:
+    def __init__(self, shape, depth: int, claims: tuple[int, ...] = (1,)) -> None:
         if depth < 1:
             raise HwgenError(f"Queue depth must be positive, not {depth!r}")
-        if not 1 <= group <= depth:
-            raise HwgenError(f"Queue group must be between 1 and the depth {depth}, not {group!r}")
+        if not all(1 <= claim <= depth for claim in claims):
+            raise HwgenError(
+                f"Queue claims must be between 1 and the depth {depth}, not {claims!r}"
+            )
         self.shape = shape
         self.depth = depth
-        self.group = group
+        self.claims = claims
         super().__init__({
             "i": In(stream.Signature(shape, always_ready=True)),
-            "reserve": In(range(group + 1)),
-            "free": Out(range(depth + 1), init=depth),
+            "room": Out(len(claims)),
+            "reserve": In(len(claims)),
             "o": Out(stream.Signature(shape)),
         })
 
@@ -119,8 +122,15 @@ class Queue(wiring.Component):
             read.en.eq(fetch),
             self.o.p.eq(out),
         ]
+        # For each claim the places that are left after it: its sign says whether there is room.
+        taken = Signal(signed(self.depth.bit_length() + 1))
+        for k, claim in enumerate(self.claims):
+            with m.If(self.reserve[k]):
+                m.d.comb += taken.eq(-claim)
+            left = Signal(taken.shape(), name=f"left_{k}", init=self.depth - claim)
+            m.d.comb += self.room[k].eq(~left[-1])
+            m.d.sync += left.eq(add_carry(left, taken, pop))
         m.d.sync += [
-            self.free.eq(self.free + pop - self.reserve),
             stored.eq(stored + self.i.valid - fetch),
             fetched.eq(fetch | (fetched & ~move)),
         ]
@@ -210,7 +220,7 @@ class Fifo(wiring.Component):
             wiring.connect(m, queue.o, wiring.flipped(getattr(self, port)))
             queues.append(queue)
         fire = self.i.valid & self.i.ready
-        m.d.comb += self.i.ready.eq(Cat(queue.free != 0 for queue in queues).all())
+        m.d.comb += self.i.ready.eq(Cat(queue.room for queue in queues).all())
         for queue in queues:
             m.d.comb += [
                 queue.i.p.eq(self.i.p), queue.i.valid.eq(fire), queue.reserve.eq(fire)

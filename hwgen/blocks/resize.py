@@ -115,7 +115,7 @@ class NearestResize(wiring.Component):
         wiring.connect(m, queue.o, wiring.flipped(self.o))
         fire = window.o.valid & window.o.ready
         m.d.comb += [
-            window.o.ready.eq(queue.free != 0),
+            window.o.ready.eq(queue.room),
             queue.reserve.eq(fire),
             queue.i.valid.eq(fire),
             queue.i.p.eq(window.o.p),

@@ -121,7 +121,7 @@ class Concatenate(wiring.Component):
         ports = [getattr(self, name) for name in config.input_ports]
         fire = Signal()
         turn, mine = _turns(m, [t.beats_per_pixel for t in config.inputs], fire)
-        place = queue.free != 0
+        place = queue.room
         m.d.comb += [
             queue.reserve.eq(fire), queue.i.valid.eq(fire),
             *(port.ready.eq(place & it) for port, it in zip(ports, mine, strict=True)),
@@ -220,7 +220,7 @@ class Splitter(wiring.Component):
             wiring.connect(m, queue.o, wiring.flipped(getattr(self, name)))
             with m.If(it):
                 m.d.comb += [
-                    place.eq(queue.free != 0), queue.reserve.eq(fire), queue.i.valid.eq(fire)
+                    place.eq(queue.room), queue.reserve.eq(fire), queue.i.valid.eq(fire)
                 ]
             m.d.comb += queue.i.p.eq(self.i.p)
         return m
@@ -323,7 +323,7 @@ class LaneChange(wiring.Component):
         complete, move, fire = Signal(), Signal(), Signal()
         m.d.comb += [
             complete.eq(slot == units_out - 1),
-            move.eq((left != 0) & (~complete | (queue.free != 0))),
+            move.eq((left != 0) & (~complete | queue.room)),
             self.i.ready.eq((left == 0) | ((left == 1) & move)),
             fire.eq(self.i.valid & self.i.ready),
             queue.reserve.eq(move & complete),

@@ -10,13 +10,21 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 
-from hwgen.blocks.base import Resources, StreamType, counter, in_order, memory_style
+from hwgen.blocks.base import (
+    Resources,
+    StreamType,
+    add_carry,
+    counter,
+    in_order,
+    memory_style,
+)
 from hwgen.errors import HwgenError
 from hwgen.ir.ops import Window
 
@@ -26,8 +34,10 @@ WRITE_LATENCY = 2
 """Cycles from accepting the last beat of a pixel to the first window that can use it."""
 READ_LATENCY = 7
 """Cycles from issuing a step to its beat being visible at the output."""
-RELEASE_LATENCY = 5
+RELEASE_LATENCY = 6
 """Cycles from a window's last beat to its pixels' places being free."""
+AHEAD = 3
+"""Windows by which the counters of the address generator are ahead."""
 
 
 @dataclass(frozen=True)
@@ -219,6 +229,27 @@ class SlidingWindowConfig:
             unit *= size
         return tuple(reversed(axes))
 
+    def state(self, n: int) -> _State:
+        """Window ``n`` of endless frames."""
+        frame, window = divmod(n, self.windows)
+        position = np.unravel_index(window, self.output_spatial)
+        index = tuple(int(p) // r for p, r in zip(position, self.repeat, strict=True))
+        again = tuple(int(p) % r for p, r in zip(position, self.repeat, strict=True))
+        pixels = frame * self.input.tensor.pixels
+        need = free = base = pixels
+        inside, open_ = [], True
+        for axis, i, k in zip(self._axes, index, again, strict=True):
+            need += int(axis.need[i])
+            free += int(axis.free[i]) if open_ else 0
+            base += int(axis.origin[i]) * axis.unit
+            open_ = open_ and bool(axis.inside[i]) and k == axis.repeat - 1
+            taps = axis.origin[i] + np.arange(axis.kernel)
+            inside.append(int(((taps >= 0) & (taps < axis.size)) @ (1 << np.arange(axis.kernel))))
+        return _State(
+            frame, index, again, need, free, base * self.words_per_pixel % self.depth,
+            tuple(inside),
+        )
+
     def schedule(self, arrivals: np.ndarray) -> WindowSchedule:
         """Exact timing for arrivals of whole frames, if the consumer never stalls."""
         accepts = in_order(arrivals)
@@ -293,6 +324,20 @@ class SlidingWindowConfig:
         return replace(self, capacity=capacity)
 
 
+@dataclass(frozen=True)
+class _State:
+    """A window: where it is, per axis, and what it needs, frees and reads."""
+
+    frame: int
+    index: tuple[int, ...]
+    again: tuple[int, ...]
+    need: int
+    free: int
+    base: int
+    inside: tuple[int, ...]
+    """Per axis a bit for each tap."""
+
+
 @dataclass(frozen=True, eq=False)
 class _Axis:
     """One spatial dimension: per output position what it needs, frees, and where it starts."""
@@ -347,40 +392,42 @@ class SlidingWindow(wiring.Component):
                 shape=width, depth=max(config.depth, 2), init=[], attrs={"ram_style": style}
             )
             memories.append((memory.write_port(), memory.read_port()))
-        written, freed = Signal(bits), Signal(bits)
-        self._write(m, [write for write, _ in memories], written, freed)
-        self._read(m, [read for _, read in memories], written, freed)
+        # A pixel is there; pixels that are freed, less one.
+        complete, freed = Signal(), Signal(signed(bits), init=-1)
+        self._write(m, [write for write, _ in memories], complete, freed)
+        self._read(m, [read for _, read in memories], complete, freed)
         return m
 
-    def _write(self, m: Module, ports, written: Signal, freed: Signal) -> None:
+    def _write(self, m: Module, ports, complete: Signal, freed: Signal) -> None:
         """Collect beats into words, words into the circular buffer."""
         config = self.config
         beats = config.input.beats_per_pixel
         per_word = config.word_lanes // config.input.lanes
         per_segment = config.segment // config.input.lanes
-        accepted = Signal.like(written)
-        level = Signal.like(written)
+        # Places that are left after the pixel that comes: its sign says whether there is one.
+        left = Signal(signed(config.position_bits), init=config.pixels - 1)
         fire = Signal()
         beat, slot = counter(beats, name="beat"), counter(per_word, name="slot")
         in_segment = counter(per_segment)
         word = Signal(config.word_lanes * config.input.tensor.bits, reset_less=True)
         address = counter(config.depth)
-        enable, complete = Signal(), Signal()
+        enable = Signal()
         pixel_end, segment_end = beat == beats - 1, in_segment == per_segment - 1
         word_end = (slot == per_word - 1) | segment_end
         m.d.comb += [
-            level.eq(accepted - freed),
-            # Pixels that no window needs are freed before they come: then the level is negative.
-            self.i.ready.eq(level[-1] | (level < config.pixels)),
+            self.i.ready.eq(~left[-1]),
             fire.eq(self.i.valid & self.i.ready),
         ]
-        m.d.sync += [enable.eq(fire & word_end), complete.eq(fire & pixel_end)]
+        m.d.sync += [
+            enable.eq(fire & word_end),
+            complete.eq(fire & pixel_end),
+            left.eq(add_carry(left, freed, ~(fire & pixel_end))),
+        ]
         with m.If(fire):
             m.d.sync += [
                 beat.eq(Mux(pixel_end, 0, beat + 1)),
                 in_segment.eq(Mux(segment_end, 0, in_segment + 1)),
                 slot.eq(Mux(word_end, 0, slot + 1)),
-                accepted.eq(accepted + pixel_end),
             ]
             size = config.input.width
             for k in range(per_word):
@@ -388,36 +435,33 @@ class SlidingWindow(wiring.Component):
                     m.d.sync += word[k * size : (k + 1) * size].eq(self.i.p.as_value())
         with m.If(enable):
             m.d.sync += address.eq(Mux(address == config.depth - 1, 0, address + 1))
-        m.d.sync += written.eq(written + complete)
         for port in ports:
             m.d.comb += [port.en.eq(enable), port.addr.eq(address), port.data.eq(word)]
 
-    def _read(self, m: Module, ports, written: Signal, freed: Signal) -> None:
+    def _read(self, m: Module, ports, complete: Signal, freed: Signal) -> None:
         """Issue the steps of each window, and take them through the address pipeline."""
         config = self.config
-        bits = config.position_bits
         step = _Steps(m, config)
         walk = _Walk(m, config, advance=step.load)
-        available = Signal()
         go = Signal()
-        # `walk` is one window ahead of the one being read: its `free` is what that one frees.
         m.d.comb += [
-            available.eq(~(written - step.need)[bits - 1] & step.loaded),
             go.eq(~self.o.valid | self.o.ready),
-            step.go.eq(go & (~step.first | available)),
-            step.load.eq(~step.loaded | (step.go & step.last)),
+            step.go.eq(go & (~step.first | ~step.missing[-1])),
+            step.load.eq(step.go & step.last),
         ]
+        m.d.sync += step.missing.eq(
+            add_carry(step.missing, Mux(step.load, walk.need, 0), complete)
+        )
         with m.If(step.load):
             m.d.sync += [
-                step.loaded.eq(1),
-                step.need.eq(walk.need),
-                step.base.eq(_wrapped(m, walk.base, config.depth, "window_base")),
+                step.base.eq(walk.base),
                 *(a.eq(b) for a, b in zip(step.inside, walk.inside, strict=True)),
             ]
         # Stage 1: tap offsets; 2: sum; 3: wrap; 4: address; 5: data; 6: register; 7: output.
         active = [Signal(name=f"active_{k}") for k in range(1, 7)]
         final = [Signal(name=f"final_{k}") for k in range(1, 5)]
         release = [Signal.like(freed, name=f"release_{k}", reset_less=True) for k in range(1, 5)]
+        m.d.sync += freed.eq(Mux(go & final[3], release[3], -1))
         words = [counter(config.words_per_pixel, name=f"word_{k}", reset_less=True)
                  for k in range(1, 4)]
         base = Signal.like(step.base, reset_less=True)
@@ -425,7 +469,7 @@ class SlidingWindow(wiring.Component):
             m.d.sync += [
                 active[0].eq(step.go & step.beat),
                 final[0].eq(step.go & step.done),
-                release[0].eq(walk.free),
+                release[0].eq(walk.freed),
                 words[0].eq(step.word),
                 base.eq(step.base),
                 self.o.valid.eq(active[5]),
@@ -434,8 +478,6 @@ class SlidingWindow(wiring.Component):
             m.d.sync += [b.eq(a) for a, b in zip(final[:3], final[1:], strict=True)]
             m.d.sync += [b.eq(a) for a, b in zip(release[:3], release[1:], strict=True)]
             m.d.sync += [b.eq(a) for a, b in zip(words[:2], words[1:], strict=True)]
-            with m.If(final[3]):
-                m.d.sync += freed.eq(release[3])
         taps = list(np.ndindex(*config.window.kernel))
         lanes = config.word_lanes
         for tap, read in enumerate(ports):
@@ -446,13 +488,16 @@ class SlidingWindow(wiring.Component):
                        * config.words_per_pixel % config.depth for position in mine]
             offset = counter(config.depth, name=f"offset_{tap}", reset_less=True)
             total = Signal(range(2 * config.depth), name=f"total_{tap}", reset_less=True)
+            wrapped = Signal(signed(len(total) + 1), name=f"wrapped_{tap}")
             pixel = counter(config.depth, name=f"pixel_{tap}", reset_less=True)
             inside = [Signal(name=f"inside_{tap}_{k}", reset_less=True) for k in range(1, 7)]
             address = counter(config.depth, name=f"address_{tap}", reset_less=True)
             raw = Signal(lanes * config.input.tensor.bits, name=f"raw_{tap}", reset_less=True)
             out = Signal.like(raw, name=f"out_{tap}", reset_less=True)
             fill = Const(config.fill, signed(config.input.tensor.bits))
-            m.d.comb += [read.addr.eq(address), read.en.eq(go)]
+            m.d.comb += [
+                read.addr.eq(address), read.en.eq(go), wrapped.eq(total - config.depth)
+            ]
             with m.If(go):
                 with m.Switch(step.tap):
                     for k, position in enumerate(mine):
@@ -462,7 +507,7 @@ class SlidingWindow(wiring.Component):
                             m.d.sync += [offset.eq(offsets[k]), inside[0].eq(Cat(flags).all())]
                 m.d.sync += [
                     total.eq(base + offset),
-                    pixel.eq(Mux(total >= config.depth, total - config.depth, total)),
+                    pixel.eq(Mux(wrapped[-1], total, wrapped)),
                     address.eq(pixel + words[2]),
                     raw.eq(read.data),
                     out.eq(Mux(inside[5], raw, Cat(fill for _ in range(lanes)))),
@@ -471,28 +516,18 @@ class SlidingWindow(wiring.Component):
             m.d.comb += Cat(self.o.p[tap * lanes + k] for k in range(lanes)).eq(out)
 
 
-def _wrapped(m: Module, terms: list, depth: int, name: str):
-    """Sum of addresses, each below ``depth``, modulo ``depth``."""
-    total = terms[0]
-    for k, term in enumerate(terms[1:]):
-        raw = Signal(range(2 * depth), name=f"{name}_sum_{k}")
-        wrapped = counter(depth, name=f"{name}_{k}")
-        m.d.comb += [
-            raw.eq(total + term), wrapped.eq(Mux(raw >= depth, raw - depth, raw))
-        ]
-        total = wrapped
-    return total
-
-
 class _Steps:
     """The window being read: its position, and the counters of its steps."""
 
     def __init__(self, m: Module, config: SlidingWindowConfig) -> None:
-        self.go, self.load, self.loaded = Signal(), Signal(), Signal()
-        self.need = Signal(config.position_bits, reset_less=True)
-        self.base = counter(config.depth, reset_less=True)
-        self.inside = [Signal(k, name=f"inside_{d}", reset_less=True)
-                       for d, k in enumerate(config.window.kernel)]
+        self.go, self.load = Signal(), Signal()
+        begin = config.state(0)
+        # Pixels that are there, less those that the window needs: negative if some are missing.
+        self.missing = Signal(signed(config.position_bits), init=-begin.need)
+        self.base = counter(config.depth, init=begin.base)
+        self.inside = [Signal(k, name=f"inside_{d}", init=flags)
+                       for d, (k, flags) in enumerate(
+                           zip(config.window.kernel, begin.inside, strict=True))]
         # Outermost first: group, fold, tap fold, word; then the rest of the fold.
         counts = (config.groups, config.folds, config.tap_folds, config.words_per_group)
         group, fold, tap, word = (
@@ -539,78 +574,149 @@ class _Steps:
 
 
 class _Walk:
-    """Walks over all windows of endless frames: where each starts, what it needs and frees."""
+    """Walks over all windows of endless frames, ahead of the one that is being read.
 
-    def __init__(self, m: Module, config: SlidingWindowConfig, advance) -> None:
-        bits, depth = config.position_bits, config.depth
+    A pipeline that moves on by one window at a time.  Its counters are :data:`AHEAD` windows
+    ahead, so that between registers there is a choice among constants, or an adder.
+
+    Members
+    -------
+    need : pixels that the window being read needs, less those that the next one needs
+    base : address of the first tap of the next window
+    inside : per axis, whether each tap of the next window lies in the frame
+    freed : pixels that nobody needs once the window is read, less one
+    """
+
+    def __init__(self, m: Module, config: SlidingWindowConfig, advance: Signal) -> None:
+        self._m, self._advance = m, advance
+        self._axes = list(enumerate(config._axes))
+        bits, depth, unit = config.position_bits, config.depth, config.words_per_pixel
         pixels = config.input.tensor.pixels
-        needs, frees, bases, inside = [], [], [], []
-        for d, axis in reversed(list(enumerate(config._axes))):
-            index = counter(axis.extent, name=f"index_{d}")
-            again = counter(axis.repeat, name=f"again_{d}")
-            # The frame's end moves the outermost axis on by a frame; inner axes start anew.
-            jump = pixels if d == 0 else 0
-            unit = axis.unit * config.words_per_pixel
-            origin = axis.origin.astype(np.int64) * unit
-            need = _follow(m, f"need_{d}", index, axis.need, jump, 1 << bits, advance, again,
-                           axis.repeat)
-            free = _follow(m, f"free_{d}", index, axis.free, jump, 1 << bits, advance, again,
-                           axis.repeat)
-            base = _follow(m, f"base_{d}", index, origin, jump * config.words_per_pixel, depth,
-                           advance, again, axis.repeat)
+        states = [config.state(n) for n in range(AHEAD + 1)]
+        self._count(states[AHEAD])
+
+        need = self._change(
+            "need_change", [-axis.need for _, axis in self._axes], -pixels, 1 << bits
+        )
+        (*_, self.need) = self._later(
+            need.as_signed(), "need", [a.need - b.need for a, b in pairwise(states)]
+        )
+        step = self._change(
+            "base_change", [axis.origin * axis.unit * unit for _, axis in self._axes],
+            pixels * unit, depth,
+        )
+        _, step, _ = self._later(
+            step, "base_step", [(b.base - a.base) % depth for a, b in pairwise(states)]
+        )
+        self.base = counter(depth, name="next_base", init=states[1].base)
+        total = Signal(range(2 * depth), name="base_total")
+        wrapped = Signal(signed(len(total) + 1), name="base_wrapped")
+        m.d.comb += [total.eq(self.base + step), wrapped.eq(total - depth)]
+        with m.If(advance):
+            m.d.sync += self.base.eq(Mux(wrapped[-1], total, wrapped))
+        self.inside = []
+        for d, axis in self._axes:
             flags = Signal(axis.kernel, name=f"flags_{d}")
             for tap in range(axis.kernel):
                 good = np.flatnonzero((axis.origin + tap >= 0) & (axis.origin + tap < axis.size))
                 low, high = (int(good[0]), int(good[-1])) if len(good) else (axis.extent, 0)
                 # Only the comparisons that can fail.
-                bounds = [index >= low] if low else []
-                bounds += [index <= high] if high < axis.extent - 1 else []
+                bounds = [self._index[d] >= low] if low else []
+                bounds += [self._index[d] <= high] if high < axis.extent - 1 else []
                 m.d.comb += flags[tap].eq(Cat(bounds).all() if bounds else 1)
-            needs.append(need)
-            frees.insert(0, (free, flags[0] & (again == axis.repeat - 1)))
-            bases.append(base)
-            inside.insert(0, flags)
-            last_again = again == axis.repeat - 1
-            last_index = index == axis.extent - 1
-            with m.If(advance):
-                m.d.sync += again.eq(Mux(last_again, 0, again + 1))
-                with m.If(last_again):
-                    m.d.sync += index.eq(Mux(last_index, 0, index + 1))
+            _, later, _ = self._later(flags, f"inside_{d}", [s.inside[d] for s in states[:-1]])
+            self.inside.append(later)
+
+        # An axis counts only if those outside it lie in the frame and are not read again.
+        total, open_ = Const(0), Const(1, 1)
+        for d, axis in self._axes:
+            term = self._free(d, axis, pixels if d == 0 else 0, bits, states[AHEAD])
+            total = total + Mux(open_, term, 0)
+            inside = int(np.argmax(axis.inside)) if axis.inside.any() else axis.extent
+            open_ = open_ & (self._index[d] >= inside) & self._final[d]
+        free, before, _ = self._later(total[:bits], "free", [s.free for s in states[:-1]])
+        self.freed = Signal(signed(bits), name="freed", init=states[1].free - states[0].free - 1)
+        with m.If(advance):
+            m.d.sync += self.freed.eq(free + ~before)
+
+    def _count(self, begin: _State) -> None:
+        """Counters of the window and of its repetitions, per axis."""
+        m, axes = self._m, self._axes
+        self._index = [counter(a.extent, name=f"index_{d}", init=begin.index[d]) for d, a in axes]
+        self._again = [counter(a.repeat, name=f"again_{d}", init=begin.again[d]) for d, a in axes]
+        self._final = [self._again[d] == a.repeat - 1 for d, a in axes]
+        self._moves = []
+        moves = self._advance
+        for d, axis in reversed(axes):
+            index, again, final = self._index[d], self._again[d], self._final[d]
+            last = index == axis.extent - 1
+            self._moves.insert(0, moves)
+            with m.If(moves):
+                m.d.sync += again.eq(Mux(final, 0, again + 1))
+                with m.If(final):
+                    m.d.sync += index.eq(Mux(last, 0, index + 1))
             # The axis outside this one moves when this one wraps.
             carry = Signal(name=f"carry_{d}")
-            m.d.comb += carry.eq(advance & last_again & last_index)
-            advance = carry
-        self.need = sum(needs[1:], needs[0])
-        self.base = bases
-        self.inside = inside
-        free, open_ = frees[0][0], frees[0][1]
-        for term, flag in frees[1:]:
-            free = free + Mux(open_, term, 0)
-            open_ = open_ & flag
-        self.free = free[:bits]
+            m.d.comb += carry.eq(moves & final & last)
+            moves = carry
 
+    def _later(self, value: Value, name: str, init: list[int]) -> list[Signal]:
+        """A value one window after the other later; ``init[n]`` is that of window ``n``."""
+        out = []
+        for k, begin in enumerate(reversed(init)):
+            later = Signal(value.shape(), name=f"{name}_{k}", init=begin)
+            with self._m.If(self._advance):
+                self._m.d.sync += later.eq(value)
+            out.append(later)
+            value = later
+        return out
 
-def _follow(m: Module, name: str, index, values, jump: int, modulus: int, advance, again,
-            repeat: int) -> Signal:
-    """A register that holds ``values[index]``, plus ``jump`` for every wrap, modulo ``modulus``."""
-    values = [int(v) for v in values]
-    steps = [(b - a) % modulus
-             for a, b in zip(values, [*values[1:], values[0] + jump], strict=True)]
-    usual = max(set(steps), key=steps.count)
-    register = counter(modulus, name=name, init=values[0] % modulus)
-    step = counter(modulus, name=f"{name}_step")
-    with m.Switch(index):
-        for k, value in enumerate(steps):
-            if value != usual:
-                with m.Case(k):
-                    m.d.comb += step.eq(value)
-        with m.Default():
-            m.d.comb += step.eq(usual)
-    with m.If(advance & (again == repeat - 1)):
-        if modulus & (modulus - 1) == 0:
+    def _change(self, name: str, values: list[np.ndarray], jump: int, modulus: int) -> Signal:
+        """What a sum over the axes changes by from a window to the next, a constant for each case.
+
+        ``values`` per axis and index; ``jump`` is added for every frame.
+        """
+        m = self._m
+        out = Signal(range(max(modulus, 2)), name=name)
+
+        def choose(d: int, before: int) -> None:
+            # All axes inside this one wrap, which changes the sum by `before`.
+            if d < 0:
+                m.d.comb += out.eq((before + jump) % modulus)
+                return
+            steps = [int(v) for v in np.diff(values[d])]
+            usual = max(set(steps), key=steps.count) if steps else 0
+            with m.If(~self._final[d]):
+                m.d.comb += out.eq(before % modulus)
+            with m.Else():
+                with m.Switch(self._index[d]):
+                    for k, step in enumerate(steps):
+                        if step != usual:
+                            with m.Case(k):
+                                m.d.comb += out.eq((before + step) % modulus)
+                    with m.Case(len(steps)):
+                        choose(d - 1, before + int(values[d][0] - values[d][-1]))
+                    with m.Default():
+                        m.d.comb += out.eq((before + usual) % modulus)
+
+        choose(len(values) - 1, 0)
+        return out
+
+    def _free(self, d: int, axis: _Axis, jump: int, bits: int, begin: _State) -> Signal:
+        """A register that follows ``axis.free``, plus ``jump`` for every wrap."""
+        m = self._m
+        values = [int(v) for v in axis.free]
+        steps = [b - a for a, b in pairwise([*values, values[0] + jump])]
+        usual = max(set(steps), key=steps.count)
+        register = Signal(bits, name=f"free_{d}", init=values[begin.index[d]] + jump * begin.frame)
+        step = Signal(signed(bits), name=f"free_step_{d}")
+        with m.Switch(self._index[d]):
+            for k, value in enumerate(steps):
+                if value != usual:
+                    with m.Case(k):
+                        m.d.comb += step.eq(value)
+            with m.Default():
+                m.d.comb += step.eq(usual)
+        with m.If(self._moves[d] & self._final[d]):
             m.d.sync += register.eq(register + step)
-        else:
-            total, back = Signal(range(2 * modulus)), Signal(range(2 * modulus))
-            m.d.comb += [total.eq(register + step), back.eq(total - modulus)]
-            m.d.sync += register.eq(Mux(total >= modulus, back, total))
-    return register
+        return register

@@ -24,10 +24,10 @@ from tests.blocks.checks import check_on_time, check_under_stalls, divisors
 def test_queue_against_a_model(
     depth: int, group: int, busy: float, ready: float, seed: int
 ) -> None:
-    """Claims as many as are free, fills them later in order; a model follows cycle by cycle."""
+    """Claims where there is room, fills them later in order; a model follows cycle by cycle."""
     random = np.random.default_rng(seed)
-    group = min(group, depth)
-    dut = Queue(signed(8), depth, group)
+    claims = (min(group, depth), 1)
+    dut = Queue(signed(8), depth, claims)
     simulator = Simulator(dut)
     simulator.add_clock(1e-6)
 
@@ -35,21 +35,24 @@ def test_queue_against_a_model(
         free, claimed, sent, taken = depth, 0, 0, 0
         stored: deque[tuple[int, int]] = deque()
         for cycle in range(300):
-            assert ctx.get(dut.free) == free
-            # Visible two cycles after the push, and until it is taken.
+            room = sum((free >= claim) << k for k, claim in enumerate(claims))
+            assert ctx.get(dut.room) == room
+            # Visible three cycles after the push, and until it is taken.
             visible = bool(stored) and stored[0][0] + QUEUE_LATENCY <= cycle
             assert ctx.get(dut.o.valid) == visible
             if visible:
                 assert ctx.get(dut.o.payload) == stored[0][1]
-            claim = min(int(random.integers(0, group + 1)), free) if random.random() < busy else 0
+            kind = int(random.integers(2))
+            reserve = (1 << kind) & room if random.random() < busy else 0
+            claim = claims[kind] if reserve else 0
             push = claimed > 0 and random.random() < 0.8
             pop = random.random() < ready
             value = int(random.integers(-128, 128))
-            ctx.set(dut.reserve, claim)
+            ctx.set(dut.reserve, reserve)
             ctx.set(dut.i.valid, push)
             ctx.set(dut.i.payload, value)
             ctx.set(dut.o.ready, pop)
-            assert ctx.get(dut.free) == free, "free is a register"
+            assert ctx.get(dut.room) == room, "room is a register"
             if push:
                 stored.append((cycle, value))
                 claimed -= 1
@@ -67,15 +70,15 @@ def test_queue_against_a_model(
     simulator.run()
 
 
-@pytest.mark.parametrize("depth, group, message", [
-    (0, 1, r"^Queue depth must be positive, not 0$"),
-    (2, 3, r"^Queue group must be between 1 and the depth 2, not 3$"),
-    (2, 0, r"^Queue group must be between 1 and the depth 2, not 0$"),
+@pytest.mark.parametrize("depth, claims, message", [
+    (0, (1,), r"^Queue depth must be positive, not 0$"),
+    (2, (3,), r"^Queue claims must be between 1 and the depth 2, not \(3,\)$"),
+    (2, (1, 0), r"^Queue claims must be between 1 and the depth 2, not \(1, 0\)$"),
 ])
 @pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
-def test_queue_refuses(depth: int, group: int, message: str) -> None:
+def test_queue_refuses(depth: int, claims: tuple[int, ...], message: str) -> None:
     with pytest.raises(HwgenError, match=message):
-        Queue(signed(8), depth, group)
+        Queue(signed(8), depth, claims)
     gc.collect()  # Amaranth complains of the half-made queue when it goes: here, not later.
 
 
