@@ -13,7 +13,7 @@ from amaranth.lib.memory import Memory
 
 from hwgen.blocks.base import BlockConfig, Resources, Schedule, StreamType, in_order
 from hwgen.blocks.multiplier import signed_width
-from hwgen.blocks.queue import QUEUE_LATENCY, Queue, queue_resources
+from hwgen.blocks.queue import QUEUE_LATENCY, Queue, Skid, queue_resources
 from hwgen.blocks.requantise import RoundShift
 from hwgen.errors import HwgenError
 from hwgen.ir.ops import Add, Table
@@ -65,9 +65,9 @@ class _ElementwiseConfig(BlockConfig):
         return (self.push_latency + QUEUE_LATENCY + 1,)
 
     def schedule(self, arrivals: Sequence[np.ndarray]) -> Schedule:
-        accept = in_order(np.maximum.reduce(list(arrivals)))
+        accept = in_order(arrivals[0])
         out = accept + self.push_latency + QUEUE_LATENCY
-        return Schedule((accept,) * len(arrivals), (out,), (accept,))
+        return Schedule((accept,), (out,), (accept,))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,12 +205,22 @@ class AdderConfig(_ElementwiseConfig):
     def push_latency(self) -> int:
         return 2 + RoundShift.latency
 
+    def schedule(self, arrivals: Sequence[np.ndarray]) -> Schedule:
+        arrivals = [in_order(times) for times in arrivals]
+        join = in_order(np.maximum.reduce(arrivals) + 1)
+        # A skid buffer has two places.
+        free = np.append(np.full(2, -1), join[:-2]) + 1
+        accepts = tuple(np.maximum(times, free[: len(times)]) for times in arrivals)
+        return Schedule(accepts, (join + self.push_latency + QUEUE_LATENCY,), (join,))
+
     def resources(self, family: str) -> Resources:
         total = queue_resources(self.outputs[0].width, self.queue_depths[0])
         for _ in range(self.lanes):
             for tensor in self.tensors:
                 total += _table_resources(tensor.bits, self.product_bits)
             total += Resources(lut=3 * self.product_bits + 20, ff=5 * self.product_bits)
+        for stream in self.inputs:
+            total += Resources(lut=stream.width + 4, ff=2 * stream.width + 2)
         return total
 
     def compute(self, *frames: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -234,7 +244,7 @@ class Adder(wiring.Component):
 
     Timing
     ------
-    A pair accepted in cycle t is visible in t + 10; one pair a cycle.
+    A pair whose second was accepted in cycle t is visible in t + 11; one pair a cycle.
     """
 
     def __init__(self, config: AdderConfig) -> None:
@@ -246,13 +256,17 @@ class Adder(wiring.Component):
         config = self.config
         m.submodules.queue = queue = Queue(config.outputs[0].payload, config.queue_depths[0])
         wiring.connect(m, queue.o, wiring.flipped(self.o))
-        fire, place = Signal(), Signal()
+        # Behind buffers, so that no path leads from the one input to the other.
+        inputs = []
+        for k, port in enumerate((self.i_0, self.i_1)):
+            m.submodules[f"skid_{k}"] = skid = Skid(config.inputs[k].payload)
+            wiring.connect(m, wiring.flipped(port), skid.i)
+            inputs.append(skid.o)
+        fire = Signal()
         m.d.comb += [
-            place.eq(queue.room),
-            self.i_0.ready.eq(self.i_1.valid & place),
-            self.i_1.ready.eq(self.i_0.valid & place),
-            fire.eq(self.i_0.valid & self.i_1.valid & place),
+            fire.eq(inputs[0].valid & inputs[1].valid & queue.room),
             queue.reserve.eq(fire),
+            *(i.ready.eq(fire) for i in inputs),
         ]
         valid = fire
         for k in range(config.push_latency):
@@ -264,7 +278,7 @@ class Adder(wiring.Component):
         for lane in range(config.lanes):
             a, b = (
                 _lookup(m, f"product_{lane}_{k}", i.p[lane], config.products[k], signed(bits))
-                for k, i in enumerate((self.i_0, self.i_1))
+                for k, i in enumerate(inputs)
             )
             total = Signal(signed(bits + 1), name=f"total_{lane}", reset_less=True)
             m.d.sync += total.eq(a + b)

@@ -27,7 +27,8 @@ from hwgen.blocks.base import (
 )
 from hwgen.errors import HwgenError
 
-__all__ = ["QUEUE_LATENCY", "Fifo", "FifoConfig", "Queue", "queue_depth", "queue_resources"]
+__all__ = ["QUEUE_LATENCY", "Fifo", "FifoConfig", "Queue", "Skid", "queue_depth",
+           "queue_resources"]
 
 QUEUE_LATENCY = 3
 """Cycles from a push to the beat being visible at the output."""
@@ -139,6 +140,44 @@ class Queue(wiring.Component):
         for port, step in ((write, self.i.valid), (read, fetch)):
             with m.If(step):
                 m.d.sync += port.addr.eq(Mux(port.addr == self.depth - 1, 0, port.addr + 1))
+        return m
+
+
+class Skid(wiring.Component):
+    """Two registers between streams, so that no path leads through, forwards or backwards.
+
+    Parameters
+    ----------
+    shape : shape-like
+        Payload.
+
+    Members
+    -------
+    i : :py:`In(stream.Signature(shape))`
+    o : :py:`Out(stream.Signature(shape))`
+
+    Timing
+    ------
+    A beat accepted in cycle t is visible in t + 1; one beat a cycle.
+    """
+
+    def __init__(self, shape) -> None:
+        self.shape = shape
+        super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape))})
+
+    def elaborate(self, platform):
+        m = Module()
+        out = Signal(Shape.cast(self.shape), reset_less=True)
+        spare = Signal(Shape.cast(self.shape), reset_less=True)
+        full = Signal()
+        m.d.comb += [self.i.ready.eq(~full), self.o.p.eq(out)]
+        with m.If(~self.o.valid | self.o.ready):
+            m.d.sync += [
+                self.o.valid.eq(self.i.valid | full), full.eq(0),
+                out.eq(Mux(full, spare, self.i.p)),
+            ]
+        with m.Elif(self.i.valid & ~full):
+            m.d.sync += [full.eq(1), spare.eq(self.i.p)]
         return m
 
 

@@ -88,7 +88,7 @@ def test_latencies() -> None:
     q = Quantisation(0.1)
     tensor = TensorType((3, 2), q)
     assert TableLookupConfig(op=Table.from_function(np.abs, q, q), tensor=tensor).latency == 4
-    assert AdderConfig(op=Add.from_types(q, q, q), tensors=(tensor, tensor)).latency == 10
+    assert AdderConfig(op=Add.from_types(q, q, q), tensors=(tensor, tensor)).latency == 11
 
 
 @pytest.mark.parametrize("tensor, lanes, message", [
