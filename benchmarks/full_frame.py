@@ -59,7 +59,7 @@ def main() -> int:
             run = model.run(inputs, interval=timing.interval)
 
     mismatches = sum(int((run.outputs[n] != wanted[n]).sum()) for n in wanted)
-    total = netlist.resources(board.family)
+    total = netlist.resources()
     print(f"\nyolov5n {options.size}x{options.size} on {board.name}, {options.frames} photographs")
     print(f"mismatches               {mismatches} of {sum(v.size for v in wanted.values()):,}")
     print(f"interval, cycles         {run.interval:,} simulated, {timing.interval:,} predicted")

@@ -23,8 +23,9 @@ from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
+from hwgen.blocks.arithmetic import signed_width
 from hwgen.blocks.mac import MacArray, MacArrayConfig
-from hwgen.blocks.multiplier import Packing, signed_width
+from hwgen.blocks.multiplier import Packing
 from hwgen.emit.verilog import emit_component
 from hwgen.errors import HwgenError
 

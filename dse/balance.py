@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from boards import Board
+from hwgen.blocks.arithmetic import signed_width
 from hwgen.blocks.base import Resources, block_ram
 from hwgen.blocks.mac import chain_length
-from hwgen.blocks.multiplier import Packing, signed_width
+from hwgen.blocks.multiplier import Packing
 from hwgen.design import DesignPoint, Folding
 from hwgen.errors import HwgenError
 from hwgen.ir import (
@@ -99,9 +100,8 @@ def _fold_conv(
     cin, cout = op.weight.shape[-1], op.cout // op.groups
     taps = _fold_choices(op.window.taps)
     packing = Packing.densest(multiplier, tensor.bits, op.weight_bits, op.weight_limit)
-    shift = packing.device.tiles(
-        signed_width(*op.accumulator_range(tensor)), op.requantise.multiplier_bits + 1
-    )
+    bits = signed_width(*op.accumulator_range(tensor)), op.requantise.multiplier_bits + 1
+    shift = packing.device.dsps(max(bits), min(bits))
     best: tuple[tuple, Folding, int] | None = None
 
     def consider(channels: np.ndarray, pes: np.ndarray, groups: int) -> None:
@@ -141,7 +141,9 @@ def _fold_conv(
     return None if best is None else best[1:]
 
 
-def _fold_pool(node: Node, graph: Graph, interval: int, lanes: int) -> Folding | None:
+def _fold_pool(
+    node: Node, graph: Graph, interval: int, lanes: int, multiplier: str
+) -> Folding | None:
     """The fewest parallel taps with which a pool meets an interval."""
     op, tensor = node.op, graph.types[node.inputs[0]]
     if isinstance(op, GlobalAveragePool):
@@ -150,7 +152,7 @@ def _fold_pool(node: Node, graph: Graph, interval: int, lanes: int) -> Folding |
     beats = op.infer(tensor)[0].size // lanes
     for taps in map(int, _fold_choices(op.window.taps)):
         if beats * -(-op.window.taps // taps) <= interval:
-            return Folding(tap_lanes=taps)
+            return Folding(tap_lanes=taps, multiplier=multiplier)
     return None
 
 
@@ -162,7 +164,7 @@ def folded_for(
     Parameters
     ----------
     graph : integer graph
-    board : only its family counts
+    board : only its multiplier counts
     interval : cycles a frame
     memory_price : cost of an 18 Kb block of memory, in DSPs
     """
@@ -186,7 +188,7 @@ def folded_for(
             design.foldings[node.name], dsp = found
             total += dsp
         elif isinstance(node.op, MaxPool | AveragePool | GlobalAveragePool):
-            folding = _fold_pool(node, graph, interval, lanes)
+            folding = _fold_pool(node, graph, interval, lanes, board.multiplier)
             if folding is None:
                 return None
             design.foldings[node.name] = folding
@@ -257,7 +259,7 @@ def search(
                 f"{clock:g} MHz: lower --target-fps or choose a larger board"
             )
         design, netlist, timing = sized(graph, replace(found[0], clock_mhz=clock))
-        check_fits(netlist.resources(board.family), board)
+        check_fits(netlist.resources(), board)
         return design, netlist, timing
     budget, price, have = int(board.dsp * USABLE), 0.05, board.resources
     need = Resources()
@@ -270,7 +272,7 @@ def search(
                 f"is more than its {board.dsp} DSPs"
             )
         design, netlist, timing = sized(graph, replace(found, clock_mhz=clock))
-        need = netlist.resources(board.family)
+        need = netlist.resources()
         logic = max(need.lut / have.lut, need.ff / have.ff)
         memory = need.bram18 / max(have.bram18, 1)
         if max(logic, memory) <= 1:

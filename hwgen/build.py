@@ -116,7 +116,7 @@ def _given(graph: Graph, board: Board, path: Path) -> tuple[DesignPoint, Netlist
             foldings[name] = replace(foldings[name], capacity=capacity)
     design = replace(design, depths={**timing.depths, **design.depths}, foldings=foldings)
     netlist = plan(graph, design)
-    check_fits(netlist.resources(board.family), board)
+    check_fits(netlist.resources(), board)
     return design, netlist, timing
 
 
@@ -209,8 +209,7 @@ def _build(arguments: argparse.Namespace, console: Console) -> dict:
                 design, netlist, timing = search(
                     graph, board, clock_mhz=arguments.clock, target_fps=arguments.target_fps
                 )
-        data = report(netlist, design, model=name, family=board.family,
-                      interval=timing.interval, latency=timing.latency)
+        data = report(netlist, design, model=name, interval=timing.interval, latency=timing.latency)
         design.save(folder / "design.json")
         graph.save(folder / "graph.npz")
         if not arguments.report_only:

@@ -88,9 +88,9 @@ class Netlist:
             max(stream.beats for stream in streams),
         )
 
-    def resources(self, family: str) -> Resources:
+    def resources(self) -> Resources:
         """What all blocks take together."""
-        return sum_resources(config.resources(family) for config in self.blocks.values())
+        return sum_resources(config.resources() for config in self.blocks.values())
 
 
 def sum_resources(parts: Iterable[Resources]) -> Resources:
@@ -142,7 +142,7 @@ def block_config(
         op = op.as_pool(tensor)
     if isinstance(op, MaxPool | AveragePool):
         return PoolConfig(op=op, tensor=tensor, lanes=lanes_out, tap_lanes=folding.tap_lanes,
-                          capacity=folding.capacity)
+                          capacity=folding.capacity, multiplier=folding.multiplier)
     if isinstance(op, Resize):
         return NearestResizeConfig(op=op, tensor=tensor, lanes=lanes_out,
                                    capacity=folding.capacity)

@@ -19,6 +19,7 @@ from hwgen.blocks.base import StreamType
 from hwgen.emit.verilog import Rtl, element_bytes
 from hwgen.errors import HwgenError
 from hwgen.pipeline import Netlist
+from sim.timing import analyse
 
 __all__ = ["Simulation", "VerilatorModel", "compile_verilog", "lint"]
 
@@ -166,8 +167,8 @@ class VerilatorModel:
         interval : cycles between frames at the input, beats evenly spaced; 0: without a gap
         stall : probability that a source or a sink pauses, each cycle
         seed : of the pauses
-        idle_limit : cycles without output after which the design counts as stuck; default from
-            the netlist's interval
+        idle_limit : cycles without output after which the design counts as stuck; default: four
+            times what the schedule says
 
         Raises
         ------
@@ -183,8 +184,10 @@ class VerilatorModel:
             raw.astype(f"<i{element_bytes(stream)}").tofile(path)
             paths.append(path)
         outs = [self.directory / f"out_{name}.bin" for name in netlist.outputs]
-        limit = idle_limit or 8 * (netlist.interval + 10_000)
-        arguments = [str(a) for a in (frames, interval, stall, seed, limit, *paths, *outs)]
+        if idle_limit is None:
+            expected = analyse(netlist, max(interval, netlist.interval))
+            idle_limit = 4 * (expected.frame_latency + expected.interval) + 10_000
+        arguments = [str(a) for a in (frames, interval, stall, seed, idle_limit, *paths, *outs)]
         begin = time.perf_counter()
         result = subprocess.run(
             [self.program, *arguments],

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Self
 
 import numpy as np
-from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Signal, Value, signed
+from amaranth.hdl import ClockSignal, Instance, Module, Signal, signed
 from amaranth.lib import data, stream, wiring
 
 from hwgen.errors import HwgenError
@@ -29,7 +29,6 @@ __all__ = [
     "Resources",
     "Schedule",
     "StreamType",
-    "add_carry",
     "block_ram",
     "counter",
     "in_order",
@@ -259,8 +258,8 @@ class BlockConfig(ABC):
         """Exact timing, for arrivals of a whole number of frames at each input."""
 
     @abstractmethod
-    def resources(self, family: str) -> Resources:
-        """What the block takes on a device family."""
+    def resources(self) -> Resources:
+        """What the block takes of a device."""
 
     @abstractmethod
     def compute(self, *frames: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -271,12 +270,14 @@ class BlockConfig(ABC):
         """The hardware."""
 
     def at_full_speed(self) -> Self:
-        """The same block, its buffer large enough for inputs that come every cycle.
+        """The same block, its buffer large enough that it reaches its interval.
 
         A block with a window buffer is otherwise built with the smallest one that works, which
         makes it wait for its input.  (In a pipeline :func:`sim.timing.sized` finds the sizes.)
         """
-        arrivals = [np.arange(2 * t.beats, dtype=np.int64) for t in self.inputs]
+        arrivals = [
+            np.arange(2 * t.beats, dtype=np.int64) * self.interval // t.beats for t in self.inputs
+        ]
         capacity = self.schedule(arrivals).capacity
         return self if capacity is None else replace(self, capacity=capacity)
 
@@ -310,13 +311,6 @@ def library_instance(platform, name: str, **ports) -> Instance | None:
     if not hasattr(platform, "library_instance"):
         return None
     return platform.library_instance(name, i_clk=ClockSignal(), **ports)
-
-
-def add_carry(a: Value, b: Value, carry: Value | None) -> Value:
-    """``a + b + carry`` of signed integers in one adder: the carry goes in at the bottom."""
-    if carry is None:
-        return a + b
-    return (Cat(Const(1, 1), a).as_signed() + Cat(carry, b).as_signed()) >> 1
 
 
 def counter(count: int, **options) -> Signal:

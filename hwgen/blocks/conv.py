@@ -17,6 +17,7 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 
+from hwgen.blocks.arithmetic import signed_width
 from hwgen.blocks.base import (
     BlockConfig,
     Resources,
@@ -27,7 +28,7 @@ from hwgen.blocks.base import (
     pack_rows,
 )
 from hwgen.blocks.mac import MacArray, MacArrayConfig
-from hwgen.blocks.multiplier import Packing, signed_width
+from hwgen.blocks.multiplier import Packing
 from hwgen.blocks.queue import QUEUE_LATENCY, Queue, queue_resources
 from hwgen.blocks.requantise import Requantiser, RequantiserConfig
 from hwgen.blocks.window import SlidingWindow, SlidingWindowConfig
@@ -171,7 +172,7 @@ class FoldedConvConfig(BlockConfig):
         """The requantisers behind the columns."""
         return RequantiserConfig(
             requantise=self.op.requantise, bias=self.op.bias, output=self.op.output,
-            acc_range=self.acc_range, lanes=self.lanes_out,
+            acc_range=self.acc_range, lanes=self.lanes_out, multiplier=self.multiplier,
         )
 
     @cached_property
@@ -220,8 +221,8 @@ class FoldedConvConfig(BlockConfig):
         out = (window.starts[:, None] + (fold + beat + delay)).ravel()
         return Schedule((window.accepts,), (out,), (claims,), window.capacity)
 
-    def resources(self, family: str) -> Resources:
-        total = self.window.resources() + self.requantiser.resources(family)
+    def resources(self) -> Resources:
+        total = self.window.resources() + self.requantiser.resources()
         total += queue_resources(self.outputs[0].width, self.queue_depths[0])
         acc = signed_width(*self.acc_range) * int(self.fold_results.max())
         total += Resources(lut=acc + 60, ff=acc + 60)

@@ -11,8 +11,8 @@ from amaranth.hdl import Module, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 
+from hwgen.blocks.arithmetic import signed_width
 from hwgen.blocks.base import BlockConfig, Resources, Schedule, StreamType, in_order
-from hwgen.blocks.multiplier import signed_width
 from hwgen.blocks.queue import QUEUE_LATENCY, Queue, Skid, queue_resources
 from hwgen.blocks.requantise import RoundShift
 from hwgen.errors import HwgenError
@@ -102,7 +102,7 @@ class TableLookupConfig(_ElementwiseConfig):
     def push_latency(self) -> int:
         return 1
 
-    def resources(self, family: str) -> Resources:
+    def resources(self) -> Resources:
         total = queue_resources(self.outputs[0].width, self.queue_depths[0])
         for _ in range(self.lanes):
             total += _table_resources(self.tensor.bits, self.op.output.bits)
@@ -213,7 +213,7 @@ class AdderConfig(_ElementwiseConfig):
         accepts = tuple(np.maximum(times, free[: len(times)]) for times in arrivals)
         return Schedule(accepts, (join + self.push_latency + QUEUE_LATENCY,), (join,))
 
-    def resources(self, family: str) -> Resources:
+    def resources(self) -> Resources:
         total = queue_resources(self.outputs[0].width, self.queue_depths[0])
         for _ in range(self.lanes):
             for tensor in self.tensors:

@@ -15,23 +15,19 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgen.blocks.base import Resources, add_carry, shared
-from hwgen.blocks.multiplier import MultiplyAdd, Packing, signed_width
+from hwgen.blocks.arithmetic import add_carry, adder_tree, delayed, levels, signed_width
+from hwgen.blocks.base import Resources, shared
+from hwgen.blocks.multiplier import MultiplyAdd, Packing
 from hwgen.errors import HwgenError
 
 __all__ = ["MacArray", "MacArrayConfig", "MacColumn", "MacColumnConfig"]
 
 CASCADE = 16
 """Longest cascade: the skew of an activation then fits one 16-bit shift register a bit."""
-
-
-def _levels(count: int) -> int:
-    """Levels of a binary tree of adders."""
-    return (count - 1).bit_length()
 
 
 def chain_length(packing: Packing, simd):
@@ -104,18 +100,23 @@ class MacColumnConfig:
         )
 
     @property
+    def operand_bits(self) -> int:
+        """Bits of the packed weights."""
+        return (self.outputs - 1) * self.packing.field + self.packing.word_bits
+
+    @property
     def product_latency(self) -> int:
         """Cycles from the operands to their product, or to the sum of a chain."""
         packing = self.packing
         if packing.device.sum_bits:
             return 3 + self.chain - 1
-        rows = _levels(math.ceil(packing.word_bits / 2)) + 1
-        return 1 + (1 if packing.device.dsp else rows) + _levels(self.chain)
+        product = packing.device.product_latency(self.operand_bits, packing.activation_bits)
+        return 1 + product + levels(self.chain)
 
     @property
     def sum_latency(self) -> int:
         """Cycles from the first operands to their sum, before the accumulator."""
-        return self.product_latency + _levels(self.chains)
+        return self.product_latency + levels(self.chains)
 
     @property
     def latency(self) -> int:
@@ -137,8 +138,7 @@ class MacColumnConfig:
             lut += (self.outputs - 1) * self.simd
             ff += (self.outputs - 1) * self.simd * 2
         if not packing.device.sum_bits:
-            product = packing.activation_bits + (packing.products - 1) * packing.field + (
-                packing.word_bits)
+            product = packing.activation_bits + self.operand_bits
             lut += (self.simd - self.chains) * (product + 2)
             ff += self.simd * (2 * product + packing.activation_bits + packing.word_bits)
         if not packing.device.dsp:
@@ -159,41 +159,6 @@ class MacColumnConfig:
 
     def create(self) -> MacColumn:
         return MacColumn(self)
-
-
-def _delayed(m: Module, value: Value, cycles: int, name: str) -> Value:
-    """A value some cycles later."""
-    for k in range(cycles):
-        later = Signal(value.shape(), name=f"{name}_later_{k}", reset_less=True)
-        m.d.sync += later.eq(value)
-        value = later
-    return value
-
-
-def _tree(
-    m: Module, terms: list[tuple[Value, Value | None]], bits: int, name: str
-) -> tuple[Value, Value | None]:
-    """Registered binary tree over values of ``bits`` bits and their carries.
-
-    Each adder takes one of its two carries; the other goes on with the sum.
-    """
-    level = 0
-    while len(terms) > 1:
-        level += 1
-        sums: list[tuple[Value, Value | None]] = []
-        for k in range(0, len(terms), 2):
-            label = f"{name}_{level}_{k // 2}"
-            total = Signal(signed(bits + level), name=label, reset_less=True)
-            carry = terms[min(k + 1, len(terms) - 1)][1]
-            if k + 1 < len(terms):
-                m.d.sync += total.eq(add_carry(terms[k][0], terms[k + 1][0], terms[k][1]))
-            else:
-                m.d.sync += total.eq(terms[k][0])
-            if carry is not None:
-                carry = _delayed(m, carry, 1, f"{label}_carry")
-            sums.append((total, carry))
-        terms = sums
-    return terms[0]
 
 
 class MacColumn(wiring.Component):
@@ -235,7 +200,7 @@ class MacColumn(wiring.Component):
             for output, term in zip(outputs, self._fields(m, total, products), strict=True):
                 output.append(term)
         for k, terms in enumerate(outputs):
-            total, carry = _tree(m, terms, config.field_bits, f"sum_{k}")
+            total, carry = adder_tree(m, terms, config.field_bits, f"sum_{k}")
             with m.If(self.add):
                 acc = self.acc[k]
                 m.d.sync += acc.eq(add_carry(Mux(self.first, 0, acc), total, carry))
@@ -274,15 +239,11 @@ class MacColumn(wiring.Component):
             x = Signal(signed(config.packing.activation_bits), name=f"x_{k}", reset_less=True)
             w = Signal(signed(len(operand)), name=f"w_{k}", reset_less=True)
             m.d.sync += [x.eq(self.x[k]), w.eq(operand)]
-            if config.packing.device.dsp:
-                product = Signal(signed(len(x) + len(w)), name=f"product_{k}", reset_less=True)
-                m.d.sync += product.eq(x * w)
-            else:
-                product = _fabric_product(m, x, w, f"product_{k}")
+            product = config.packing.device.product(m, w, x, f"product_{k}")
             terms.append((product, None))
-        total, _ = _tree(m, terms, max(len(t) for t, _ in terms), f"chain_{products.start}")
-        wait = _levels(config.chain) - _levels(len(products))
-        return _delayed(m, total, wait, f"chain_{products.start}")
+        total, _ = adder_tree(m, terms, max(len(t) for t, _ in terms), f"chain_{products.start}")
+        wait = levels(config.chain) - levels(len(products))
+        return delayed(m, total, wait, f"chain_{products.start}")
 
     def _fields(self, m: Module, total: Value, products: range):
         """The sums of a chain's outputs, and for each but the first what the one below borrowed."""
@@ -317,36 +278,18 @@ class MacColumn(wiring.Component):
                     m.d.sync += pair.eq(Cat(lowest, self.x[k][0]))
                     terms.append(pair.all())
             if bit is not None:
-                terms.append(_delayed(m, bit, skew + 1 - time, f"{name}_{skew}"))
+                terms.append(delayed(m, bit, skew + 1 - time, f"{name}_{skew}"))
             bit = Signal(name=f"{name}_{skew}", reset_less=True)
             m.d.sync += bit.eq(Cat(terms).xor())
             time = skew + 2
         assert bit is not None
-        return _delayed(m, bit, config.product_latency - time, name)
+        return delayed(m, bit, config.product_latency - time, name)
 
 
 def _extended(value: Value, bits: int) -> Value:
     """A signed value cut or sign-extended to some bits, as a bit vector."""
     value = Value.cast(value)
     return Cat(value[:bits], value[-1].replicate(max(bits - len(value), 0)))
-
-
-def _fabric_product(m: Module, x: Value, w: Value, name: str) -> Value:
-    """Product of registered operands by rows of two weight bits each and a tree of adders."""
-    rows: list[tuple[Value, Value | None]] = []
-    width = len(x) + len(w)
-    for k in range(0, len(w), 2):
-        row = Signal(signed(width), name=f"{name}_row_{k}", reset_less=True)
-        low, high = Mux(w[k], x, 0), Mux(w[k + 1], x, 0) if k + 1 < len(w) else Const(0)
-        if k + 1 == len(w):
-            m.d.sync += row.eq(-low << k)
-        elif k + 2 == len(w):
-            m.d.sync += row.eq((low - (high << 1)) << k)
-        else:
-            m.d.sync += row.eq((low + (high << 1)) << k)
-        rows.append((row, None))
-    total, _ = _tree(m, rows, width, name)
-    return total[:width].as_signed()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,19 +18,15 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from amaranth.hdl import Module, Signal, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from hwgen.blocks.arithmetic import adder_tree, levels, signed_width
 from hwgen.blocks.base import library_instance
 from hwgen.errors import HwgenError
 
-__all__ = ["FAMILIES", "MULTIPLIERS", "Multiplier", "MultiplyAdd", "Packing", "signed_width"]
-
-
-def signed_width(low: int, high: int) -> int:
-    """Bits of the narrowest signed integer that holds ``low`` and ``high``."""
-    return max((n if n >= 0 else ~n).bit_length() for n in (low, high)) + 1
+__all__ = ["FAMILIES", "MULTIPLIERS", "Multiplier", "MultiplyAdd", "Packing"]
 
 
 @dataclass(frozen=True)
@@ -55,8 +51,53 @@ class Multiplier:
     dsp: int = 1
 
     def tiles(self, a: int, b: int) -> int:
-        """DSPs of a product of signed integers of ``a`` and ``b`` bits, ``a`` the wider."""
-        return self.dsp * -(-(a - 1) // (self.wide - 1)) * -(-(b - 1) // (self.narrow - 1))
+        """Multipliers of a product of signed integers of ``a`` and ``b`` bits, ``a`` the wider."""
+        return -(-(a - 1) // (self.wide - 1)) * -(-(b - 1) // (self.narrow - 1))
+
+    def dsps(self, a: int, b: int) -> int:
+        """DSPs of such a product."""
+        return self.dsp * self.tiles(a, b)
+
+    def product_latency(self, a: int, b: int) -> int:
+        """Cycles from registers to such a product, registered; see :meth:`product`."""
+        if not self.dsp:
+            return 1 + levels(-(-b // 2))
+        return 1 + levels(self.tiles(a, b))
+
+    def product(self, m: Module, a: Value, b: Value, name: str) -> Value:
+        """Product of two registers, ``a`` the wider: parts that fit a multiplier, and a tree."""
+        width = len(a) + len(b)
+        terms: list[tuple[Value, Value | None]] = []
+
+        def term(value: Value) -> None:
+            part = Signal(signed(width), name=f"{name}_part_{len(terms)}", reset_less=True)
+            m.d.sync += part.eq(value)
+            terms.append((part, None))
+
+        if self.dsp:
+            for place_a, x in _chunks(a, self.wide - 1):
+                for place_b, y in _chunks(b, self.narrow - 1):
+                    term((x * y) << (place_a + place_b))
+        else:
+            # Rows of two bits each; the highest bit counts negative.
+            for k in range(0, len(b), 2):
+                low = Mux(b[k], a, 0)
+                if k + 1 == len(b):
+                    term(-low << k)
+                else:
+                    high = Mux(b[k + 1], a, 0) << 1
+                    term((low - high if k + 2 == len(b) else low + high) << k)
+        total, _ = adder_tree(m, terms, width, name)
+        return total[:width].as_signed()
+
+
+def _chunks(value: Value, bits: int) -> list[tuple[int, Value]]:
+    """A signed value cut into pieces, each with its place; all but the highest are unsigned."""
+    whole = range(0, max(len(value) - 1, 1), bits)
+    return [
+        (k, value[k:].as_signed() if k == whole[-1] else Cat(value[k : k + bits], Const(0, 1)))
+        for k in whole
+    ]
 
 
 MULTIPLIERS = {m.name: m for m in (

@@ -37,6 +37,8 @@ class PoolConfig(BlockConfig):
         Pixels of a window in parallel.
     capacity : :class:`int`
         Pixels in the window's buffer; 0: the fewest with which it works.
+    multiplier : :class:`str`
+        What scales an average: one of :data:`hwgen.blocks.multiplier.MULTIPLIERS`.
     """
 
     op: MaxPool | AveragePool
@@ -44,6 +46,7 @@ class PoolConfig(BlockConfig):
     lanes: int = 1
     tap_lanes: int = 1
     capacity: int = 0
+    multiplier: str = "dsp48e2"
 
     def __post_init__(self) -> None:
         _ = self.window, self.outputs
@@ -81,6 +84,7 @@ class PoolConfig(BlockConfig):
             output=self.op.output,
             acc_range=(-slots << self.tensor.bits, slots << self.tensor.bits),
             lanes=self.lanes,
+            multiplier=self.multiplier,
         )
 
     @property
@@ -118,7 +122,7 @@ class PoolConfig(BlockConfig):
         out = claims + self.window.steps - 1 + self.result_latency + QUEUE_LATENCY
         return Schedule((window.accepts,), (out,), (claims,), window.capacity)
 
-    def resources(self, family: str) -> Resources:
+    def resources(self) -> Resources:
         total = self.window.resources() + queue_resources(
             self.outputs[0].width, self.queue_depths[0]
         )
@@ -126,7 +130,7 @@ class PoolConfig(BlockConfig):
         total += Resources(lut=2 * width * self.lanes * self.tap_lanes,
                            ff=width * self.lanes * (2 * self.tap_lanes + 1))
         if self.requantiser:
-            total += self.requantiser.resources(family)
+            total += self.requantiser.resources()
         return total
 
     def compute(self, *frames: np.ndarray) -> tuple[np.ndarray, ...]:

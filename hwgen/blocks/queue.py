@@ -16,12 +16,12 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from hwgen.blocks.arithmetic import add_carry
 from hwgen.blocks.base import (
     BlockConfig,
     Resources,
     Schedule,
     StreamType,
-    add_carry,
     in_order,
     memory_style,
 )
@@ -217,7 +217,7 @@ class FifoConfig(BlockConfig):
             (accept,), (accept + QUEUE_LATENCY,) * self.branches, (accept,) * self.branches
         )
 
-    def resources(self, family: str) -> Resources:
+    def resources(self) -> Resources:
         total = Resources()
         for depth in self.queue_depths:
             total += queue_resources(self.stream.width, depth)

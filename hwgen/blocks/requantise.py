@@ -15,8 +15,9 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from hwgen.blocks.arithmetic import delayed, signed_width
 from hwgen.blocks.base import Resources, pack_rows
-from hwgen.blocks.multiplier import FAMILIES, MULTIPLIERS, signed_width
+from hwgen.blocks.multiplier import MULTIPLIERS, Multiplier
 from hwgen.errors import HwgenError
 from hwgen.ir.requantise import Requantise, requantise
 from hwgen.ir.types import Quantisation
@@ -126,6 +127,8 @@ class RequantiserConfig:
         Smallest and largest accumulator, with and without bias.
     lanes : :class:`int`
         Channels a beat; divides C.
+    multiplier : :class:`str`
+        One of :data:`hwgen.blocks.multiplier.MULTIPLIERS`.
     """
 
     requantise: Requantise
@@ -133,6 +136,7 @@ class RequantiserConfig:
     output: Quantisation
     acc_range: tuple[int, int]
     lanes: int = 1
+    multiplier: str = "dsp48e2"
 
     def __post_init__(self) -> None:
         if len(self.bias) != len(self.requantise):
@@ -160,7 +164,18 @@ class RequantiserConfig:
     @property
     def latency(self) -> int:
         """Cycles from an accumulator to its activation."""
-        return 4 + RoundShift.latency
+        return 3 + self.device.product_latency(*self._operands) + RoundShift.latency
+
+    @property
+    def device(self) -> Multiplier:
+        """The multiplier."""
+        return MULTIPLIERS[self.multiplier]
+
+    @property
+    def _operands(self) -> tuple[int, int]:
+        """Bits of the multiplication's operands, the wider first."""
+        bits = self.acc_bits, self.requantise.multiplier_bits + 1
+        return max(bits), min(bits)
 
     @cached_property
     def _table(self) -> tuple[tuple[int, int, int], np.ndarray]:
@@ -173,10 +188,10 @@ class RequantiserConfig:
                 for c, w in zip(columns, widths, strict=True)]
         return widths, np.concatenate(bits, axis=1)
 
-    def resources(self, family: str) -> Resources:
+    def resources(self) -> Resources:
+        """What the requantisers take."""
         widths, _ = self._table
-        device = MULTIPLIERS[FAMILIES[family]]
-        dsps = device.tiles(self.acc_bits, self.requantise.multiplier_bits + 1)
+        dsps = self.device.dsps(*self._operands)
         product = self.acc_bits + self.requantise.multiplier_bits
         lane = Resources(dsp=dsps, lut=3 * product + 30, ff=4 * product + 40)
         total = Resources.memory(sum(widths) * self.lanes, self.channels // self.lanes)
@@ -239,9 +254,9 @@ class Requantiser(wiring.Component):
             m.d.sync += read.addr.eq(Mux(read.addr == depth - 1, 0, read.addr + 1))
         valid = self.i.valid
         for k in range(config.latency):
-            delayed = Signal(name=f"valid_{k}")
-            m.d.sync += delayed.eq(valid)
-            valid = delayed
+            later = Signal(name=f"valid_{k}")
+            m.d.sync += later.eq(valid)
+            valid = later
         m.d.comb += self.o.valid.eq(valid)
         for lane in range(config.lanes):
             parameter = data.View(row, read.data[lane * row.size : (lane + 1) * row.size])
@@ -252,9 +267,12 @@ class Requantiser(wiring.Component):
             biased = Signal(signed(config.acc_bits), name=f"biased_{lane}", reset_less=True)
             scale = Signal(signed(scale_bits + 1), name=f"scale_{lane}", reset_less=True)
             shift_1 = Signal(shift_bits, name=f"shift_1_{lane}", reset_less=True)
-            shift_2 = Signal(shift_bits, name=f"shift_2_{lane}", reset_less=True)
-            product = Signal(signed(config.acc_bits + scale_bits), name=f"product_{lane}",
-                             reset_less=True)
+            latency = config.device.product_latency(*config._operands)
+            wide, narrow = (biased, scale) if len(biased) >= len(scale) else (scale, biased)
+            product = config.device.product(m, wide, narrow, f"product_{lane}")
+            # The multiplier has no sign, so the highest bit says nothing.
+            product = product[:-1].as_signed()
+            shift_2 = delayed(m, shift_1, latency, f"shift_{lane}")
             m.submodules[f"round_{lane}"] = rounder = RoundShift(
                 len(product), config.shifts, config.output
             )
@@ -265,8 +283,6 @@ class Requantiser(wiring.Component):
                 biased.eq(acc_2 + read_2.bias),
                 scale.eq(read_2.multiplier),
                 shift_1.eq(read_2.shift),
-                product.eq(biased * scale),
-                shift_2.eq(shift_1),
             ]
             m.d.comb += [
                 rounder.i.eq(product), rounder.shift.eq(shift_2), self.o.p[lane].eq(rounder.o)

@@ -74,7 +74,7 @@ class NearestResizeConfig(BlockConfig):
         claims = (window.starts[:, None] + np.arange(self.window.window_cycles)).ravel()
         return Schedule((window.accepts,), (claims + QUEUE_LATENCY,), (claims,), window.capacity)
 
-    def resources(self, family: str) -> Resources:
+    def resources(self) -> Resources:
         return self.window.resources() + queue_resources(
             self.outputs[0].width, self.queue_depths[0]
         )

@@ -79,7 +79,7 @@ class ConcatenateConfig(BlockConfig):
             tuple(p.ravel() for p in parts), (accept + QUEUE_LATENCY,), (accept,)
         )
 
-    def resources(self, family: str) -> Resources:
+    def resources(self) -> Resources:
         width = self.outputs[0].width
         return queue_resources(width, self.queue_depths[0]) + Resources(
             lut=width * len(self.tensors) // 2 + 20, ff=20
@@ -172,7 +172,7 @@ class SplitterConfig(BlockConfig):
         parts = [p.ravel() for p in np.split(by_pixel, np.cumsum(counts)[:-1], axis=1)]
         return Schedule((accept,), tuple(p + QUEUE_LATENCY for p in parts), tuple(parts))
 
-    def resources(self, family: str) -> Resources:
+    def resources(self) -> Resources:
         total = Resources(lut=20, ff=20)
         for stream, depth in zip(self.outputs, self.queue_depths, strict=True):
             total += queue_resources(stream.width, depth)
@@ -274,7 +274,7 @@ class LaneChangeConfig(BlockConfig):
         last = moved[self.lanes_out // self.unit - 1 :: self.lanes_out // self.unit]
         return Schedule((accept,), (last + 1 + QUEUE_LATENCY,), (last,))
 
-    def resources(self, family: str) -> Resources:
+    def resources(self) -> Resources:
         width = self.inputs[0].width + self.outputs[0].width
         return queue_resources(self.outputs[0].width, self.queue_depths[0]) + Resources(
             lut=width // 2 + 20, ff=width + 20

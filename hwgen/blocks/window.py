@@ -17,10 +17,10 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 
+from hwgen.blocks.arithmetic import add_carry
 from hwgen.blocks.base import (
     Resources,
     StreamType,
-    add_carry,
     counter,
     in_order,
     memory_style,
@@ -633,7 +633,9 @@ class _Walk:
             term = self._free(d, axis, pixels if d == 0 else 0, bits, states[AHEAD])
             total = total + Mux(open_, term, 0)
             inside = int(np.argmax(axis.inside)) if axis.inside.any() else axis.extent
-            open_ = open_ & (self._index[d] >= inside) & self._final[d]
+            open_ = open_ & self._final[d]
+            if inside:
+                open_ = open_ & (self._index[d] >= inside)
         free, before, _ = self._later(total[:bits], "free", [s.free for s in states[:-1]])
         self.freed = Signal(signed(bits), name="freed", init=states[1].free - states[0].free - 1)
         with m.If(advance):

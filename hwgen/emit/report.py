@@ -15,7 +15,7 @@ __all__ = ["report", "summary"]
 
 
 def report(
-    netlist: Netlist, design: DesignPoint, *, model: str, family: str, interval: int, latency: int
+    netlist: Netlist, design: DesignPoint, *, model: str, interval: int, latency: int
 ) -> dict:
     """What ``report.json`` holds, without the times that phases took and without simulation.
 
@@ -23,10 +23,9 @@ def report(
     ----------
     netlist, design : the design
     model : name of the network
-    family : device family, for the resources
     interval, latency : cycles between frames; cycles from first input beat to first output beat
     """
-    total = netlist.resources(family)
+    total = netlist.resources()
     macs = netlist.graph.macs
     streams = (*netlist.inputs.values(), *netlist.outputs.values())
     return {
@@ -42,11 +41,11 @@ def report(
             stream.tensor.size * -(-stream.tensor.bits // 8) for stream in streams
         ),
         "mac_per_dsp_cycle": macs / (interval * total.dsp) if total.dsp else 0.0,
-        "layers": [_layer(netlist, name, design, family) for name in netlist.blocks],
+        "layers": [_layer(netlist, name, design) for name in netlist.blocks],
     }
 
 
-def _layer(netlist: Netlist, name: str, design: DesignPoint, family: str) -> dict:
+def _layer(netlist: Netlist, name: str, design: DesignPoint) -> dict:
     config = netlist.blocks[name]
     nodes = {node.name: node for node in netlist.graph.nodes}
     node = nodes.get(netlist.ops.get(name, ""))
@@ -63,7 +62,7 @@ def _layer(netlist: Netlist, name: str, design: DesignPoint, family: str) -> dic
         "macs": macs,
         "interval_cycles": config.interval,
         "depths": list(config.queue_depths),
-        **asdict(config.resources(family)),
+        **asdict(config.resources()),
         **({"folding": asdict(folding)} if folding else {}),
     }
 

@@ -10,9 +10,10 @@ from amaranth.sim import Simulator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hwgen.blocks.arithmetic import signed_width
 from hwgen.blocks.base import pack_rows
 from hwgen.blocks.mac import MacArrayConfig
-from hwgen.blocks.multiplier import MULTIPLIERS, Packing, signed_width
+from hwgen.blocks.multiplier import MULTIPLIERS, Packing
 from hwgen.errors import HwgenError
 
 PRECISIONS = [(8, 127), (8, 128), (8, 7), (5, 15), (4, 7), (2, 1)]

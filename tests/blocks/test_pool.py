@@ -100,7 +100,7 @@ def test_interval() -> None:
     config = PoolConfig(op=MaxPool((2, 2), (2, 2)), tensor=tensor, lanes=2, tap_lanes=1)
     assert config.interval == 16 * 3 * 4
     assert replace(config, tap_lanes=4).interval == 64 * 3
-    assert config.resources("ultrascale+").dsp == 0
+    assert config.resources().dsp == 0
 
 
 @pytest.mark.parametrize("wrong, message", [

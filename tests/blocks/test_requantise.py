@@ -8,8 +8,9 @@ from amaranth.sim import Simulator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hwgen.blocks.arithmetic import signed_width
 from hwgen.blocks.base import pack_rows, unpack_rows
-from hwgen.blocks.multiplier import signed_width
+from hwgen.blocks.multiplier import MULTIPLIERS
 from hwgen.blocks.requantise import RequantiserConfig, RoundShift
 from hwgen.errors import HwgenError
 from hwgen.ir import Quantisation, Requantise, requantise
@@ -103,10 +104,12 @@ def run_requantiser(
 
 
 @given(st.integers(1, 5), st.integers(1, 3), st.integers(12, 24), st.integers(4, 24),
-       quantisations(st.sampled_from([4, 8, 16])), st.integers(0, 999))
+       quantisations(st.sampled_from([4, 8, 16])), st.sampled_from(sorted(MULTIPLIERS)),
+       st.integers(0, 999))
 @settings(max_examples=50)
 def test_requantiser(
-    beats: int, lanes: int, multiplier_bits: int, acc_bits: int, output: Quantisation, seed: int
+    beats: int, lanes: int, multiplier_bits: int, acc_bits: int, output: Quantisation,
+    multiplier_name: str, seed: int,
 ) -> None:
     random = np.random.default_rng(seed)
     channels, half = beats * lanes, 1 << (acc_bits - 2)
@@ -117,6 +120,7 @@ def test_requantiser(
         requantise=Requantise(multiplier, shift, multiplier_bits),
         bias=random.integers(-half, half, channels), output=output, acc_range=(-2 * half, 2 * half),
         lanes=lanes,
+        multiplier=multiplier_name,
     )
     acc = random.integers(-half, half + 1, (6, channels))
     gaps = random.integers(0, 3, 6 * beats)
@@ -155,14 +159,16 @@ def test_refuses(wrong: dict, message: str) -> None:
         RequantiserConfig(**{**good, **wrong})
 
 
-@pytest.mark.parametrize("acc_range, family, dsp", [
-    ((-(1 << 20), 1 << 20), "ultrascale+", 1),
-    ((-(1 << 26), (1 << 26) - 1), "ultrascale+", 1),
-    ((-(1 << 26), (1 << 26) - 1), "7series", 2),
+@pytest.mark.parametrize("acc_range, multiplier, dsp", [
+    ((-(1 << 20), 1 << 20), "dsp48e2", 1),
+    ((-(1 << 26), (1 << 26) - 1), "dsp48e2", 1),
+    ((-(1 << 26), (1 << 26) - 1), "dsp48e1", 2),
+    ((-(1 << 20), 1 << 20), "mult18", 2),
+    ((-(1 << 20), 1 << 20), "fabric", 0),
 ])
-def test_resources(acc_range: tuple[int, int], family: str, dsp: int) -> None:
+def test_resources(acc_range: tuple[int, int], multiplier: str, dsp: int) -> None:
     config = RequantiserConfig(
         requantise=Requantise([9] * 4, [1] * 4), bias=np.zeros(4, int), output=Quantisation(),
-        acc_range=acc_range, lanes=2,
+        acc_range=acc_range, lanes=2, multiplier=multiplier,
     )
-    assert config.resources(family).dsp == 2 * dsp
+    assert config.resources().dsp == 2 * dsp

@@ -46,7 +46,7 @@ def test_interval() -> None:
     config = NearestResizeConfig(op=Resize((2, 3)), tensor=TensorType((4, 5, 6)), lanes=2)
     assert config.interval == 4 * 5 * 6 * 3
     assert config.latency == config.schedule([np.arange(60)]).outputs[0][0]
-    assert config.resources("ultrascale+").dsp == 0
+    assert config.resources().dsp == 0
 
 
 @pytest.mark.parametrize("wrong, message", [

@@ -73,7 +73,7 @@ def test_nothing_is_computed() -> None:
         SplitterConfig(op=Split((1, 3)), tensor=tensor),
         LaneChangeConfig(tensor=tensor, lanes_in=1, lanes_out=2),
     ):
-        assert config.resources("ultrascale+").dsp == 0
+        assert config.resources().dsp == 0
 
 
 def test_refuses() -> None:

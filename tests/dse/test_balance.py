@@ -20,7 +20,7 @@ def network():
 def test_design_fits_and_is_balanced(name):
     graph, board = network(), boards.load(name)
     design, netlist, timing = search(graph, board)
-    need = netlist.resources(board.family)
+    need = netlist.resources()
     for key in ("dsp", "bram18", "lut", "ff"):
         assert getattr(need, key) <= getattr(board.resources, key)
     assert timing.interval == netlist.interval
@@ -41,7 +41,7 @@ def test_target_fps():
     graph, board = network(), boards.load("zcu102")
     design, netlist, timing = search(graph, board, clock_mhz=100.0, target_fps=2000.0)
     assert 100e6 / timing.interval >= 2000
-    assert netlist.resources(board.family).dsp < 200
+    assert netlist.resources().dsp < 200
     assert design.clock_mhz == 100.0
     with pytest.raises(HwgenError, match="out of reach on zcu102 at 250 MHz"):
         search(graph, board, target_fps=1e8)
