@@ -30,9 +30,11 @@ __all__ = [
     "Schedule",
     "StreamType",
     "block_ram",
+    "block_shape",
     "counter",
     "in_order",
     "library_instance",
+    "memory_style",
     "pack_rows",
     "shared",
 ]
@@ -147,14 +149,22 @@ class Resources:
         return cls(bram18=blocks) if blocks else cls(lut=width * -(-depth // 64) * 4 // 3)
 
 
+BLOCK_SHAPES = ((1, 16384), (2, 8192), (4, 4096), (9, 2048), (18, 1024), (36, 512))
+"""Widths and depths that an 18 Kb block can have."""
+
+
+def block_shape(width: int, depth: int) -> tuple[int, int]:
+    """Shape of the blocks that hold a memory in the fewest; of several such, the deepest."""
+    return min(BLOCK_SHAPES, key=lambda shape: -(-width // shape[0]) * -(-depth // shape[1]))
+
+
 def block_ram(width, depth) -> np.ndarray:
     """18 Kb blocks of a memory of ``depth`` words of ``width`` bits; 0 where LUTs are cheaper.
 
     Takes integers or integer arrays.
     """
     width, depth = np.asarray(width), np.asarray(depth)
-    aspects = ((36, 512), (18, 1024), (9, 2048), (4, 4096), (2, 8192), (1, 16384))
-    blocks = np.minimum.reduce([-(-width // w) * -(-depth // d) for w, d in aspects])
+    blocks = np.minimum.reduce([-(-width // w) * -(-depth // d) for w, d in BLOCK_SHAPES])
     luts = width * -(-depth // 64)
     return np.where((depth <= 64) | (luts <= 96 * blocks), 0, blocks)
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 from amaranth.hdl import Cat, Module, Mux, Shape, Signal, signed
 from amaranth.lib import stream, wiring
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from hwgen.blocks.arithmetic import add_carry
@@ -23,8 +22,8 @@ from hwgen.blocks.base import (
     Schedule,
     StreamType,
     in_order,
-    memory_style,
 )
+from hwgen.blocks.memory import BufferMemory
 from hwgen.errors import HwgenError
 
 __all__ = ["QUEUE_LATENCY", "Fifo", "FifoConfig", "Queue", "Skid", "queue_depth",
@@ -81,9 +80,8 @@ class Queue(wiring.Component):
 
     Timing
     ------
-    A push is visible at ``o`` three cycles later; one beat a cycle.  The memory's output goes
-    into a register and nowhere else, for block memories are slow to show it.  A pop frees its
-    place for the next cycle.
+    A push is visible at ``o`` three cycles later; one beat a cycle.  A pop frees its place for
+    the next cycle.
     """
 
     def __init__(self, shape, depth: int, claims: tuple[int, ...] = (1,)) -> None:
@@ -105,23 +103,19 @@ class Queue(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        style = memory_style(Shape.cast(self.shape).width, self.depth)
-        m.submodules.memory = memory = Memory(
-            shape=self.shape, depth=max(self.depth, 2), init=[], attrs={"ram_style": style}
-        )
-        write, read = memory.write_port(), memory.read_port()
+        m.submodules.memory = memory = BufferMemory(Shape.cast(self.shape).width, self.depth)
         stored = Signal(range(self.depth + 1))
         pop, fetch = Signal(), Signal()
         fetched, move = Signal(), Signal()
-        out = Signal(Shape.cast(self.shape), reset_less=True)
         m.d.comb += [
             pop.eq(self.o.valid & self.o.ready),
             move.eq(~self.o.valid | self.o.ready),
             fetch.eq((stored != 0) & (~fetched | move)),
-            write.en.eq(self.i.valid),
-            write.data.eq(self.i.p),
-            read.en.eq(fetch),
-            self.o.p.eq(out),
+            memory.write_en.eq(self.i.valid),
+            memory.write_data.eq(self.i.p),
+            memory.read_en.eq(fetch),
+            memory.load.eq(move),
+            self.o.p.eq(memory.read_data),
         ]
         # For each claim the places that are left after it: its sign says whether there is room.
         taken = Signal(signed(self.depth.bit_length() + 1))
@@ -136,10 +130,12 @@ class Queue(wiring.Component):
             fetched.eq(fetch | (fetched & ~move)),
         ]
         with m.If(move):
-            m.d.sync += [self.o.valid.eq(fetched), out.eq(read.data)]
-        for port, step in ((write, self.i.valid), (read, fetch)):
+            m.d.sync += self.o.valid.eq(fetched)
+        for name, step in (("write", self.i.valid), ("read", fetch)):
+            address = Signal.like(memory.read_addr, name=f"{name}_addr")
+            m.d.comb += getattr(memory, f"{name}_addr").eq(address)
             with m.If(step):
-                m.d.sync += port.addr.eq(Mux(port.addr == self.depth - 1, 0, port.addr + 1))
+                m.d.sync += address.eq(Mux(address == self.depth - 1, 0, address + 1))
         return m
 
 

@@ -15,7 +15,6 @@ from itertools import pairwise
 import numpy as np
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.memory import Memory
 
 from hwgen.blocks.arithmetic import add_carry
 from hwgen.blocks.base import (
@@ -23,8 +22,8 @@ from hwgen.blocks.base import (
     StreamType,
     counter,
     in_order,
-    memory_style,
 )
+from hwgen.blocks.memory import BufferMemory
 from hwgen.errors import HwgenError
 from hwgen.ir.ops import Window
 
@@ -385,20 +384,19 @@ class SlidingWindow(wiring.Component):
         config = self.config
         bits = config.position_bits
         width = config.word_lanes * config.input.tensor.bits
-        style = memory_style(width, config.depth)
         memories = []
         for tap in range(config.tap_lanes):
-            m.submodules[f"buffer_{tap}"] = memory = Memory(
-                shape=width, depth=max(config.depth, 2), init=[], attrs={"ram_style": style}
-            )
-            memories.append((memory.write_port(), memory.read_port()))
+            m.submodules[f"buffer_{tap}"] = memory = BufferMemory(width, config.depth)
+            memories.append(memory)
         # A pixel is there; pixels that are freed, less one.
         complete, freed = Signal(), Signal(signed(bits), init=-1)
-        self._write(m, [write for write, _ in memories], complete, freed)
-        self._read(m, [read for _, read in memories], complete, freed)
+        self._write(m, memories, complete, freed)
+        self._read(m, memories, complete, freed)
         return m
 
-    def _write(self, m: Module, ports, complete: Signal, freed: Signal) -> None:
+    def _write(
+        self, m: Module, memories: list[BufferMemory], complete: Signal, freed: Signal
+    ) -> None:
         """Collect beats into words, words into the circular buffer."""
         config = self.config
         beats = config.input.beats_per_pixel
@@ -435,10 +433,15 @@ class SlidingWindow(wiring.Component):
                     m.d.sync += word[k * size : (k + 1) * size].eq(self.i.p.as_value())
         with m.If(enable):
             m.d.sync += address.eq(Mux(address == config.depth - 1, 0, address + 1))
-        for port in ports:
-            m.d.comb += [port.en.eq(enable), port.addr.eq(address), port.data.eq(word)]
+        for memory in memories:
+            m.d.comb += [
+                memory.write_en.eq(enable), memory.write_addr.eq(address),
+                memory.write_data.eq(word),
+            ]
 
-    def _read(self, m: Module, ports, complete: Signal, freed: Signal) -> None:
+    def _read(
+        self, m: Module, memories: list[BufferMemory], complete: Signal, freed: Signal
+    ) -> None:
         """Issue the steps of each window, and take them through the address pipeline."""
         config = self.config
         step = _Steps(m, config)
@@ -480,7 +483,7 @@ class SlidingWindow(wiring.Component):
             m.d.sync += [b.eq(a) for a, b in zip(words[:2], words[1:], strict=True)]
         taps = list(np.ndindex(*config.window.kernel))
         lanes = config.word_lanes
-        for tap, read in enumerate(ports):
+        for tap, memory in enumerate(memories):
             # A tap beyond the last of the kernel reads the fill value.
             mine = [taps[k] if k < len(taps) else None
                     for k in range(tap, config.tap_folds * config.tap_lanes, config.tap_lanes)]
@@ -492,11 +495,11 @@ class SlidingWindow(wiring.Component):
             pixel = counter(config.depth, name=f"pixel_{tap}", reset_less=True)
             inside = [Signal(name=f"inside_{tap}_{k}", reset_less=True) for k in range(1, 7)]
             address = counter(config.depth, name=f"address_{tap}", reset_less=True)
-            raw = Signal(lanes * config.input.tensor.bits, name=f"raw_{tap}", reset_less=True)
-            out = Signal.like(raw, name=f"out_{tap}", reset_less=True)
+            out = Signal(memory.width, name=f"out_{tap}", reset_less=True)
             fill = Const(config.fill, signed(config.input.tensor.bits))
             m.d.comb += [
-                read.addr.eq(address), read.en.eq(go), wrapped.eq(total - config.depth)
+                memory.read_addr.eq(address), memory.read_en.eq(go), memory.load.eq(go),
+                wrapped.eq(total - config.depth),
             ]
             with m.If(go):
                 with m.Switch(step.tap):
@@ -509,8 +512,7 @@ class SlidingWindow(wiring.Component):
                     total.eq(base + offset),
                     pixel.eq(Mux(wrapped[-1], total, wrapped)),
                     address.eq(pixel + words[2]),
-                    raw.eq(read.data),
-                    out.eq(Mux(inside[5], raw, Cat(fill for _ in range(lanes)))),
+                    out.eq(Mux(inside[5], memory.read_data, Cat(fill for _ in range(lanes)))),
                 ]
                 m.d.sync += [b.eq(a) for a, b in zip(inside[:5], inside[1:], strict=True)]
             m.d.comb += Cat(self.o.p[tap * lanes + k] for k in range(lanes)).eq(out)

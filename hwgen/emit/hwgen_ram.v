@@ -1,12 +1,15 @@
-// Simple dual-port memory: one write port, one read port with a registered output that keeps the
-// old word when both meet. Its contents at power-up do not matter. STYLE is "block" or
-// "distributed".
+// Simple dual-port memory: one write port, one read port that keeps the old word when both meet,
+// and an output register. Its contents at power-up do not matter. STYLE is "block" or
+// "distributed". For synthesis, block memories are cut into parts of PART_WIDTH bits and
+// PART_DEPTH words, one block each, with an output register each, as blocks have it built in.
 
 module hwgen_ram #(
     parameter WIDTH = 8,
     parameter DEPTH = 16,
     parameter ADDRESS = 4,
-    parameter STYLE = "block"
+    parameter STYLE = "block",
+    parameter PART_WIDTH = 9,
+    parameter PART_DEPTH = 2048
 ) (
     input  wire               clk,
     input  wire               write_en,
@@ -14,21 +17,61 @@ module hwgen_ram #(
     input  wire [WIDTH-1:0]   write_data,
     input  wire               read_en,
     input  wire [ADDRESS-1:0] read_addr,
-    output reg  [WIDTH-1:0]   read_data
+    input  wire               load,
+    output wire [WIDTH-1:0]   read_data
 );
+`ifdef SYNTHESIS
+    localparam CUT = 1;
+`else
+    localparam CUT = 0;
+`endif
     generate
-        if (STYLE == "block") begin : g_block
-            (* ram_style = "block" *) reg [WIDTH-1:0] words [0:DEPTH-1];
+        if (CUT && STYLE == "block") begin : g_block
+            localparam PARTS = (DEPTH + PART_DEPTH - 1) / PART_DEPTH;
+            localparam LOW = $clog2(PART_DEPTH);
+            localparam HIGH = PARTS > 1 ? ADDRESS - LOW : 1;
+            wire [HIGH-1:0] write_part, read_part;
+            reg [HIGH-1:0] fetched_part, part;
+            assign write_part = PARTS > 1 ? write_addr >> LOW : 0;
+            assign read_part = PARTS > 1 ? read_addr >> LOW : 0;
             always @(posedge clk) begin
-                if (write_en) words[write_addr] <= write_data;
-                if (read_en) read_data <= words[read_addr];
+                if (read_en) fetched_part <= read_part;
+                if (load) part <= fetched_part;
             end
-        end else begin : g_distributed
+            wire [WIDTH-1:0] outs [0:(1<<HIGH)-1];
+            assign read_data = outs[part];
+            genvar high, low;
+            for (high = 0; high < (1 << HIGH); high = high + 1) begin : g_part
+                if (high < PARTS) begin : g_used
+                    localparam LEFT = DEPTH - high * PART_DEPTH;
+                    localparam WORDS = LEFT < PART_DEPTH ? LEFT : PART_DEPTH;
+                    localparam BITS_ADDRESS = ADDRESS < LOW ? ADDRESS : LOW;
+                    for (low = 0; low < WIDTH; low = low + PART_WIDTH) begin : g_slice
+                        localparam REST = WIDTH - low;
+                        localparam BITS = REST < PART_WIDTH ? REST : PART_WIDTH;
+                        (* ram_style = "block" *) reg [BITS-1:0] words [0:WORDS-1];
+                        reg [BITS-1:0] fetched, out;
+                        always @(posedge clk) begin
+                            if (write_en && write_part == high)
+                                words[write_addr[BITS_ADDRESS-1:0]] <= write_data[low +: BITS];
+                            if (read_en) fetched <= words[read_addr[BITS_ADDRESS-1:0]];
+                            if (load) out <= fetched;
+                        end
+                        assign outs[high][low +: BITS] = out;
+                    end
+                end else begin : g_unused
+                    assign outs[high] = {WIDTH{1'bx}};
+                end
+            end
+        end else begin : g_whole
             (* ram_style = "distributed" *) reg [WIDTH-1:0] words [0:DEPTH-1];
+            reg [WIDTH-1:0] fetched, out;
             always @(posedge clk) begin
                 if (write_en) words[write_addr] <= write_data;
-                if (read_en) read_data <= words[read_addr];
+                if (read_en) fetched <= words[read_addr];
+                if (load) out <= fetched;
             end
+            assign read_data = out;
         end
     endgenerate
 

@@ -28,7 +28,7 @@ from hwgen.pipeline import Netlist, Pipeline
 
 __all__ = ["AxiTop", "Rtl", "emit", "emit_component"]
 
-ROM, RAM = "hwgen_rom", "hwgen_ram"
+ROM = "hwgen_rom"
 PORT_LIMIT = 65_536
 """Most bits of a cell or of a module's inputs that Amaranth can convert."""
 
@@ -180,22 +180,11 @@ class _Platform:
         self._stack.pop()
 
     def get_memory(self, memory: Memory):
-        """Instances of hwgen_rom (read only) and hwgen_ram (one write, one read port)."""
-        if len(memory.write_ports) > 1 or len(memory.read_ports) != 1:
+        """An instance of hwgen_rom for each memory that is only read."""
+        if memory.write_ports or len(memory.read_ports) != 1:
             return memory.elaborate(None)
         (port,) = memory.read_ports
         width, depth = len(Cat(port.data)), memory.depth
-        if memory.write_ports:
-            (write,) = memory.write_ports
-            m = Module()
-            m.submodules.ram = self.library_instance(
-                RAM, p_WIDTH=width, p_DEPTH=depth, p_ADDRESS=len(port.addr),
-                p_STYLE=memory.attrs.get("ram_style", "distributed"),
-                i_clk=ClockSignal(port.domain), i_write_en=write.en, i_write_addr=write.addr,
-                i_write_data=write.data, i_read_en=port.en, i_read_addr=port.addr,
-                o_read_data=port.data,
-            )
-            return m
         style = memory.attrs.get("rom_style", "distributed")
         rows = memory.data.init
         raw = [int(Const(r, memory.shape).value if not isinstance(r, int) else r)

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hwgen.blocks.base import block_shape
 from hwgen.design import DesignPoint, Folding
 from hwgen.emit.verilog import emit
 from hwgen.errors import HwgenError
-from hwgen.ir import Quantisation
+from hwgen.ir import MaxPool, Quantisation
 from sim.timing import sized
 from sim.verilator import VerilatorModel, lint
 from tests.networks import Builder, every_op
@@ -113,3 +114,22 @@ def test_dsp_count_after_synthesis(tmp_path):
     stat = json.loads((tmp_path / "stat.json").read_text())
     cells = stat["design"]["num_cells_by_type"]
     assert cells["DSP48E2"] == netlist.resources().dsp
+
+
+def test_memory_parts_for_synthesis(tmp_path):
+    """What synthesis sees of a memory of several blocks, one after the other and side by side."""
+    b = Builder((8, 34, 64))
+    b.graph.outputs = [b.graph.add(MaxPool((5, 5), (1, 1), ((2, 2), (2, 2))), "image", name="out")]
+    design = DesignPoint("zcu102", 250.0, {"out": Folding(tap_lanes=25)}, {"image": 8, "out": 8})
+    _, netlist, timing = sized(b.graph, design)
+    window = netlist.blocks["out"].window
+    width = window.word_lanes * 8
+    part_width, part_depth = block_shape(width, window.depth)
+    assert width > part_width
+    assert window.depth > 2 * part_depth
+    rtl = emit(netlist)
+    rtl.files["hwgen_ram.v"] = "`define SYNTHESIS\n" + rtl.files["hwgen_ram.v"]
+    model = VerilatorModel(rtl, netlist, tmp_path, optimise=False)
+    frames = b.frames(2)
+    for run in (model.run(frames, interval=timing.interval), model.run(frames, stall=0.2)):
+        assert (run.outputs["out"] == b.graph.evaluate(frames)["out"]).all()
