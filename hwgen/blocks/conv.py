@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 
@@ -31,7 +31,7 @@ from hwgen.blocks.mac import MacArray, MacArrayConfig
 from hwgen.blocks.multiplier import Packing
 from hwgen.blocks.queue import QUEUE_LATENCY, Queue, queue_resources
 from hwgen.blocks.requantise import Requantiser, RequantiserConfig
-from hwgen.blocks.window import SlidingWindow, SlidingWindowConfig
+from hwgen.blocks.window import READ_LATENCY, SlidingWindow, SlidingWindowConfig
 from hwgen.errors import HwgenError
 from hwgen.ir.ops import Conv
 from hwgen.ir.types import TensorType
@@ -204,7 +204,7 @@ class FoldedConvConfig(BlockConfig):
 
     @cached_property
     def least_depths(self) -> tuple[int, ...]:
-        claim = self.window.steps - 1 + self.result_latency + QUEUE_LATENCY
+        claim = READ_LATENCY + self.window.steps - 1 + self.result_latency + QUEUE_LATENCY
         beats = self.fold_results // self.lanes_out
         # A place is claimed when its fold begins and freed when its beat is taken.
         folds = math.ceil((claim + int(beats.max()) + 1) / self.window.fold_cycles) + 1
@@ -217,7 +217,7 @@ class FoldedConvConfig(BlockConfig):
         fold = np.repeat(np.arange(len(beats)), beats) * self.window.fold_cycles
         beat = np.concatenate([np.arange(n) for n in beats])
         claims = (window.starts[:, None] + fold).ravel()
-        delay = self.window.steps - 1 + self.result_latency + QUEUE_LATENCY
+        delay = READ_LATENCY + self.window.steps - 1 + self.result_latency + QUEUE_LATENCY
         out = (window.starts[:, None] + (fold + beat + delay)).ravel()
         return Schedule((window.accepts,), (out,), (claims,), window.capacity)
 
@@ -297,38 +297,30 @@ class FoldedConv(wiring.Component):
         wiring.connect(m, requantiser.o, queue.i)
         wiring.connect(m, queue.o, wiring.flipped(self.o))
 
-        # A fold begins when the queue has places for all its results.
-        steps, folds = config.window.steps, len(config.fold_results)
-        step, fold = counter(steps, name="step"), counter(folds, name="fold")
-        address = counter(config.weight_depth)
-        beats = Signal(range(claims[0] + 1))
-        fire, room, claim = Signal(), Signal(), Signal(len(claims))
-        step_end, fold_end = step == steps - 1, fold == folds - 1
-        with m.Switch(fold):
-            for k, count in enumerate(counts):
-                if count != claims[0]:
-                    with m.Case(k):
-                        m.d.comb += [beats.eq(count), room.eq(queue.room[1]), claim.eq(0b10)]
-            with m.Default():
-                m.d.comb += [beats.eq(claims[0]), room.eq(queue.room[0]), claim.eq(0b01)]
+        # A fold starts when the queue has places for all its results, which may be fewer at an end.
+        steps = config.window.steps
+        claim = self._which_claim(m, "starting", counts, window.start)
         m.d.comb += [
-            window.o.ready.eq((step != 0) | room),
-            fire.eq(window.o.valid & window.o.ready),
-            queue.reserve.eq(Mux(fire & (step == 0), claim, 0)),
+            window.room.eq(queue.room.bit_select(claim, 1)),
+            queue.reserve.eq(Mux(window.start, 1 << claim, 0)),
         ]
+        step, address = counter(steps, name="step"), counter(config.weight_depth)
+        fire, step_end = window.o.valid, step == steps - 1
+        fold = self._which_claim(m, "summed", counts, fire & step_end)
+        beats = Mux(fold, claims[-1], claims[0])
         with m.If(fire):
             m.d.sync += [
                 step.eq(Mux(step_end, 0, step + 1)),
                 address.eq(Mux(address == config.weight_depth - 1, 0, address + 1)),
             ]
-            with m.If(step_end):
-                m.d.sync += fold.eq(Mux(fold_end, 0, fold + 1))
 
         # The array: weights read beside the activations, sums accumulated over the fold.
         m.submodules.array = array = MacArray(config.array)
         x = Signal(config.window.payload, reset_less=True)
         m.d.sync += x.eq(window.o.p)
-        flags = Signal(data.StructLayout({"add": 1, "first": 1, "last": 1, "beats": len(beats)}))
+        flags = Signal(data.StructLayout({
+            "add": 1, "first": 1, "last": 1, "beats": range(claims[0] + 1),
+        }))
         m.d.comb += [
             flags.add.eq(fire), flags.first.eq(step == 0), flags.last.eq(fire & step_end),
             flags.beats.eq(beats),
@@ -379,3 +371,17 @@ class FoldedConv(wiring.Component):
             requantiser.i.p.eq(held[: min(bits, len(held))]),
         ]
         return m
+
+    def _which_claim(self, m: Module, name: str, counts: list[int], advance: Value) -> Signal:
+        """Whether the fold has the fewer results, as one at an end may; 0 if all have as many."""
+        fewer = [int(n < max(counts)) for n in counts]
+        which = Signal(name=f"{name}_fewer", init=fewer[0])
+        if any(fewer):
+            fold = counter(len(counts), name=f"{name}_fold")
+            with m.If(advance):
+                m.d.sync += fold.eq(Mux(fold == len(counts) - 1, 0, fold + 1))
+                with m.Switch(fold):
+                    for k, after in enumerate([*fewer[1:], fewer[0]]):
+                        with m.Case(k):
+                            m.d.sync += which.eq(after)
+        return which

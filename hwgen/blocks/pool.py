@@ -14,7 +14,7 @@ from amaranth.lib import data, wiring
 from hwgen.blocks.base import BlockConfig, Resources, Schedule, StreamType, counter
 from hwgen.blocks.queue import QUEUE_LATENCY, Queue, queue_resources
 from hwgen.blocks.requantise import Requantiser, RequantiserConfig
-from hwgen.blocks.window import SlidingWindow, SlidingWindowConfig
+from hwgen.blocks.window import READ_LATENCY, SlidingWindow, SlidingWindowConfig
 from hwgen.ir.ops import AveragePool, MaxPool
 from hwgen.ir.requantise import Requantise
 from hwgen.ir.types import TensorType
@@ -112,15 +112,15 @@ class PoolConfig(BlockConfig):
 
     @property
     def least_depths(self) -> tuple[int, ...]:
-        claim = self.window.steps - 1 + self.result_latency + QUEUE_LATENCY
+        claim = READ_LATENCY + self.window.steps - 1 + self.result_latency + QUEUE_LATENCY
         return (math.ceil((claim + 1) / self.window.fold_cycles) + 1,)
 
     def schedule(self, arrivals: Sequence[np.ndarray]) -> Schedule:
         window = self.window.schedule(arrivals[0])
         fold = np.arange(self.window.groups) * self.window.fold_cycles
         claims = (window.starts[:, None] + fold).ravel()
-        out = claims + self.window.steps - 1 + self.result_latency + QUEUE_LATENCY
-        return Schedule((window.accepts,), (out,), (claims,), window.capacity)
+        delay = READ_LATENCY + self.window.steps - 1 + self.result_latency + QUEUE_LATENCY
+        return Schedule((window.accepts,), (claims + delay,), (claims,), window.capacity)
 
     def resources(self) -> Resources:
         total = self.window.resources() + queue_resources(
@@ -169,12 +169,8 @@ class Pool(wiring.Component):
         wiring.connect(m, queue.o, wiring.flipped(self.o))
 
         steps = config.window.steps
-        step, fire = counter(steps, name="step"), Signal()
-        m.d.comb += [
-            window.o.ready.eq((step != 0) | queue.room),
-            fire.eq(window.o.valid & window.o.ready),
-            queue.reserve.eq(fire & (step == 0)),
-        ]
+        step, fire = counter(steps, name="step"), window.o.valid
+        m.d.comb += [window.room.eq(queue.room), queue.reserve.eq(window.start)]
         with m.If(fire):
             m.d.sync += step.eq(Mux(step == steps - 1, 0, step + 1))
         flags = Signal(data.StructLayout({"add": 1, "first": 1, "last": 1}))

@@ -12,7 +12,7 @@ from amaranth.lib import wiring
 
 from hwgen.blocks.base import BlockConfig, Resources, Schedule, StreamType
 from hwgen.blocks.queue import QUEUE_LATENCY, Queue, queue_resources
-from hwgen.blocks.window import SlidingWindow, SlidingWindowConfig
+from hwgen.blocks.window import READ_LATENCY, SlidingWindow, SlidingWindowConfig
 from hwgen.ir.ops import Resize, Window
 from hwgen.ir.types import TensorType
 
@@ -50,6 +50,7 @@ class NearestResizeConfig(BlockConfig):
             window=Window((1,) * len(self.op.factors)),
             repeat=self.op.factors,
             word_lanes=self.lanes,
+            groups=self.tensor.channels // self.lanes,
             capacity=self.capacity,
         )
 
@@ -67,12 +68,13 @@ class NearestResizeConfig(BlockConfig):
 
     @property
     def least_depths(self) -> tuple[int, ...]:
-        return (QUEUE_LATENCY + 1,)
+        return (READ_LATENCY + QUEUE_LATENCY + 1,)
 
     def schedule(self, arrivals: Sequence[np.ndarray]) -> Schedule:
         window = self.window.schedule(arrivals[0])
         claims = (window.starts[:, None] + np.arange(self.window.window_cycles)).ravel()
-        return Schedule((window.accepts,), (claims + QUEUE_LATENCY,), (claims,), window.capacity)
+        out = claims + READ_LATENCY + QUEUE_LATENCY
+        return Schedule((window.accepts,), (out,), (claims,), window.capacity)
 
     def resources(self) -> Resources:
         return self.window.resources() + queue_resources(
@@ -113,11 +115,6 @@ class NearestResize(wiring.Component):
         m.submodules.queue = queue = Queue(config.outputs[0].payload, config.queue_depths[0])
         wiring.connect(m, wiring.flipped(self.i), window.i)
         wiring.connect(m, queue.o, wiring.flipped(self.o))
-        fire = window.o.valid & window.o.ready
-        m.d.comb += [
-            window.o.ready.eq(queue.room),
-            queue.reserve.eq(fire),
-            queue.i.valid.eq(fire),
-            queue.i.p.eq(window.o.p),
-        ]
+        m.d.comb += [window.room.eq(queue.room), queue.reserve.eq(window.start)]
+        wiring.connect(m, window.o, queue.i)
         return m

@@ -27,12 +27,12 @@ from hwgen.blocks.memory import BufferMemory
 from hwgen.errors import HwgenError
 from hwgen.ir.ops import Window
 
-__all__ = ["SlidingWindow", "SlidingWindowConfig", "WindowSchedule"]
+__all__ = ["READ_LATENCY", "SlidingWindow", "SlidingWindowConfig", "WindowSchedule"]
 
 WRITE_LATENCY = 2
 """Cycles from accepting the last beat of a pixel to the first window that can use it."""
 READ_LATENCY = 7
-"""Cycles from issuing a step to its beat being visible at the output."""
+"""Cycles from issuing a step to its beat at the output."""
 RELEASE_LATENCY = 6
 """Cycles from a window's last beat to its pixels' places being free."""
 AHEAD = 3
@@ -45,7 +45,7 @@ class WindowSchedule:
 
     accepts: np.ndarray
     starts: np.ndarray
-    """First step of each window, as visible at the output."""
+    """Cycle in which each window starts; its beats come :data:`READ_LATENCY` cycles later."""
     capacity: int
 
 
@@ -266,7 +266,7 @@ class SlidingWindowConfig:
         freed = np.append(np.tile(free, frames) + offset, frames * pixels)
         done = np.searchsorted(releases, by_pixel[:, 0], side="right")
         capacity = int((np.arange(1, len(by_pixel) + 1) - freed[done]).max())
-        return WindowSchedule(accepts, fires + READ_LATENCY, max(capacity, self.least_capacity))
+        return WindowSchedule(accepts, fires, max(capacity, self.least_capacity))
 
     def resources(self) -> Resources:
         """What the buffer and its address generators take."""
@@ -364,19 +364,28 @@ class SlidingWindow(wiring.Component):
     Members
     -------
     i : :py:`In(stream.Signature(input payload))`
-    o : :py:`Out(stream.Signature(ArrayLayout(signed(bits), tap_lanes * word_lanes)))`
+    room : :py:`In(1, init=1)`
+        The consumer has places for what it makes of the next fold.
+    start : :py:`Out(1)`
+        A fold starts, which claims those places.
+    o : :py:`Out(stream.Signature(payload, always_ready=True))`
+        Beats, ``ArrayLayout(signed(bits), tap_lanes * word_lanes)``.
 
     Timing
     ------
-    A window starts when its last pixel was accepted two cycles ago and the window before it has
-    had its ``window_cycles``; its first beat is visible seven cycles later.
+    A window starts when its last pixel was accepted two cycles ago, the window before it has had
+    its ``window_cycles`` and there is room; its first beat is at the output seven cycles later.
+    A fold that has started is never stopped: consumers that hold up beats on their way would keep
+    the gaps between them, and so be later than ones with room from the beginning.
     """
 
     def __init__(self, config: SlidingWindowConfig) -> None:
         self.config = config
         super().__init__({
             "i": wiring.In(config.input.signature),
-            "o": wiring.Out(stream.Signature(config.payload)),
+            "room": wiring.In(1, init=1),
+            "start": wiring.Out(1),
+            "o": wiring.Out(stream.Signature(config.payload, always_ready=True)),
         })
 
     def elaborate(self, platform):
@@ -446,10 +455,9 @@ class SlidingWindow(wiring.Component):
         config = self.config
         step = _Steps(m, config)
         walk = _Walk(m, config, advance=step.load)
-        go = Signal()
         m.d.comb += [
-            go.eq(~self.o.valid | self.o.ready),
-            step.go.eq(go & (~step.first | ~step.missing[-1])),
+            self.start.eq(step.fold_first & self.room & ~(step.first & step.missing[-1])),
+            step.go.eq(self.start | ~step.fold_first),
             step.load.eq(step.go & step.last),
         ]
         m.d.sync += step.missing.eq(
@@ -464,23 +472,20 @@ class SlidingWindow(wiring.Component):
         active = [Signal(name=f"active_{k}") for k in range(1, 7)]
         final = [Signal(name=f"final_{k}") for k in range(1, 5)]
         release = [Signal.like(freed, name=f"release_{k}", reset_less=True) for k in range(1, 5)]
-        m.d.sync += freed.eq(Mux(go & final[3], release[3], -1))
+        m.d.sync += freed.eq(Mux(final[3], release[3], -1))
         words = [counter(config.words_per_pixel, name=f"word_{k}", reset_less=True)
                  for k in range(1, 4)]
         base = Signal.like(step.base, reset_less=True)
-        with m.If(go):
-            m.d.sync += [
-                active[0].eq(step.go & step.beat),
-                final[0].eq(step.go & step.done),
-                release[0].eq(walk.freed),
-                words[0].eq(step.word),
-                base.eq(step.base),
-                self.o.valid.eq(active[5]),
-            ]
-            m.d.sync += [b.eq(a) for a, b in zip(active[:5], active[1:], strict=True)]
-            m.d.sync += [b.eq(a) for a, b in zip(final[:3], final[1:], strict=True)]
-            m.d.sync += [b.eq(a) for a, b in zip(release[:3], release[1:], strict=True)]
-            m.d.sync += [b.eq(a) for a, b in zip(words[:2], words[1:], strict=True)]
+        m.d.sync += [
+            active[0].eq(step.go & step.beat),
+            final[0].eq(step.go & step.done),
+            release[0].eq(walk.freed),
+            words[0].eq(step.word),
+            base.eq(step.base),
+            self.o.valid.eq(active[5]),
+        ]
+        for stages in (active, final, release, words):
+            m.d.sync += [b.eq(a) for a, b in pairwise(stages)]
         taps = list(np.ndindex(*config.window.kernel))
         lanes = config.word_lanes
         for tap, memory in enumerate(memories):
@@ -498,23 +503,22 @@ class SlidingWindow(wiring.Component):
             out = Signal(memory.width, name=f"out_{tap}", reset_less=True)
             fill = Const(config.fill, signed(config.input.tensor.bits))
             m.d.comb += [
-                memory.read_addr.eq(address), memory.read_en.eq(go), memory.load.eq(go),
+                memory.read_addr.eq(address), memory.read_en.eq(1), memory.load.eq(1),
                 wrapped.eq(total - config.depth),
             ]
-            with m.If(go):
-                with m.Switch(step.tap):
-                    for k, position in enumerate(mine):
-                        flags = [step.inside[d][t] for d, t in enumerate(position or ())]
-                        flags = flags if position else [Const(0)]
-                        with m.Case(k) if k < len(mine) - 1 else m.Default():
-                            m.d.sync += [offset.eq(offsets[k]), inside[0].eq(Cat(flags).all())]
-                m.d.sync += [
-                    total.eq(base + offset),
-                    pixel.eq(Mux(wrapped[-1], total, wrapped)),
-                    address.eq(pixel + words[2]),
-                    out.eq(Mux(inside[5], memory.read_data, Cat(fill for _ in range(lanes)))),
-                ]
-                m.d.sync += [b.eq(a) for a, b in zip(inside[:5], inside[1:], strict=True)]
+            with m.Switch(step.tap):
+                for k, position in enumerate(mine):
+                    flags = [step.inside[d][t] for d, t in enumerate(position or ())]
+                    flags = flags if position else [Const(0)]
+                    with m.Case(k) if k < len(mine) - 1 else m.Default():
+                        m.d.sync += [offset.eq(offsets[k]), inside[0].eq(Cat(flags).all())]
+            m.d.sync += [
+                total.eq(base + offset),
+                pixel.eq(Mux(wrapped[-1], total, wrapped)),
+                address.eq(pixel + words[2]),
+                out.eq(Mux(inside[5], memory.read_data, Cat(fill for _ in range(lanes)))),
+            ]
+            m.d.sync += [b.eq(a) for a, b in pairwise(inside)]
             m.d.comb += Cat(self.o.p[tap * lanes + k] for k in range(lanes)).eq(out)
 
 
@@ -542,7 +546,8 @@ class _Steps:
         self.tap = tap
         self.word = counter(config.words_per_pixel)
         self.beat = rest == 0
-        self.first = Signal(init=1)
+        # Of the window, and of the fold, the first cycle.
+        self.first, self.fold_first = Signal(init=1), Signal(init=1)
         # The window's last beat; its last cycle, which comes later where a fold has a rest.
         self.done, self.last = Signal(), Signal()
         ends = [counter == n - 1 for counter, n in
@@ -558,7 +563,7 @@ class _Steps:
             self.last.eq(fold_end & ends[0] & ends[1]),
         ]
         with m.If(self.go):
-            m.d.sync += self.first.eq(self.last)
+            m.d.sync += [self.first.eq(self.last), self.fold_first.eq(fold_end)]
             with m.If(rest == 0):
                 m.d.sync += word.eq(Mux(ends[3], 0, word + 1))
                 with m.If(ends[3]):

@@ -7,11 +7,14 @@ from itertools import product
 
 import numpy as np
 import pytest
+from amaranth.hdl import Module
+from amaranth.lib import stream, wiring
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwgen.blocks.base import StreamType, pack_rows
-from hwgen.blocks.window import SlidingWindowConfig
+from hwgen.blocks.queue import QUEUE_LATENCY, Queue
+from hwgen.blocks.window import READ_LATENCY, SlidingWindowConfig
 from hwgen.errors import HwgenError
 from hwgen.ir import TensorType
 from hwgen.ir.ops import Window
@@ -43,6 +46,30 @@ def window_configs(draw: st.DrawFn) -> SlidingWindowConfig:
     return replace(parallel, tap_lanes=draw(affordable_taps(parallel, window.taps)))
 
 
+class Windows(wiring.Component):
+    """A window and a queue for its beats, with places for as many folds as may be on their way."""
+
+    def __init__(self, config: SlidingWindowConfig) -> None:
+        self.config = config
+        super().__init__({
+            "i": wiring.In(config.input.signature),
+            "o": wiring.Out(stream.Signature(config.payload)),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        m.submodules.window = window = config.create()
+        cycles = READ_LATENCY + QUEUE_LATENCY + config.steps
+        depth = config.steps * (-(-cycles // config.fold_cycles) + 1)
+        m.submodules.queue = queue = Queue(config.payload, depth, (config.steps,))
+        wiring.connect(m, wiring.flipped(self.i), window.i)
+        wiring.connect(m, window.o, queue.i)
+        wiring.connect(m, queue.o, wiring.flipped(self.o))
+        m.d.comb += [window.room.eq(queue.room), queue.reserve.eq(window.start)]
+        return m
+
+
 def run_window(
     config: SlidingWindowConfig, frames: np.ndarray, *, stall: float | tuple[float, float] = 0.0,
     arrivals: np.ndarray | None = None,
@@ -50,7 +77,7 @@ def run_window(
     """Beats ``(beats, tap_lanes, word_lanes)`` and the run."""
     beats = len(frames) * config.windows * config.groups * config.folds * config.steps
     run = run_streams(
-        config.create(), [("i", config.input.pack(frames))], [("o", beats)], stall=stall,
+        Windows(config), [("i", config.input.pack(frames))], [("o", beats)], stall=stall,
         arrivals=None if arrivals is None else [arrivals],
     )
     bits = config.input.tensor.bits
@@ -94,7 +121,8 @@ def test_beats_and_times(config: SlidingWindowConfig, seed: int) -> None:
     seen, run = run_window(config.resized(schedule.capacity), frames, arrivals=arrivals)
     assert same_beats(config, seen, frames)
     fold = np.arange(config.groups * config.folds)[:, None] * config.fold_cycles
-    expected = schedule.starts[:, None, None] + fold + np.arange(config.steps)
+    starts = schedule.starts + READ_LATENCY + QUEUE_LATENCY
+    expected = starts[:, None, None] + fold + np.arange(config.steps)
     np.testing.assert_array_equal(run.times[0], expected.ravel())
     end = run.times[0][-1]
     np.testing.assert_array_equal(
@@ -179,7 +207,7 @@ def test_beats_are_packed_tap_by_tap() -> None:
         input=StreamType(TensorType((3, 2)), 2), window=Window((2,)), word_lanes=2, tap_lanes=2,
     )
     run = run_streams(
-        config.create(), [("i", pack_rows(np.array([[1, 2], [3, 4], [5, 6]]), 8))], [("o", 2)]
+        Windows(config), [("i", pack_rows(np.array([[1, 2], [3, 4], [5, 6]]), 8))], [("o", 2)]
     )
     assert [f"{beat:08x}" for beat in run.outputs[0]] == ["04030201", "06050403"]
 
