@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
+import platform
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from importlib.resources import files
 from pathlib import Path
 
@@ -26,6 +32,10 @@ __all__ = ["Simulation", "VerilatorModel", "compile_verilog", "lint"]
 SEPARATE = ("mac_column_", "folded_conv_", "pool_", "adder_", "nearest_resize_")
 """Modules that Verilator keeps as functions of their own: inlined, their many copies would only
 make the compiler slow."""
+
+CFLAGS = "-std=gnu++20 -DVL_TIME_CONTEXT -fno-strict-aliasing"
+RUNTIME = ("verilated.o", "verilated_threads.o")
+"""Parts of Verilator's runtime, the same in every program: compiled once, then kept."""
 
 
 @dataclass(frozen=True)
@@ -93,16 +103,46 @@ def compile_verilog(
     """A program of Verilog files (names in ``directory``) and C++ sources; see Verilator."""
     fast = "-O2" if optimise else "-O0"
     build = directory.resolve() / "obj"
+    build.mkdir(parents=True, exist_ok=True)
+    runtime = _runtime_cache()
+    kept = [name for name in RUNTIME if (runtime / name).exists()]
+    for name in kept:
+        shutil.copyfile(runtime / name, build / name)
+    # "-o": make is not to build these anew.
+    made = "".join(f" -o {name}" for name in kept)
     _verilator([
         "--cc", "--exe", "--build", "-j", str(jobs), "-O3", "-Wno-fatal", "-Wno-lint",
         "--x-assign", "fast", "--x-initial", "fast", "--no-timing",
         "--output-split", "20000", "--output-split-cfuncs", "2000",
         "--top-module", top, "--Mdir", str(build), "-o", "harness",
-        "-CFLAGS", "-std=gnu++20 -DVL_TIME_CONTEXT -fno-strict-aliasing",
-        "-MAKEFLAGS", f"CFG_CXXFLAGS_PCH_I=-include OPT_FAST={fast} OPT_SLOW=-O0",
+        "-CFLAGS", CFLAGS,
+        "-MAKEFLAGS", f"CFG_CXXFLAGS_PCH_I=-include OPT_FAST={fast} OPT_SLOW=-O0{made}",
         "-LDFLAGS", "-pthread", *flags, *verilog, *(str(source.resolve()) for source in sources),
     ], directory)
+    for name in RUNTIME:
+        _keep(build / name, runtime / name)
     return build / "harness"
+
+
+def _runtime_cache() -> Path:
+    """Where compiled parts of Verilator's runtime are kept, by all that they depend on."""
+    compiler = subprocess.run(
+        ["c++", "--version"], capture_output=True, text=True, check=False
+    ).stdout
+    key = f"{metadata.version('verilator')} {CFLAGS} {platform.machine()} {compiler}"
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "hwgen" / f"verilator-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+
+
+def _keep(file: Path, place: Path) -> None:
+    """Put a file into the cache, whole or not at all; a cache that is not writable is no fault."""
+    if place.exists():
+        return
+    with contextlib.suppress(OSError):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=place.parent, delete=False) as new:
+            new.write(file.read_bytes())
+        Path(new.name).replace(place)
 
 
 class VerilatorModel:

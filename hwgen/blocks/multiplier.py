@@ -26,7 +26,7 @@ from hwgen.blocks.arithmetic import adder_tree, levels, signed_width
 from hwgen.blocks.base import library_instance
 from hwgen.errors import HwgenError
 
-__all__ = ["FAMILIES", "MULTIPLIERS", "Multiplier", "MultiplyAdd", "Packing"]
+__all__ = ["FAMILIES", "MULTIPLIERS", "Multiplier", "MultiplyAdd", "Packing", "Product"]
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,10 @@ class Multiplier:
         if self.dsp:
             for place_a, x in _chunks(a, self.wide - 1):
                 for place_b, y in _chunks(b, self.narrow - 1):
-                    term((x * y) << (place_a + place_b))
+                    part = Product(self.name, len(x), len(y))
+                    m.submodules[f"{name}_part_{len(terms)}"] = part
+                    m.d.comb += [part.a.eq(x), part.b.eq(y)]
+                    terms.append(((part.p << (place_a + place_b))[:width].as_signed(), None))
         else:
             # Rows of two bits each; the highest bit counts negative.
             for k in range(0, len(b), 2):
@@ -222,6 +225,47 @@ class Packing:
         for k in range(1, stored.shape[-1]):
             stored[..., k] -= stored[..., k - 1] < 0
         return stored
+
+
+class Product(wiring.Component):
+    """Product of two signed integers, in a register.
+
+    Synthesis finds that register in the multipliers of Xilinx, but not in those of Lattice, which
+    are emitted as primitives.
+
+    Parameters
+    ----------
+    multiplier : :class:`str`
+    a_bits, b_bits : :class:`int`
+        At most the multiplier's.
+
+    Members
+    -------
+    a, b : In
+    p : Out
+        ``a * b``, a cycle later.
+    """
+
+    def __init__(self, multiplier: str, a_bits: int, b_bits: int) -> None:
+        self.multiplier = multiplier
+        super().__init__({
+            "a": In(signed(a_bits)), "b": In(signed(b_bits)), "p": Out(signed(a_bits + b_bits)),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        if self.multiplier == "mult18":
+            a, b = Signal(signed(18)), Signal(signed(18))
+            p = Signal(signed(36))
+            primitive = library_instance(platform, "hwgen_mult18", i_a=a, i_b=b, o_p=p)
+            if primitive is not None:
+                m.submodules.mult = primitive
+                m.d.comb += [a.eq(self.a), b.eq(self.b), self.p.eq(p)]
+                return m
+        product = Signal(self.p.shape(), reset_less=True)
+        m.d.sync += product.eq(self.a * self.b)
+        m.d.comb += self.p.eq(product)
+        return m
 
 
 class MultiplyAdd(wiring.Component):
