@@ -19,15 +19,16 @@ from hwgen.blocks.multiplier import Packing
 from hwgen.design import DesignPoint, Folding
 from hwgen.errors import HwgenError
 from hwgen.ir import (
+    ArgMax,
     AveragePool,
-    Conv,
-    GlobalAveragePool,
+    Convolution,
     Graph,
     MaxPool,
     Node,
+    Reshape,
     TensorType,
 )
-from hwgen.pipeline import Netlist, as_conv
+from hwgen.pipeline import Netlist, as_conv, block_config
 from sim.timing import Timing, sized
 
 __all__ = ["balance", "check_fits", "folded_for", "search"]
@@ -71,7 +72,8 @@ def _lane_classes(graph: Graph) -> list[_LaneClass]:
         return name
 
     for node in graph.nodes:
-        if as_conv(node.op, graph.types[node.inputs[0]]) is None:
+        changes = as_conv(node.op, graph.types[node.inputs[0]]) is not None
+        if not changes and not isinstance(node.op, ArgMax):
             tensors = [*node.inputs, *node.outputs]
             for other in tensors[1:]:
                 parent[find(other)] = find(tensors[0])
@@ -89,12 +91,12 @@ def _lane_classes(graph: Graph) -> list[_LaneClass]:
 
 
 def _fold_conv(
-    op: Conv, tensor: TensorType, interval: int, lanes_in: int, lanes_out: int, multiplier: str,
+    op: Convolution, tensor: TensorType, interval: int, lanes_in: int, lanes_out: int, multiplier: str,
     memory_price: float,
 ) -> tuple[Folding, int] | None:
     """The cheapest folding that meets an interval, and its DSPs; None: there is none."""
     # Pixels that its buffer will hold, more or less: the window's rows, and those coming in.
-    outer = op.window.kernel[0] + op.window.stride[0] - 1 if op.window.taps > 1 else 0
+    outer = op.window.extent[0] + op.window.stride[0] - 1 if op.window.taps > 1 else 0
     rows = min(tensor.pixels, outer * math.prod(tensor.spatial[1:]) + 4)
     windows = op.infer(tensor)[0].pixels
     cin, cout = op.weight.shape[-1], op.cout // op.groups
@@ -120,7 +122,7 @@ def _fold_conv(
         # Weights are read in as many places as a chain has skews.
         places = -(-chain_length(packing, cl * tl) // 2) if packing.device.sum_bits else 1
         row = groups * pe * cl * tl * packing.word_bits
-        blocks += places * block_ram(-(-row // places), folds * steps)
+        blocks += places * block_ram(-(-row // places), math.prod(op.repeat) * folds * steps)
         cost = dsp + memory_price * blocks
         # Cheapest; then few copies of the buffer; then few, long columns.
         k = good[np.lexsort((pe[good], tl[good], cost[good]))[0]]
@@ -146,8 +148,6 @@ def _fold_pool(
 ) -> Folding | None:
     """The fewest parallel taps with which a pool meets an interval."""
     op, tensor = node.op, graph.types[node.inputs[0]]
-    if isinstance(op, GlobalAveragePool):
-        op = op.as_pool(tensor)
     assert isinstance(op, MaxPool | AveragePool)
     beats = op.infer(tensor)[0].size // lanes
     for taps in map(int, _fold_choices(op.window.taps)):
@@ -187,12 +187,19 @@ def folded_for(
                 return None
             design.foldings[node.name], dsp = found
             total += dsp
-        elif isinstance(node.op, MaxPool | AveragePool | GlobalAveragePool):
+            continue
+        folding = Folding(multiplier=board.multiplier)
+        if isinstance(node.op, MaxPool | AveragePool):
             folding = _fold_pool(node, graph, interval, lanes, board.multiplier)
             if folding is None:
                 return None
-            design.foldings[node.name] = folding
-            total += lanes * (not isinstance(node.op, MaxPool))
+        if node.op.arity is not None and not isinstance(node.op, Reshape):
+            types = tuple(graph.types[t] for t in node.inputs)
+            config = block_config(node.op, types, folding, design.lanes[source], lanes)
+            dsp = config.resources().dsp
+            if dsp or isinstance(node.op, MaxPool):
+                design.foldings[node.name] = folding
+            total += dsp
     return design, total
 
 

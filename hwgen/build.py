@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 from rich.console import Console
@@ -30,6 +30,10 @@ from hwgen.errors import HwgenError
 from hwgen.ir import Graph
 from hwgen.pipeline import Netlist, plan
 from sim.timing import Timing, analyse
+
+if TYPE_CHECKING:
+    from models.accuracy import Accuracy
+    from models.load import Source
 
 __all__ = ["main"]
 
@@ -60,6 +64,17 @@ class _Parser(argparse.ArgumentParser):
         raise HwgenError(f"{message} (see --help)")
 
 
+class _List(argparse.Action):
+    """Prints the networks of the zoo and exits, whatever else is given, as ``--help`` does."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_) -> NoReturn:
+        from models import zoo
+
+        # What is piped need not fit a window.
+        Console(width=None if sys.stdout.isatty() else 140).print(zoo.listing())
+        parser.exit()
+
+
 def _parser() -> argparse.ArgumentParser:
     def positive(text: str) -> float:
         value = float(text)
@@ -75,12 +90,22 @@ def _parser() -> argparse.ArgumentParser:
 
     parser = _Parser(prog="python -m hwgen.build", description="From a network to proven Verilog.")
     parser.add_argument("model", metavar="MODEL", help="zoo name, or an .onnx file")
+    parser.add_argument("--list", action=_List, nargs=0, help="print the networks of the zoo")
     parser.add_argument("--board", required=True, help="board name, or a .toml file")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: build/MODEL-BOARD")
     parser.add_argument("--size", type=count, help="height and width of the input image")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="state dict or .onnx")
-    parser.add_argument("--calibration", type=Path, metavar="DIR", help="directory of images")
-    parser.add_argument("--precision", default="w8a8", help="bits of weights and activations")
+    parser.add_argument("--calibration", type=Path, metavar="PATH",
+                        help="directory of images or arrays, or a file of arrays")
+    parser.add_argument("--calibrate", choices=("minmax", "percentile", "mse"), default="minmax",
+                        help="how ranges are chosen")
+    parser.add_argument("--equalise", action="store_true", help="move scales between layers")
+    parser.add_argument("--correct-bias", action="store_true",
+                        help="biases make up for rounded weights")
+    parser.add_argument("--precision", default="w8a8", metavar="P",
+                        help="bits of weights and activations, such as w4a8, or a file")
+    parser.add_argument("--accuracy", action="store_true",
+                        help="compare with the float network, tensor by tensor")
     parser.add_argument("--clock", type=positive, default=0.0, metavar="MHZ")
     parser.add_argument("--target-fps", type=positive, default=0.0, metavar="F",
                         help="reach F frames a second with as little as possible")
@@ -120,19 +145,35 @@ def _given(graph: Graph, board: Board, path: Path) -> tuple[DesignPoint, Netlist
     return design, netlist, timing
 
 
+def _frames(source: Source, count: int, seed: int) -> dict[str, np.ndarray]:
+    """Integers ``(count, *shape)`` for each input: photographs, pans over them, or noise.
+
+    They are not those of the calibration.
+    """
+    from models import images, samples
+
+    network, inputs = source.network, source.graph.inputs
+    shapes = [network.shapes[name] for name in network.inputs]
+    extent = next(((s[-2], s[-1]) for s in shapes if len(s) in (4, 5)), (1, 1))
+    frames: dict[str, list[np.ndarray]] = {name: [] for name in inputs}
+    photos = images.photographs(count, extent, seed + 1)
+    for feed in samples.feeds(network, photos, seed + 1):
+        for (name, type), given in zip(inputs.items(), network.inputs, strict=True):
+            frame = np.moveaxis(feed[given][0], 0, -1).reshape(type.shape)
+            frames[name].append(type.quantisation.quantise(frame))
+    return {name: np.stack(rows) for name, rows in frames.items()}
+
+
 def _simulate(
-    graph: Graph, netlist: Netlist, rtl: Rtl, frames: int, interval: int, seed: int,
+    source: Source, netlist: Netlist, rtl: Rtl, frames: int, interval: int, seed: int,
     say: Callable[[str], None],
 ) -> dict:
-    """Run photographs through the Verilog: evenly paced, without a gap, and with stalls."""
-    from models.images import photographs, to_stream
+    """Run frames through the Verilog: evenly paced, without a gap, and with stalls."""
     from sim.verilator import VerilatorModel
 
-    ((_, image),) = graph.inputs.items()
-    photos = photographs(frames, (image.shape[0], image.shape[1]), seed + 1)
-    inputs = to_stream(photos, graph)
+    inputs = _frames(source, frames, seed)
     say("reference")
-    wanted = graph.evaluate(inputs)
+    wanted = source.graph.evaluate(inputs)
     runs = []
     with tempfile.TemporaryDirectory(prefix="hwgen-") as folder:
         say("compiling the Verilog")
@@ -159,6 +200,18 @@ def _simulate(
         "mismatches": sum(run["mismatches"] for run in runs),
         "cycles_per_second": float(np.mean([run["cycles_per_second"] for run in runs])),
         "runs": runs,
+    }
+
+
+def _accuracy(found: Accuracy) -> dict:
+    """What ``report.json`` says about the accuracy."""
+    worst = found.worst
+    return {
+        "accuracy": found.plain(),
+        "worst_layer": None if worst is None else {
+            "name": worst.name, "own_db": round(worst.own_db, 3), "cause": worst.cause,
+            "hint": worst.hint,
+        },
     }
 
 
@@ -189,7 +242,8 @@ def _output(path: Path) -> Iterator[Path]:
 
 def _build(arguments: argparse.Namespace, console: Console) -> dict:
     # Imported here: it is the slowest import, and wrong options should not wait for it.
-    from models.load import load
+    from models.accuracy import measure
+    from models.load import read
 
     phases = Phases(console)
     board = boards.load(arguments.board)
@@ -197,11 +251,19 @@ def _build(arguments: argparse.Namespace, console: Console) -> dict:
     out = arguments.out or Path("build") / f"{name}-{board.name}"
     with _output(out) as folder:
         with phases("network") as say:
-            graph = load(
+            source = read(
                 arguments.model, size=arguments.size, weights=arguments.weights,
                 calibration=arguments.calibration, precision=arguments.precision,
-                seed=arguments.seed, progress=say,
+                method=arguments.calibrate, equalised=arguments.equalise,
+                corrected=arguments.correct_bias, seed=arguments.seed, progress=say,
             )
+        graph = source.graph
+        more: dict = {}
+        if arguments.accuracy:
+            with phases("accuracy"):
+                accuracy = measure(source.network, graph, source.feeds)
+            console.print(accuracy.table())
+            more = _accuracy(accuracy)
         with phases("search"):
             if arguments.design:
                 design, netlist, timing = _given(graph, board, arguments.design)
@@ -210,6 +272,7 @@ def _build(arguments: argparse.Namespace, console: Console) -> dict:
                     graph, board, clock_mhz=arguments.clock, target_fps=arguments.target_fps
                 )
         data = report(netlist, design, model=name, interval=timing.interval, latency=timing.latency)
+        data |= more
         design.save(folder / "design.json")
         graph.save(folder / "graph.npz")
         if not arguments.report_only:
@@ -219,7 +282,7 @@ def _build(arguments: argparse.Namespace, console: Console) -> dict:
             if arguments.simulate:
                 with phases("simulate") as say:
                     data["simulated"] = _simulate(
-                        graph, netlist, rtl, arguments.simulate, timing.interval, arguments.seed,
+                        source, netlist, rtl, arguments.simulate, timing.interval, arguments.seed,
                         say,
                     )
         data["seconds"] = phases.seconds

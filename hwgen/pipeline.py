@@ -14,10 +14,15 @@ from dataclasses import dataclass, field, replace
 from amaranth.hdl import Module
 from amaranth.lib import wiring
 
+from hwgen.blocks.argmax import ArgMaxConfig
 from hwgen.blocks.base import BlockConfig, Resources, StreamType, shared
 from hwgen.blocks.conv import FoldedConvConfig
 from hwgen.blocks.elementwise import AdderConfig, TableLookupConfig
+from hwgen.blocks.gather import GatherConfig
+from hwgen.blocks.globalpool import GlobalPoolConfig
+from hwgen.blocks.pad import PadConfig
 from hwgen.blocks.pool import PoolConfig
+from hwgen.blocks.product import ProductConfig
 from hwgen.blocks.queue import FifoConfig
 from hwgen.blocks.resize import NearestResizeConfig
 from hwgen.blocks.route import ConcatenateConfig, LaneChangeConfig, SplitterConfig
@@ -25,14 +30,20 @@ from hwgen.design import DesignPoint, Folding
 from hwgen.errors import HwgenError
 from hwgen.ir import (
     Add,
+    ArgMax,
     AveragePool,
     Concat,
-    Conv,
+    Convolution,
+    GatherChannels,
     Gemm,
     GlobalAveragePool,
+    GlobalMaxPool,
     Graph,
     MaxPool,
+    Mul,
     Op,
+    Pad,
+    Reshape,
     Resize,
     Split,
     Table,
@@ -101,18 +112,18 @@ def sum_resources(parts: Iterable[Resources]) -> Resources:
     return total
 
 
-def conv_lanes_in(op: Conv, lanes: int, folding: Folding) -> int:
+def conv_lanes_in(op: Convolution, lanes: int, folding: Folding) -> int:
     """Most lanes, dividing those of the stream, that a folded convolution can take."""
     word = folding.channel_lanes * folding.group_lanes
     segment = op.weight.shape[-1] * (op.groups if folding.group_lanes > 1 else 1)
     return math.gcd(lanes, word, segment)
 
 
-def as_conv(op: Op, tensor: TensorType) -> Conv | None:
+def as_conv(op: Op, tensor: TensorType) -> Convolution | None:
     """The convolution that carries out an op, if it is one."""
     if isinstance(op, Gemm):
         return op.as_conv(tensor)
-    return op if isinstance(op, Conv) else None
+    return op if isinstance(op, Convolution) else None
 
 
 def block_config(
@@ -126,7 +137,8 @@ def block_config(
     types : types of its inputs
     folding : how it is folded
     lanes_in : lanes of the input stream (convolutions take fewer if their folding needs it)
-    lanes_out : lanes of the output; all blocks but convolutions take the same at the input
+    lanes_out : lanes of the output; all blocks but convolutions and ArgMax take the same at the
+        input
     """
     tensor = types[0]
     conv = as_conv(op, tensor)
@@ -138,14 +150,24 @@ def block_config(
             capacity=folding.capacity,
             multiplier=folding.multiplier, products=folding.products,
         )
-    if isinstance(op, GlobalAveragePool):
-        op = op.as_pool(tensor)
+    if isinstance(op, GlobalAveragePool | GlobalMaxPool):
+        return GlobalPoolConfig(op=op, tensor=tensor, lanes=lanes_out,
+                                multiplier=folding.multiplier)
     if isinstance(op, MaxPool | AveragePool):
         return PoolConfig(op=op, tensor=tensor, lanes=lanes_out, tap_lanes=folding.tap_lanes,
                           capacity=folding.capacity, multiplier=folding.multiplier)
     if isinstance(op, Resize):
         return NearestResizeConfig(op=op, tensor=tensor, lanes=lanes_out,
                                    capacity=folding.capacity)
+    if isinstance(op, Pad):
+        return PadConfig(op=op, tensor=tensor, lanes=lanes_out, capacity=folding.capacity)
+    if isinstance(op, GatherChannels):
+        return GatherConfig(op=op, tensor=tensor, lanes=lanes_out)
+    if isinstance(op, ArgMax):
+        return ArgMaxConfig(op=op, tensor=tensor, lanes=lanes_in)
+    if isinstance(op, Mul):
+        return ProductConfig(op=op, tensors=(types[0], types[1]), lanes=lanes_out,
+                             multiplier=folding.multiplier)
     if isinstance(op, Table):
         return TableLookupConfig(op=op, tensor=tensor, lanes=lanes_out)
     if isinstance(op, Add):
@@ -174,11 +196,20 @@ def plan(graph: Graph, design: DesignPoint) -> Netlist:
         if name not in graph.types:
             raise HwgenError(f"The design sets lanes of {name!r}, which is not in the graph")
 
+    # A reshaped tensor is the same stream: whoever reads it reads the tensor that it comes from.
+    origin = {name: name for name in graph.types}
+    for node in graph.nodes:
+        if isinstance(node.op, Reshape):
+            origin[node.name] = origin[node.inputs[0]]
+    nodes = [node for node in graph.nodes if not isinstance(node.op, Reshape)]
     # Where each tensor comes from, and (branch by branch) where it goes to.
     sources: dict[str, list[tuple[str | None, int]]] = {}
-    uses = {name: [n.name for n in graph.consumers(name)] for name in graph.types}
+    uses: dict[str, list[str]] = {name: [] for name in graph.types}
+    for node in nodes:
+        for tensor in node.inputs:
+            uses[origin[tensor]].append(node.name)
     for name in graph.outputs:
-        uses[name].append("output")
+        uses[origin[name]].append("output")
     depths = dict(design.depths)
 
     def edge_name(tensor: str, k: int) -> str:
@@ -210,13 +241,17 @@ def plan(graph: Graph, design: DesignPoint) -> Netlist:
 
     def connect(tensor: str, sink: tuple[str | None, int], lanes: int) -> None:
         """Take the next use of a tensor, with the lanes that the sink wants."""
+        type, tensor = graph.types[tensor], origin[tensor]
         k = len(uses[tensor]) - len(sources[tensor])
         name = edge_name(tensor, k)
         source = sources[tensor].pop(0)
         have = stream_lanes[tensor]
         if have != lanes:
             block = f"lanes_{name.replace('>', '_').replace('~', '_')}"
-            config = LaneChangeConfig(tensor=graph.types[tensor], lanes_in=have, lanes_out=lanes)
+            if type != graph.types[tensor]:
+                # Reshaped: lanes need not divide the channels of both shapes.
+                type = TensorType((type.size,), type.quantisation)
+            config = LaneChangeConfig(tensor=type, lanes_in=have, lanes_out=lanes)
             add(block, config, [f"{name}:{lanes}"])
             netlist.edges.append(Edge(name, tensor, source, (block, 0)))
             name, source = f"{name}:{lanes}", (block, 0)
@@ -228,12 +263,12 @@ def plan(graph: Graph, design: DesignPoint) -> Netlist:
             raise HwgenError(f"Nothing reads the input {name!r}")
         stream = netlist.inputs[name] = StreamType(type, stream_lanes[name])
         publish(name, (None, k), stream)
-    for node in graph.nodes:
+    for node in nodes:
         types = tuple(graph.types[t] for t in node.inputs)
         folding = design.foldings.get(node.name, Folding())
-        lanes_out = stream_lanes[node.name]
+        lanes_in, lanes_out = stream_lanes[origin[node.inputs[0]]], stream_lanes[node.name]
         try:
-            config = block_config(node.op, types, folding, stream_lanes[node.inputs[0]], lanes_out)
+            config = block_config(node.op, types, folding, lanes_in, lanes_out)
         except HwgenError as error:
             raise HwgenError(f"Node {node.name!r}: {error}") from None
         for port, tensor in enumerate(node.inputs):
@@ -248,8 +283,9 @@ def plan(graph: Graph, design: DesignPoint) -> Netlist:
             stream_lanes[tensor] = stream.lanes
             publish(tensor, (node.name, port), stream)
     for k, name in enumerate(graph.outputs):
-        netlist.outputs[name] = StreamType(graph.types[name], stream_lanes[name])
-        connect(name, (None, k), stream_lanes[name])
+        lanes = math.gcd(stream_lanes[origin[name]], graph.types[name].channels)
+        netlist.outputs[name] = StreamType(graph.types[name], lanes)
+        connect(name, (None, k), lanes)
     if depths:
         raise HwgenError(f"The design sets the depth of {min(depths)!r}, which is not an edge")
     return netlist

@@ -1,68 +1,167 @@
-"""Calibration: the range of every tensor that will be quantised, over real images."""
+"""Calibration: what values each tensor takes, over real frames.
+
+Every float tensor gets the range that its quantiser shall cover: all of it (``minmax``), nearly
+all of it (``percentile``), or what gives the least squared error (``mse``), which lets a few values
+saturate so that all others are rounded more finely.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
 
 from hwgen.errors import HwgenError
-from models.onnx_import import Network, session
+from models.histogram import Histogram
+from models.onnx_import import WEIGHTED, Network, session
+from models.samples import Feed, feeds
 
-__all__ = ["feeds", "ranges"]
+__all__ = ["METHODS", "Statistics", "feeds", "probe", "ranges", "statistics"]
 
+METHODS = ("minmax", "percentile", "mse")
 
-def feeds(network: Network, photos: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
-    """Float inputs, one image each, for uint8 photographs ``(N, H, W, 3)``."""
-    shapes = [network.shapes[name] for name in network.inputs]
-    for photo in photos:
-        image = photo.astype(np.float32).transpose(2, 0, 1)[None] / 255
-        feed = {}
-        for name, shape in zip(network.inputs, shapes, strict=True):
-            if len(shape) != 4 or shape[2:] != image.shape[2:]:
-                raise HwgenError(f"Input {name!r} of shape {shape} is not an image like the others")
-            channels = shape[1]
-            feed[name] = image if channels == 3 else np.repeat(
-                image.mean(1, keepdims=True), channels, axis=1
-            )
-        yield feed
+Ranges = dict[str, tuple[float, float]]
 
 
-def ranges(
-    network: Network, inputs: Iterable[dict[str, np.ndarray]]
-) -> dict[str, tuple[float, float]]:
-    """Smallest and largest value of every float tensor, over all inputs.
+@dataclass(frozen=True)
+class Statistics:
+    """What calibration found out about a network.
+
+    Members
+    -------
+    ranges : per float tensor, the (low, high) that its quantiser shall cover
+        With 0 included, where a clipping method chose it.
+    extremes : per float tensor, its smallest and largest value
+    means, peaks : per tensor that meets weights, mean and largest magnitude of each channel
+        Channels are those that the weights have: dimension 1 in front of a convolution, the last
+        one in front of a Gemm or MatMul.
+    method : how the ranges were chosen
+    """
+
+    ranges: Ranges = field(default_factory=dict)
+    extremes: Ranges = field(default_factory=dict)
+    means: dict[str, np.ndarray] = field(default_factory=dict)
+    peaks: dict[str, np.ndarray] = field(default_factory=dict)
+    method: str = "minmax"
+
+
+def probe(network: Network, names: Iterable[str]) -> Callable[[Feed], dict[str, np.ndarray]]:
+    """A function from a network's inputs to the values of the tensors ``names``.
 
     Raises
     ------
     :exc:`HwgenError`
-        If a tensor takes NaN or infinite values.
+        If the network cannot be run.
     """
-    names = [out for node in network.nodes for out in node.output if out]
+    names = [name for name in names if name not in network.inputs]
     model = onnx.ModelProto()
     model.CopyFrom(network.model)
     del model.graph.output[:]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    runner = session(model)
-    found: dict[str, tuple[float, float]] = {}
+    try:
+        runner = session(model)
+    except Exception as error:  # onnxruntime raises classes of its own for every fault
+        raise HwgenError(f"The network cannot be run: {str(error)[:300]}") from None
 
-    def widen(name: str, value: np.ndarray) -> None:
-        if value.dtype.kind != "f":
-            return
-        low, high = float(value.min()), float(value.max())
-        if not (np.isfinite(low) and np.isfinite(high)):
-            raise HwgenError(f"Tensor {name!r} becomes infinite or NaN on the calibration images")
-        before = found.get(name, (low, high))
-        found[name] = min(low, before[0]), max(high, before[1])
-
-    for feed in inputs:
+    def values(feed: Feed) -> dict[str, np.ndarray]:
         try:
-            values = runner.run(names, feed)
-        except Exception as error:  # onnxruntime raises classes of its own for every fault
+            found = runner.run(names, feed) if names else []
+        except Exception as error:  # likewise
             raise HwgenError(f"The network cannot be run: {str(error)[:300]}") from None
-        for name, value in zip(names, values, strict=True):
-            widen(name, np.asarray(value))
-        for name, value in feed.items():
-            widen(name, value)
-    return found
+        return {**feed, **{n: np.asarray(v) for n, v in zip(names, found, strict=True)}}
+
+    return values
+
+
+def statistics(
+    network: Network,
+    feeds: Iterable[Feed],
+    method: str = "minmax",
+    bits: int | Callable[[str], int] = 8,
+    percentile: float = 99.99,
+) -> Statistics:
+    """Run a network and choose the range of every float tensor.
+
+    Frames pass one by one; of each tensor only a histogram of at most 2,048 bins is kept.  Inputs
+    that stay within 0..1 are images: they keep their exact range, whatever the method.
+
+    Parameters
+    ----------
+    network : :class:`models.onnx_import.Network`
+    feeds : float inputs, one frame each
+    method : ``minmax``, ``percentile`` or ``mse``
+    bits : of the quantisers, for ``mse``; or a function from a tensor's name to them
+    percentile : share of a tensor's values (those that are 0 not counted) that the range keeps
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If an argument is wrong, there is no frame, or a tensor takes NaN or infinite values.
+    """
+    if method not in METHODS:
+        raise HwgenError(f"Calibration method must be one of {', '.join(METHODS)}, not {method!r}")
+    if not 50 < percentile <= 100:
+        raise HwgenError(f"Percentile must be above 50 and at most 100, not {percentile!r}")
+    run = probe(network, [out for node in network.nodes for out in node.output if out])
+    channels = _channel_axes(network)
+    histograms: dict[str, Histogram] = {}
+    result = Statistics(method=method)
+    frames = 0
+    for feed in feeds:
+        frames += 1
+        for name, value in run(feed).items():
+            if value.dtype.kind != "f" or not value.size:
+                continue
+            low, high = _extremes(name, value)
+            before = result.extremes.get(name, (low, high))
+            result.extremes[name] = min(low, before[0]), max(high, before[1])
+            if method != "minmax":
+                histograms.setdefault(name, Histogram()).add(value, low, high)
+            if name in channels:
+                _note_channels(result, name, np.moveaxis(value, channels[name], 0))
+    if not frames:
+        raise HwgenError("Calibration needs at least one frame")
+    for name in result.means:
+        result.means[name] /= frames
+    for name, (low, high) in result.extremes.items():
+        exact = method == "minmax" or (name in network.inputs and low >= 0 and high <= 1)
+        if not exact and method == "percentile":
+            low, high = histograms[name].percentile(percentile)
+        elif not exact:
+            low, high = histograms[name].least_error(bits if isinstance(bits, int) else bits(name))
+        result.ranges[name] = low, high
+    return result
+
+
+def ranges(network: Network, inputs: Iterable[Feed]) -> Ranges:
+    """Smallest and largest value of every float tensor; see :func:`statistics`."""
+    return statistics(network, inputs).ranges
+
+
+def _extremes(name: str, value: np.ndarray) -> tuple[float, float]:
+    low, high = float(value.min()), float(value.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise HwgenError(f"Tensor {name!r} becomes infinite or NaN on the calibration images")
+    return low, high
+
+
+def _channel_axes(network: Network) -> dict[str, int]:
+    """Per tensor that meets constant weights, the dimension that they sum over."""
+    axes: dict[str, int] = {}
+    for node in network.nodes:
+        if node.op_type in WEIGHTED and node.input[1] in network.constants:
+            axes.setdefault(node.input[0], 1 if "Conv" in node.op_type else -1)
+    return axes
+
+
+def _note_channels(result: Statistics, name: str, value: np.ndarray) -> None:
+    """Add a frame, channels first, to the sums of the means and to the peaks."""
+    flat = value.reshape(len(value), -1)
+    peak = np.maximum(np.abs(flat.max(1)), np.abs(flat.min(1))).astype(np.float64)
+    mean = flat.mean(1).astype(np.float64)
+    if name in result.means:
+        mean += result.means[name]
+        peak = np.maximum(peak, result.peaks[name])
+    result.means[name], result.peaks[name] = mean, peak

@@ -2,51 +2,91 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hwgen.errors import HwgenError
 from hwgen.ir import Graph
-from models import images, zoo
+from models import zoo
+from models.precision import Precision
 
-__all__ = ["Precision", "load"]
+if TYPE_CHECKING:
+    from models.onnx_import import Network
+    from models.samples import Feeds
 
-
-class Precision:
-    """Bit widths of weights and activations, from text such as ``w8a8``."""
-
-    def __init__(self, text: str) -> None:
-        match = re.fullmatch(r"w([2-8])a([2-8])", text)
-        if match is None:
-            raise HwgenError(
-                f"Precision must look like 'w8a8', with 2 to 8 bits for weights and activations, "
-                f"not {text!r}"
-            )
-        self.weights, self.activations = int(match[1]), int(match[2])
+__all__ = ["Precision", "Source", "load", "read"]
 
 
-def load(
+def load(model: str, **options) -> Graph:
+    """The integer graph of a network; see :func:`read`."""
+    return read(model, **options).graph
+
+
+@dataclass(frozen=True)
+class Source:
+    """An integer graph and where it came from.
+
+    Members
+    -------
+    graph : the integer graph
+    network : the float network that it stands for
+    feeds : the frames that it was calibrated with
+    """
+
+    graph: Graph
+    network: Network
+    feeds: Feeds
+
+    def frames(self, count: int, seed: int = 0) -> dict[str, np.ndarray]:
+        """Integer inputs ``(count, *shape)``: photographs, pans over them, or noise.
+
+        They are not those of the calibration, unless that had another seed.
+        """
+        from models import images, samples
+
+        shapes = [self.network.shapes[name] for name in self.network.inputs]
+        extent = next(((s[-2], s[-1]) for s in shapes if len(s) in (4, 5)), (1, 1))
+        photos = images.photographs(count, extent, seed + 1)
+        frames: dict[str, list[np.ndarray]] = {name: [] for name in self.graph.inputs}
+        for feed in samples.feeds(self.network, photos, seed + 1):
+            for (name, type), given in zip(
+                self.graph.inputs.items(), self.network.inputs, strict=True
+            ):
+                frame = np.moveaxis(feed[given][0], 0, -1).reshape(type.shape)
+                frames[name].append(type.quantisation.quantise(frame))
+        return {name: np.stack(rows) for name, rows in frames.items()}
+
+
+def read(
     model: str,
     *,
     size: int | None = None,
     weights: Path | None = None,
     calibration: Path | None = None,
     precision: str = "w8a8",
+    method: str = "minmax",
+    equalised: bool = False,
+    corrected: bool = False,
     seed: int = 0,
     progress: Callable[[str], None] = lambda _: None,
-) -> Graph:
-    """Read a network, quantise it, and return its integer graph.
+) -> Source:
+    """Read a network and quantise it.
 
     Parameters
     ----------
     model : zoo name, or path of an ``.onnx`` file
     size : height and width of the input; default the model's own
     weights : state dict (``.pt``) or ``.onnx`` with the weights of a zoo model; default seeded ones
-    calibration : directory of images; default crops of two photographs
-    precision : such as ``w8a8``
+    calibration : directory of images or arrays, or a file of arrays; see
+        :func:`models.samples.calibration`
+    precision : such as ``w8a8``, or a file; see :meth:`models.precision.Precision.parse`
+    method : of choosing ranges: ``minmax``, ``percentile`` or ``mse``
+    equalised : scales are moved between layers first; see :mod:`models.equalise`
+    corrected : biases make up for the rounding of weights; see :mod:`models.bias`
     seed : of the weights and the crops
     progress : called with what is being done
 
@@ -55,9 +95,11 @@ def load(
     :exc:`HwgenError`
         If the model is unknown, a file cannot be read, or the network cannot be built.
     """
-    from models import calibrate, onnx_import, quantise
+    from models import calibrate, onnx_import, samples
+    from models.equalise import equalise
+    from models.lowering import lower
 
-    bits = Precision(precision)
+    bits = Precision.parse(precision)
     meta: dict = {}
     if model.endswith(".onnx"):
         if weights is not None:
@@ -73,22 +115,25 @@ def load(
             network = onnx_import.read(weights, extent)
         else:
             progress("export")
-            photos = _calibration_images(calibration, (extent, extent), seed)
+            photos = samples.pictures(calibration, (extent, extent), seed)
             exported = entry.export(extent, weights, photos, seed)
             progress("read")
             network = onnx_import.normalise(exported, model, None)
         meta |= {"model": model, **entry.meta}
-    height, width = network.image_size
     progress("calibrate")
-    photos = _calibration_images(calibration, (height, width), seed)
-    ranges = calibrate.ranges(network, calibrate.feeds(network, photos))
+    feeds = samples.calibration(network, calibration, seed)
+    if equalised:
+        peaks = calibrate.statistics(network, feeds).peaks
+        network = equalise(network, peaks)
+    # Asked about every tensor: patterns that only this meets match no layer.
+    widths = Precision.parse(precision).activations
+    found = calibrate.statistics(network, feeds, method, widths)
     progress("quantise")
-    graph = quantise.quantise(network, ranges, bits.weights, bits.activations)
-    graph.meta = {**meta, "precision": precision, **graph.meta}
-    return graph
-
-
-def _calibration_images(directory: Path | None, size: tuple[int, int], seed: int) -> np.ndarray:
-    if directory is not None:
-        return images.directory(directory, size)
-    return images.photographs(4, size, seed)
+    graph = lower(network, found.ranges, bits, found.means if corrected else None)
+    if unused := bits.unused():
+        raise HwgenError(
+            f"Precision {precision}: pattern {unused[0]!r} matches no layer; names are those of "
+            f"the nodes and tensors of the ONNX file"
+        )
+    graph.meta = {**meta, "precision": str(bits), **graph.meta}
+    return Source(graph, network, feeds)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,15 +12,26 @@ import numpy as np
 import onnx
 import onnxruntime
 from google.protobuf.message import DecodeError
-from onnx import numpy_helper, shape_inference
+from onnx import helper, numpy_helper, shape_inference
 
 from hwgen.errors import HwgenError
+from hwgen.ir import Quantisation
+from models.quantisers import INTEGERS, CodedConstant, Quantisers
 
 __all__ = ["Network", "attributes", "normalise", "read", "session"]
 
-LAYOUT = {"Reshape", "Transpose"}
-"""Ops that only rearrange: after the last convolution they are the host's work."""
+HOST = {
+    "Reshape", "Transpose", "Softmax", "LogSoftmax", "TopK", "NonMaxSuppression", "Squeeze",
+    "Unsqueeze", "Flatten",
+}
+"""Ops that only rearrange or rank: after the last op with weights they are the host's work."""
 WEIGHTED = {"Conv", "Gemm", "MatMul", "ConvTranspose"}
+ELEMENTS = 1 << 28
+"""Most elements of a tensor."""
+OPSETS = 9, onnx.defs.onnx_opset_version()
+"""Operator sets that are read."""
+FUSIONS = ["ConvAddFusion", "ConvBNFusion", "ConvMulFusion", "MatMulAddFusion"]
+"""What would change weights that the file states in integers."""
 
 
 @dataclass
@@ -32,6 +45,10 @@ class Network:
     constants : name to array
     shapes : name to shape, NCHW with a batch of 1
     inputs, outputs : tensor names
+    codes : float tensor to the quantisation whose values alone it takes, if the file says so
+    weights : constant to its integers, if the file states them
+    inner : tensors inside of a quantiser that takes several nodes
+    users : tensor to the nodes that read it
     """
 
     model: onnx.ModelProto
@@ -40,6 +57,9 @@ class Network:
     shapes: dict[str, tuple[int, ...]]
     inputs: list[str]
     outputs: list[str]
+    codes: dict[str, Quantisation] = field(default_factory=dict)
+    weights: dict[str, CodedConstant] = field(default_factory=dict)
+    inner: set[str] = field(default_factory=set)
     users: dict[str, list[onnx.NodeProto]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -64,14 +84,26 @@ def attributes(node: onnx.NodeProto) -> dict:
     return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
 
 
-def session(model: onnx.ModelProto, **options) -> onnxruntime.InferenceSession:
-    """An onnxruntime session on the CPU, quiet."""
+def session(
+    model: onnx.ModelProto, disabled: Sequence[str] = (), **options
+) -> onnxruntime.InferenceSession:
+    """An onnxruntime session on the CPU, quiet.
+
+    Parameters
+    ----------
+    model : what to run
+    disabled : names of optimisations that are left out
+    options : attributes of :class:`onnxruntime.SessionOptions`
+    """
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 4
+    # Quantisers mean what they say: no moving them about.
+    settings.add_session_config_entry("session.disable_quant_qdq", "1")
     for name, value in options.items():
         setattr(settings, name, value)
     return onnxruntime.InferenceSession(
-        model.SerializeToString(), settings, providers=["CPUExecutionProvider"]
+        model.SerializeToString(), settings, providers=["CPUExecutionProvider"],
+        disabled_optimizers=list(disabled) or None,
     )
 
 
@@ -98,24 +130,140 @@ def normalise(data: bytes, name: str, size: int | None) -> Network:
     data : serialised ModelProto
     name : what errors call it
     size : height and width for image inputs; None: as the file says
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If it is damaged, too large, or not a network that can be run.
     """
     try:
         model = onnx.load_from_string(data)
-        onnx.checker.check_model(model)
+        _check_opset(model, name)
+        plain = _without_quantisers(model)
+        onnx.checker.check_model(data if plain is model else plain)
     except (DecodeError, onnx.checker.ValidationError, ValueError, TypeError) as error:
+        if isinstance(error, HwgenError):
+            raise
         raise HwgenError(f"{name} is not a valid ONNX file: {_first_line(error)}") from None
     _fix_inputs(model, name, size)
+    try:
+        quantisers = Quantisers(model)
+    except HwgenError as error:
+        raise HwgenError(f"{name}: {error}") from None
+    except Exception as error:
+        raise HwgenError(f"{name} has a damaged quantiser: {_first_line(error)}") from None
+    _check_extents(model, name)
+    model = _folded(model, name, FUSIONS if quantisers.weights else [])
+    network = _cut(_distinct(model), name)
+    network.codes.update((t, q) for t, q in quantisers.codes.items() if t in network.shapes)
+    network.inner.update(quantisers.inner)
+    network.weights.update(
+        (c, w) for c, w in quantisers.weights.items() if c in network.constants)
+    return network
+
+
+def _check_opset(model: onnx.ModelProto, name: str) -> None:
+    versions = [o.version for o in model.opset_import if o.domain in ("", "ai.onnx")]
+    low, high = OPSETS
+    if not versions and not model.graph.node:
+        raise HwgenError(f"{name} is not a valid ONNX file: it holds no network")
+    if not versions or not low <= versions[0] <= high:
+        raise HwgenError(
+            f"{name} is written in ONNX opset {versions[0] if versions else 'none'}; opsets "
+            f"{low} to {high} are read: export or convert it (onnx.version_converter)"
+        )
+
+
+def _without_quantisers(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model as the checker knows it: ops of QONNX belong to none of its domains."""
+    if not any(node.op_type in ("Quant", "IntQuant", "BipolarQuant", "Trunc")
+               for node in model.graph.node):
+        return model
+    plain = onnx.ModelProto()
+    plain.CopyFrom(model)
+    for node in plain.graph.node:
+        if node.op_type in ("Quant", "IntQuant", "BipolarQuant", "Trunc"):
+            node.CopyFrom(helper.make_node("Identity", [node.input[0]], list(node.output)))
+    return plain
+
+
+def _check_extents(model: onnx.ModelProto, name: str) -> None:
+    """Refuse tensors that are empty or too large, before anything allocates them."""
+    for constant in model.graph.initializer:
+        if math.prod(constant.dims) > ELEMENTS:
+            raise HwgenError(f"{name}: constant {constant.name!r} of {list(constant.dims)} is "
+                             f"too large")
+    try:
+        shaped = _shaped(model)
+    except Exception as error:
+        raise HwgenError(f"{name} is inconsistent: {_first_line(error)}") from None
+    for value in (*shaped.graph.input, *shaped.graph.value_info, *shaped.graph.output):
+        dims = [d.dim_value for d in value.type.tensor_type.shape.dim if d.HasField("dim_value")]
+        if math.prod(dims) > ELEMENTS or any(d < 0 for d in dims):
+            raise HwgenError(f"{name}: tensor {value.name!r} of {dims} is too large")
+        if 0 in dims:
+            raise HwgenError(f"{name}: tensor {value.name!r} of {dims} is empty")
+
+
+def _folded(model: onnx.ModelProto, name: str, disabled: list[str]) -> onnx.ModelProto:
+    """The model with constants folded and shapes inferred, by onnxruntime and onnx."""
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "model.onnx")
         try:
             session(
-                model, optimized_model_filepath=path,
+                model, disabled, optimized_model_filepath=path,
                 graph_optimization_level=onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
             )
-            model = shape_inference.infer_shapes(onnx.load(path), strict_mode=True)
+            folded = onnx.load(path)
+            shaped = _shaped(folded, strict_mode=True)
         except Exception as error:  # onnxruntime raises classes of its own for every fault
             raise HwgenError(f"{name} cannot be run: {_first_line(error)}") from None
-    return _cut(model, name)
+    del folded.graph.value_info[:]
+    folded.graph.value_info.extend(shaped.graph.value_info)
+    for output, other in zip(folded.graph.output, shaped.graph.output, strict=True):
+        output.CopyFrom(other)
+    return folded
+
+
+def _shaped(model: onnx.ModelProto, **options) -> onnx.ModelProto:
+    """A model with its shapes inferred, and without its large constants, which would be copied."""
+    bare = onnx.ModelProto()
+    graph = bare.graph
+    bare.ir_version = max(model.ir_version, 4)
+    bare.opset_import.extend(model.opset_import)
+    bare.functions.extend(model.functions)
+    graph.name = model.graph.name
+    for part in ("node", "input", "output", "value_info"):
+        getattr(graph, part).extend(getattr(model.graph, part))
+    for constant in model.graph.initializer:
+        if math.prod(constant.dims) < 1024:
+            graph.initializer.append(constant)
+        else:
+            graph.input.append(helper.make_tensor_value_info(
+                constant.name, constant.data_type, list(constant.dims)))
+    return shape_inference.infer_shapes(bare, data_prop=True, **options)
+
+
+def _distinct(model: onnx.ModelProto) -> onnx.ModelProto:
+    """One DequantizeLinear for each QuantizeLinear: some tools write one for each reader."""
+    first: dict[tuple[str, ...], str] = {}
+    renamed: dict[str, str] = {}
+    outputs = {o.name for o in model.graph.output}
+    kept = []
+    for node in model.graph.node:
+        for k, tensor in enumerate(node.input):
+            node.input[k] = renamed.get(tensor, tensor)
+        if node.op_type == "DequantizeLinear" and node.output[0] not in outputs:
+            key = tuple(node.input)
+            if key in first:
+                renamed[node.output[0]] = first[key]
+                continue
+            first[key] = node.output[0]
+        kept.append(onnx.NodeProto.FromString(node.SerializeToString()))
+    if renamed:
+        del model.graph.node[:]
+        model.graph.node.extend(kept)
+    return model
 
 
 def _first_line(error: Exception) -> str:
@@ -124,12 +272,23 @@ def _first_line(error: Exception) -> str:
 
 
 def _fix_inputs(model: onnx.ModelProto, name: str, size: int | None) -> None:
-    """Give every input a static shape, with a batch of 1."""
+    """Give every input a static shape, with a batch of 1; constants are none."""
     constants = {c.name for c in model.graph.initializer}
+    inputs = [onnx.ValueInfoProto.FromString(value.SerializeToString())
+              for value in model.graph.input if value.name not in constants]
+    if len(inputs) < len(model.graph.input):
+        # Before version 4 of the format constants had to be inputs as well.
+        model.ir_version = max(model.ir_version, 4)
+        del model.graph.input[:]
+        model.graph.input.extend(inputs)
+    coded = {n.input[0] for n in model.graph.node if n.op_type == "DequantizeLinear"}
     changed = False
     for value in model.graph.input:
-        if value.name in constants:
-            continue
+        kind = value.type.tensor_type.elem_type
+        if kind != onnx.TensorProto.FLOAT and not (kind in INTEGERS and value.name in coded):
+            known = onnx.TensorProto.DataType.Name(kind) if kind else "no tensor"
+            raise HwgenError(f"{name}: input {value.name!r} is {known}: only FLOAT inputs, or "
+                             f"integers behind which a DequantizeLinear stands, are read")
         dims = value.type.tensor_type.shape.dim
         for k, dim in enumerate(dims):
             if k == 0 and dim.dim_value != 1:
@@ -148,11 +307,14 @@ def _fix_inputs(model: onnx.ModelProto, name: str, size: int | None) -> None:
 
 
 def _cut(model: onnx.ModelProto, name: str) -> Network:
-    """Take the parts of a model, without what follows the first Reshape after the last weights."""
+    """Take the parts of a model, without the host's work behind the last weights."""
     graph = model.graph
     constants = {c.name: numpy_helper.to_array(c) for c in graph.initializer}
+    # A clip may be open on a side.
+    bounds = {i for n in graph.node if n.op_type in ("Clip", "Min", "Max", "Pad") for i in n.input}
     for key, value in constants.items():
-        if value.dtype.kind == "f" and not np.isfinite(value).all():
+        if value.dtype.kind == "f" and (
+                np.isnan(value) if key in bounds else ~np.isfinite(value)).any():
             raise HwgenError(f"{name}: constant {key!r} holds NaN or infinity: mend the weights")
     for node in graph.node:
         if node.op_type == "Constant":
@@ -173,7 +335,7 @@ def _cut(model: onnx.ModelProto, name: str) -> Network:
     kept = []
     for node in nodes:
         after = any(i in gone for i in node.input)
-        if after or (node.op_type in LAYOUT and not any(o in useful for o in node.output)):
+        if after or (node.op_type in HOST and not any(o in useful for o in node.output)):
             heads += [i for i in node.input if i not in gone and i not in constants and i]
             gone.update(node.output)
         else:
@@ -188,5 +350,6 @@ def _cut(model: onnx.ModelProto, name: str) -> Network:
             needed.update(node.input)
     kept = [n for n in kept if any(o in needed for o in n.output)]
     if not kept:
-        raise HwgenError(f"{name} computes nothing")
+        kinds = ", ".join(sorted({n.op_type for n in nodes})) or "no nodes"
+        raise HwgenError(f"{name} computes nothing that is not the host's work: {kinds}")
     return Network(model, kept, constants, shapes, [i for i in inputs if i in needed], outputs)

@@ -6,9 +6,14 @@ import numpy as np
 import onnx
 import pytest
 
-from hwgen.build import main
+from hwgen.build import _frames, _parser, main
 from hwgen.design import DesignPoint
 from hwgen.ir import Graph
+from models import calibrate, zoo
+from models.images import photographs, to_stream
+from models.load import read
+from tests.models.float_networks import N, constants_of
+from tests.models.float_networks import network as float_network
 from tests.models.test_import import CASES
 
 KEYS = {
@@ -55,6 +60,82 @@ def test_onnx_file_to_proven_verilog(network, tmp_path, capsys):
     assert main([*arguments, "--design", str(kept), "--report-only"]) == 0
     assert not (out / "rtl").exists()
     assert DesignPoint.load(design) == DesignPoint.load(kept)
+
+
+def test_list(capsys):
+    for arguments in (["--list"], ["nope", "--list"]):
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments)
+        assert stopped.value.code == 0
+        shown = capsys.readouterr().out.splitlines()
+        assert [line.split()[0] for line in shown[1:]] == zoo.names()
+        assert all(zoo.find(line.split()[0]).heads in line for line in shown[1:])
+
+
+def test_calibration_and_accuracy(tmp_path, capsys):
+    """Each option reaches the network, and the report says what it did."""
+    (way,) = [a for a in _parser()._actions if a.dest == "calibrate"]
+    assert tuple(way.choices) == calibrate.METHODS
+    # A large and a small channel between two layers, where equalising helps.
+    constants = constants_of(w=(8, 3, 3, 3), v=(8, 8, 1, 1))
+    constants["w"][0] *= 50
+    constants["v"][:, 0] /= 50
+    net = float_network([N("Conv", ["x", "w"], ["c"]), N("Relu", ["c"], ["r"], name="between"),
+                         N("Conv", ["r", "v"], ["y"], name="last")], constants,
+                        {"x": (1, 3, 64, 64)})
+    path = tmp_path / "net.onnx"
+    onnx.save(net.model, path)
+    out = tmp_path / "out"
+
+    def build(*options):
+        assert main([str(path), "--board", "zcu102", "--out", str(out), "--report-only",
+                     "--accuracy", "--precision", "w4a4", *options]) == 0
+        report = json.loads((out / "report.json").read_text())
+        rows = {row["name"]: row for row in report["accuracy"]}
+        assert set(report) == KEYS | {"accuracy", "worst_layer"}
+        assert list(report["seconds"]) == ["network", "accuracy", "search"]
+        worst = report["worst_layer"]
+        assert worst["own_db"] == min(r["own_db"] for r in rows.values() if r["op"] != "Input")
+        shown = " ".join(capsys.readouterr().out.split())
+        assert "accuracy over 4 frames, in dB" in shown
+        assert worst["hint"] in shown
+        return rows[Graph.load(out / "graph.npz").outputs[0]]["snr_db"]
+
+    plain = build()
+    figures = [build("--calibrate", "percentile"), build("--calibrate", "mse"),
+               build("--equalise"), build("--correct-bias")]
+    assert len({plain, *figures}) == 5
+    assert figures[2] > plain + 3
+
+
+def test_images_are_photographs(network):
+    source = read(network, size=None, weights=None, calibration=None, precision="w8a8",
+                  method="minmax", equalised=False, corrected=False, seed=0,
+                  progress=lambda _: None)
+    wanted = to_stream(photographs(3, (16, 16), 6), source.graph)
+    got = _frames(source, 3, 5)
+    assert list(got) == list(wanted)
+    assert all(np.array_equal(got[n], wanted[n]) for n in wanted)
+
+
+def test_inputs_that_are_no_images(tmp_path, capsys):
+    """Film, sound and a vector, all at once."""
+    net = float_network(
+        [N("Conv", ["film", "a"], ["moving"], pads=[1] * 6),
+         N("Conv", ["sound", "b"], ["heard"], strides=[2]),
+         N("Gemm", ["vector", "c"], ["felt"], transB=1)],
+        constants_of(a=(4, 3, 3, 3, 3), b=(4, 2, 5), c=(6, 9)),
+        {"film": (1, 3, 4, 8, 8), "sound": (1, 2, 50), "vector": (1, 9)},
+        ("moving", "heard", "felt"),
+    )
+    path, out = tmp_path / "net.onnx", tmp_path / "out"
+    onnx.save(net.model, path)
+    assert main([str(path), "--board", "zcu102", "--target-fps", "20000", "--out", str(out),
+                 "--simulate", "2"]) == 0
+    report = json.loads((out / "report.json").read_text())
+    assert report["simulated"]["mismatches"] == 0
+    assert report["simulated"]["frames"] == 2
+    assert "mismatches in 2 frames" in capsys.readouterr().out
 
 
 def test_edited_design(network, tmp_path, capsys):
@@ -109,17 +190,19 @@ def test_same_input_same_bytes(network, tmp_path):
     (["NET", "--board", "zcu102", "--design", "none.json"], "none.json is not a design point"),
     (["GEMM", "--board", "zcu102", "--size", "8"], "cannot be run"),
     (["BAD", "--board", "zcu102"], "is not a valid ONNX file"),
-    (["SOFTMAX", "--board", "zcu102"], "op 'Softmax' is not supported here; supported are"),
+    (["ODD", "--board", "zcu102"], "op 'LpNormalization' is not supported here; supported are"),
+    (["NET", "--board", "zcu102", "--calibrate", "max"], "--calibrate: invalid choice: 'max'"),
+    (["NET", "--board", "zcu102", "--precision", "none.toml"], "none.toml cannot be read"),
 ])
 def test_one_line_for_wrong_input(arguments, message, network, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bad.onnx").write_bytes(b"\x08garbage")
     odd = onnx.load(network)
-    odd.graph.node.append(onnx.helper.make_node("Softmax", ["y"], ["z"], name="top"))
+    odd.graph.node.append(N("LpNormalization", ["y"], ["z"], name="top"))
     odd.graph.output[0].name = "z"
-    onnx.save(odd, tmp_path / "softmax.onnx")
+    onnx.save(odd, tmp_path / "odd.onnx")
     onnx.save(CASES["gemm"], tmp_path / "gemm.onnx")
-    names = {"GEMM": "gemm.onnx", "NET": network, "BAD": "bad.onnx", "SOFTMAX": "softmax.onnx"}
+    names = {"GEMM": "gemm.onnx", "NET": network, "BAD": "bad.onnx", "ODD": "odd.onnx"}
     before = sorted(tmp_path.iterdir())
     status = main([names.get(a, a) for a in arguments])
     err = capsys.readouterr().err

@@ -3,6 +3,9 @@
 Per output pixel the window is read once for every fold of output channels; the results of a fold
 are serialised first and requantised after, so a few requantisers serve all columns and the lanes
 of the output do not depend on ``pe``.  Folds need not divide: the last one has zero weights.
+
+A transposed convolution sends each window once for every phase (Shi et al., "Is the deconvolution
+layer the same as a convolutional layer?", 2016), which chooses the weights and the biases.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ from hwgen.blocks.queue import QUEUE_LATENCY, Queue, queue_resources
 from hwgen.blocks.requantise import Requantiser, RequantiserConfig
 from hwgen.blocks.window import READ_LATENCY, SlidingWindow, SlidingWindowConfig
 from hwgen.errors import HwgenError
-from hwgen.ir.ops import Conv
+from hwgen.ir import Convolution
 from hwgen.ir.types import TensorType
 
 __all__ = ["FoldedConv", "FoldedConvConfig"]
@@ -45,7 +48,7 @@ class FoldedConvConfig(BlockConfig):
 
     Parameters
     ----------
-    op : :class:`hwgen.ir.Conv`
+    op : :class:`hwgen.ir.Convolution`
         What is computed.
     tensor : :class:`TensorType`
         Type of the input.
@@ -72,7 +75,7 @@ class FoldedConvConfig(BlockConfig):
         If the folding does not fit the op.
     """
 
-    op: Conv
+    op: Convolution
     tensor: TensorType
     lanes_in: int = 1
     lanes_out: int = 1
@@ -121,6 +124,11 @@ class FoldedConvConfig(BlockConfig):
         return self.op.weight.shape[-1], self.op.cout // self.op.groups
 
     @property
+    def phases(self) -> int:
+        """Sets of weights and biases."""
+        return math.prod(self.op.repeat)
+
+    @property
     def simd(self) -> int:
         """Products summed by a column each cycle."""
         return self.channel_lanes * self.tap_lanes
@@ -152,6 +160,8 @@ class FoldedConvConfig(BlockConfig):
         return SlidingWindowConfig(
             input=self.inputs[0],
             window=self.op.window,
+            repeat=self.op.repeat,
+            crop=self.op.crop,
             fill=self.tensor.zero_point,
             word_lanes=self.group_lanes * self.channel_lanes,
             segment=self.tensor.channels if self.group_lanes > 1 else cin,
@@ -171,8 +181,9 @@ class FoldedConvConfig(BlockConfig):
     def requantiser(self) -> RequantiserConfig:
         """The requantisers behind the columns."""
         return RequantiserConfig(
-            requantise=self.op.requantise, bias=self.op.bias, output=self.op.output,
-            acc_range=self.acc_range, lanes=self.lanes_out, multiplier=self.multiplier,
+            requantise=self.op.requantise, bias=self.op.biases(self.tensor),
+            output=self.op.output, acc_range=self.acc_range, lanes=self.lanes_out,
+            multiplier=self.multiplier,
         )
 
     @cached_property
@@ -235,25 +246,28 @@ class FoldedConvConfig(BlockConfig):
 
     @property
     def weight_depth(self) -> int:
-        """Rows of the weight memories: beats a window."""
-        return self.group_folds * self.channel_folds * self.window.steps
+        """Rows of the weight memories: for each beat of a window, one of each phase."""
+        return self.group_folds * self.channel_folds * self.window.steps * self.phases
 
     def weight_rows(self) -> np.ndarray:
-        """Weights in the order of use: ``(weight_depth, group_lanes * pe, simd)``."""
+        """Rows of the weight memories: ``(weight_depth, group_lanes * pe, simd)``."""
         cin, cout = self.group_channels
         taps, words = self.window.tap_folds, self.window.words_per_group
         groups, folds = self.group_folds, self.channel_folds
-        weight = self.op.weight.reshape(self.op.groups, cout, self.op.window.taps, cin)
+        weight = self.op.kernels.reshape(
+            self.phases, self.op.groups, cout, self.op.window.taps, cin
+        )
         weight = np.pad(weight, (
+            (0, 0),
             (0, groups * self.group_lanes - self.op.groups),
             (0, folds * self.pe - cout),
             (0, taps * self.tap_lanes - self.op.window.taps),
             (0, words * self.channel_lanes - cin),
         ))
         weight = weight.reshape(
-            groups, self.group_lanes, folds, self.pe, taps, self.tap_lanes, words,
+            self.phases, groups, self.group_lanes, folds, self.pe, taps, self.tap_lanes, words,
             self.channel_lanes,
-        ).transpose(0, 2, 4, 6, 1, 3, 5, 7)
+        ).transpose(1, 3, 5, 7, 0, 2, 4, 6, 8)
         return weight.reshape(self.weight_depth, self.group_lanes * self.pe, self.simd)
 
     def create(self) -> FoldedConv:
@@ -274,8 +288,8 @@ class FoldedConv(wiring.Component):
 
     Timing
     ------
-    ``group_folds * channel_folds * max(steps, results of a fold / lanes_out)`` cycles a pixel,
-    where ``steps = ceil(taps / tap_lanes) * ceil(Cin / channel_lanes)``; see
+    ``group_folds * channel_folds * max(steps, results of a fold / lanes_out)`` cycles a pixel of
+    the output, where ``steps = ceil(taps / tap_lanes) * ceil(Cin / channel_lanes)``; see
     :meth:`FoldedConvConfig.schedule`.
     """
 
@@ -298,7 +312,7 @@ class FoldedConv(wiring.Component):
         wiring.connect(m, queue.o, wiring.flipped(self.o))
 
         # A fold starts when the queue has places for all its results, which may be fewer at an end.
-        steps = config.window.steps
+        steps, phases = config.window.steps, config.phases
         claim = self._which_claim(m, "starting", counts, window.start)
         m.d.comb += [
             window.room.eq(queue.room.bit_select(claim, 1)),
@@ -311,20 +325,23 @@ class FoldedConv(wiring.Component):
         with m.If(fire):
             m.d.sync += [
                 step.eq(Mux(step_end, 0, step + 1)),
-                address.eq(Mux(address == config.weight_depth - 1, 0, address + 1)),
+                address.eq(Mux(address == config.weight_depth - 1, 0, address + phases)),
             ]
 
         # The array: weights read beside the activations, sums accumulated over the fold.
         m.submodules.array = array = MacArray(config.array)
         x = Signal(config.window.payload, reset_less=True)
         m.d.sync += x.eq(window.o.p)
-        flags = Signal(data.StructLayout({
-            "add": 1, "first": 1, "last": 1, "beats": range(claims[0] + 1),
-        }))
+        members = {"add": 1, "first": 1, "last": 1, "beats": range(claims[0] + 1)}
+        if phases > 1:
+            members["phase"] = range(phases)
+        flags = Signal(data.StructLayout(members))
         m.d.comb += [
             flags.add.eq(fire), flags.first.eq(step == 0), flags.last.eq(fire & step_end),
             flags.beats.eq(beats),
         ]
+        if phases > 1:
+            m.d.comb += flags.phase.eq(self._begin_phase(m, window, address))
         delayed = [flags]
         for k in range(1, config.array.latency + 2):
             delayed.append(Signal(flags.shape(), name=f"flags_{k}"))
@@ -370,7 +387,27 @@ class FoldedConv(wiring.Component):
             requantiser.i.valid.eq(left != 0),
             requantiser.i.p.eq(held[: min(bits, len(held))]),
         ]
+        if phases > 1:
+            held_phase = Signal(range(phases), reset_less=True)
+            with m.If(done.last):
+                m.d.sync += held_phase.eq(done.phase)
+            m.d.comb += requantiser.set.eq(held_phase)
         return m
+
+    def _begin_phase(self, m: Module, window: SlidingWindow, address: Signal) -> Signal:
+        """Let every window begin with the weights of its phase; returns that of the beat at ``o``.
+
+        Rows of the phases take turns, so that from there on the address moves by their number.
+        """
+        phases, beats = self.config.phases, self.config.weight_depth // self.config.phases
+        beat, phase = counter(beats, name="beat"), Signal(range(phases))
+        fire, end = window.o.valid, beat == beats - 1
+        m.d.sync += phase.eq(window.phase)
+        with m.If(fire):
+            m.d.sync += beat.eq(Mux(end, 0, beat + 1))
+        with m.If(Mux(fire, end, beat == 0)):
+            m.d.sync += address.eq(window.phase)
+        return phase
 
     def _which_claim(self, m: Module, name: str, counts: list[int], advance: Value) -> Signal:
         """Whether the fold has the fewer results, as one at an end may; 0 if all have as many."""

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.hdl import Module, Mux, Shape, Signal, Value, signed, unsigned
 from amaranth.lib import data, wiring
 
 from hwgen.blocks.base import BlockConfig, Resources, Schedule, StreamType, counter
 from hwgen.blocks.queue import QUEUE_LATENCY, Queue, queue_resources
 from hwgen.blocks.requantise import Requantiser, RequantiserConfig
 from hwgen.blocks.window import READ_LATENCY, SlidingWindow, SlidingWindowConfig
-from hwgen.ir.ops import AveragePool, MaxPool
+from hwgen.ir import AveragePool, MaxPool
 from hwgen.ir.requantise import Requantise
 from hwgen.ir.types import TensorType
 
@@ -51,6 +51,11 @@ class PoolConfig(BlockConfig):
     def __post_init__(self) -> None:
         _ = self.window, self.outputs
 
+    @property
+    def counts(self) -> bool:
+        """Whether a mean is over those pixels of a window alone that lie in the frame."""
+        return isinstance(self.op, AveragePool) and not self.op.count_include_pad
+
     @cached_property
     def window(self) -> SlidingWindowConfig:
         """The sliding window in front of the reduction."""
@@ -60,6 +65,7 @@ class PoolConfig(BlockConfig):
             input=self.inputs[0],
             window=self.op.window,
             fill=quantisation.low if largest else quantisation.zero_point,
+            show_inside=self.counts,
             word_lanes=self.lanes,
             groups=self.tensor.channels // self.lanes,
             tap_lanes=self.tap_lanes,
@@ -68,19 +74,20 @@ class PoolConfig(BlockConfig):
 
     @cached_property
     def requantiser(self) -> RequantiserConfig | None:
-        """The requantisers of an average."""
+        """The requantisers of an average; if it counts, a set of parameters for each count."""
         if isinstance(self.op, MaxPool):
             return None
         # Padding reads the zero point, and so do the taps that fill the last fold.
         slots = self.window.tap_folds * self.tap_lanes
         requantise = self.op.requantise
+        entry = np.maximum(np.arange(self.window.window.taps + 1) - 1, 0) if self.counts else [0]
         return RequantiserConfig(
             requantise=Requantise(
-                np.repeat(requantise.multiplier, self.lanes),
-                np.repeat(requantise.shift, self.lanes),
+                np.repeat(requantise.multiplier[entry], self.lanes),
+                np.repeat(requantise.shift[entry], self.lanes),
                 requantise.multiplier_bits,
             ),
-            bias=np.full(self.lanes, -slots * self.tensor.zero_point),
+            bias=np.full((len(entry), self.lanes), -slots * self.tensor.zero_point),
             output=self.op.output,
             acc_range=(-slots << self.tensor.bits, slots << self.tensor.bits),
             lanes=self.lanes,
@@ -184,30 +191,34 @@ class Pool(wiring.Component):
         at = config.tree_levels + 1
 
         requantiser = config.requantiser
-        bits = config.tensor.bits if requantiser is None else requantiser.acc_bits
+        shape = signed(config.tensor.bits if requantiser is None else requantiser.acc_bits)
 
-        def join(a, b):
-            return Mux(a > b, a, b) if requantiser is None else a + b
+        def reduce(label: str, values: list[Value], shape: Shape) -> Signal:
+            """Maximum or sum over the taps of a window, in a tree and then one after the other."""
 
-        results = []
-        for lane in range(config.lanes):
+            def join(a: Value, b: Value) -> Value:
+                return Mux(a > b, a, b) if requantiser is None else a + b
+
             terms = []
-            for tap in range(config.tap_lanes):
-                x = Signal(signed(bits), name=f"x_{lane}_{tap}", reset_less=True)
-                m.d.sync += x.eq(window.o.p[tap * config.lanes + lane])
+            for tap, value in enumerate(values):
+                x = Signal(shape, name=f"x_{label}_{tap}", reset_less=True)
+                m.d.sync += x.eq(value)
                 terms.append(x)
             for level in range(config.tree_levels):
                 joined = []
                 for k in range(0, len(terms), 2):
-                    term = Signal(signed(bits), name=f"join_{lane}_{level}_{k // 2}",
-                                  reset_less=True)
+                    term = Signal(shape, name=f"join_{label}_{level}_{k // 2}", reset_less=True)
                     m.d.sync += term.eq(join(*terms[k : k + 2]) if k + 1 < len(terms) else terms[k])
                     joined.append(term)
                 terms = joined
-            result = Signal(signed(bits), name=f"result_{lane}", reset_less=True)
+            result = Signal(shape, name=f"result_{label}", reset_less=True)
             with m.If(delayed[at].add):
                 m.d.sync += result.eq(Mux(delayed[at].first, terms[0], join(result, terms[0])))
-            results.append(result)
+            return result
+
+        taps = range(config.tap_lanes)
+        results = [reduce(str(lane), [window.o.p[tap * config.lanes + lane] for tap in taps], shape)
+                   for lane in range(config.lanes)]
         done = delayed[at + 1].last
         if requantiser is None:
             m.d.comb += queue.i.valid.eq(done)
@@ -217,4 +228,7 @@ class Pool(wiring.Component):
             wiring.connect(m, shared.o, queue.i)
             m.d.comb += shared.i.valid.eq(done)
             m.d.comb += [p.eq(r) for p, r in zip(shared.i.p, results, strict=True)]
+            if config.counts:
+                count = unsigned(len(shared.set))
+                m.d.comb += shared.set.eq(reduce("count", list(window.inside), count))
         return m

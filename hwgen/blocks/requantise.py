@@ -116,11 +116,14 @@ class RoundShift(wiring.Component):
 class RequantiserConfig:
     """Requantisation of a stream of accumulators, channel after channel.
 
+    There may be several *sets* of parameters, one of which is chosen with every beat.
+
     Parameters
     ----------
     requantise : :class:`Requantise`
-        Multipliers and shifts per channel.
-    bias : integer array, shape ``(C,)``
+        Multipliers and shifts per channel, the same for all sets; or those of one set after the
+        other.
+    bias : integer array, shape ``(C,)`` or ``(sets, C)``
         Added before the multiplication.
     output : :class:`Quantisation`
     acc_range : pair of :class:`int`
@@ -139,12 +142,13 @@ class RequantiserConfig:
     multiplier: str = "dsp48e2"
 
     def __post_init__(self) -> None:
-        if len(self.bias) != len(self.requantise):
+        object.__setattr__(self, "bias", np.atleast_2d(self.bias))
+        if len(self.requantise) not in (self.channels, self.bias.size):
             raise HwgenError(
-                f"Bias must have {len(self.requantise)} entries, not {len(self.bias)}"
+                f"Bias {self.bias.shape!r} does not fit {len(self.requantise)} multipliers"
             )
-        if self.lanes < 1 or len(self.bias) % self.lanes:
-            raise HwgenError(f"Lanes must divide {len(self.bias)} channels, not {self.lanes!r}")
+        if self.lanes < 1 or self.channels % self.lanes:
+            raise HwgenError(f"Lanes must divide {self.channels} channels, not {self.lanes!r}")
 
     @property
     def acc_bits(self) -> int:
@@ -154,7 +158,17 @@ class RequantiserConfig:
     @property
     def channels(self) -> int:
         """Channels, sent in turn."""
+        return self.bias.shape[1]
+
+    @property
+    def sets(self) -> int:
+        """Sets of parameters."""
         return len(self.bias)
+
+    @property
+    def rows(self) -> int:
+        """Rows of the parameter memory: for each beat of channels, one of each set."""
+        return self.channels // self.lanes * self.sets
 
     @property
     def shifts(self) -> tuple[int, int]:
@@ -164,7 +178,13 @@ class RequantiserConfig:
     @property
     def latency(self) -> int:
         """Cycles from an accumulator to its activation."""
-        return 3 + self.device.product_latency(*self._operands) + RoundShift.latency
+        product = self.device.product_latency(*self._operands)
+        return 3 + self.choice_latency + product + RoundShift.latency
+
+    @property
+    def choice_latency(self) -> int:
+        """Cycles to find the parameters of a set."""
+        return int(self.sets > 1)
 
     @property
     def device(self) -> Multiplier:
@@ -178,15 +198,23 @@ class RequantiserConfig:
         return max(bits), min(bits)
 
     @cached_property
+    def _scales(self) -> tuple[np.ndarray, np.ndarray]:
+        """Multipliers and shifts, ``(sets, C)``."""
+        multiplier, shift = (np.broadcast_to(a.reshape(-1, self.channels), self.bias.shape)
+                             for a in (self.requantise.multiplier, self.requantise.shift))
+        return multiplier, shift
+
+    @cached_property
     def _table(self) -> tuple[tuple[int, int, int], np.ndarray]:
         """Widths of bias, multiplier and shift, and the rows of the parameter memory."""
         low, _ = self.shifts
         bias_bits = signed_width(int(self.bias.min()), int(self.bias.max()))
         widths = bias_bits, self.requantise.multiplier_bits, shift_width(self.shifts)
-        columns = self.bias, self.requantise.multiplier, self.requantise.shift - low
-        bits = [(np.asarray(c)[:, None] >> np.arange(w)) & 1
-                for c, w in zip(columns, widths, strict=True)]
-        return widths, np.concatenate(bits, axis=1)
+        multiplier, shift = self._scales
+        bits = [(c[..., None] >> np.arange(w)) & 1
+                for c, w in zip((self.bias, multiplier, shift - low), widths, strict=True)]
+        table = np.concatenate(bits, axis=-1).reshape(self.sets, -1, self.lanes * sum(widths))
+        return widths, table.transpose(1, 0, 2).reshape(self.rows, -1)
 
     def resources(self) -> Resources:
         """What the requantisers take."""
@@ -194,16 +222,15 @@ class RequantiserConfig:
         dsps = self.device.dsps(*self._operands)
         product = self.acc_bits + self.requantise.multiplier_bits
         lane = Resources(dsp=dsps, lut=3 * product + 30, ff=4 * product + 40)
-        total = Resources.memory(sum(widths) * self.lanes, self.channels // self.lanes)
+        total = Resources.memory(sum(widths) * self.lanes, self.rows)
         for _ in range(self.lanes):
             total += lane
         return total
 
-    def compute(self, acc: np.ndarray) -> np.ndarray:
-        """Golden meaning: accumulators ``(..., C)`` without bias to activations."""
-        return requantise(
-            acc + self.bias, self.requantise.multiplier, self.requantise.shift, self.output
-        )
+    def compute(self, acc: np.ndarray, set: np.ndarray | int = 0) -> np.ndarray:
+        """Golden meaning: accumulators ``(..., C)`` without bias, and sets ``(...)``."""
+        multiplier, shift = self._scales
+        return requantise(acc + self.bias[set], multiplier[set], shift[set], self.output)
 
     def create(self) -> Requantiser:
         return Requantiser(self)
@@ -220,6 +247,8 @@ class Requantiser(wiring.Component):
     -------
     i : :py:`In(stream.Signature(ArrayLayout(signed(acc_bits), lanes), always_ready=True))`
         Accumulators in channel order.
+    set : :py:`In(range(sets))`, if there are several
+        With each beat: the set of its parameters.
     o : :py:`Out(stream.Signature(ArrayLayout(signed(output.bits), lanes), always_ready=True))`
 
     Timing
@@ -231,10 +260,13 @@ class Requantiser(wiring.Component):
         self.config = config
         acc = data.ArrayLayout(signed(config.acc_bits), config.lanes)
         out = data.ArrayLayout(signed(config.output.bits), config.lanes)
-        super().__init__({
+        members: dict[str, wiring.Member] = {
             "i": In(stream.Signature(acc, always_ready=True)),
             "o": Out(stream.Signature(out, always_ready=True)),
-        })
+        }
+        if config.sets > 1:
+            members["set"] = In(range(config.sets))
+        super().__init__(members)
 
     def elaborate(self, platform):
         m = Module()
@@ -244,14 +276,19 @@ class Requantiser(wiring.Component):
             "bias": signed(bias_bits), "multiplier": unsigned(scale_bits),
             "shift": unsigned(shift_bits),
         })
-        depth = config.channels // config.lanes
         m.submodules.parameters = memory = Memory(
-            shape=row.size * config.lanes, depth=max(depth, 2),
-            init=pack_rows(rows.reshape(depth, -1), 1),
+            shape=row.size * config.lanes, depth=max(config.rows, 2), init=pack_rows(rows, 1),
         )
         read = memory.read_port()
+        # The first of the rows that the sets have for these channels.
+        first = read.addr
+        if config.sets > 1:
+            first = Signal.like(read.addr, name="first")
+            m.d.sync += read.addr.eq(first + self.set)
         with m.If(self.i.valid):
-            m.d.sync += read.addr.eq(Mux(read.addr == depth - 1, 0, read.addr + 1))
+            m.d.sync += first.eq(
+                Mux(first == config.rows - config.sets, 0, first + config.sets)
+            )
         valid = self.i.valid
         for k in range(config.latency):
             later = Signal(name=f"valid_{k}")
@@ -277,7 +314,7 @@ class Requantiser(wiring.Component):
                 len(product), config.shifts, config.output
             )
             m.d.sync += [
-                acc.eq(self.i.p[lane]),
+                acc.eq(delayed(m, self.i.p[lane], config.choice_latency, f"acc_{lane}")),
                 acc_2.eq(acc),
                 read_2.eq(parameter),
                 biased.eq(acc_2 + read_2.bias),

@@ -1,4 +1,8 @@
-"""Nearest-neighbour enlargement: every pixel is read again from a sliding window of one pixel."""
+"""Blocks whose output pixels are input pixels, read again from a sliding window of one pixel.
+
+:class:`NearestResize` is one, :class:`hwgen.blocks.pad.Pad` another: they differ in the geometry
+of the window alone.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +17,19 @@ from amaranth.lib import wiring
 from hwgen.blocks.base import BlockConfig, Resources, Schedule, StreamType
 from hwgen.blocks.queue import QUEUE_LATENCY, Queue, queue_resources
 from hwgen.blocks.window import READ_LATENCY, SlidingWindow, SlidingWindowConfig
-from hwgen.ir.ops import Resize, Window
+from hwgen.ir import Op, Resize, Window
 from hwgen.ir.types import TensorType
 
-__all__ = ["NearestResize", "NearestResizeConfig"]
+__all__ = ["NearestResize", "NearestResizeConfig", "PixelReader", "PixelReaderConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class NearestResizeConfig(BlockConfig):
-    """An enlargement by whole factors.
+class PixelReaderConfig(BlockConfig):
+    """What such blocks share; the subclass knows the window.
 
     Parameters
     ----------
-    op : :class:`hwgen.ir.Resize`
+    op : :class:`hwgen.ir.Op`
     tensor : :class:`TensorType`
         Type of the input.
     lanes : :class:`int`
@@ -34,24 +38,24 @@ class NearestResizeConfig(BlockConfig):
         Pixels in the buffer; 0: the fewest with which it works.
     """
 
-    op: Resize
+    op: Op
     tensor: TensorType
     lanes: int = 1
     capacity: int = 0
 
     def __post_init__(self) -> None:
-        _ = self.window, self.outputs
+        _ = self.outputs, self.window
 
-    @cached_property
+    @property
     def window(self) -> SlidingWindowConfig:
-        """The buffer from which pixels are repeated."""
+        """The buffer from which pixels are read."""
+        raise NotImplementedError
+
+    def reader(self, window: Window, **geometry) -> SlidingWindowConfig:
+        """A sliding window that sends pixels beat by beat."""
         return SlidingWindowConfig(
-            input=self.inputs[0],
-            window=Window((1,) * len(self.op.factors)),
-            repeat=self.op.factors,
-            word_lanes=self.lanes,
-            groups=self.tensor.channels // self.lanes,
-            capacity=self.capacity,
+            input=self.inputs[0], window=window, word_lanes=self.lanes,
+            groups=self.tensor.channels // self.lanes, capacity=self.capacity, **geometry,
         )
 
     @cached_property
@@ -84,16 +88,13 @@ class NearestResizeConfig(BlockConfig):
     def compute(self, *frames: np.ndarray) -> tuple[np.ndarray, ...]:
         return self.op.evaluate(frames, (self.tensor,))
 
-    def create(self) -> NearestResize:
-        return NearestResize(self)
 
-
-class NearestResize(wiring.Component):
-    """Repeats every pixel along each dimension.
+class PixelReader(wiring.Component):
+    """Sends pixels of a sliding window.
 
     Parameters
     ----------
-    config : :class:`NearestResizeConfig`
+    config : :class:`PixelReaderConfig`
 
     Members
     -------
@@ -104,7 +105,7 @@ class NearestResize(wiring.Component):
     One beat a cycle at the output.
     """
 
-    def __init__(self, config: NearestResizeConfig) -> None:
+    def __init__(self, config: PixelReaderConfig) -> None:
         self.config = config
         super().__init__(config.signature)
 
@@ -118,3 +119,27 @@ class NearestResize(wiring.Component):
         m.d.comb += [window.room.eq(queue.room), queue.reserve.eq(window.start)]
         wiring.connect(m, window.o, queue.i)
         return m
+
+
+@dataclass(frozen=True, kw_only=True)
+class NearestResizeConfig(PixelReaderConfig):
+    """Nearest-neighbour enlargement by whole factors.
+
+    Parameters
+    ----------
+    op : :class:`hwgen.ir.Resize`
+    tensor, lanes, capacity : see :class:`PixelReaderConfig`
+    """
+
+    op: Resize
+
+    @cached_property
+    def window(self) -> SlidingWindowConfig:
+        return self.reader(Window((1,) * len(self.op.factors)), repeat=self.op.factors)
+
+    def create(self) -> NearestResize:
+        return NearestResize(self)
+
+
+class NearestResize(PixelReader):
+    """Repeats every pixel along each dimension; see :class:`PixelReader`."""

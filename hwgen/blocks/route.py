@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
 
 from hwgen.blocks.base import BlockConfig, Resources, Schedule, StreamType, counter, in_order
 from hwgen.blocks.queue import QUEUE_LATENCY, Queue, queue_resources
-from hwgen.ir.ops import Concat, Split
+from hwgen.ir import Concat, Split
 from hwgen.ir.types import TensorType
 
 __all__ = [
@@ -23,7 +23,16 @@ __all__ = [
     "LaneChangeConfig",
     "Splitter",
     "SplitterConfig",
+    "last_of",
 ]
+
+
+def last_of(m: Module, count: int, step, name: str) -> Value:
+    """Whether the next step is the last of each ``count``: the sign of a register."""
+    left = Signal(signed(max(count - 1, 1).bit_length() + 1), init=count - 2, name=name)
+    with m.If(step):
+        m.d.sync += left.eq(Mux(left[-1], count - 2, left - 1))
+    return left[-1]
 
 
 def _turns(m: Module, counts: Sequence[int], step) -> tuple[Signal, list]:

@@ -1,8 +1,9 @@
 """The sliding window: a circular buffer of pixels, read window by window.
 
-Padding is done by the read address (a tap outside the frame reads the fill value), so it costs no
-cycles; a window is read again for every fold of the consumer, so no second buffer exists; whole
-number enlargement (nearest neighbour) reads pixels again in the same way.
+Padding is done by the read address (a tap outside the frame reads the fill value, or the nearest
+pixel), so it costs no cycles; a window is read again for every fold of the consumer, so no second
+buffer exists; whole number enlargement and the phases of a transposed convolution read pixels
+again in the same way.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 
-from hwgen.blocks.arithmetic import add_carry
+from hwgen.blocks.arithmetic import add_carry, delayed
 from hwgen.blocks.base import (
     Resources,
     StreamType,
@@ -24,8 +25,9 @@ from hwgen.blocks.base import (
     in_order,
 )
 from hwgen.blocks.memory import BufferMemory
+from hwgen.blocks.walk import Course, Walk
 from hwgen.errors import HwgenError
-from hwgen.ir.ops import Window
+from hwgen.ir import Pads, Window
 
 __all__ = ["READ_LATENCY", "SlidingWindow", "SlidingWindowConfig", "WindowSchedule"]
 
@@ -35,8 +37,6 @@ READ_LATENCY = 7
 """Cycles from issuing a step to its beat at the output."""
 RELEASE_LATENCY = 6
 """Cycles from a window's last beat to its pixels' places being free."""
-AHEAD = 3
-"""Windows by which the counters of the address generator are ahead."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,14 @@ class SlidingWindowConfig:
     ----------
     input : :class:`StreamType`
     window : :class:`Window`
-        Kernel, stride, pads.
-    fill : :class:`int`
-        What a tap outside the frame reads.
+    fill : :class:`int` or None
+        What a tap outside the frame reads.  None: the nearest pixel; for windows of one tap.
     repeat : sequence of :class:`int`, one per spatial dimension
-        Times each window is sent along each dimension (nearest-neighbour enlargement).
+        Times each window is sent along each dimension.
+    crop : sequence of pairs of :class:`int`, one per spatial dimension
+        Repetitions left out of the first window and of the last along each dimension.
+    show_inside : :class:`bool`
+        Whether the component says which taps lie in the frame.
     word_lanes : :class:`int`
         Channels a word of the buffer; a multiple of the input's lanes.
     segment : :class:`int`
@@ -89,8 +92,10 @@ class SlidingWindowConfig:
 
     input: StreamType
     window: Window
-    fill: int = 0
+    fill: int | None = 0
     repeat: tuple[int, ...] = ()
+    crop: Pads = ()
+    show_inside: bool = False
     word_lanes: int = 1
     segment: int = 0
     groups: int = 1
@@ -104,7 +109,9 @@ class SlidingWindowConfig:
         object.__setattr__(self, "segment", segment)
         if not self.input.tensor.spatial:
             object.__setattr__(self, "window", Window((1,)))
-        object.__setattr__(self, "repeat", self.repeat or (1,) * len(self.window.kernel))
+        dims = len(self.window.kernel)
+        object.__setattr__(self, "repeat", self.repeat or (1,) * dims)
+        object.__setattr__(self, "crop", self.crop or ((0, 0),) * dims)
         lanes = self.input.lanes
         if self.input.tensor.channels % segment or segment % lanes:
             raise HwgenError(
@@ -125,6 +132,7 @@ class SlidingWindowConfig:
             raise HwgenError(
                 f"Tap lanes must be between 1 and {self.window.taps}, not {self.tap_lanes!r}"
             )
+        _ = self.course
         object.__setattr__(self, "fold_cycles", max(self.fold_cycles, self.steps))
         if 0 < self.capacity < self.least_capacity:
             raise HwgenError(
@@ -137,10 +145,9 @@ class SlidingWindowConfig:
         return self.input.tensor.spatial or (1,)
 
     @cached_property
-    def output_spatial(self) -> tuple[int, ...]:
-        """Extents of the output, with ``repeat`` applied."""
-        out = self.window.output(self.spatial)
-        return tuple(n * r for n, r in zip(out, self.repeat, strict=True))
+    def course(self) -> Course:
+        """Where the windows go."""
+        return Course(self.spatial, self.window, self.repeat, self.crop, self.fill is None)
 
     @property
     def words_per_pixel(self) -> int:
@@ -172,7 +179,7 @@ class SlidingWindowConfig:
     @property
     def windows(self) -> int:
         """Windows a frame."""
-        return math.prod(self.output_spatial)
+        return self.course.windows
 
     @property
     def interval(self) -> int:
@@ -184,77 +191,17 @@ class SlidingWindowConfig:
         """A beat: word lanes of tap 0, of tap 1, …"""
         return data.ArrayLayout(signed(self.input.tensor.bits), self.tap_lanes * self.word_lanes)
 
-    def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """Per window: pixels of the frame it needs; pixels that are free when it starts."""
-        need = np.zeros(self.output_spatial, np.int64)
-        free = np.zeros(self.output_spatial, np.int64)
-        open_ = np.ones(self.output_spatial, bool)
-        for d, axis in enumerate(self._axes):
-            shape = [1] * len(self._axes)
-            shape[d] = -1
-            need += np.repeat(axis.need, axis.repeat).reshape(shape)
-            free += np.where(open_, np.repeat(axis.free, axis.repeat).reshape(shape), 0)
-            # A row that will be read again, or lies outside, frees nothing of what is in it.
-            final = np.arange(axis.extent * axis.repeat) % axis.repeat == axis.repeat - 1
-            open_ = open_ & (np.repeat(axis.inside, axis.repeat) & final).reshape(shape)
-        return need.ravel(), free.ravel()
-
-    @cached_property
+    @property
     def least_capacity(self) -> int:
         """Fewest pixels with which the buffer works."""
-        need, free = self._bounds()
-        return int((np.maximum.accumulate(need) - free).max())
-
-    @cached_property
-    def _axes(self) -> tuple[_Axis, ...]:
-        unit, axes = 1, []
-        for d in reversed(range(len(self.spatial))):
-            size, kernel = self.spatial[d], self.window.kernel[d]
-            stride, pad = self.window.stride[d], self.window.pads[d][0]
-            origin = np.arange(self.window.output(self.spatial)[d]) * stride - pad
-            last = np.minimum(origin + kernel, size)
-            inner = d == len(self.spatial) - 1
-            axes.append(_Axis(
-                extent=len(origin),
-                repeat=self.repeat[d],
-                unit=unit,
-                origin=origin,
-                need=last if inner else (last - 1) * unit,
-                free=np.maximum(origin, 0) * unit,
-                inside=origin >= 0,
-                size=size,
-                kernel=kernel,
-            ))
-            unit *= size
-        return tuple(reversed(axes))
-
-    def state(self, n: int) -> _State:
-        """Window ``n`` of endless frames."""
-        frame, window = divmod(n, self.windows)
-        position = np.unravel_index(window, self.output_spatial)
-        index = tuple(int(p) // r for p, r in zip(position, self.repeat, strict=True))
-        again = tuple(int(p) % r for p, r in zip(position, self.repeat, strict=True))
-        pixels = frame * self.input.tensor.pixels
-        need = free = base = pixels
-        inside, open_ = [], True
-        for axis, i, k in zip(self._axes, index, again, strict=True):
-            need += int(axis.need[i])
-            free += int(axis.free[i]) if open_ else 0
-            base += int(axis.origin[i]) * axis.unit
-            open_ = open_ and bool(axis.inside[i]) and k == axis.repeat - 1
-            taps = axis.origin[i] + np.arange(axis.kernel)
-            inside.append(int(((taps >= 0) & (taps < axis.size)) @ (1 << np.arange(axis.kernel))))
-        return _State(
-            frame, index, again, need, free, base * self.words_per_pixel % self.depth,
-            tuple(inside),
-        )
+        return self.course.least_capacity
 
     def schedule(self, arrivals: np.ndarray) -> WindowSchedule:
         """Exact timing for arrivals of whole frames, if the consumer never stalls."""
         accepts = in_order(arrivals)
         pixels = self.input.tensor.pixels
         frames = len(arrivals) // self.input.beats
-        need, free = self._bounds()
+        need, free = self.course.bounds()
         offset = np.repeat(np.arange(frames, dtype=np.int64) * pixels, self.windows)
         need = np.tile(need, frames) + offset
         by_pixel = accepts.reshape(-1, self.input.beats_per_pixel)
@@ -263,7 +210,7 @@ class SlidingWindowConfig:
         rest = self.fold_cycles - self.steps
         releases = fires + self.window_cycles - 1 - rest + RELEASE_LATENCY
         # Once window w is read, all that window w + 1 does not need is free.
-        freed = np.append(np.tile(free, frames) + offset, frames * pixels)
+        freed = np.append(np.tile(free, frames) + offset, frames * pixels + free[0])
         done = np.searchsorted(releases, by_pixel[:, 0], side="right")
         capacity = int((np.arange(1, len(by_pixel) + 1) - freed[done]).max())
         return WindowSchedule(accepts, fires, max(capacity, self.least_capacity))
@@ -300,11 +247,12 @@ class SlidingWindowConfig:
         """Golden meaning: beats ``(beats, tap_lanes, word_lanes)``; phantom channels read 0."""
         frames = frames.reshape(-1, *self.spatial, self.input.tensor.channels).astype(np.int64)
         views = np.stack(self.window.views(frames, self.fill), axis=-2)
-        for axis, times in enumerate(self.repeat, start=1):
+        for axis, (times, (before, after)) in enumerate(zip(self.repeat, self.crop), start=1):
             views = np.repeat(views, times, axis=axis)
+            views = np.take(views, range(before, views.shape[axis] - after), axis=axis)
         views = views.reshape(-1, self.window.taps, self.input.tensor.channels)
         extra = self.tap_folds * self.tap_lanes - self.window.taps
-        views = np.pad(views, ((0, 0), (0, extra), (0, 0)), constant_values=self.fill)
+        views = np.pad(views, ((0, 0), (0, extra), (0, 0)), constant_values=self.fill or 0)
         split = views.reshape(*views.shape[:2], -1, self.segment)
         words = math.ceil(self.segment / self.word_lanes)
         split = np.pad(split, ((0, 0),) * 3 + ((0, words * self.word_lanes - self.segment),))
@@ -323,37 +271,6 @@ class SlidingWindowConfig:
         return replace(self, capacity=capacity)
 
 
-@dataclass(frozen=True)
-class _State:
-    """A window: where it is, per axis, and what it needs, frees and reads."""
-
-    frame: int
-    index: tuple[int, ...]
-    again: tuple[int, ...]
-    need: int
-    free: int
-    base: int
-    inside: tuple[int, ...]
-    """Per axis a bit for each tap."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Axis:
-    """One spatial dimension: per output position what it needs, frees, and where it starts."""
-
-    extent: int
-    repeat: int
-    unit: int
-    """Pixels from a position to the next."""
-    origin: np.ndarray
-    need: np.ndarray
-    free: np.ndarray
-    inside: np.ndarray
-    """Whether the window's first tap lies in the frame."""
-    size: int
-    kernel: int
-
-
 class SlidingWindow(wiring.Component):
     """Circular pixel buffer, read window by window.
 
@@ -370,6 +287,10 @@ class SlidingWindow(wiring.Component):
         A fold starts, which claims those places.
     o : :py:`Out(stream.Signature(payload, always_ready=True))`
         Beats, ``ArrayLayout(signed(bits), tap_lanes * word_lanes)``.
+    phase : :py:`Out(range(prod(repeat)))`, if that is more than 1
+        In the cycle before each beat: which repetition of its place the window is, row-major.
+    inside : :py:`Out(tap_lanes)`, if ``show_inside``
+        With each beat: whether each tap is one of the kernel and lies in the frame.
 
     Timing
     ------
@@ -381,12 +302,17 @@ class SlidingWindow(wiring.Component):
 
     def __init__(self, config: SlidingWindowConfig) -> None:
         self.config = config
-        super().__init__({
+        members: dict[str, wiring.Member] = {
             "i": wiring.In(config.input.signature),
             "room": wiring.In(1, init=1),
             "start": wiring.Out(1),
             "o": wiring.Out(stream.Signature(config.payload, always_ready=True)),
-        })
+        }
+        if config.course.phases > 1:
+            members["phase"] = wiring.Out(range(config.course.phases))
+        if config.show_inside:
+            members["inside"] = wiring.Out(config.tap_lanes)
+        super().__init__(members)
 
     def elaborate(self, platform):
         m = Module()
@@ -412,7 +338,9 @@ class SlidingWindow(wiring.Component):
         per_word = config.word_lanes // config.input.lanes
         per_segment = config.segment // config.input.lanes
         # Places that are left after the pixel that comes: its sign says whether there is one.
-        left = Signal(signed(config.position_bits), init=config.pixels - 1)
+        left = Signal(
+            signed(config.position_bits), init=config.pixels + config.course.state(0).free - 1
+        )
         fire = Signal()
         beat, slot = counter(beats, name="beat"), counter(per_word, name="slot")
         in_segment = counter(per_segment)
@@ -454,7 +382,8 @@ class SlidingWindow(wiring.Component):
         """Issue the steps of each window, and take them through the address pipeline."""
         config = self.config
         step = _Steps(m, config)
-        walk = _Walk(m, config, advance=step.load)
+        walk = Walk(m, config.course, bits=config.position_bits, depth=config.depth,
+                    words=config.words_per_pixel, advance=step.load)
         m.d.comb += [
             self.start.eq(step.fold_first & self.room & ~(step.first & step.missing[-1])),
             step.go.eq(self.start | ~step.fold_first),
@@ -468,6 +397,10 @@ class SlidingWindow(wiring.Component):
                 step.base.eq(walk.base),
                 *(a.eq(b) for a, b in zip(step.inside, walk.inside, strict=True)),
             ]
+        if config.course.phases > 1:
+            with m.If(step.load):
+                m.d.sync += step.phase.eq(walk.phase)
+            m.d.comb += self.phase.eq(delayed(m, step.phase, READ_LATENCY - 1, "phase"))
         # Stage 1: tap offsets; 2: sum; 3: wrap; 4: address; 5: data; 6: register; 7: output.
         active = [Signal(name=f"active_{k}") for k in range(1, 7)]
         final = [Signal(name=f"final_{k}") for k in range(1, 5)]
@@ -492,7 +425,8 @@ class SlidingWindow(wiring.Component):
             # A tap beyond the last of the kernel reads the fill value.
             mine = [taps[k] if k < len(taps) else None
                     for k in range(tap, config.tap_folds * config.tap_lanes, config.tap_lanes)]
-            offsets = [sum(t * a.unit for t, a in zip(position or (), config._axes))
+            offsets = [sum(int(a.taps[t]) * a.unit
+                           for t, a in zip(position or (), config.course.axes))
                        * config.words_per_pixel % config.depth for position in mine]
             offset = counter(config.depth, name=f"offset_{tap}", reset_less=True)
             total = Signal(range(2 * config.depth), name=f"total_{tap}", reset_less=True)
@@ -501,7 +435,10 @@ class SlidingWindow(wiring.Component):
             inside = [Signal(name=f"inside_{tap}_{k}", reset_less=True) for k in range(1, 7)]
             address = counter(config.depth, name=f"address_{tap}", reset_less=True)
             out = Signal(memory.width, name=f"out_{tap}", reset_less=True)
-            fill = Const(config.fill, signed(config.input.tensor.bits))
+            word: Value = memory.read_data
+            if config.fill is not None:
+                fill = Const(config.fill, signed(config.input.tensor.bits))
+                word = Mux(inside[5], word, Cat(fill for _ in range(lanes)))
             m.d.comb += [
                 memory.read_addr.eq(address), memory.read_en.eq(1), memory.load.eq(1),
                 wrapped.eq(total - config.depth),
@@ -516,8 +453,10 @@ class SlidingWindow(wiring.Component):
                 total.eq(base + offset),
                 pixel.eq(Mux(wrapped[-1], total, wrapped)),
                 address.eq(pixel + words[2]),
-                out.eq(Mux(inside[5], memory.read_data, Cat(fill for _ in range(lanes)))),
+                out.eq(word),
             ]
+            if config.show_inside:
+                m.d.sync += self.inside[tap].eq(inside[5])
             m.d.sync += [b.eq(a) for a, b in pairwise(inside)]
             m.d.comb += Cat(self.o.p[tap * lanes + k] for k in range(lanes)).eq(out)
 
@@ -527,10 +466,13 @@ class _Steps:
 
     def __init__(self, m: Module, config: SlidingWindowConfig) -> None:
         self.go, self.load = Signal(), Signal()
-        begin = config.state(0)
+        begin = config.course.state(0)
         # Pixels that are there, less those that the window needs: negative if some are missing.
         self.missing = Signal(signed(config.position_bits), init=-begin.need)
-        self.base = counter(config.depth, init=begin.base)
+        self.base = counter(
+            config.depth, init=begin.base * config.words_per_pixel % config.depth
+        )
+        self.phase = counter(config.course.phases, init=begin.phase)
         self.inside = [Signal(k, name=f"inside_{d}", init=flags)
                        for d, (k, flags) in enumerate(
                            zip(config.window.kernel, begin.inside, strict=True))]
@@ -578,154 +520,3 @@ class _Steps:
                         group.eq(Mux(ends[0], 0, group + 1)),
                         base.eq(Mux(ends[0], 0, base + config.words_per_group)),
                     ]
-
-
-class _Walk:
-    """Walks over all windows of endless frames, ahead of the one that is being read.
-
-    A pipeline that moves on by one window at a time.  Its counters are :data:`AHEAD` windows
-    ahead, so that between registers there is a choice among constants, or an adder.
-
-    Members
-    -------
-    need : pixels that the window being read needs, less those that the next one needs
-    base : address of the first tap of the next window
-    inside : per axis, whether each tap of the next window lies in the frame
-    freed : pixels that nobody needs once the window is read, less one
-    """
-
-    def __init__(self, m: Module, config: SlidingWindowConfig, advance: Signal) -> None:
-        self._m, self._advance = m, advance
-        self._axes = list(enumerate(config._axes))
-        bits, depth, unit = config.position_bits, config.depth, config.words_per_pixel
-        pixels = config.input.tensor.pixels
-        states = [config.state(n) for n in range(AHEAD + 1)]
-        self._count(states[AHEAD])
-
-        need = self._change(
-            "need_change", [-axis.need for _, axis in self._axes], -pixels, 1 << bits
-        )
-        (*_, self.need) = self._later(
-            need.as_signed(), "need", [a.need - b.need for a, b in pairwise(states)]
-        )
-        step = self._change(
-            "base_change", [axis.origin * axis.unit * unit for _, axis in self._axes],
-            pixels * unit, depth,
-        )
-        _, step, _ = self._later(
-            step, "base_step", [(b.base - a.base) % depth for a, b in pairwise(states)]
-        )
-        self.base = counter(depth, name="next_base", init=states[1].base)
-        total = Signal(range(2 * depth), name="base_total")
-        wrapped = Signal(signed(len(total) + 1), name="base_wrapped")
-        m.d.comb += [total.eq(self.base + step), wrapped.eq(total - depth)]
-        with m.If(advance):
-            m.d.sync += self.base.eq(Mux(wrapped[-1], total, wrapped))
-        self.inside = []
-        for d, axis in self._axes:
-            flags = Signal(axis.kernel, name=f"flags_{d}")
-            for tap in range(axis.kernel):
-                good = np.flatnonzero((axis.origin + tap >= 0) & (axis.origin + tap < axis.size))
-                low, high = (int(good[0]), int(good[-1])) if len(good) else (axis.extent, 0)
-                # Only the comparisons that can fail.
-                bounds = [self._index[d] >= low] if low else []
-                bounds += [self._index[d] <= high] if high < axis.extent - 1 else []
-                m.d.comb += flags[tap].eq(Cat(bounds).all() if bounds else 1)
-            _, later, _ = self._later(flags, f"inside_{d}", [s.inside[d] for s in states[:-1]])
-            self.inside.append(later)
-
-        # An axis counts only if those outside it lie in the frame and are not read again.
-        total, open_ = Const(0), Const(1, 1)
-        for d, axis in self._axes:
-            term = self._free(d, axis, pixels if d == 0 else 0, bits, states[AHEAD])
-            total = total + Mux(open_, term, 0)
-            inside = int(np.argmax(axis.inside)) if axis.inside.any() else axis.extent
-            open_ = open_ & self._final[d]
-            if inside:
-                open_ = open_ & (self._index[d] >= inside)
-        free, before, _ = self._later(total[:bits], "free", [s.free for s in states[:-1]])
-        self.freed = Signal(signed(bits), name="freed", init=states[1].free - states[0].free - 1)
-        with m.If(advance):
-            m.d.sync += self.freed.eq(free + ~before)
-
-    def _count(self, begin: _State) -> None:
-        """Counters of the window and of its repetitions, per axis."""
-        m, axes = self._m, self._axes
-        self._index = [counter(a.extent, name=f"index_{d}", init=begin.index[d]) for d, a in axes]
-        self._again = [counter(a.repeat, name=f"again_{d}", init=begin.again[d]) for d, a in axes]
-        self._final = [self._again[d] == a.repeat - 1 for d, a in axes]
-        self._moves = []
-        moves = self._advance
-        for d, axis in reversed(axes):
-            index, again, final = self._index[d], self._again[d], self._final[d]
-            last = index == axis.extent - 1
-            self._moves.insert(0, moves)
-            with m.If(moves):
-                m.d.sync += again.eq(Mux(final, 0, again + 1))
-                with m.If(final):
-                    m.d.sync += index.eq(Mux(last, 0, index + 1))
-            # The axis outside this one moves when this one wraps.
-            carry = Signal(name=f"carry_{d}")
-            m.d.comb += carry.eq(moves & final & last)
-            moves = carry
-
-    def _later(self, value: Value, name: str, init: list[int]) -> list[Signal]:
-        """A value one window after the other later; ``init[n]`` is that of window ``n``."""
-        out = []
-        for k, begin in enumerate(reversed(init)):
-            later = Signal(value.shape(), name=f"{name}_{k}", init=begin)
-            with self._m.If(self._advance):
-                self._m.d.sync += later.eq(value)
-            out.append(later)
-            value = later
-        return out
-
-    def _change(self, name: str, values: list[np.ndarray], jump: int, modulus: int) -> Signal:
-        """What a sum over the axes changes by from a window to the next, a constant for each case.
-
-        ``values`` per axis and index; ``jump`` is added for every frame.
-        """
-        m = self._m
-        out = Signal(range(max(modulus, 2)), name=name)
-
-        def choose(d: int, before: int) -> None:
-            # All axes inside this one wrap, which changes the sum by `before`.
-            if d < 0:
-                m.d.comb += out.eq((before + jump) % modulus)
-                return
-            steps = [int(v) for v in np.diff(values[d])]
-            usual = max(set(steps), key=steps.count) if steps else 0
-            with m.If(~self._final[d]):
-                m.d.comb += out.eq(before % modulus)
-            with m.Else():
-                with m.Switch(self._index[d]):
-                    for k, step in enumerate(steps):
-                        if step != usual:
-                            with m.Case(k):
-                                m.d.comb += out.eq((before + step) % modulus)
-                    with m.Case(len(steps)):
-                        choose(d - 1, before + int(values[d][0] - values[d][-1]))
-                    with m.Default():
-                        m.d.comb += out.eq((before + usual) % modulus)
-
-        choose(len(values) - 1, 0)
-        return out
-
-    def _free(self, d: int, axis: _Axis, jump: int, bits: int, begin: _State) -> Signal:
-        """A register that follows ``axis.free``, plus ``jump`` for every wrap."""
-        m = self._m
-        values = [int(v) for v in axis.free]
-        steps = [b - a for a, b in pairwise([*values, values[0] + jump])]
-        usual = max(set(steps), key=steps.count)
-        register = Signal(bits, name=f"free_{d}", init=values[begin.index[d]] + jump * begin.frame)
-        step = Signal(signed(bits), name=f"free_step_{d}")
-        with m.Switch(self._index[d]):
-            for k, value in enumerate(steps):
-                if value != usual:
-                    with m.Case(k):
-                        m.d.comb += step.eq(value)
-            with m.Default():
-                m.d.comb += step.eq(usual)
-        with m.If(self._moves[d] & self._final[d]):
-            m.d.sync += register.eq(register + step)
-        return register

@@ -3,39 +3,42 @@
 An op says *what* is computed, bit for bit; nothing here knows about cycles or folding.
 """
 
+from hwgen.ir.conv import Conv, Convolution, ConvTranspose, Gemm
+from hwgen.ir.elementwise import Add, ArgMax, Mul, Table
 from hwgen.ir.graph import Graph, Node
-from hwgen.ir.ops import (
-    Add,
-    AveragePool,
-    Concat,
-    Conv,
-    Gemm,
-    GlobalAveragePool,
-    MaxPool,
-    Op,
-    Resize,
-    Split,
-    Table,
-)
+from hwgen.ir.op import Op
+from hwgen.ir.pool import AveragePool, GlobalAveragePool, GlobalMaxPool, MaxPool
 from hwgen.ir.requantise import Requantise, requantise
+from hwgen.ir.route import Concat, GatherChannels, Pad, Reshape, Resize, Split
 from hwgen.ir.types import Quantisation, TensorType
+from hwgen.ir.window import Pads, Window
 
 __all__ = [
     "Add",
+    "ArgMax",
     "AveragePool",
     "Concat",
     "Conv",
+    "ConvTranspose",
+    "Convolution",
+    "GatherChannels",
     "Gemm",
     "GlobalAveragePool",
+    "GlobalMaxPool",
     "Graph",
     "MaxPool",
+    "Mul",
     "Node",
     "Op",
+    "Pad",
+    "Pads",
     "Quantisation",
     "Requantise",
+    "Reshape",
     "Resize",
     "Split",
     "Table",
     "TensorType",
+    "Window",
     "requantise",
 ]

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from hwgen.errors import HwgenError
-from hwgen.ir import ops
-from hwgen.ir.ops import Op
+from hwgen.ir import conv, elementwise, pool, route
+from hwgen.ir.op import Op
 from hwgen.ir.requantise import Requantise
 from hwgen.ir.types import Quantisation, TensorType, whole
 
@@ -19,7 +19,8 @@ __all__ = ["Graph", "Node"]
 
 FORMAT = "hwgen-graph-1"
 _CLASSES = {c.__name__: c for c in (Requantise, Quantisation)} | {
-    name: getattr(ops, name) for name in ops.__all__ if name not in ("Op", "Window")
+    name: getattr(module, name) for module in (conv, elementwise, pool, route)
+    for name in module.__all__
 }
 
 

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from hwgen.blocks.base import BlockConfig, Schedule
 from hwgen.blocks.queue import queue_depth
-from hwgen.ir import Quantisation, Requantise
-from hwgen.ir.ops import Window
+from hwgen.ir import Quantisation, Requantise, Window
 from sim.testbench import Run, simulate
 
 FRAMES = 2
@@ -114,21 +113,35 @@ def quantisations(bits: st.SearchStrategy[int] | None = None) -> st.SearchStrate
 
 @st.composite
 def windows(
-    draw: st.DrawFn, dims: int, largest: int = 4, taps: int = 36, pixels: int = 60
+    draw: st.DrawFn, dims: int, largest: int = 4, taps: int = 36, pixels: int = 60,
+    outputs: int = 60,
 ) -> tuple[Window, tuple[int, ...]]:
-    """A window, with any stride and pads, and a frame into which it fits."""
-    kernel, stride, pads, spatial = [], [], [], []
+    """A window, with any stride, pads and dilation, and a frame into which it fits.
+
+    At most ``taps`` taps, ``pixels`` pixels and ``outputs`` places, wherever there is a choice.
+    """
+    kernel, stride, pads, dilation, spatial, places = [], [], [], [], [], []
     for _ in range(dims):
         # Always something smaller is possible: no example is thrown away.
         k = draw(st.integers(1, min(largest, taps // int(np.prod(kernel, initial=1)))))
-        before, after = draw(st.integers(0, k - 1)), draw(st.integers(0, k - 1))
-        least = max(k - before - after, 1)
+        d = draw(st.sampled_from([1, 1, 2, 3])) if k > 1 else 1
+        extent = (k - 1) * d + 1
+        # Mostly less than the window; also cropping, or whole windows in the padding.
+        any_pads = st.integers(0, extent - 1) | st.integers(-2, extent + 1)
+        before, after = draw(any_pads), draw(any_pads)
+        least = max(extent - before - after, 1)
         most = max(least, min(least + 6, pixels // int(np.prod(spatial, initial=1))))
+        n = draw(st.integers(least, most))
+        everywhere = n + before + after - extent + 1
+        step = -(-everywhere // max(outputs // int(np.prod(places, initial=1)), 1))
+        s = draw(st.integers(step, max(step, 3)))
+        places.append(-(-everywhere // s))
         kernel.append(k)
-        stride.append(draw(st.integers(1, 3)))
+        stride.append(s)
         pads.append((before, after))
-        spatial.append(draw(st.integers(least, most)))
-    return Window(tuple(kernel), tuple(stride), tuple(pads)), tuple(spatial)
+        dilation.append(d)
+        spatial.append(n)
+    return Window(kernel, stride, pads, dilation), tuple(spatial)
 
 
 def divisors(number: int) -> st.SearchStrategy[int]:

@@ -12,8 +12,16 @@ from hypothesis import strategies as st
 from hwgen.blocks.conv import FoldedConvConfig
 from hwgen.blocks.multiplier import MULTIPLIERS
 from hwgen.errors import HwgenError
-from hwgen.ir import Conv, Gemm, Quantisation, Requantise, TensorType
-from hwgen.ir.ops import Window
+from hwgen.ir import (
+    Conv,
+    Convolution,
+    ConvTranspose,
+    Gemm,
+    Quantisation,
+    Requantise,
+    TensorType,
+    Window,
+)
 from sim.testbench import simulate
 from tests.blocks.checks import (
     affordable_taps,
@@ -26,31 +34,35 @@ from tests.blocks.checks import (
 )
 
 
-def make_conv(
-    window: Window, cin: int, cout: int, groups: int = 1, *, input: Quantisation | None = None,
-    output: Quantisation | None = None, weight_bits: int = 8, seed: int = 0,
-) -> Conv:
-    """A convolution with random weights, some at the ends of their range."""
+def make_weights(
+    kernel: tuple[int, ...], cin: int, cout: int, groups: int = 1, *,
+    input: Quantisation | None = None, output: Quantisation | None = None, weight_bits: int = 8,
+    seed: int = 0,
+) -> dict:
+    """Parameters of a convolution: random weights, some at the ends of their range."""
     random = np.random.default_rng(seed)
     input, output = input or Quantisation(0.1, 3), output or Quantisation(0.1, -7)
     low, high = -(1 << (weight_bits - 1)), (1 << (weight_bits - 1)) - 1
-    shape = (cout, *window.kernel, cin // groups)
+    shape = (cout, *kernel, cin // groups)
     weight = random.integers(low, high + 1, shape)
     weight = np.where(random.random(shape) < 0.3, random.choice([low, high], shape), weight)
     spread = np.sqrt(weight[0].size) * high * input.high
-    bias = random.integers(-int(spread), int(spread) + 1, cout)
-    return Conv(
-        weight, bias, multipliers(cout, spread, output, seed), output, window.stride, window.pads,
-        groups, weight_bits,
-    )
+    return {
+        "weight": weight, "bias": random.integers(-int(spread), int(spread) + 1, cout),
+        "requantise": multipliers(cout, spread, output, seed), "output": output, "groups": groups,
+        "weight_bits": weight_bits,
+    }
+
+
+def make_conv(window: Window, cin: int, cout: int, groups: int = 1, **options) -> Conv:
+    """A convolution with random weights."""
+    return Conv(**make_weights(window.kernel, cin, cout, groups, **options),
+                stride=window.stride, pads=window.pads, dilation=window.dilation)
 
 
 @st.composite
-def convolutions(draw: st.DrawFn) -> FoldedConvConfig:
-    """Any convolution and folding that is small enough to simulate."""
-    dims = draw(st.integers(0, 3))
-    largest, pixels = {0: (1, 1), 1: (6, 24), 2: (6, 40), 3: (3, 40)}[dims]
-    window, spatial = draw(windows(dims, largest, 36, pixels))
+def weights(draw: st.DrawFn, kernel: tuple[int, ...]) -> dict:
+    """Parameters of a convolution: dense, grouped or depthwise, of any widths."""
     kind = draw(st.sampled_from(["dense", "grouped", "depthwise"]))
     if kind == "dense":
         groups, cin, cout = 1, draw(st.integers(1, 7)), draw(st.integers(1, 7))
@@ -61,10 +73,19 @@ def convolutions(draw: st.DrawFn) -> FoldedConvConfig:
         groups, cin, cout = draw(st.integers(2, 10)), 1, draw(st.sampled_from([1, 1, 2]))
     input = draw(quantisations(st.sampled_from([4, 5, 6, 7, 8, 8, 16])))
     output = draw(quantisations(st.sampled_from([4, 8, 8, 16])))
-    op = make_conv(
-        window, cin * groups, cout * groups, groups, input=input, output=output,
+    parameters = make_weights(
+        kernel, cin * groups, cout * groups, groups, input=input, output=output,
         weight_bits=draw(st.integers(4, 8)), seed=draw(st.integers(0, 999)),
     )
+    return parameters | {"input": input}
+
+
+@st.composite
+def foldings(
+    draw: st.DrawFn, op: Convolution, spatial: tuple[int, ...], input: Quantisation
+) -> FoldedConvConfig:
+    """Any folding of a convolution that is small enough to simulate."""
+    groups, cin, cout = op.groups, op.weight.shape[-1], op.cout // op.groups
     if groups > 1 and draw(st.booleans()):
         group_lanes, channel_lanes, pe = draw(st.integers(2, groups)), cin, cout
         lanes_in = draw(divisors(np.gcd(cin * groups, cin * group_lanes)))
@@ -82,8 +103,47 @@ def convolutions(draw: st.DrawFn) -> FoldedConvConfig:
         "products": draw(st.integers(0, 1)),
     }
     tensor = TensorType((*spatial, cin * groups), input)
-    parallel = FoldedConvConfig(op=op, tensor=tensor, tap_lanes=window.taps, **folding)
-    return replace(parallel, tap_lanes=draw(affordable_taps(parallel, window.taps)))
+    taps = op.window.taps
+    parallel = FoldedConvConfig(op=op, tensor=tensor, tap_lanes=taps, **folding)
+    return replace(parallel, tap_lanes=draw(affordable_taps(parallel, taps)))
+
+
+@st.composite
+def convolutions(draw: st.DrawFn) -> FoldedConvConfig:
+    """Any convolution and folding that is small enough to simulate."""
+    dims = draw(st.integers(0, 3))
+    largest, pixels = {0: (1, 1), 1: (6, 24), 2: (6, 40), 3: (3, 40)}[dims]
+    window, spatial = draw(windows(dims, largest, 36, pixels))
+    parameters = draw(weights(window.kernel))
+    input = parameters.pop("input")
+    op = Conv(**parameters, stride=window.stride, pads=window.pads, dilation=window.dilation)
+    return draw(foldings(op, spatial, input))
+
+
+@st.composite
+def transposed_convolutions(draw: st.DrawFn) -> FoldedConvConfig:
+    """Any transposed convolution and folding that is small enough to simulate."""
+    kernel, stride, pads, spatial, out = [], [], [], [], []
+    dims = draw(st.integers(1, 3))
+    for _ in range(dims):
+        k = draw(st.integers(1, {1: 7, 2: 5, 3: 3}[dims]))
+        s = draw(st.sampled_from({1: [1, 2, 3, 4], 2: [1, 2, 2, 3], 3: [1, 2, 2, 3]}[dims]))
+        n = draw(st.integers(1, {1: 8, 2: 4, 3: 2}[dims]))
+        full = (n - 1) * s + k
+        # Pixels are cut off the output, or added to it.
+        before = draw(st.integers(-2, min(k, full - 1)))
+        most = 50 // int(np.prod(out, initial=1))
+        fewest = max(full - before - most, -2)
+        after = draw(st.integers(fewest, max(min(k, full - before - 1), fewest)))
+        kernel.append(k)
+        stride.append(s)
+        pads.append((before, after))
+        spatial.append(n)
+        out.append(full - before - after)
+    parameters = draw(weights(tuple(kernel)))
+    input = parameters.pop("input")
+    op = ConvTranspose(**parameters, stride=tuple(stride), pads=tuple(pads))
+    return draw(foldings(op, tuple(spatial), input))
 
 
 @given(convolutions(), st.integers(0, 999))
@@ -98,6 +158,38 @@ def test_values_under_stalls(config: FoldedConvConfig, seed: int, data: st.DataO
     fold = int(config.fold_results.max()) // config.lanes_out
     depth = data.draw(st.integers(fold, config.least_depths[0] + 2))
     check_under_stalls(config, seed, depths=(depth,))
+
+
+@given(transposed_convolutions(), st.integers(0, 999))
+@settings(max_examples=70)
+def test_transposed_values_and_times(config: FoldedConvConfig, seed: int) -> None:
+    check_on_time(config, seed)
+
+
+@given(transposed_convolutions(), st.integers(0, 999), st.data())
+@settings(max_examples=40)
+def test_transposed_values_under_stalls(
+    config: FoldedConvConfig, seed: int, data: st.DataObject
+) -> None:
+    fold = int(config.fold_results.max()) // config.lanes_out
+    depth = data.draw(st.integers(fold, config.least_depths[0] + 2))
+    check_under_stalls(config, seed, depths=(depth,))
+
+
+@pytest.mark.parametrize("kernel, stride, rows", [
+    ((2, 2), (2, 2), 1), ((3, 3), (2, 2), 4), ((4, 4), (2, 2), 4), ((3,), (3,), 1), ((2,), (3,), 1),
+])
+def test_phases_share_the_multipliers(
+    kernel: tuple[int, ...], stride: tuple[int, ...], rows: int
+) -> None:
+    """A phase takes only the taps that meet its pixels: a fraction of the kernel's."""
+    op = ConvTranspose(**make_weights(kernel, 4, 6), stride=stride)
+    spatial = (5,) * len(kernel)
+    config = FoldedConvConfig(op=op, tensor=TensorType((*spatial, 4)), channel_lanes=2, pe=3)
+    assert config.window.steps == 2 * rows
+    assert config.interval == config.outputs[0].tensor.pixels * 2 * max(2 * rows, 3)
+    assert config.weight_depth == np.prod(stride) * 2 * 2 * rows
+    assert config.requantiser.sets == np.prod(stride)
 
 
 @pytest.mark.parametrize("groups, group_lanes", [(1, 1), (6, 1), (6, 4)])

@@ -11,14 +11,7 @@ from hypothesis import strategies as st
 
 from hwgen.blocks.pool import PoolConfig
 from hwgen.errors import HwgenError
-from hwgen.ir import (
-    AveragePool,
-    GlobalAveragePool,
-    MaxPool,
-    Quantisation,
-    Requantise,
-    TensorType,
-)
+from hwgen.ir import AveragePool, MaxPool, Quantisation, Requantise, TensorType
 from sim.testbench import simulate
 from tests.blocks.checks import (
     affordable_taps,
@@ -38,14 +31,16 @@ def pools(draw: st.DrawFn) -> PoolConfig:
     window, spatial = draw(windows(dims, largest, 25, pixels))
     channels = draw(st.integers(1, 6))
     tensor = TensorType((*spatial, channels), draw(quantisations(st.sampled_from([4, 7, 8, 16]))))
-    if draw(st.booleans()):
-        op = MaxPool(window.kernel, window.stride, window.pads)
+    kind = draw(st.sampled_from(["largest", "mean", "mean of the frame"]))
+    if kind == "largest":
+        op = MaxPool(window.kernel, window.stride, window.pads, window.dilation)
     else:
-        output = draw(quantisations())
+        output, counted = draw(quantisations()), kind == "mean"
         # From half to twice the range of the output.
-        ratio = draw(st.floats(0.5, 2)) * 2.0 ** (output.bits - tensor.bits) / window.taps
+        counts = np.array([window.taps]) if counted else np.arange(window.taps) + 1
+        ratio = draw(st.floats(0.5, 2)) * 2.0 ** (output.bits - tensor.bits) / counts
         op = AveragePool(
-            window.kernel, Requantise.from_scale(ratio), output, window.stride, window.pads
+            window.kernel, Requantise.from_scale(ratio), output, window.stride, window.pads, counted
         )
     lanes = draw(divisors(channels))
     parallel = PoolConfig(op=op, tensor=tensor, lanes=lanes, tap_lanes=window.taps)
@@ -65,15 +60,6 @@ def test_values_under_stalls(config: PoolConfig, seed: int, data: st.DataObject)
     check_under_stalls(config, seed, depths=(depth,))
 
 
-@pytest.mark.parametrize("lanes", [1, 4])
-def test_global_average(lanes: int) -> None:
-    tensor = TensorType((5, 4, 4), Quantisation(0.1, -9))
-    op = GlobalAveragePool(Requantise.from_scale(3 / 20), Quantisation(0.04, 11))
-    config = PoolConfig(op=op.as_pool(tensor), tensor=tensor, lanes=lanes, tap_lanes=3)
-    check_on_time(config)
-    check_under_stalls(config)
-
-
 @pytest.mark.parametrize("zero_point", [-128, 0, 127])
 def test_average_of_extremes(zero_point: int) -> None:
     """Sums reach their bounds, padding and unused tap lanes included."""
@@ -84,6 +70,19 @@ def test_average_of_extremes(zero_point: int) -> None:
     frames = np.repeat([-128, 127], 16).reshape(2, 4, 4, 1)
     run = simulate(config.create(), frames)
     np.testing.assert_array_equal(run.outputs[0], config.compute(frames)[0])
+
+
+@pytest.mark.parametrize("tap_lanes", [1, 4, 9])
+def test_padding_leaves_no_trace_in_a_mean_of_the_frame(tap_lanes: int) -> None:
+    """Each count has its divisor; a window wholly in the padding gives the zero point."""
+    tensor = TensorType((4, 5, 2), Quantisation(0.1, 11))
+    op = AveragePool((3, 3), Requantise.from_scale(1 / (np.arange(9) + 1)), Quantisation(0.1, 11),
+                     (1, 2), ((1, 1), (4, 2)), False)
+    config = PoolConfig(op=op, tensor=tensor, lanes=2, tap_lanes=tap_lanes)
+    frames = np.full((1, 4, 5, 2), -77)
+    run = simulate(config.create(), frames)
+    np.testing.assert_array_equal(run.outputs[0][:, :, 1:], -77)
+    np.testing.assert_array_equal(run.outputs[0][:, :, 0], 11)
 
 
 def test_padding_never_wins_a_maximum() -> None:

@@ -79,7 +79,7 @@ def test_saturates() -> None:
 
 
 def run_requantiser(
-    config: RequantiserConfig, acc: np.ndarray, gaps: np.ndarray
+    config: RequantiserConfig, acc: np.ndarray, gaps: np.ndarray, sets: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Activations of accumulators ``(beats, lanes)``, and the delay of each; pauses as given."""
     beats = pack_rows(acc, config.acc_bits)
@@ -88,11 +88,14 @@ def run_requantiser(
     simulator.add_clock(1e-6)
     sent, seen, times = np.cumsum(1 + gaps), [], []
     queue = dict(zip(sent.tolist(), beats, strict=True))
+    choice = {} if sets is None else dict(zip(sent.tolist(), sets.tolist(), strict=True))
 
     async def drive(ctx) -> None:
         for cycle in range(sent[-1] + config.latency + 2):
             ctx.set(dut.i.valid, cycle in queue)
             ctx.set(dut.i.payload.as_value(), queue.get(cycle, 0))
+            if config.sets > 1:
+                ctx.set(dut.set, choice.get(cycle, 0))
             if ctx.get(dut.o.valid):
                 seen.append(ctx.get(dut.o.payload.as_value()))
                 times.append(cycle)
@@ -103,29 +106,38 @@ def run_requantiser(
     return unpack_rows(seen, config.output.bits, config.lanes), np.array(times) - sent
 
 
-@given(st.integers(1, 5), st.integers(1, 3), st.integers(12, 24), st.integers(4, 24),
-       quantisations(st.sampled_from([4, 8, 16])), st.sampled_from(sorted(MULTIPLIERS)),
-       st.integers(0, 999))
-@settings(max_examples=50)
+@given(st.integers(1, 5), st.integers(1, 3), st.sampled_from([1, 1, 2, 3, 4]), st.booleans(),
+       st.integers(12, 24), st.integers(4, 24), quantisations(st.sampled_from([4, 8, 16])),
+       st.sampled_from(sorted(MULTIPLIERS)), st.integers(0, 999))
+@settings(max_examples=60)
 def test_requantiser(
-    beats: int, lanes: int, multiplier_bits: int, acc_bits: int, output: Quantisation,
-    multiplier_name: str, seed: int,
+    beats: int, lanes: int, sets: int, one_scale: bool, multiplier_bits: int, acc_bits: int,
+    output: Quantisation, multiplier_name: str, seed: int,
 ) -> None:
     random = np.random.default_rng(seed)
     channels, half = beats * lanes, 1 << (acc_bits - 2)
-    shift = random.integers(1, random.integers(2, 48), channels)
-    multiplier = random.integers(0, 1 << multiplier_bits, channels)
-    multiplier[random.random(channels) < 0.3] = 1 << (multiplier_bits - 1)
+    scales = channels if one_scale else channels * sets
+    shift = random.integers(1, random.integers(2, 48), scales)
+    multiplier = random.integers(0, 1 << multiplier_bits, scales)
+    multiplier[random.random(scales) < 0.3] = 1 << (multiplier_bits - 1)
+    bias = random.integers(-half, half, (sets, channels))
     config = RequantiserConfig(
         requantise=Requantise(multiplier, shift, multiplier_bits),
-        bias=random.integers(-half, half, channels), output=output, acc_range=(-2 * half, 2 * half),
-        lanes=lanes,
-        multiplier=multiplier_name,
+        bias=bias if sets > 1 else bias[0], output=output, acc_range=(-2 * half, 2 * half),
+        lanes=lanes, multiplier=multiplier_name,
     )
     acc = random.integers(-half, half + 1, (6, channels))
+    choice = random.integers(0, sets, 6)
     gaps = random.integers(0, 3, 6 * beats)
-    seen, delay = run_requantiser(config, acc.reshape(-1, lanes), gaps)
-    np.testing.assert_array_equal(seen.reshape(6, channels), config.compute(acc))
+    seen, delay = run_requantiser(
+        config, acc.reshape(-1, lanes), gaps, np.repeat(choice, beats)
+    )
+    np.testing.assert_array_equal(seen.reshape(6, channels), config.compute(acc, choice))
+    expected = requantise(
+        acc + bias[choice], np.resize(multiplier, bias.shape)[choice],
+        np.resize(shift, bias.shape)[choice], output,
+    )
+    np.testing.assert_array_equal(seen.reshape(6, channels), expected)
     assert (delay == config.latency).all()
 
 
@@ -148,7 +160,8 @@ def test_signed_width(low: int, high: int, bits: int) -> None:
 
 
 @pytest.mark.parametrize("wrong, message", [
-    ({"bias": np.zeros(3, int)}, r"^Bias must have 4 entries, not 3$"),
+    ({"bias": np.zeros(3, int)}, r"^Bias \(1, 3\) does not fit 4 multipliers$"),
+    ({"bias": np.zeros((3, 2), int)}, r"^Bias \(3, 2\) does not fit 4 multipliers$"),
     ({"lanes": 3}, r"^Lanes must divide 4 channels, not 3$"),
     ({"lanes": 0}, r"^Lanes must divide 4 channels, not 0$"),
 ])

@@ -1,4 +1,4 @@
-"""SlidingWindow: beats and times against plain loops, capacities, and what it refuses."""
+"""SlidingWindow: beats, flags and times against plain loops, capacities, what it refuses."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from amaranth.hdl import Module
+from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import stream, wiring
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,30 +16,44 @@ from hwgen.blocks.base import StreamType, pack_rows
 from hwgen.blocks.queue import QUEUE_LATENCY, Queue
 from hwgen.blocks.window import READ_LATENCY, SlidingWindowConfig
 from hwgen.errors import HwgenError
-from hwgen.ir import TensorType
-from hwgen.ir.ops import Window
+from hwgen.ir import TensorType, Window
 from sim.testbench import Run, run_streams
 from tests.blocks.checks import FRAMES, STALLS, affordable_taps, divisors, quantisations, windows
 
 
 @st.composite
+def repetitions(
+    draw: st.DrawFn, places: tuple[int, ...]
+) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
+    """Repetitions of windows and how many of them are left out at the ends."""
+    repeat, crop = [], []
+    for n in places:
+        r = draw(st.sampled_from([1, 1, 1, 2, 3]))
+        before = draw(st.integers(0, r - 1))
+        repeat.append(r)
+        crop.append((before, draw(st.integers(0, min(r - 1, n * r - before - 1)))))
+    return tuple(repeat), tuple(crop)
+
+
+@st.composite
 def window_configs(draw: st.DrawFn) -> SlidingWindowConfig:
-    """Any window, enlargement, order of words and folding."""
+    """Any window, repetition, order of words and folding."""
     dims = draw(st.integers(0, 3))
     largest, pixels = {0: (1, 1), 1: (6, 24), 2: (6, 36), 3: (3, 30)}[dims]
-    window, spatial = draw(windows(dims, largest, 36, pixels))
+    edge = draw(st.sampled_from([False, False, True]))
+    window, spatial = draw(windows(dims, 1 if edge else largest, 36, pixels))
+    repeat, crop = draw(repetitions(window.output(spatial)))
     lanes, beats = draw(st.integers(1, 2)), draw(st.integers(1, 4))
     segments = draw(st.integers(1, 2))
     segment = lanes * beats
     word_lanes = lanes * draw(st.integers(1, beats))
     words = segments * -(-segment // word_lanes)
-    # Enlargement is for windows of one pixel; it repeats others just as well.
-    repeat = tuple(draw(st.sampled_from([1, 1, 1, 2])) for _ in spatial)
     tensor = TensorType((*spatial, segments * segment), draw(quantisations()))
     parallel = SlidingWindowConfig(
-        input=StreamType(tensor, lanes), window=window, fill=draw(st.integers(-8, 7)),
-        repeat=repeat, word_lanes=word_lanes, segment=segment, groups=draw(divisors(words)),
-        tap_lanes=window.taps, folds=draw(st.integers(1, 3)),
+        input=StreamType(tensor, lanes), window=window,
+        fill=None if edge else draw(st.integers(-8, 7)), repeat=repeat, crop=crop,
+        show_inside=draw(st.booleans()), word_lanes=word_lanes, segment=segment,
+        groups=draw(divisors(words)), tap_lanes=window.taps, folds=draw(st.integers(1, 3)),
         fold_cycles=draw(st.sampled_from([0, 0, 3, 7])),
     )
     # The cycles of a fold were raised to its steps with all taps in parallel.
@@ -47,13 +61,18 @@ def window_configs(draw: st.DrawFn) -> SlidingWindowConfig:
 
 
 class Windows(wiring.Component):
-    """A window and a queue for its beats, with places for as many folds as may be on their way."""
+    """A window and a queue for its beats, with places for as many folds as may be on their way.
+
+    Behind its words, a beat has a bit for each tap that lies in the frame, and then the phase.
+    """
 
     def __init__(self, config: SlidingWindowConfig) -> None:
         self.config = config
+        self.bits = (config.payload.size + config.show_inside * config.tap_lanes
+                     + (config.course.phases - 1).bit_length())
         super().__init__({
             "i": wiring.In(config.input.signature),
-            "o": wiring.Out(stream.Signature(config.payload)),
+            "o": wiring.Out(stream.Signature(self.bits)),
         })
 
     def elaborate(self, platform):
@@ -62,10 +81,15 @@ class Windows(wiring.Component):
         m.submodules.window = window = config.create()
         cycles = READ_LATENCY + QUEUE_LATENCY + config.steps
         depth = config.steps * (-(-cycles // config.fold_cycles) + 1)
-        m.submodules.queue = queue = Queue(config.payload, depth, (config.steps,))
+        m.submodules.queue = queue = Queue(self.bits, depth, (config.steps,))
         wiring.connect(m, wiring.flipped(self.i), window.i)
-        wiring.connect(m, window.o, queue.i)
         wiring.connect(m, queue.o, wiring.flipped(self.o))
+        parts = [window.o.p.as_value(), *([window.inside] if config.show_inside else [])]
+        if config.course.phases > 1:
+            phase = Signal.like(window.phase)
+            m.d.sync += phase.eq(window.phase)
+            parts.append(phase)
+        m.d.comb += [queue.i.valid.eq(window.o.valid), queue.i.p.eq(Cat(parts))]
         m.d.comb += [window.room.eq(queue.room), queue.reserve.eq(window.start)]
         return m
 
@@ -73,8 +97,8 @@ class Windows(wiring.Component):
 def run_window(
     config: SlidingWindowConfig, frames: np.ndarray, *, stall: float | tuple[float, float] = 0.0,
     arrivals: np.ndarray | None = None,
-) -> tuple[np.ndarray, Run]:
-    """Beats ``(beats, tap_lanes, word_lanes)`` and the run."""
+) -> tuple[np.ndarray, np.ndarray, Run]:
+    """Beats ``(beats, tap_lanes, word_lanes)``, their flags and phases as a number, the run."""
     beats = len(frames) * config.windows * config.groups * config.folds * config.steps
     run = run_streams(
         Windows(config), [("i", config.input.pack(frames))], [("o", beats)], stall=stall,
@@ -85,7 +109,39 @@ def run_window(
     words = np.array([[(int(b) >> (bits * k)) & ((1 << bits) - 1) for k in range(lanes)]
                       for b in run.outputs[0]])
     words -= (words >> (bits - 1)) << bits
-    return words.reshape(-1, config.tap_lanes, config.word_lanes), run
+    marks = np.array([int(b) >> config.payload.size for b in run.outputs[0]])
+    return words.reshape(-1, config.tap_lanes, config.word_lanes), marks, run
+
+
+def positions(config: SlidingWindowConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Per window of a frame and per tap, where it reads, as ``(windows, taps, dims)``; phases."""
+    window = config.window
+    extents = [n * r - sum(c) for n, r, c in zip(
+        window.output(config.spatial), config.repeat, config.crop)]
+    where, phases = [], []
+    for place in product(*map(range, extents)):
+        phase, first = 0, []
+        for p, r, c, s, a in zip(place, config.repeat, config.crop, window.stride, window.pads):
+            index, again = divmod(p + c[0], r)
+            phase = phase * r + again
+            first.append(index * s - a[0])
+        where.append([[o + t * d for o, t, d in zip(first, tap, window.dilation)]
+                      for tap in product(*map(range, window.kernel))])
+        phases.append(phase)
+    return np.array(where), np.array(phases)
+
+
+def expected_marks(config: SlidingWindowConfig) -> np.ndarray:
+    """Per beat of a frame, what :class:`Windows` has behind the words."""
+    where, phases = positions(config)
+    inside = np.full((len(where), config.tap_folds * config.tap_lanes), config.fill is None)
+    real = ((where >= 0) & (where < config.spatial)).all(-1)
+    inside[:, : config.window.taps] |= real
+    flags = inside.reshape(len(where), config.tap_folds, 1, -1) @ (1 << np.arange(config.tap_lanes))
+    width = config.tap_lanes if config.show_inside else 0
+    marks = flags * config.show_inside + (phases[:, None, None] << width)
+    shape = (len(where), config.groups * config.folds, config.tap_folds, config.words_per_group)
+    return np.broadcast_to(marks[:, None], shape).ravel()
 
 
 def known(config: SlidingWindowConfig) -> np.ndarray:
@@ -109,6 +165,30 @@ def same_beats(config: SlidingWindowConfig, seen: np.ndarray, frames: np.ndarray
     return bool(((seen == config.compute(frames)) | ~mask).all())
 
 
+@given(window_configs())
+@settings(max_examples=150)
+def test_bounds_hold_for_every_pixel_that_is_read(config: SlidingWindowConfig) -> None:
+    where, phases = positions(config)
+    spatial = np.array(config.spatial)
+    need, free = config.course.bounds()
+    pixels = int(spatial.prod())
+    if config.fill is None:
+        where = np.clip(where, 0, spatial - 1)
+    inside = ((where >= 0) & (where < spatial)).all(-1)
+    flat = np.ravel_multi_index(tuple(np.moveaxis(np.clip(where, 0, spatial - 1), -1, 0)), spatial)
+    assert (need > np.where(inside, flat, -1).max(1)).all()
+    assert (need >= 1).all()
+    assert (need <= pixels).all()
+    first = np.where(inside, flat, pixels).min(1)
+    assert (free <= np.minimum.accumulate(first[::-1])[::-1]).all()
+    assert (np.diff(free) >= 0).all()
+    for n in range(2 * len(where)):
+        state = config.course.state(n)
+        frame, k = divmod(n, len(where))
+        bounds = state.need - frame * pixels, state.free - frame * pixels, state.phase
+        assert bounds == (need[k], free[k], phases[k])
+
+
 @given(window_configs(), st.integers(0, 999))
 @settings(max_examples=70)
 def test_beats_and_times(config: SlidingWindowConfig, seed: int) -> None:
@@ -118,8 +198,9 @@ def test_beats_and_times(config: SlidingWindowConfig, seed: int) -> None:
     pauses = random.integers(0, 20, count) * (random.random(count) < 0.1)
     arrivals = np.cumsum(1 + pauses) - 1
     schedule = config.schedule(arrivals)
-    seen, run = run_window(config.resized(schedule.capacity), frames, arrivals=arrivals)
+    seen, marks, run = run_window(config.resized(schedule.capacity), frames, arrivals=arrivals)
     assert same_beats(config, seen, frames)
+    np.testing.assert_array_equal(marks, np.tile(expected_marks(config), FRAMES))
     fold = np.arange(config.groups * config.folds)[:, None] * config.fold_cycles
     starts = schedule.starts + READ_LATENCY + QUEUE_LATENCY
     expected = starts[:, None, None] + fold + np.arange(config.steps)
@@ -136,8 +217,9 @@ def test_beats_with_the_least_capacity_under_stalls(
     config: SlidingWindowConfig, seed: int
 ) -> None:
     frames = random_frames(config, seed)
-    seen, _ = run_window(config, frames, stall=STALLS[seed % len(STALLS)])
+    seen, marks, _ = run_window(config, frames, stall=STALLS[seed % len(STALLS)])
     assert same_beats(config, seen, frames)
+    np.testing.assert_array_equal(marks, np.tile(expected_marks(config), FRAMES))
 
 
 @given(window_configs())
@@ -148,7 +230,7 @@ def test_one_pixel_less_than_the_schedule_asks_for_delays_the_input(
     arrivals = np.arange(config.input.beats * FRAMES)
     schedule = config.schedule(arrivals)
     if schedule.capacity > config.least_capacity:
-        _, run = run_window(
+        *_, run = run_window(
             config.resized(schedule.capacity - 1), random_frames(config, 0), arrivals=arrivals
         )
         seen = run.accepts[0]
@@ -162,7 +244,7 @@ def test_compute_against_plain_loops() -> None:
     )
     frame = np.random.default_rng(0).integers(-128, 128, (1, 4, 5, 6))
     beats = iter(config.compute(frame))
-    rows, columns = config.output_spatial
+    rows, columns = config.course.output
     for row, column, group, _ in product(range(rows), range(columns), range(2), range(2)):
         for first_tap, word in product((0, 4), range(2)):
             beat = next(beats)
@@ -183,6 +265,11 @@ def test_compute_against_plain_loops() -> None:
     (Window((3, 3), (1, 1), ((1, 1), (1, 1))), (4, 5), 2 * 5 + 2 + 1),
     (Window((4,), (4,)), (12,), 4),
     (Window((3, 3, 3)), (4, 4, 5), 2 * 20 + 2 * 5 + 3),
+    (Window((3, 3), dilation=(2, 3)), (7, 9), 4 * 9 + 7),
+    # Pixels that no window reads are never kept, nor any for windows that lie in the padding.
+    (Window((1, 1), (3, 3)), (7, 7), 1),
+    (Window((2,), pads=((-3, 4),)), (8,), 2),
+    (Window((2, 2), pads=((3, 3), (0, 0))), (4, 5), 5 + 2),
 ])
 def test_least_capacity_is_the_span_of_a_window(
     window: Window, spatial: tuple[int, ...], least: int

@@ -168,13 +168,14 @@ def test_concat_split_resize_table():
 
 
 @pytest.mark.parametrize("make, message", [
-    (lambda: MaxPool((2, 2), pads=((2, 0), (0, 0))), "Pads must be between 0"),
+    (lambda: MaxPool((2, 2), pads=((-2, -1), (0, 0))).infer(TensorType((4, 4, 1))), "does not fit"),
+    (lambda: MaxPool((2, 2), dilation=(0, 1)), "must be positive"),
     (lambda: MaxPool((2,), (1, 1)), "must have one rank"),
     (lambda: MaxPool((9, 9)).infer(TensorType((4, 4, 1))), "does not fit"),
     (lambda: MaxPool((2,)).infer(TensorType((4, 4, 1))), "as many spatial dimensions"),
     (lambda: Split((1, 1)).infer(TensorType((4, 4, 3))), "does not add up to 3"),
     (lambda: Resize((2,)).infer(TensorType((4, 4, 3))), "does not fit spatial"),
-    (lambda: Table(np.zeros(7), Q), "vector of 4..65536"),
+    (lambda: Table(np.zeros(7), Q), "Table must have 4..65536 entries"),
     (lambda: Table(np.full(256, 128), Q), "must fit 8 signed bits"),
     (lambda: Table(np.zeros(16), Q).infer(TensorType((4,))), "does not fit 8-bit codes"),
     (lambda: Concat().infer(TensorType((2, 2)), TensorType((2, 2), Q)), "equal spatial extents"),

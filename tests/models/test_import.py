@@ -130,11 +130,11 @@ def test_precision(tmp_path):
 
 @pytest.mark.parametrize("nodes, constants, message", [
     ([N("Conv", ["c", "v"], ["y"])], {"v": weights(8, 5, 1, 1)}, "is not a valid|cannot be run"),
-    ([N("Softmax", ["c"], ["y"], name="top")], {}, "'top': op 'Softmax' is not supported here"),
-    ([N("Conv", ["c", "v"], ["y"], dilations=[2, 2], name="wide")], {"v": weights(8, 8, 3, 3)},
-     r"'wide' \(Conv\): dilations \[2, 2\] are not supported"),
-    ([N("AveragePool", ["c"], ["y"], kernel_shape=[3, 3], pads=[1, 1, 1, 1], name="mean")], {},
-     "count_include_pad = 0 is not supported"),
+    ([N("Softmax", ["c"], ["s"], name="top"), N("Conv", ["s", "v"], ["y"])],
+     {"v": weights(8, 8, 1, 1)}, "'top': op 'Softmax' is not supported here"),
+    ([N("Resize", ["c", "", "f"], ["y"], mode="cubic", name="bent")],
+     {"f": np.array([1, 1, 2, 2], np.float32)},
+     r"'bent' \(Resize\): mode 'cubic' is not supported"),
     ([N("Concat", ["c", "c"], ["y"], axis=2, name="tall")], {}, "only the concatenation of chan"),
     ([N("Log", ["c"], ["y"])], {}, "infinite or NaN"),
     ([N("Conv", ["c", "v"], ["y"])], {"v": np.full((8, 8, 1, 1), np.nan, np.float32)},

@@ -11,23 +11,9 @@ import math
 import torch
 from torch import nn
 
+from models.zoo.layers import SPPF, AnchorHeads, ConvUnit
+
 __all__ = ["YoloV5"]
-
-
-
-class ConvUnit(nn.Module):
-    """Convolution, batch normalisation, SiLU."""
-
-    def __init__(self, cin: int, cout: int, kernel: int = 1, stride: int = 1,
-                 pad: int | None = None) -> None:
-        super().__init__()
-        pad = kernel // 2 if pad is None else pad
-        self.conv = nn.Conv2d(cin, cout, kernel, stride, pad, bias=False)
-        self.bn = nn.BatchNorm2d(cout, eps=1e-3, momentum=0.03)
-        self.act = nn.SiLU()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.act(self.bn(self.conv(x)))
 
 
 class Bottleneck(nn.Module):
@@ -59,35 +45,6 @@ class C3(nn.Module):
         return self.cv3(torch.cat((self.m(self.cv1(x)), self.cv2(x)), 1))
 
 
-class SPPF(nn.Module):
-    """Spatial pyramid pooling: three 5x5 maxima one after the other, all concatenated."""
-
-    def __init__(self, cin: int, cout: int) -> None:
-        super().__init__()
-        self.cv1 = ConvUnit(cin, cin // 2)
-        self.cv2 = ConvUnit(cin // 2 * 4, cout)
-        self.pool = nn.MaxPool2d(5, 1, 2)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.cv1(x)
-        a = self.pool(x)
-        b = self.pool(a)
-        return self.cv2(torch.cat((x, a, b, self.pool(b)), 1))
-
-
-class Detect(nn.Module):
-    """One 1x1 convolution a head; decoding is the host's work (:mod:`models.detect`)."""
-
-    def __init__(self, channels: tuple[int, ...], classes: int, anchors: int = 3) -> None:
-        super().__init__()
-        self.m = nn.ModuleList(nn.Conv2d(c, anchors * (classes + 5), 1) for c in channels)
-        # Published state dicts carry the anchor boxes; decoding takes them from the zoo.
-        self.register_buffer("anchors", torch.zeros(len(channels), anchors, 2))
-
-    def forward(self, features: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        return tuple(conv(x) for conv, x in zip(self.m, features, strict=True))
-
-
 class YoloV5(nn.Module):
     """YOLOv5 without the decoding of its heads.
 
@@ -114,7 +71,7 @@ class YoloV5(nn.Module):
             ConvUnit(c4, c3), up, join, C3(2 * c3, c3, n1, False),
             ConvUnit(c3, c3, 3, 2), join, C3(2 * c3, c4, n1, False),
             ConvUnit(c4, c4, 3, 2), join, C3(2 * c4, c5, n1, False),
-            Detect((c3, c4, c5), classes),
+            AnchorHeads((c3, c4, c5), classes),
         ])
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:

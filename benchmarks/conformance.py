@@ -1,0 +1,216 @@
+"""ONNX's own backend node tests: which pass, which are refused and why.
+
+    python -m benchmarks.conformance [--quick]
+
+Each test of ``onnx.backend.test.case.node`` for an op that hwgen knows is read as a network of its
+own: weights and parameters become constants, the other inputs are streams whose frames are the
+rows of the batch.  The integer graph must come within one step of the op itself on the same
+(dequantised) inputs, a little more where weights are rounded to 8 bits, and every op must have its
+block.  What is not supported must be refused with one line.  The table goes into
+docs/conformance.md; ``--quick`` only prints it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+from onnx.backend.test.case.node import collect_testcases
+
+from hwgen.design import DesignPoint
+from hwgen.errors import HwgenError
+from hwgen.pipeline import plan
+from models.calibrate import statistics
+from models.lowering import lower
+from models.lowering.layout import channels_last
+from models.lowering.regions import ELEMENTWISE
+from models.onnx_import import Network, normalise, session
+
+OPS = {
+    "ArgMax", "AveragePool", "BatchNormalization", "Clip", "Concat", "Conv", "ConvTranspose",
+    "DepthToSpace", "Elu", "Flatten", "Gelu", "Gemm", "GlobalAveragePool", "GlobalMaxPool",
+    "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "MatMul", "MaxPool", "Mish", "Mul", "Add",
+    "Sub", "Div", "PRelu", "Pad", "ReduceMean", "ReduceMax", "Relu", "Reshape", "Resize",
+    "Sigmoid", "Slice", "Softmax", "Softplus", "Softsign", "SpaceToDepth", "Split", "Squeeze",
+    "Sum", "Swish", "Tanh", "Transpose", "Unsqueeze", "Upsample", "Dropout", "Selu", "Celu",
+    "ThresholdedRelu", "Shrink", "Abs", "Neg", "Exp", "Sqrt", "Erf", "Max", "Min", "Pow",
+    "Reciprocal", "Floor", "Ceil", "Round", "Sign", "QuantizeLinear", "DequantizeLinear",
+}
+STREAMS = {"Add", "Sub", "Mul", "Div", "Sum", "Concat", "Max", "Min"}
+"""Ops all of whose inputs are streams."""
+PAGE = Path(__file__).parent.parent / "docs" / "conformance.md"
+
+
+HEAD = """# Conformance
+
+`python -m benchmarks.conformance` makes this page, and a test keeps it true.  It runs ONNX's own
+backend node tests, each as a network of its own: weights and parameters are constants, the other
+inputs streams.  A test passes if the integer graph is within one step of the op on the same
+inputs (and 2 % of the largest value where 8-bit weights are rounded), and every op has its block.
+
+{} tests: {} passed, {} refused, {} wrong.
+
+| op | passed | refused | why |
+|---|---|---|---|
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A test: its op, its name, and how it ended; ``why`` is empty if it passed."""
+
+    op: str
+    name: str
+    outcome: str
+    why: str = ""
+
+
+def cases() -> list:
+    """The node tests of the ops above, by name."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = collect_testcases(None)
+    return sorted(
+        (c for c in found if len(c.model.graph.node) == 1
+         and c.model.graph.node[0].op_type in OPS and not c.model.functions
+         and c.model.graph.node[0].domain in ("", "ai.onnx")),
+        key=lambda c: (c.model.graph.node[0].op_type, c.name),
+    )
+
+
+def _arrays(values: Iterable) -> list:
+    return [numpy_helper.to_array(v) if isinstance(v, onnx.TensorProto) else v for v in values]
+
+
+def _as_network(case) -> tuple[Network, dict[str, np.ndarray]]:
+    """The test as a network, and its streams."""
+    model = onnx.ModelProto()
+    model.CopyFrom(case.model)
+    (node,) = model.graph.node
+    inputs, _ = case.data_sets[0]
+    values = dict(zip((i.name for i in model.graph.input), _arrays(inputs), strict=True))
+    streams = dict(values) if node.op_type in STREAMS else dict(list(values.items())[:1])
+    kept = [i for i in model.graph.input if i.name in streams]
+    del model.graph.input[:]
+    model.graph.input.extend(kept)
+    for name, value in values.items():
+        if name not in streams:
+            model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+    for info in model.graph.input:
+        value = streams[info.name]
+        if not isinstance(value, np.ndarray) or value.ndim < 1:
+            raise HwgenError(f"Input {info.name!r} is no tensor")
+        if value.ndim == 1 and node.op_type in ELEMENTWISE:
+            # A vector is one frame.
+            streams[info.name] = value[None]
+            info.type.tensor_type.shape.dim.insert(0, onnx.TensorShapeProto.Dimension(dim_value=1))
+            for output in model.graph.output:
+                output.type.tensor_type.shape.dim.insert(
+                    0, onnx.TensorShapeProto.Dimension(dim_value=1))
+    return normalise(model.SerializeToString(), "the test", None), streams
+
+
+def check(case) -> Row:
+    """Run one test."""
+    op = case.model.graph.node[0].op_type
+    name = case.name.removeprefix("test_")
+    try:
+        network, streams = _as_network(case)
+        rows = max((len(v) for v in streams.values()), default=1)
+        if any(len(v) not in (1, rows) for v in streams.values()):
+            raise HwgenError("The inputs have different batches")
+        feeds = [{k: np.asarray(v[min(n, len(v) - 1)][None], np.float32)
+                  for k, v in streams.items()} for n in range(rows)]
+        graph = lower(network, statistics(network, feeds).ranges)
+        plan(graph, DesignPoint())
+    except HwgenError as error:
+        return Row(op, name, "refused", _short(str(error)))
+    runner = session(network.model)
+    worst = 0.0
+    for feed in feeds:
+        codes, real = {}, {}
+        for tensor, ours in zip(network.inputs, graph.inputs, strict=True):
+            type = graph.types[ours]
+            frame = _to_frame(feed[tensor])
+            codes[ours] = type.quantisation.quantise(frame)[None]
+            real[tensor] = np.moveaxis(
+                type.quantisation.dequantise(codes[ours]), -1, min(1, feed[tensor].ndim - 1)
+            ).reshape(feed[tensor].shape)
+        got = graph.evaluate(codes)
+        wanted = runner.run(network.outputs, real)
+        for output, want in zip(dict.fromkeys(graph.outputs), wanted, strict=True):
+            type = graph.types[output]
+            value = type.quantisation.dequantise(got[output])[0]
+            want = np.asarray(want, np.float64)
+            if op == "ArgMax":
+                same = value.ravel() == want.ravel()
+                worst = max(worst, float(not same.all()))
+                continue
+            want = _to_frame(want)
+            if value.shape != want.shape:
+                return Row(op, name, "wrong", f"shape {value.shape} instead of {want.shape}")
+            # Beyond the calibrated range it saturates, as it is meant to.
+            ends = type.quantisation.dequantise(
+                np.array([type.quantisation.low, type.quantisation.high]))
+            want = np.clip(want, *ends)
+            # Weights of 8 bits are off by up to half a step each.
+            slack = 0.02 * np.abs(want).max() if op in ("Conv", "ConvTranspose", "Gemm",
+                                                        "MatMul") else 0.0
+            error = np.abs(value - want).max()
+            worst = max(worst, error / (1.01 * type.scale + slack))
+    return Row(op, name, "passed") if worst <= 1 else Row(op, name, "wrong", f"{worst:.2f} steps")
+
+
+def _to_frame(value: np.ndarray) -> np.ndarray:
+    shape = channels_last(value.shape)
+    return np.moveaxis(value, 1, -1).reshape(shape) if value.ndim > 1 else value.reshape(shape)
+
+
+def _short(text: str) -> str:
+    """A reason without names and numbers of the one test, so that like ones are together."""
+    text = re.sub(r"^the test:? ?", "", text)
+    text = re.sub(r"^Node '[^']*'(?: \(\w+\))?: ", "", text)
+    text = re.sub(r"; supported are .*| \(.*?\)$", "", text)
+    return re.sub(r"\[[^\]]*\]|\d+(?:\.\d+)?", "…", re.sub(r"'[^']*'", "'…'", text))[:160]
+
+
+def page(rows: list[Row]) -> str:
+    """The table as Markdown."""
+    total = Counter(row.outcome for row in rows)
+    lines = [*HEAD.format(len(rows), *(total[k] for k in ("passed", "refused", "wrong")))
+             .splitlines()]
+    for op in sorted({row.op for row in rows}):
+        mine = [row for row in rows if row.op == op]
+        counts = Counter(row.outcome for row in mine)
+        reasons = Counter(row.why for row in mine if row.outcome == "refused")
+        why = "; ".join(f"{reason} ({count})" for reason, count in sorted(reasons.items()))
+        lines.append(f"| {op} | {counts['passed']} | {counts['refused']} | {why} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="ONNX's backend node tests")
+    parser.add_argument("--quick", action="store_true", help="print, write nothing")
+    options = parser.parse_args()
+    rows = [check(case) for case in cases()]
+    text = page(rows)
+    print(text)
+    for row in rows:
+        if row.outcome == "wrong":
+            print(f"wrong: {row.op} {row.name}: {row.why}")
+    if not options.quick:
+        PAGE.write_text(text)
+    return 1 if any(row.outcome == "wrong" for row in rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""Every network of the zoo at a small size: its Verilog against reference and prediction.
+
+    python -m benchmarks.zoo [--quick] [NETWORK ...]
+
+Each network is quantised, folded for an interval at which it is quick to simulate, emitted, and
+run in Verilator on photographs: evenly paced, where interval and latency must be as predicted, and
+with random stalls.  ``--quick`` takes the small ones.  Exits with 1 if anything differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import boards
+from dse.balance import folded_for
+from hwgen.emit.verilog import emit
+from models import zoo
+from models.load import read
+from sim.timing import sized
+from sim.verilator import VerilatorModel
+
+SIZES = {
+    "yolov3-tiny": 32, "alexnet": 64, "unet-bilinear": 16, "unet-transposed": 16, "x3d-m": 32,
+}
+"""Height and width of the input; 32 where none is given."""
+QUICK = ["resnet8", "mobilenetv3-small", "squeezenet"]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="The zoo in Verilator")
+    parser.add_argument("networks", nargs="*", metavar="NETWORK", help="default: all")
+    parser.add_argument("--quick", action="store_true", help=", ".join(QUICK))
+    parser.add_argument("--interval", type=int, default=0,
+                        help="cycles a frame; default: what about 1,000 DSPs reach")
+    options = parser.parse_args()
+    wrong = 0
+    print(f"{'network':<18} {'size':>4} {'ops':>4} {'wrong':>6} {'interval':>9} {'predicted':>9} "
+          f"{'latency':>8} {'predicted':>9} {'DSP':>5} {'seconds':>8}")
+    for name in options.networks or (QUICK if options.quick else zoo.names()):
+        wrong += run(name, options.interval)
+        gc.collect()
+    return 1 if wrong else 0
+
+
+def run(name: str, interval: int, frames: int = 2) -> int:
+    """Build and simulate one network; prints a line and returns whether it is wrong."""
+    begin = time.perf_counter()
+    size = SIZES.get(name, 32)
+    source = read(name, size=size)
+    graph = source.graph
+    board = boards.load("u250")
+    largest = max(t.size for t in graph.types.values())
+    found = folded_for(graph, board, interval or max(graph.macs // 1_000, largest, 2_000))
+    assert found is not None
+    _, netlist, timing = sized(graph, found[0])
+    inputs = source.frames(frames)
+    wanted = graph.evaluate(inputs)
+    with tempfile.TemporaryDirectory() as folder:
+        model = VerilatorModel(emit(netlist), netlist, Path(folder), optimise=False)
+        paced = model.run(inputs, interval=timing.interval)
+        stalled = model.run(inputs, stall=0.2, seed=1)
+    mismatches = sum(
+        int((run.outputs[n] != wanted[n]).sum()) for run in (paced, stalled) for n in wanted
+    )
+    print(f"{name:<18} {size:>4} {len(graph.nodes):>4} {mismatches:>6} {paced.interval:>9,} "
+          f"{timing.interval:>9,} {paced.latency:>8,} {timing.latency:>9,} "
+          f"{netlist.resources().dsp:>5,} {time.perf_counter() - begin:>8.0f}", flush=True)
+    exact = (paced.interval, paced.latency) == (timing.interval, timing.latency)
+    return int(bool(mismatches) or not exact)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

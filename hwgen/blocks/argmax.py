@@ -1,0 +1,164 @@
+"""The channel that is largest, pixel by pixel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from amaranth.hdl import Const, Module, Mux, Signal, Value
+from amaranth.lib import data, wiring
+
+from hwgen.blocks.arithmetic import delayed, levels
+from hwgen.blocks.base import Resources, StreamType, counter
+from hwgen.blocks.elementwise import BeatConfig, most_claims
+from hwgen.blocks.queue import Queue, queue_resources
+from hwgen.blocks.route import last_of
+from hwgen.ir import ArgMax as ArgMaxOp
+from hwgen.ir.types import TensorType
+
+__all__ = ["ArgMax", "ArgMaxConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArgMaxConfig(BeatConfig):
+    """The number of each pixel's largest channel, the first of several.
+
+    Parameters
+    ----------
+    op : :class:`hwgen.ir.ArgMax`
+    tensor : :class:`TensorType`
+        Type of the input.
+    lanes : :class:`int`
+        Channels a beat at the input; the output has one.
+    """
+
+    op: ArgMaxOp
+    tensor: TensorType
+
+    def __post_init__(self) -> None:
+        _ = self.inputs, self.outputs
+
+    @cached_property
+    def inputs(self) -> tuple[StreamType, ...]:
+        return (StreamType(self.tensor, self.lanes),)
+
+    @cached_property
+    def outputs(self) -> tuple[StreamType, ...]:
+        return (StreamType(self.op.infer(self.tensor)[0]),)
+
+    @property
+    def tree_levels(self) -> int:
+        """Registered levels of the comparison of a beat's channels."""
+        return levels(self.lanes)
+
+    @property
+    def push_latency(self) -> int:
+        return self.tree_levels + 3
+
+    @property
+    def least_depths(self) -> tuple[int, ...]:
+        return (most_claims(self.claim_cycles, 1, self.inputs[0].beats_per_pixel),)
+
+    def claiming(self, beats: np.ndarray) -> np.ndarray:
+        count = self.inputs[0].beats_per_pixel
+        return beats[count - 1 :: count]
+
+    def resources(self) -> Resources:
+        bits, index = self.tensor.bits, self.outputs[0].width
+        pairs = max(self.lanes, 2)
+        return queue_resources(index, self.queue_depths[0]) + Resources(
+            lut=pairs * (3 * bits // 2 + self.tree_levels) + 3 * index + 10,
+            ff=2 * pairs * (bits + self.tree_levels // 2) + 4 * index + 3 * self.push_latency,
+        )
+
+    def compute(self, *frames: np.ndarray) -> tuple[np.ndarray, ...]:
+        return self.op.evaluate(frames, (self.tensor,))
+
+    def create(self) -> ArgMax:
+        return ArgMax(self)
+
+
+class ArgMax(wiring.Component):
+    """Finds the largest channel of each pixel: a tree over a beat, then the largest so far.
+
+    Parameters
+    ----------
+    config : :class:`ArgMaxConfig`
+
+    Members
+    -------
+    i : :py:`In(stream.Signature(ArrayLayout(signed(bits), lanes)))`
+    o : :py:`Out(stream.Signature(ArrayLayout(signed(output bits), 1)))`
+
+    Timing
+    ------
+    One beat a cycle.  A pixel whose last beat was accepted in cycle t is visible in
+    t + 6 + ceil(log2(lanes)).
+    """
+
+    def __init__(self, config: ArgMaxConfig) -> None:
+        self.config = config
+        super().__init__(config.signature)
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        m.submodules.queue = queue = Queue(config.outputs[0].payload, config.queue_depths[0])
+        wiring.connect(m, queue.o, wiring.flipped(self.o))
+        fire = Signal()
+        first = Signal(init=1)
+        last = last_of(m, config.inputs[0].beats_per_pixel, fire, "beats_left")
+        with m.If(fire):
+            m.d.sync += first.eq(last)
+        m.d.comb += [
+            self.i.ready.eq(~last | queue.room),
+            fire.eq(self.i.valid & self.i.ready),
+            queue.reserve.eq(fire & last),
+        ]
+        flags = [Signal(data.StructLayout({"add": 1, "first": 1, "last": 1}))]
+        m.d.comb += [flags[0].add.eq(fire), flags[0].first.eq(first), flags[0].last.eq(fire & last)]
+        for k in range(config.push_latency):
+            flags.append(Signal.like(flags[0], name=f"flags_{k}"))
+            m.d.sync += flags[k + 1].eq(flags[k])
+
+        value, lane = self._tree(m)
+        now = flags[config.tree_levels + 1]
+        largest = Signal.like(value, reset_less=True)
+        # Number of the beat's first channel, and what is kept of the largest.
+        base = Signal(range(config.tensor.channels))
+        largest_base = Signal.like(base, reset_less=True)
+        largest_lane = Signal.like(lane, reset_less=True)
+        with m.If(now.add):
+            m.d.sync += base.eq(Mux(now.last, 0, base + config.lanes))
+            # A later one that is equal does not count.
+            with m.If(now.first | (value > largest)):
+                m.d.sync += [largest.eq(value), largest_base.eq(base), largest_lane.eq(lane)]
+        number = Signal(config.outputs[0].width, reset_less=True)
+        m.d.sync += number.eq(largest_base + largest_lane)
+        m.d.comb += [queue.i.valid.eq(flags[-1].last), queue.i.p[0].eq(number)]
+        return m
+
+    def _tree(self, m: Module) -> tuple[Value, Signal]:
+        """Largest value of a beat, and its lane."""
+        lanes = self.config.lanes
+        terms: list[tuple[Value, Value]] = [
+            (delayed(m, self.i.p[lane], 1, f"x_{lane}"), Const(lane, range(max(lanes, 2))))
+            for lane in range(lanes)
+        ]
+        for level in range(self.config.tree_levels):
+            joined = []
+            for k in range(0, len(terms), 2):
+                a, b = terms[k], terms[min(k + 1, len(terms) - 1)]
+                value = Signal.like(a[0], name=f"value_{level}_{k // 2}", reset_less=True)
+                lane = counter(lanes, name=f"lane_{level}_{k // 2}", reset_less=True)
+                upper = b[0] > a[0]
+                m.d.sync += [
+                    value.eq(Mux(upper, b[0], a[0])), lane.eq(Mux(upper, b[1], a[1]))
+                ]
+                joined.append((value, lane))
+            terms = joined
+        (value, lane), = terms
+        only = counter(lanes, name="lane")
+        m.d.comb += only.eq(lane)
+        return value, only

@@ -1,0 +1,330 @@
+"""Channels in another order, or some of them: slices, shuffles, repetitions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.lib import wiring
+
+from hwgen.blocks.arithmetic import delayed, levels
+from hwgen.blocks.base import BlockConfig, Resources, Schedule, StreamType, counter, in_order
+from hwgen.blocks.elementwise import ReadOnlyMemory, most_claims, valid_chain
+from hwgen.blocks.memory import BufferMemory
+from hwgen.blocks.queue import QUEUE_LATENCY, Queue, queue_resources
+from hwgen.blocks.route import last_of
+from hwgen.ir import GatherChannels
+from hwgen.ir.types import TensorType
+
+__all__ = ["Gather", "GatherConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatherConfig(BlockConfig):
+    """A choice of channels.
+
+    Parameters
+    ----------
+    op : :class:`hwgen.ir.GatherChannels`
+    tensor : :class:`TensorType`
+        Type of the input.
+    lanes : :class:`int`
+        Channels a beat, at both ports.
+    """
+
+    op: GatherChannels
+    tensor: TensorType
+    lanes: int = 1
+
+    def __post_init__(self) -> None:
+        _ = self.inputs, self.outputs
+
+    @cached_property
+    def inputs(self) -> tuple[StreamType, ...]:
+        return (StreamType(self.tensor, self.lanes),)
+
+    @cached_property
+    def outputs(self) -> tuple[StreamType, ...]:
+        return (StreamType(self.op.infer(self.tensor)[0], self.lanes),)
+
+    @property
+    def beats_in(self) -> int:
+        """Beats a pixel at the input."""
+        return self.inputs[0].beats_per_pixel
+
+    @property
+    def beats_out(self) -> int:
+        """Beats a pixel at the output."""
+        return self.outputs[0].beats_per_pixel
+
+    @cached_property
+    def sources(self) -> np.ndarray:
+        """Per output beat and lane, the beat and the lane of the input: ``(beats, lanes, 2)``."""
+        order = np.array(self.op.order).reshape(self.beats_out, self.lanes)
+        return np.stack(np.divmod(order, self.lanes), axis=-1)
+
+    @cached_property
+    def way(self) -> str:
+        """How it is built.
+
+        ``"filter"``, if every output beat is an input beat, its lanes crossed in one and the same
+        way, and they are in order: input beats pass or are dropped.  Else a pixel is collected
+        while the one before it leaves: in ``"registers"``, or, for many channels with few lanes,
+        in a ``"memory"`` for each lane, whichever is cheaper.
+        """
+        beats, lanes = self.sources[..., 0], self.sources[..., 1]
+        if (beats == beats[:, :1]).all() and (lanes == lanes[0]).all() and (
+            np.diff(beats[:, 0]) > 0
+        ).all():
+            return "filter"
+        # A block memory is worth as many LUTs as in `block_ram`, a register half of one.
+        costs = {
+            way: r.lut + r.ff / 2 + 96 * r.bram18
+            for way, r in (("registers", self._registers), ("memory", self._memories))
+        }
+        return min(costs, key=costs.__getitem__)
+
+    @cached_property
+    def lanes_read(self) -> list[list[int]]:
+        """Per output lane, the input lanes that it takes channels from."""
+        return [np.unique(self.sources[:, lane, 1]).tolist() for lane in range(self.lanes)]
+
+    @property
+    def memory_depth(self) -> int:
+        """Words of a lane's memory: two pixels, each at a power of two."""
+        return 2 << levels(self.beats_in)
+
+    @cached_property
+    def walk(self) -> ReadOnlyMemory:
+        """The memory of what is read: per lane a word, then which of its channels."""
+        widths = (levels(self.beats_in) + levels(len(read)) for read in self.lanes_read)
+        return ReadOnlyMemory(max(sum(widths), 1), self.beats_out)
+
+    @property
+    def push_latency(self) -> int:
+        """Cycles from claiming a place to pushing its beat."""
+        if self.way == "filter":
+            return 0
+        return 1 if self.way == "registers" else self.walk.latency + 3
+
+    @property
+    def least_depths(self) -> tuple[int, ...]:
+        cycles = self.push_latency + QUEUE_LATENCY + 1
+        if self.way == "filter":
+            return (cycles,)
+        return (most_claims(cycles, self.beats_out, max(self.beats_in, self.beats_out)),)
+
+    def schedule(self, arrivals: Sequence[np.ndarray]) -> Schedule:
+        by_pixel = in_order(arrivals[0]).reshape(-1, self.beats_in)
+        if self.way == "filter":
+            claims = by_pixel[:, self.sources[:, 0, 0]].ravel()
+            accepts = by_pixel.ravel()
+        else:
+            # The last beat of a pixel waits until the pixel before it has left.
+            complete = in_order(by_pixel[:, -1], max(self.beats_in, self.beats_out))
+            by_pixel[:, -1] = complete
+            accepts = in_order(by_pixel.ravel())
+            claims = (complete[:, None] + np.arange(1, self.beats_out + 1)).ravel()
+        return Schedule((accepts,), (claims + self.push_latency + QUEUE_LATENCY,), (claims,))
+
+    @property
+    def _registers(self) -> Resources:
+        """What it takes to collect a pixel in registers."""
+        bits = self.tensor.bits
+        return Resources(lut=bits * len(self.op.order),
+                         ff=bits * (self.tensor.channels + len(self.op.order)))
+
+    @property
+    def _memories(self) -> Resources:
+        """What it takes to collect a pixel in memories."""
+        bits, counters = self.tensor.bits, 2 * (levels(self.beats_in) + levels(self.beats_out))
+        total = self.walk.resources() + Resources(
+            lut=counters + 10, ff=counters + 20 + self.walk.latency * self.inputs[0].width
+        )
+        for read in self.lanes_read:
+            total += Resources.memory(len(read) * bits, self.memory_depth)
+            total += Resources(lut=bits * (len(read) // 2),
+                               ff=2 * bits * len(read) + bits + 3 * levels(len(read)))
+        return total
+
+    def resources(self) -> Resources:
+        total = queue_resources(self.outputs[0].width, self.queue_depths[0])
+        total += Resources(lut=30, ff=30)
+        if self.way == "filter":
+            return total
+        return total + (self._registers if self.way == "registers" else self._memories)
+
+    def compute(self, *frames: np.ndarray) -> tuple[np.ndarray, ...]:
+        return self.op.evaluate(frames, (self.tensor,))
+
+    def create(self) -> Gather:
+        return Gather(self)
+
+
+class Gather(wiring.Component):
+    """Chooses channels of each pixel.
+
+    Parameters
+    ----------
+    config : :class:`GatherConfig`
+
+    Members
+    -------
+    i, o : :py:`stream.Signature(ArrayLayout(signed(bits), lanes))`
+
+    Timing
+    ------
+    As a filter: a beat accepted in cycle t, if it is not dropped, is visible in t + 3; one beat a
+    cycle.  Otherwise a pixel's last beat is accepted in a cycle t that is at least ``beats_out``
+    later than that of the pixel before; then output beat k is claimed in t + 1 + k, if there is
+    room, and visible ``config.push_latency`` + 3 cycles later: in t + 5 + k from registers, in
+    t + 8 + k from memories (t + 9 + k where the order is in block memory).  So a pixel takes the
+    longer of its beats in and out.
+    """
+
+    def __init__(self, config: GatherConfig) -> None:
+        self.config = config
+        super().__init__(config.signature)
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        m.submodules.queue = queue = Queue(config.outputs[0].payload, config.queue_depths[0])
+        wiring.connect(m, queue.o, wiring.flipped(self.o))
+        fire = Signal()
+        m.d.comb += fire.eq(self.i.valid & self.i.ready)
+        if config.way == "filter":
+            self._filter(m, queue, fire)
+            return m
+        # Places yet to be claimed for the pixel that leaves, less one.
+        left = Signal(range(-1, config.beats_out), init=-1)
+        last = last_of(m, config.beats_in, fire, "beats_left")
+        complete = Signal()
+        move = Signal()
+        m.d.comb += [
+            self.i.ready.eq(~last | left[-1] | ((left == 0) & queue.room)),
+            complete.eq(fire & last),
+            move.eq(~left[-1] & queue.room),
+            queue.reserve.eq(move),
+        ]
+        with m.If(complete):
+            m.d.sync += left.eq(config.beats_out - 1)
+        with m.Elif(move):
+            m.d.sync += left.eq(left - 1)
+        push = valid_chain(m, move, config.push_latency)
+        m.d.comb += queue.i.valid.eq(push[-1])
+        if config.way == "registers":
+            self._registers(m, queue, fire, complete, push[-1])
+        else:
+            self._memories(m, queue, fire, complete, move)
+        return m
+
+    def _filter(self, m: Module, queue: Queue, fire: Signal) -> None:
+        """Beats that pass or are dropped; whether, is known a beat ahead."""
+        config = self.config
+        wanted, count = set(config.sources[:, 0, 0].tolist()), config.beats_in
+        take: Value = Const(1)
+        if len(wanted) < count:
+            mask = Const(sum(1 << beat for beat in wanted), count)
+            take = Signal(init=0 in wanted)
+            ahead = counter(count, init=1)
+            with m.If(fire):
+                m.d.sync += [
+                    take.eq(mask.bit_select(ahead, 1)),
+                    ahead.eq(Mux(ahead == count - 1, 0, ahead + 1)),
+                ]
+        m.d.comb += [
+            self.i.ready.eq(queue.room | ~take),
+            queue.reserve.eq(fire & take),
+            queue.i.valid.eq(fire & take),
+            *(p.eq(self.i.p[lane])
+              for p, lane in zip(queue.i.p, config.sources[0, :, 1].tolist(), strict=True)),
+        ]
+
+    def _registers(
+        self, m: Module, queue: Queue, fire: Signal, complete: Signal, push: Value
+    ) -> None:
+        """Shift registers: beats come in at the top of one and leave at the bottom of the other.
+
+        The last beat of a pixel goes straight to the second.
+        """
+        config = self.config
+        bits, width = config.tensor.bits, config.inputs[0].width
+        beat = delayed(m, Cat(self.i.p.as_value()), 1, "beat")
+        collect = Signal()
+        load = Signal()
+        m.d.sync += [collect.eq(fire), load.eq(complete)]
+        pixel = beat
+        if config.beats_in > 1:
+            held = Signal(width * (config.beats_in - 1), reset_less=True)
+            pixel = Cat(held, beat)
+            with m.If(collect):
+                m.d.sync += held.eq(pixel[width:])
+        leaving = Signal(width * config.beats_out, reset_less=True)
+        with m.If(load):
+            m.d.sync += leaving.eq(Cat(pixel.word_select(k, bits) for k in config.op.order))
+        with m.Elif(push):
+            m.d.sync += leaving.eq(leaving >> width)
+        m.d.comb += queue.i.p.as_value().eq(leaving[:width])
+
+    def _memories(
+        self, m: Module, queue: Queue, fire: Signal, complete: Signal, move: Signal
+    ) -> None:
+        """Per output lane a memory of those input lanes that it reads, of two pixels.
+
+        Words are written as many cycles late as those to be read are known, so what was read
+        before a beat was accepted is not overwritten before it is read.
+        """
+        config = self.config
+        bits, word_bits = config.tensor.bits, levels(config.beats_in)
+        late = config.walk.latency
+        beat = counter(config.beats_in)
+        half = Signal()
+        with m.If(fire):
+            m.d.sync += beat.eq(Mux(complete, 0, beat + 1))
+        with m.If(complete):
+            m.d.sync += half.eq(~half)
+        turn = counter(config.beats_out)
+        half_out = Signal()
+        with m.If(move):
+            m.d.sync += turn.eq(Mux(turn == config.beats_out - 1, 0, turn + 1))
+            with m.If(turn == config.beats_out - 1):
+                m.d.sync += half_out.eq(~half_out)
+        write = delayed(m, Cat(self.i.p.as_value()), late, "write")
+        write_en = delayed(m, fire, late, "write_en")
+        write_addr = delayed(m, Cat(beat[:word_bits], half), late, "write_addr")
+        read_half = delayed(m, half_out, late, "read_half")
+        row = config.walk.read(m, "walk", turn, self._walk_rows())
+        for lane, read in enumerate(config.lanes_read):
+            m.submodules[f"pixels_{lane}"] = memory = BufferMemory(
+                len(read) * bits, config.memory_depth
+            )
+            word, row = row[:word_bits], row[word_bits:]
+            choice, row = row[: levels(len(read))], row[levels(len(read)) :]
+            if len(read) > 1:
+                choice = delayed(m, choice, 2, f"choice_{lane}")
+            m.d.comb += [
+                memory.write_en.eq(write_en), memory.write_addr.eq(write_addr),
+                memory.write_data.eq(Cat(write.word_select(k, bits) for k in read)),
+                memory.read_en.eq(1), memory.read_addr.eq(Cat(word, read_half)),
+                memory.load.eq(1),
+            ]
+            out = Signal(bits, name=f"out_{lane}", reset_less=True)
+            m.d.sync += out.eq(memory.read_data.word_select(choice, bits))
+            m.d.comb += queue.i.p[lane].eq(out)
+
+    def _walk_rows(self) -> list[int]:
+        """Contents of the memory of what is read."""
+        config, rows = self.config, []
+        for sources in config.sources.tolist():
+            row, place = 0, 0
+            for (word, lane), read in zip(sources, config.lanes_read, strict=True):
+                row |= word << place
+                place += levels(config.beats_in)
+                row |= read.index(lane) << place
+                place += levels(len(read))
+            rows.append(row)
+        return rows

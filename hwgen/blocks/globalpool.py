@@ -1,0 +1,228 @@
+"""Maximum and mean of a whole frame, per channel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
+from amaranth.lib import data, wiring
+
+from hwgen.blocks.arithmetic import delayed
+from hwgen.blocks.base import Resources, StreamType, counter
+from hwgen.blocks.elementwise import BeatConfig, most_claims
+from hwgen.blocks.memory import BufferMemory
+from hwgen.blocks.product import lane_requantiser
+from hwgen.blocks.queue import Queue, queue_resources
+from hwgen.blocks.requantise import Requantiser, RequantiserConfig
+from hwgen.blocks.route import last_of
+from hwgen.ir import GlobalAveragePool, GlobalMaxPool
+from hwgen.ir.types import TensorType
+
+__all__ = ["GlobalPool", "GlobalPoolConfig"]
+
+MEMORY_CYCLES = 4
+"""Cycles after which a memory shows what became of a word: two to fetch it, one to add, one to
+write."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlobalPoolConfig(BeatConfig):
+    """The mean or the maximum of all pixels of a frame.
+
+    Parameters
+    ----------
+    op : :class:`hwgen.ir.GlobalAveragePool` or :class:`hwgen.ir.GlobalMaxPool`
+    tensor : :class:`TensorType`
+        Type of the input.
+    lanes : :class:`int`
+        Channels a beat, at both ports.
+    multiplier : :class:`str`
+        What scales a mean: one of :data:`hwgen.blocks.multiplier.MULTIPLIERS`.
+    """
+
+    op: GlobalAveragePool | GlobalMaxPool
+    tensor: TensorType
+    multiplier: str = "dsp48e2"
+
+    def __post_init__(self) -> None:
+        _ = self.inputs, self.outputs, self.requantiser
+
+    @cached_property
+    def inputs(self) -> tuple[StreamType, ...]:
+        return (StreamType(self.tensor, self.lanes),)
+
+    @cached_property
+    def outputs(self) -> tuple[StreamType, ...]:
+        return (StreamType(self.op.infer(self.tensor)[0], self.lanes),)
+
+    @cached_property
+    def requantiser(self) -> RequantiserConfig | None:
+        """The requantisers of a mean."""
+        if isinstance(self.op, GlobalMaxPool):
+            return None
+        pixels, q = self.tensor.pixels, self.tensor.quantisation
+        return lane_requantiser(
+            self.op.requantise, self.op.output, lanes=self.lanes, multiplier=self.multiplier,
+            bias=-pixels * q.zero_point,
+            acc_range=(pixels * (q.low - max(q.zero_point, 0)),
+                       pixels * (q.high - min(q.zero_point, 0))),
+        )
+
+    @property
+    def beats_per_pixel(self) -> int:
+        """Beats a pixel, and accumulators a lane."""
+        return self.inputs[0].beats_per_pixel
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether accumulators are in a memory; there they must come round late enough."""
+        return self.beats_per_pixel > MEMORY_CYCLES
+
+    @property
+    def acc_bits(self) -> int:
+        """Bits of an accumulator."""
+        return self.requantiser.acc_bits if self.requantiser else self.tensor.bits
+
+    @property
+    def join_latency(self) -> int:
+        """Cycles from accepting a beat to its accumulators being visible."""
+        return 3 if self.in_memory else 2
+
+    @property
+    def push_latency(self) -> int:
+        return self.join_latency + (self.requantiser.latency if self.requantiser else 0)
+
+    @property
+    def least_depths(self) -> tuple[int, ...]:
+        return (most_claims(self.claim_cycles, self.beats_per_pixel, self.inputs[0].beats),)
+
+    def claiming(self, beats: np.ndarray) -> np.ndarray:
+        return beats.reshape(-1, self.tensor.pixels, self.beats_per_pixel)[:, -1].ravel()
+
+    def resources(self) -> Resources:
+        width = self.acc_bits * self.lanes
+        total = queue_resources(self.outputs[0].width, self.queue_depths[0])
+        if self.in_memory:
+            total += Resources.memory(width, self.beats_per_pixel) + Resources(
+                ff=3 * width + 2 * self.inputs[0].width
+            )
+        else:
+            total += Resources(ff=self.beats_per_pixel * width + self.inputs[0].width)
+        total += Resources(lut=2 * width + 30, ff=40)
+        return total + self.requantiser.resources() if self.requantiser else total
+
+    def compute(self, *frames: np.ndarray) -> tuple[np.ndarray, ...]:
+        return self.op.evaluate(frames, (self.tensor,))
+
+    def create(self) -> GlobalPool:
+        return GlobalPool(self)
+
+
+class GlobalPool(wiring.Component):
+    """Joins every beat to the accumulators of its channels; nothing of a frame is kept.
+
+    A beat's accumulators come round once a pixel.  Where that is soon, they are registers that
+    pass them on; else a memory, which needs four cycles from one addition to the next.
+
+    Parameters
+    ----------
+    config : :class:`GlobalPoolConfig`
+
+    Members
+    -------
+    i, o : :py:`stream.Signature(ArrayLayout(signed(bits), lanes))`
+
+    Timing
+    ------
+    One beat a cycle.  A beat of the last pixel, which is accepted only with room, is visible
+    ``config.push_latency`` + 3 cycles after it was accepted: 5 for a maximum with up to four
+    beats a pixel, 6 with more.
+    """
+
+    def __init__(self, config: GlobalPoolConfig) -> None:
+        self.config = config
+        super().__init__(config.signature)
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        m.submodules.queue = queue = Queue(config.outputs[0].payload, config.queue_depths[0])
+        wiring.connect(m, queue.o, wiring.flipped(self.o))
+        fire = Signal()
+        pixel_end = Signal()
+        beats = config.beats_per_pixel
+        beat = counter(beats)
+        if beats > 1:
+            with m.If(fire):
+                m.d.sync += beat.eq(Mux(beat == beats - 1, 0, beat + 1))
+        first = Signal(init=1)
+        last = last_of(m, config.tensor.pixels, pixel_end, "pixels_left")
+        with m.If(pixel_end):
+            m.d.sync += first.eq(last)
+        m.d.comb += [
+            self.i.ready.eq(~last | queue.room),
+            fire.eq(self.i.valid & self.i.ready),
+            pixel_end.eq(fire & (beat == beats - 1)),
+            queue.reserve.eq(fire & last),
+        ]
+        flags = [Signal(data.StructLayout({"add": 1, "first": 1, "last": 1}))]
+        m.d.comb += [flags[0].add.eq(fire), flags[0].first.eq(first), flags[0].last.eq(fire & last)]
+        for k in range(config.join_latency):
+            flags.append(Signal.like(flags[0], name=f"flags_{k}"))
+            m.d.sync += flags[k + 1].eq(flags[k])
+
+        join = self._in_memory if config.in_memory else self._in_registers
+        results = join(m, flags, beat)
+        if config.requantiser is None:
+            target = queue.i
+        else:
+            m.submodules.requantiser = requantiser = Requantiser(config.requantiser)
+            wiring.connect(m, requantiser.o, queue.i)
+            target = requantiser.i
+        m.d.comb += target.valid.eq(flags[-1].last)
+        m.d.comb += [p.eq(result) for p, result in zip(target.p, results, strict=True)]
+        return m
+
+    def _in_registers(self, m: Module, flags: list, beat: Signal) -> list[Value]:
+        """Accumulators that are passed on from register to register."""
+        results = []
+        for lane in range(self.config.lanes):
+            x = delayed(m, self.i.p[lane], 1, f"x_{lane}")
+            ring = [
+                Signal(signed(self.config.acc_bits), name=f"acc_{lane}_{k}", reset_less=True)
+                for k in range(self.config.beats_per_pixel)
+            ]
+            with m.If(flags[1].add):
+                m.d.sync += ring[0].eq(self._join(ring[-1], x, flags[1].first))
+                m.d.sync += [b.eq(a) for a, b in zip(ring, ring[1:])]
+            results.append(ring[0])
+        return results
+
+    def _in_memory(self, m: Module, flags: list, beat: Signal) -> list[Value]:
+        """Accumulators that are fetched, and written back two cycles later."""
+        config = self.config
+        bits = config.acc_bits
+        m.submodules.accumulators = memory = BufferMemory(
+            bits * config.lanes, config.beats_per_pixel
+        )
+        results = []
+        for lane in range(config.lanes):
+            x = delayed(m, self.i.p[lane], 2, f"x_{lane}")
+            acc = memory.read_data[lane * bits : (lane + 1) * bits].as_signed()
+            result = Signal(signed(bits), name=f"result_{lane}", reset_less=True)
+            m.d.sync += result.eq(self._join(acc, x, flags[2].first))
+            results.append(result)
+        m.d.comb += [
+            memory.read_en.eq(flags[0].add), memory.read_addr.eq(beat), memory.load.eq(1),
+            memory.write_en.eq(flags[3].add),
+            memory.write_addr.eq(delayed(m, beat, 3, "beat")),
+            memory.write_data.eq(Cat(results)),
+        ]
+        return results
+
+    def _join(self, acc: Value, x: Value, first: Value) -> Value:
+        if isinstance(self.config.op, GlobalMaxPool):
+            return Mux(first | (x > acc), x, acc)
+        return Mux(first, 0, acc) + x

@@ -1,0 +1,39 @@
+"""Padding, cropping and strided slices: pixels read from a sliding window of one pixel.
+
+The read address does it, so added pixels cost no memory and no cycles but their own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from hwgen import ir
+from hwgen.blocks.resize import PixelReader, PixelReaderConfig
+from hwgen.blocks.window import SlidingWindowConfig
+
+__all__ = ["Pad", "PadConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PadConfig(PixelReaderConfig):
+    """Pixels added around a frame, cut off, or left out.
+
+    Parameters
+    ----------
+    op : :class:`hwgen.ir.Pad`
+    tensor, lanes, capacity : see :class:`hwgen.blocks.resize.PixelReaderConfig`
+    """
+
+    op: ir.Pad
+
+    @cached_property
+    def window(self) -> SlidingWindowConfig:
+        return self.reader(self.op.window, fill=self.op.fill)
+
+    def create(self) -> Pad:
+        return Pad(self)
+
+
+class Pad(PixelReader):
+    """Adds, cuts off or leaves out pixels; see :class:`hwgen.blocks.resize.PixelReader`."""

@@ -1,0 +1,46 @@
+"""What every op is: typed integer tensors in and out, a shape rule, an exact meaning.
+
+Arrays carry a batch axis in front: ``(frames, *spatial, channels)``.  Spatial dimensions are as
+many as the type has: none, one, two or three.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from hwgen.ir.types import TensorType
+
+__all__ = ["Op"]
+
+
+@dataclass(frozen=True, eq=False)
+class Op(ABC):
+    """What is computed.  Subclasses are frozen dataclasses."""
+
+    arity: ClassVar[int | None] = 1
+    """Number of inputs; ``None`` where it varies."""
+
+    @abstractmethod
+    def infer(self, *inputs: TensorType) -> tuple[TensorType, ...]:
+        """Types of the outputs.
+
+        Raises
+        ------
+        :exc:`HwgenError`
+            If the inputs do not fit the op.
+        """
+
+    @abstractmethod
+    def evaluate(
+        self, inputs: Sequence[np.ndarray], types: Sequence[TensorType]
+    ) -> tuple[np.ndarray, ...]:
+        """Exact values of the outputs, for inputs of shape ``(frames, *type.shape)``."""
+
+    def macs(self, *inputs: TensorType) -> int:
+        """Multiply-accumulates a frame, as papers count them: window taps, padding included."""
+        return 0

@@ -1,0 +1,205 @@
+"""Accuracy layer by layer: how far each integer tensor is from the float one, and who is to blame.
+
+Two figures a tensor, as signal-to-noise ratios: of the integer network run end to end, where the
+errors of all earlier layers add up; and of its layer alone, fed with the float network's tensors
+rounded to the layer's inputs (vendor tools offer both, as debuggers of quantisation).  The layer
+with the lowest ratio of its own is where more bits or another range help.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from hwgen.errors import HwgenError
+from hwgen.ir import Convolution, ConvTranspose, Gemm, Graph, Node, Quantisation, Reshape
+from models.accuracy_report import Accuracy, Row, decibels
+from models.calibrate import probe
+from models.frames import to_frame
+from models.onnx_import import Network
+from models.samples import Feed
+
+__all__ = ["Accuracy", "Row", "measure"]
+
+
+def measure(
+    network: Network,
+    graph: Graph,
+    feeds: Iterable[Feed],
+    floats: Mapping[str, str] | None = None,
+) -> Accuracy:
+    """Compare an integer graph with its float network, tensor by tensor, a frame at a time.
+
+    Parameters
+    ----------
+    network : :class:`models.onnx_import.Network`
+    graph : :class:`hwgen.ir.Graph`
+    feeds : float inputs, one frame each
+    floats : tensor name of the graph to that of the network; default ``graph.meta["floats"]``
+        A tensor without a float one, or with one of an unclear layout, gets no row: its error
+        counts as that of the layers which read it.  Inputs that are missing go by their order.
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If there is no frame, or an input has no float tensor of its shape.
+    """
+    names = dict(graph.meta.get("floats", {}) if floats is None else floats)
+    if len(graph.inputs) == len(network.inputs):
+        for ours, theirs in zip(graph.inputs, network.inputs, strict=True):
+            names.setdefault(ours, theirs)
+    known = {*network.inputs, *(out for node in network.nodes for out in node.output if out)}
+    names = {ours: name for ours, name in names.items() if ours in graph.types and name in known}
+    run = probe(network, sorted(set(names.values())))
+    meters: dict[str, _Meter] = {}
+    frames = 0
+    for feed in feeds:
+        frames += 1
+        _frame(graph, names, run(feed), meters)
+    if not frames:
+        raise HwgenError("The accuracy needs at least one frame")
+    nodes = {out: node for node in graph.nodes for out in node.outputs}
+    return Accuracy(
+        tuple(_row(graph, nodes.get(t), t, names.get(t, ""), meters) for t in graph.types
+              if t in meters),
+        frames,
+    )
+
+
+@dataclass
+class _Meter:
+    """Sums over the elements of one tensor."""
+
+    signal: float = 0.0
+    noise: float = 0.0
+    own: float = 0.0
+    rounding: float = 0.0
+    clipping: float = 0.0
+    weights: float = 0.0
+    clipped: int = 0
+    count: int = 0
+
+    def add(
+        self, real: np.ndarray, quantisation: Quantisation, rounded: np.ndarray,
+        ours: np.ndarray, own: np.ndarray,
+    ) -> None:
+        """Take in a frame: the float tensor, its codes, those end to end, those of the layer."""
+
+        def noise(codes: np.ndarray) -> float:
+            return float(np.square(quantisation.dequantise(codes) - real).sum(dtype=np.float64))
+
+        ends = quantisation.dequantise(np.array([quantisation.low, quantisation.high]))
+        beyond = real - np.clip(real, *ends)
+        # What rounds to the last code is not beyond the range.
+        beyond[np.abs(beyond) <= quantisation.scale / 2] = 0
+        self.signal += float(np.square(real).sum(dtype=np.float64))
+        total = noise(ours)
+        self.noise += total
+        self.own += total if own is ours else noise(own)
+        self.rounding += noise(rounded)
+        self.clipping += float(np.square(beyond).sum(dtype=np.float64))
+        self.clipped += int(np.count_nonzero(beyond))
+        self.count += real.size
+
+
+def _frame(
+    graph: Graph, names: Mapping[str, str], values: Feed, meters: dict[str, _Meter]
+) -> None:
+    """Run one frame end to end and layer by layer, and add it to the sums."""
+    makers = {node.outputs[0]: node for node in graph.nodes}
+    ours: dict[str, np.ndarray] = {}
+    references: dict[str, np.ndarray] = {}
+
+    def real(tensor: str) -> np.ndarray | None:
+        maker = makers.get(tensor)
+        if maker is not None and isinstance(maker.op, Reshape):
+            # A float tensor is flattened in another order; that of the source is known.
+            source = real(maker.inputs[0])
+            return None if source is None else source.reshape(graph.types[tensor].shape)
+        value = values.get(names.get(tensor, ""))
+        if value is None or value.dtype.kind != "f":
+            return None
+        return to_frame(value, graph.types[tensor].shape)
+
+    def note(tensor: str, exact: np.ndarray, own: np.ndarray) -> None:
+        ours[tensor], references[tensor] = exact, own
+        if (value := real(tensor)) is not None:
+            quantisation = graph.types[tensor].quantisation
+            references[tensor] = quantisation.quantise(value)[None]
+            meters.setdefault(tensor, _Meter()).add(
+                value, quantisation, references[tensor], exact, own
+            )
+
+    for tensor, type in graph.inputs.items():
+        value = real(tensor)
+        if value is None:
+            raise HwgenError(f"Input {tensor!r} ({type}) has no float tensor of its shape")
+        codes = type.quantisation.quantise(value)[None]
+        note(tensor, codes, codes)
+    last = {tensor: node for node in graph.nodes for tensor in node.inputs}
+    for node in graph.nodes:
+        types = [graph.types[t] for t in node.inputs]
+        exact = node.op.evaluate([ours[t] for t in node.inputs], types)
+        own = exact
+        if any(ours[t] is not references[t] for t in node.inputs):
+            own = node.op.evaluate([references[t] for t in node.inputs], types)
+        for tensor, a, b in zip(node.outputs, exact, own, strict=True):
+            note(tensor, a, b)
+        if node.name in meters and isinstance(node.op, Convolution | Gemm):
+            noise = _weight_noise(node.op, references[node.inputs[0]], types[0].quantisation)
+            meters[node.name].weights += noise * graph.types[node.name].size
+        for tensor in (*node.inputs, *node.outputs):
+            if last.get(tensor, node) is node:
+                ours.pop(tensor, None)
+                references.pop(tensor, None)
+
+
+def _row(
+    graph: Graph, node: Node | None, tensor: str, float_tensor: str, meters: Mapping[str, _Meter]
+) -> Row:
+    meter = meters[tensor]
+    op = node.op if node is not None and isinstance(node.op, Convolution | Gemm) else None
+    inputs = {
+        t: decibels(meters[t].signal, meters[t].rounding)
+        for t in (() if node is None else node.inputs) if t in meters
+    }
+    return Row(
+        name=tensor if node is None else node.name,
+        op="Input" if node is None else type(node.op).__name__,
+        tensor=tensor,
+        float_tensor=float_tensor,
+        bits=graph.types[tensor].bits,
+        weight_bits=op and op.weight_bits,
+        snr_db=decibels(meter.signal, meter.noise),
+        own_db=decibels(meter.signal, meter.own),
+        output_db=decibels(meter.signal, meter.rounding),
+        input_db=min(inputs.values(), default=None),
+        worst_input=min(inputs, key=inputs.__getitem__, default=None),
+        weight_db=op and decibels(meter.signal, meter.weights),
+        clipped=meter.clipped / max(1, meter.count),
+        clipped_noise=meter.clipping / meter.rounding if meter.rounding else 0.0,
+        spread=1.0 if op is None else _spread(op.weight),
+    )
+
+
+def _weight_noise(op: Convolution | Gemm, codes: np.ndarray, input: Quantisation) -> float:
+    """Mean noise of an output element from weights that are off by 1/12 of a squared step each.
+
+    Too much where most weights are rounded to 0: their errors are smaller.
+    """
+    power = np.square(input.dequantise(codes)).sum(dtype=np.float64)
+    step = np.ldexp(op.requantise.multiplier * op.output.scale / input.scale, -op.requantise.shift)
+    # Inputs that an output element sums over, as a share of all.
+    share = op.weight[0].size / codes.size
+    if isinstance(op, ConvTranspose):
+        share /= math.prod(op.stride)
+    return float(np.square(step).mean()) / 12 * power * share
+
+
+def _spread(weight: np.ndarray) -> float:
+    """Largest over median peak of the input channels of weights ``(Cout, *taps, Cin)``."""
+    peaks = np.abs(weight.astype(np.int64)).reshape(-1, weight.shape[-1]).max(0)
+    return float(peaks.max() / max(1.0, np.median(peaks)))

@@ -1,0 +1,56 @@
+"""Lowering: from a float network to the integer graph.
+
+Activations are asymmetric, one scale a tensor; weights symmetric, one scale an output channel
+(Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
+Inference", 2018), unless the file itself states other integers.  Scales are float32, so that an
+ONNX file can state them exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from hwgen.ir import Graph
+from models.lowering import conv, elementwise, pool, resize, route
+from models.lowering.core import HANDLERS, Lowering, Ranges
+from models.lowering.regions import ELEMENTWISE
+from models.onnx_import import Network
+from models.precision import Precision
+
+__all__ = ["lower", "supported"]
+
+# Imported for the handlers that they register.
+_ = conv, elementwise, pool, resize, route
+
+
+def lower(
+    network: Network, ranges: Ranges, precision: Precision | None = None,
+    means: Mapping[str, np.ndarray] | None = None,
+) -> Graph:
+    """The integer graph of a float network.
+
+    Parameters
+    ----------
+    network : :class:`models.onnx_import.Network`
+    ranges : tensor name to (smallest, largest) value
+    precision : bits of weights and activations; the input image keeps 8 bits
+    means : mean per channel of what nodes with weights read, for bias correction; none without
+
+    Returns
+    -------
+    :class:`Graph`
+        Its ``meta["floats"]`` says which float tensor each of its tensors stands for.
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If an op, or a form of it, is not supported; the node is named.
+    """
+    return Lowering(network, ranges, precision or Precision.parse("w8a8"), means or {}).graph
+
+
+def supported() -> list[str]:
+    """Names of the ONNX ops that are supported."""
+    return sorted({*HANDLERS, *ELEMENTWISE})

@@ -1,0 +1,116 @@
+"""Scales and shifts per channel: where they stand behind an op with weights, they are part of it.
+
+BatchNormalization and Mul, Add, Sub, Div with constants.  Each that alone reads what is before it
+is folded into the op there; what begins such a chain otherwise is an op of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+
+from models.onnx_import import WEIGHTED, Network, attributes
+
+__all__ = ["Affine", "along", "find_affine"]
+
+
+@dataclass
+class Affine:
+    """``scale * x + shift``, per channel.
+
+    Members
+    -------
+    scale, shift : float64 arrays, shape ``(C,)`` or ``()``
+    end : tensor that is the result
+    absorbed : tensors whose nodes are part of it, without that of the op itself
+    """
+
+    end: str
+    scale: np.ndarray = field(default_factory=lambda: np.ones(()))
+    shift: np.ndarray = field(default_factory=lambda: np.zeros(()))
+    absorbed: list[str] = field(default_factory=list)
+
+    def then(self, scale: np.ndarray, shift: np.ndarray, end: str) -> None:
+        """Another one behind it."""
+        self.scale, self.shift = self.scale * scale, self.shift * scale + shift
+        self.end = end
+
+
+def along(value: np.ndarray, shape: tuple[int, ...], axis: int) -> np.ndarray | None:
+    """A constant as a vector along ``axis`` of a tensor, or a scalar; None if it is neither."""
+    if value.size == 1:
+        return value.reshape(())
+    if value.ndim > len(shape):
+        return None
+    full = value.reshape((1,) * (len(shape) - value.ndim) + value.shape)
+    if full.shape[axis] == value.size == shape[axis]:
+        return full.reshape(-1)
+    return None
+
+
+def step(
+    network: Network, node: onnx.NodeProto, tensor: str, axis: int
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Scale and shift of a node that reads ``tensor``; None if it is not affine in it."""
+    constants, shape = network.constants, network.shapes.get(tensor, ())
+    if network.shapes.get(node.output[0]) != shape:
+        return None
+    if node.op_type == "BatchNormalization" and node.input[0] == tensor and axis == 1:
+        if len(node.output) > 1 or any(i not in constants for i in node.input[1:5]):
+            return None
+        gain, shift, mean, variance = (constants[i].astype(np.float64) for i in node.input[1:5])
+        scale = gain / np.sqrt(variance + attributes(node).get("epsilon", 1e-5))
+        return scale, shift - mean * scale
+    if node.op_type not in ("Add", "Sub", "Mul", "Div") or len(node.input) != 2:
+        return None
+    first = node.input[0] == tensor
+    other = node.input[1] if first else node.input[0]
+    if other not in constants or other == tensor:
+        return None
+    value = along(constants[other].astype(np.float64), shape, axis)
+    if value is None:
+        return None
+    one, zero = np.ones(()), np.zeros(())
+    if node.op_type == "Add":
+        return one, value
+    if node.op_type == "Sub":
+        return (one, -value) if first else (-one, value)
+    if node.op_type == "Mul":
+        return value, zero
+    return (1 / value, zero) if first and (value != 0).all() else None
+
+
+def find_affine(network: Network) -> dict[str, Affine]:
+    """Chains of scales and shifts, by the output of the op that they belong to."""
+    found: dict[str, Affine] = {}
+    taken: set[str] = set()
+    for node in network.nodes:
+        out = node.output[0]
+        if out in taken or out not in network.shapes:
+            continue
+        rank = len(network.shapes[out])
+        axis = rank - 1 if node.op_type == "MatMul" else min(1, rank - 1)
+        chain = Affine(out)
+        if node.op_type not in WEIGHTED:
+            live = [i for i in node.input if i and i not in network.constants]
+            first = step(network, node, live[0], axis) if len(live) == 1 else None
+            if first is None or (node.op_type != "BatchNormalization"
+                                 and all(part.ndim == 0 for part in first)):
+                continue
+            chain.then(*first, out)
+        while chain.end not in network.codes and chain.end not in network.outputs:
+            readers = network.users.get(chain.end, [])
+            if len(readers) != 1 or list(readers[0].input).count(chain.end) != 1:
+                break
+            (reader,) = readers
+            change = step(network, reader, chain.end, axis)
+            if change is None or reader.output[0] in network.inner:
+                break
+            chain.then(*change, reader.output[0])
+            chain.absorbed.append(reader.output[0])
+            taken.add(reader.output[0])
+        if node.op_type not in WEIGHTED or chain.absorbed:
+            found[out] = chain
+    return found

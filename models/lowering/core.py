@@ -1,0 +1,381 @@
+"""The walk over a float network: names, quantisations and views of its tensors.
+
+What becomes of each op is said in the modules beside this one, by handlers that register for the
+names of ONNX ops with :func:`handles`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import onnx
+
+from hwgen.errors import HwgenError
+from hwgen.ir import Graph, Op, Quantisation, Requantise, Table, TensorType
+from models.lowering.affine import Affine, find_affine
+from models.lowering.layout import View, arrangement, channels_last, plain_positions
+from models.lowering.regions import ELEMENTWISE, Regions
+from models.onnx_import import Network
+from models.precision import Precision
+
+__all__ = ["HANDLERS", "Handler", "Lowering", "Result", "handles", "scales"]
+
+Ranges = Mapping[str, tuple[float, float]]
+
+KEEPS = {
+    "Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "GlobalMaxPool", "MaxPool", "Pad",
+    "ReduceMax", "Reshape", "Resize", "Slice", "SpaceToDepth", "Split", "Squeeze", "Transpose",
+    "Unsqueeze", "Upsample",
+}
+"""Ops whose outputs have the codes of their inputs."""
+
+Handler = Callable[["Lowering", onnx.NodeProto], None]
+HANDLERS: dict[str, Handler] = {}
+"""ONNX op to what adds it to the integer graph."""
+
+
+def handles(*kinds: str) -> Callable[[Handler], Handler]:
+    """Register a handler for ONNX ops."""
+    def register(handler: Handler) -> Handler:
+        HANDLERS.update(dict.fromkeys(kinds, handler))
+        return handler
+
+    return register
+
+
+def scales(ratio, output: Quantisation) -> Requantise:
+    """The requantisation by real ratios, with multipliers as fine as the output's codes need."""
+    return Requantise.from_scale(ratio, 17 if output.bits <= 8 else 24)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a node gives: the tensor that takes its place, and its codes.
+
+    Members
+    -------
+    name : ONNX tensor; past an activation that the codes' saturation is
+    quantisation : its codes
+    sign : only the sign of the result is used
+    """
+
+    name: str
+    quantisation: Quantisation
+    sign: bool = False
+
+
+class Lowering:
+    """Adds the integer ops of a network to a graph, node by node.
+
+    Parameters
+    ----------
+    network : :class:`models.onnx_import.Network`
+    ranges : tensor name to (smallest, largest) value
+    precision : bits of weights and activations that the file does not state
+    means : weighted node's input tensor to its mean per channel, for bias correction
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If an op, or a form of it, is not supported; the node is named.
+    """
+
+    def __init__(
+        self, network: Network, ranges: Ranges, precision: Precision,
+        means: Mapping[str, np.ndarray],
+    ) -> None:
+        self.network, self.ranges, self.precision = network, dict(ranges), precision
+        self.means = means
+        self.affine: dict[str, Affine] = find_affine(network)
+        absorbed = {t for affine in self.affine.values() for t in affine.absorbed}
+        self.regions = Regions(network, absorbed)
+        self.graph = Graph()
+        self.views: dict[str, View] = {}
+        self._absorbed = absorbed
+        self._makers = {out: node.name for node in network.nodes for out in node.output}
+        self._taken: set[str] = set()
+        self._floats: dict[str, str] = {}
+        self._share_ranges()
+        for name in network.inputs:
+            shape = network.shapes[name]
+            if len(shape) < 2:
+                raise HwgenError(
+                    f"Input {name!r} has shape {list(shape)}: it needs a batch of 1 and channels"
+                )
+            given = self._input_result(name)
+            tensor = self.graph.add_input(
+                self.fresh(name), TensorType(channels_last(shape), given.quantisation))
+            self._note(given.name, View(tensor))
+            self._floats[tensor] = given.name
+        for node in network.nodes:
+            self._convert(node)
+        for name in network.outputs:
+            tensor = self.output(name)
+            if tensor not in self.graph.outputs:
+                self.graph.outputs.append(tensor)
+        self.graph.meta["floats"] = self._floats
+
+    # Names and quantisations
+
+    def fresh(self, name: str) -> str:
+        """A name of letters, digits and single underscores, not yet taken."""
+        name = re.sub(
+            r"(_output_\d+|/(Conv|Mul)(_output_\d+)?|_DequantizeLinear_Output)$", "", name)
+        base = re.sub(r"[^0-9A-Za-z]+", "_", name).strip("_").lower() or "tensor"
+        base = base if base[0].isalpha() else f"t{base}"
+        unique, k = base, 1
+        while unique in self._taken:
+            k += 1
+            unique = f"{base}_{k}"
+        self._taken.add(unique)
+        return unique
+
+    def _input_result(self, name: str) -> Result:
+        """Images in 0..1 are uint8 / 255 exactly; other inputs are calibrated, or coded."""
+        given = self.result(name)
+        low, high = self.ranges.get(name, (-1.0, 1.0))
+        if given.name == name and name not in self.network.codes and low >= 0 and high <= 1:
+            return Result(name, Quantisation(float(np.float32(1 / 255)), -128, 8))
+        return given
+
+    def quantisation(self, name: str) -> Quantisation:
+        """Codes of a tensor: those that the file states, or an asymmetric calibrated range."""
+        if name in self.network.codes:
+            return self.network.codes[name]
+        name = self._group.get(name, name)
+        if name not in self.ranges:
+            raise HwgenError(f"Tensor {name!r} has no calibrated range")
+        low, high = self.ranges[name]
+        low, high = min(low, 0.0), max(high, 0.0)
+        bits = self.precision.activations(name, self._makers.get(name, ""))
+        steps = (1 << bits) - 1
+        scale = float(np.float32((high - low) / steps)) or 1.0
+        bottom = -(1 << (bits - 1))
+        zero = int(np.clip(round(bottom - low / scale), bottom, bottom + steps))
+        return Quantisation(scale, zero, bits)
+
+    def _share_ranges(self) -> None:
+        """Tensors that a Concat joins, or that keep their codes, get one range."""
+        self._group: dict[str, str] = {}
+
+        def find(name: str) -> str:
+            while name in self._group:
+                name = self._group[name]
+            return name
+
+        fixed = {*self.network.constants, *self.network.inputs, *self.network.codes, ""}
+        for node in self.network.nodes:
+            if node.op_type in KEEPS:
+                members = [t for t in (*node.input, *node.output) if t not in fixed]
+                for a, b in pairwise(members):
+                    if find(a) != find(b):
+                        self._group[find(b)] = find(a)
+        for name in list(self.ranges):
+            root = find(name)
+            if root != name:
+                low, high = self.ranges[name]
+                have = self.ranges.get(root, (low, high))
+                self.ranges[root] = (min(low, have[0]), max(high, have[1]))
+        self._group = {name: find(name) for name in self._group}
+
+    def result(self, tensor: str) -> Result:
+        """What takes the place of a tensor that an op makes.
+
+        Where one activation alone reads it, and that is what saturation of its codes does (ReLU,
+        a clip, a quantiser of the file), the op makes the activation's output at once.
+        """
+        if tensor in self.network.codes or self.regions.read_itself(tensor):
+            return Result(tensor, self.quantisation(tensor))
+        functions = self.regions.functions(tensor)
+        if len(functions) != 1:
+            return Result(tensor, self.quantisation(tensor))
+        (name,) = functions
+        codes = self.quantisation(name)
+        # Around every code, and beyond both ends.
+        near = np.arange(codes.low - 3, codes.high + 4)
+        if len(near) > 2048:
+            near = np.unique(np.r_[near[:64], near[:: len(near) // 1024], near[-64:]])
+        offsets = np.array([[-0.4], [0.0], [0.4]])
+        inner = np.clip(near, codes.low, codes.high)
+        real = (near + offsets - codes.zero_point) * codes.scale
+        at = (inner - codes.zero_point) * codes.scale
+        values = self.regions.apply(name, np.concatenate([real.ravel(), at]))
+        got = codes.quantise(values)
+        around, exact = got[: real.size].reshape(real.shape), got[real.size :]
+        if (around == inner).all():
+            return Result(name, codes)
+        if (around == exact).all():
+            # The activation works on codes as on what they stand for, so it can come after.
+            return Result(tensor, codes)
+        signs = [np.unique(values[: real.size].reshape(real.shape)[side])
+                 for side in (real >= 0, real < 0)]
+        if all(len(s) == 1 for s in signs):
+            return Result(tensor, Quantisation(1.0, 0, 2), sign=True)
+        return Result(tensor, self.quantisation(tensor))
+
+    # Tensors
+
+    def _note(self, name: str, view: View) -> None:
+        self.views[name] = view
+
+    def view(self, name: str) -> View:
+        """A tensor in terms of the integer graph; tables are made when first asked for."""
+        if name in self.views:
+            return self.views[name]
+        root = self.regions.source.get(name)
+        if root is None:
+            if name in self.network.constants:
+                raise HwgenError(f"{name!r} is constant where a stream is wanted")
+            raise HwgenError(f"Tensor {name!r} is made by nothing that is supported")
+        source = self.view(root)
+        have, want = self.graph.types[source.tensor].quantisation, self.quantisation(name)
+        codes = np.arange(have.low, have.high + 1)
+        values = want.quantise(self.regions.apply(name, have.dequantise(codes)))
+        if have == want and np.array_equal(values, codes):
+            self.views[name] = source
+            return source
+        tensor = self.graph.add(Table(values, want), source.tensor, name=self.fresh(name))
+        if source.positions is None:
+            self._floats[tensor] = name
+        self.views[name] = View(tensor, source.positions)
+        return self.views[name]
+
+    def type(self, tensor: str) -> TensorType:
+        """Type of a tensor of the integer graph."""
+        return self.graph.types[tensor]
+
+    def positions(self, name: str) -> np.ndarray:
+        """Positions of a tensor's elements in the stream; see :class:`View`."""
+        view = self.view(name)
+        return plain_positions(self.network.shapes[name]) if view.positions is None else (
+            view.positions)
+
+    def tensor(self, name: str, axis: int = 1) -> str:
+        """The tensor of the integer graph for an ONNX tensor with its channels at ``axis``."""
+        view = self.view(name)
+        shape = self.network.shapes[name]
+        if view.positions is None and (axis == 1 or len(shape) < 3):
+            return view.tensor
+        return self.arranged(view.tensor, self.positions(name), name, axis)
+
+    def arranged(self, tensor: str, positions: np.ndarray, name: str, axis: int = 1) -> str:
+        """A tensor whose elements are those at ``positions``, with channels at ``axis``."""
+        ops = arrangement(positions, self.type(tensor).shape, axis)
+        if ops is None:
+            raise HwgenError(
+                f"tensor {name!r} is rearranged across pixels, which would take a buffer of the "
+                f"whole frame; channels may be sliced and shuffled, pixels cropped and strided, "
+                f"frames flattened"
+            )
+        for op in ops:
+            tensor = self.graph.add(op, tensor, name=self.fresh(f"{name}_{type(op).__name__}"))
+        return tensor
+
+    def output(self, name: str) -> str:
+        """The tensor of the integer graph for an output; its channels may be at any axis."""
+        shape = self.network.shapes[name]
+        view = self.view(name)
+        if view.positions is None:
+            return view.tensor
+        for axis in range(1, len(shape)):
+            ops = arrangement(view.positions, self.type(view.tensor).shape, axis)
+            if ops is not None:
+                return self.arranged(view.tensor, view.positions, name, axis)
+        return self.tensor(name)
+
+    def put(
+        self, name: str, op: Op, *inputs: str, axis: int = 1, positions: np.ndarray | None = None
+    ) -> str:
+        """Add an op that makes the ONNX tensor ``name``; returns its name in the graph.
+
+        Parameters
+        ----------
+        name : ONNX tensor
+        op, inputs : what makes it, from tensors of the integer graph
+        axis : where the ONNX tensor has its channels
+        positions : of its elements in the stream, if no axis says it
+        """
+        tensor = self.graph.add(op, *inputs, name=self.fresh(name))
+        shape = self.network.shapes[name]
+        if positions is None and axis % len(shape) != 1 and len(shape) > 2:
+            positions = plain_positions(shape, axis % len(shape))
+        if positions is None:
+            self._floats[tensor] = name
+        self._note(name, View(tensor, positions))
+        return tensor
+
+    def put_all(self, names: list[str], op: Op, source: str) -> None:
+        """Add an op with several outputs, channels at axis 1."""
+        tensors = [self.fresh(name) for name in names]
+        self.graph.add_node(op, [source], tensors)
+        for name, tensor in zip(names, tensors, strict=True):
+            self._note(name, View(tensor))
+            self._floats[tensor] = name
+
+    def rescaled(self, tensor: str, output: Quantisation) -> str:
+        """A tensor in other codes."""
+        have = self.type(tensor).quantisation
+        if have == output:
+            return tensor
+        table = Table.from_function(lambda v: v, have, output)
+        return self.graph.add(table, tensor, name=self.fresh(f"{tensor}_rescaled"))
+
+    def move(self, name: str, source: str, positions: np.ndarray) -> None:
+        """``name`` holds the elements of the graph's tensor ``source`` at ``positions``."""
+        self._note(name, View(source, positions))
+
+    def channel_axis(self, name: str) -> int:
+        """Where an ONNX tensor has the channels of its stream; 1 if that is not certain."""
+        view, shape = self.view(name), self.network.shapes[name]
+        if view.positions is None:
+            return 1
+        source = self.type(view.tensor).shape
+        for axis in (1, *range(len(shape) - 1, 1, -1)):
+            if arrangement(view.positions, source, axis) == []:
+                return axis
+        return 1
+
+    def constant(self, name: str) -> np.ndarray:
+        """A constant as float64.
+
+        Raises
+        ------
+        :exc:`HwgenError`
+            If it is not constant.
+        """
+        if name not in self.network.constants:
+            raise HwgenError(f"{name!r} must be constant")
+        return self.network.constants[name].astype(np.float64)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """ONNX shape of a tensor."""
+        return self.network.shapes[name]
+
+    # Nodes
+
+    def _convert(self, node: onnx.NodeProto) -> None:
+        out = node.output[0]
+        if out in self.regions.source or out in self._absorbed:
+            # Made when used: what is only part of a larger region never is.
+            return
+        label = node.name or out
+        handler = HANDLERS.get(node.op_type)
+        if handler is None:
+            supported = sorted({*HANDLERS, *ELEMENTWISE})
+            raise HwgenError(
+                f"Node {label!r}: op {node.op_type!r} is not supported here; supported are "
+                f"{', '.join(supported)}"
+            )
+        try:
+            handler(self, node)
+        except HwgenError as error:
+            text = str(error)
+            raise HwgenError(
+                text if text.startswith("Node ") else f"Node {label!r} ({node.op_type}): {error}"
+            ) from None
+
+

@@ -1,0 +1,127 @@
+"""Data movement of ONNX, resolved: which elements of a stream a reshaped tensor holds.
+
+A *view* is an ONNX tensor that holds elements of a tensor of the integer graph, in some order.
+Reshape, Transpose, Squeeze, Slice and the like only make another view: they are carried out on an
+array of positions.  When an op wants its input as a stream, :func:`arrangement` finds the ops of
+the integer graph that bring the positions into order, or says that there are none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hwgen.errors import HwgenError
+from hwgen.ir import GatherChannels, Op, Pad, Reshape, Resize
+
+__all__ = ["View", "arrangement", "channels_last"]
+
+LARGEST = 1 << 26
+"""Most elements of a tensor that is rearranged."""
+
+
+@dataclass(frozen=True)
+class View:
+    """An ONNX tensor in terms of the integer graph.
+
+    Members
+    -------
+    tensor : name in the integer graph
+    positions : integer array of the ONNX shape ``(1, …)``
+        Per element its position in the stream of one frame; None: channels are axis 1, and the
+        other axes follow in the order of the stream.
+    """
+
+    tensor: str
+    positions: np.ndarray | None = None
+
+
+def channels_last(shape: Sequence[int], axis: int = 1) -> tuple[int, ...]:
+    """Shape of a frame, ``(*spatial, channels)``, for an ONNX shape with channels at ``axis``."""
+    if len(shape) < 2:
+        return (1,)
+    return (*(n for k, n in enumerate(shape) if k not in (0, axis)), shape[axis])
+
+
+def plain_positions(shape: Sequence[int], axis: int = 1) -> np.ndarray:
+    """Positions of a tensor whose channels are at ``axis``."""
+    size = math.prod(shape)
+    if size > LARGEST:
+        raise HwgenError(f"a tensor of {size} elements is too large to be rearranged")
+    frame = np.arange(size).reshape(1, *channels_last(shape, axis))
+    return np.moveaxis(frame, -1, axis) if len(shape) > 1 else frame.reshape(tuple(shape))
+
+
+def arrangement(
+    positions: np.ndarray, source: tuple[int, ...], axis: int = 1
+) -> list[Op] | None:
+    """Ops that turn a frame into the one that a view means.
+
+    Parameters
+    ----------
+    positions : of the view; see :class:`View`
+    source : shape of the frame, ``(*spatial, channels)``
+    axis : where the view has its channels
+
+    Returns
+    -------
+    list of :class:`Op`, or None
+        None if no ops of the integer graph do it.
+    """
+    shape = channels_last(positions.shape, axis)
+    wanted = np.moveaxis(positions, axis, -1).reshape(shape) if positions.ndim > 1 else positions
+    if wanted.size == math.prod(source) and (wanted.ravel() == np.arange(wanted.size)).all():
+        return [] if shape == source else [Reshape(shape)]
+    channels = source[-1]
+    pixels, order = np.divmod(wanted, channels)
+    if (pixels != pixels[..., :1]).any() or (order != order.reshape(-1, shape[-1])[0]).any():
+        return None
+    ops: list[Op] = []
+    first = order.reshape(-1, shape[-1])[0]
+    if not np.array_equal(first, np.arange(channels)):
+        ops.append(GatherChannels(tuple(int(c) for c in first)))
+    spatial = _pixels(pixels[..., 0], source[:-1])
+    if spatial is None:
+        return None
+    ops += spatial
+    shape_now = (*_extents(source[:-1], spatial), shape[-1])
+    return ops if shape_now == shape else [*ops, Reshape(shape)]
+
+
+def _extents(spatial: tuple[int, ...], ops: list[Op]) -> tuple[int, ...]:
+    for op in ops:
+        if isinstance(op, Pad):
+            spatial = op.window.output(spatial)
+        elif isinstance(op, Resize):
+            spatial = tuple(n * f for n, f in zip(spatial, op.factors, strict=True))
+    return spatial
+
+
+def _pixels(pixels: np.ndarray, spatial: tuple[int, ...]) -> list[Op] | None:
+    """Ops that choose pixels: a crop with strides, or a repetition of each."""
+    count = math.prod(spatial)
+    if pixels.size == count and (pixels.ravel() == np.arange(count)).all():
+        return []
+    if pixels.ndim != len(spatial):
+        return None
+    grid = np.unravel_index(pixels, spatial)
+    axes = []
+    for d, where in enumerate(grid):
+        line = np.moveaxis(where, d, 0).reshape(where.shape[d], -1)
+        if (line != line[:, :1]).any():
+            return None
+        axes.append(line[:, 0])
+    if all(len(a) % n == 0 and (a == np.arange(len(a)) // (len(a) // n)).all()
+           for a, n in zip(axes, spatial, strict=True)):
+        return [Resize(tuple(len(a) // n for a, n in zip(axes, spatial, strict=True)))]
+    pads, strides = [], []
+    for a, n in zip(axes, spatial, strict=True):
+        step = int(a[1] - a[0]) if len(a) > 1 else 1
+        if step < 1 or (np.diff(a) != step).any():
+            return None
+        pads.append((-int(a[0]), int(a[-1]) + 1 - n))
+        strides.append(step)
+    return [Pad(tuple(pads), 0, tuple(strides))]

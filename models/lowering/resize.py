@@ -1,0 +1,166 @@
+"""Resize: repetition of pixels, and interpolation as a depthwise transposed convolution."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from hwgen.errors import HwgenError
+from hwgen.ir import ConvTranspose, Pad, Resize
+from models.lowering.core import Lowering, handles, scales
+from models.onnx_import import attributes, session
+
+__all__: list[str] = []
+
+
+def _matrices(low: Lowering, node: onnx.NodeProto) -> list[np.ndarray]:
+    """Per spatial axis, what share each input row has in each output row; by the op itself."""
+    before, after = low.shape(node.input[0]), low.shape(node.output[0])
+    rank = len(before)
+    found = []
+    for axis in range(2, rank):
+        n, m = before[axis], after[axis]
+        # One channel for each row, which is 1 there.
+        shape = [1] * rank
+        shape[1], shape[axis] = n, n
+        sizes = list(shape)
+        sizes[axis] = m
+        scales = [1.0] * rank
+        scales[axis] = m / n
+        old = node.op_type == "Upsample" or len(node.input) < 3
+        at = {k: v for k, v in attributes(node).items() if k not in ("axes", "scales")}
+        if old:
+            names, values = ["x", "s"], {"s": np.array(scales, np.float32)}
+        else:
+            names, values = ["x", "", "", "s"], {"s": np.array(sizes, np.int64)}
+        copy = helper.make_node(node.op_type, names, ["y"], **at)
+        graph = helper.make_graph(
+            [copy], "resize", [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+            [onnx.ValueInfoProto(name="y")],
+            [onnx.numpy_helper.from_array(v, k) for k, v in values.items()],
+        )
+        model = helper.make_model(graph, opset_imports=low.network.model.opset_import)
+        model.ir_version = low.network.model.ir_version
+        x = np.eye(n, dtype=np.float32).reshape(shape)
+        try:
+            (y,) = session(model).run(["y"], {"x": x})
+        except Exception as error:  # onnxruntime raises classes of its own for every fault
+            raise HwgenError(f"cannot be run: {str(error)[:200]}") from None
+        if np.asarray(y).size != n * m:
+            raise HwgenError("its sizes do not follow from its input's alone")
+        found.append(np.asarray(y, np.float64).reshape(n, m).T)
+    return found
+
+
+@handles("Resize", "Upsample")
+def _resize(low: Lowering, node: onnx.NodeProto) -> None:
+    before, after = low.shape(node.input[0]), low.shape(node.output[0])
+    if before[:2] != after[:2] or len(before) < 3:
+        raise HwgenError("only spatial axes can be resized")
+    at = attributes(node)
+    mode = at.get("mode", b"nearest").decode()
+    if at.get("coordinate_transformation_mode") == b"tf_crop_and_resize" or (
+            at.get("keep_aspect_ratio_policy", b"stretch") != b"stretch"):
+        raise HwgenError("cropping, and keeping an aspect ratio, are not supported")
+    if mode not in ("nearest", "linear") or at.get("antialias"):
+        raise HwgenError(f"mode {mode!r} is not supported; supported are nearest, linear")
+    matrices = _matrices(low, node)
+    source = low.tensor(node.input[0])
+    picks = [m.argmax(1) for m in matrices]
+    if all((m[np.arange(len(m)), p] == 1).all() for m, p in zip(matrices, picks, strict=True)):
+        spatial = before[2:]
+        if all(len(p) % n == 0 and (p == np.arange(len(p)) // (len(p) // n)).all()
+               for p, n in zip(picks, spatial, strict=True)):
+            factors = tuple(len(p) // n for p, n in zip(picks, spatial, strict=True))
+            low.put(node.output[0], Resize(factors), source)
+            return
+        steps = [int(p[1] - p[0]) if len(p) > 1 else 1 for p in picks]
+        if all(s > 0 and (np.diff(p) == s).all() for p, s in zip(picks, steps, strict=True)):
+            pads = tuple((-int(p[0]), int(p[-1]) + 1 - n)
+                         for p, n in zip(picks, spatial, strict=True))
+            low.put(node.output[0], Pad(pads, 0, tuple(steps)), source)
+            return
+    if all(a % b == 0 for a, b in zip(after[2:], before[2:], strict=True)) and mode == "linear":
+        _linear(low, node, source, matrices)
+        return
+    raise HwgenError(
+        f"only enlargement by whole factors (nearest; linear with half_pixel or asymmetric "
+        f"coordinates) and reduction to every n-th pixel are supported, not {mode} from "
+        f"{list(before[2:])} to {list(after[2:])}"
+    )
+
+
+def _linear(
+    low: Lowering, node: onnx.NodeProto, source: str, matrices: list[np.ndarray]
+) -> None:
+    """Linear interpolation: the nearest pixel beyond the edge, and a triangle as the kernel."""
+    type = low.type(source)
+    kernels, pads, edges, factors = [], [], [], []
+    for matrix in matrices:
+        m, n = matrix.shape
+        factor = m // n
+        kernel, first = _triangle(matrix, factor)
+        # One pixel more on each side, and what it makes cut off.
+        size = (n + 1) * factor + len(kernel)
+        edges.append((1, 1) if factor > 1 else (0, 0))
+        lead = factor - first if factor > 1 else 0
+        full = size if factor > 1 else n
+        kernels.append(kernel)
+        pads.append((lead, full - lead - m))
+        factors.append(factor)
+    if any(any(e) for e in edges):
+        source = low.graph.add(Pad(tuple(edges), None), source,
+                               name=low.fresh(f"{node.output[0]}_edge"))
+    whole = np.ones(())
+    for kernel in kernels:
+        whole = np.multiply.outer(whole, kernel)
+    # Weights are multiples of a fraction; where those are too large, they are rounded.
+    unit = min((w for w in np.unique(whole) if w > 0), default=1.0)
+    limit = 127
+    if not np.allclose(whole / unit, np.rint(whole / unit)) or whole.max() / unit > limit:
+        unit = float(whole.max()) / limit
+    integers = np.rint(whole / unit).astype(np.int64)
+    channels = type.channels
+    result = low.result(node.output[0])
+    bits = max(int(integers.max()).bit_length() + 1, 2)
+    ratio = type.scale * unit / result.quantisation.scale
+    low.put(result.name, ConvTranspose(
+        np.broadcast_to(integers[None, ..., None], (channels, *integers.shape, 1)),
+        np.zeros(channels, np.int64), scales(np.full(channels, ratio), result.quantisation),
+        result.quantisation, tuple(factors), tuple(pads), channels, bits,
+    ), source)
+
+
+def _triangle(matrix: np.ndarray, factor: int) -> tuple[np.ndarray, int]:
+    """The kernel of an interpolation, and the output row of its first tap for input row 0.
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If the rows of the matrix are not shifted copies of one kernel, clamped at the edges.
+    """
+    m, n = matrix.shape
+    if factor == 1:
+        if not np.array_equal(matrix, np.eye(n)):
+            raise HwgenError("this interpolation is not supported for an axis that keeps its size")
+        return np.ones(1), 0
+    for shift in (0.5, 0.0):
+        # Half-pixel coordinates, and asymmetric ones.
+        first = -math.floor(factor / 2) if shift else 1 - factor
+        taps = np.arange(first, first + 2 * factor)
+        kernel = np.maximum(0, 1 - abs((taps + shift) / factor - shift))
+        kernel = np.trim_zeros(kernel, "b")
+        clamped = np.zeros((m, n))
+        for row in range(-1, n + 1):
+            for k, weight in enumerate(kernel):
+                out = factor * row + first + k
+                if 0 <= out < m:
+                    clamped[out, min(max(row, 0), n - 1)] += weight
+        if np.allclose(clamped, matrix, atol=1e-5):
+            return kernel, first
+    raise HwgenError(
+        "only linear interpolation with half_pixel or asymmetric coordinates is supported"
+    )

@@ -1,0 +1,451 @@
+"""Quantisers that a file holds already: QDQ, QCDQ and QONNX, made plain before anything else.
+
+- QuantizeLinear and DequantizeLinear, with a Clip between them for fewer bits (onnxruntime and
+  PyTorch write QDQ, Brevitas QCDQ);
+- Quant, BipolarQuant and Trunc of QONNX (Pappalardo et al., "QONNX: Representing
+  Arbitrary-Precision Quantized Neural Networks", 2022).
+
+Constants behind a quantiser become plain floats, and their integers are kept beside them.  On
+activations QONNX ops become the standard ops that they mean; which tensors have which codes is
+written down.  What is left is an ordinary float network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from hwgen.errors import HwgenError
+from hwgen.ir import Quantisation
+
+__all__ = ["CodedConstant", "Quantisers", "code_range"]
+
+DOMAINS = {
+    "qonnx.custom_op.general", "finn.custom_op.general", "onnx.brevitas",
+    "qonnx.custom_op.general.quant",
+}
+ROUNDING = {"ROUND": "Round", "HALF_EVEN": "Round", "FLOOR": "Floor", "CEIL": "Ceil"}
+MOVERS = {"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"}
+"""Ops that may stand between the quantiser of a constant and its reader."""
+INTEGERS = {
+    TensorProto.UINT4: (0, 15), TensorProto.INT4: (-8, 7), TensorProto.UINT8: (0, 255),
+    TensorProto.INT8: (-128, 127), TensorProto.UINT16: (0, 65535),
+    TensorProto.INT16: (-32768, 32767), TensorProto.INT32: (-(1 << 31), (1 << 31) - 1),
+}
+
+
+@dataclass(frozen=True)
+class CodedConstant:
+    """A constant that the file states in integers.
+
+    Members
+    -------
+    integers : int64 array, zero points subtracted
+    scale : float64 array of the same shape
+    """
+
+    integers: np.ndarray
+    scale: np.ndarray
+
+    def mapped(self, function: Callable[[np.ndarray], np.ndarray]) -> CodedConstant:
+        """The constant, rearranged."""
+        return CodedConstant(function(self.integers), function(self.scale))
+
+
+def code_range(scale: float, zero: int, low: int, high: int) -> Quantisation:
+    """The quantisation whose codes ``low..high``, moved to be signed, mean the same.
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If there are more codes than 16 bits hold.
+    """
+    bits = max((high - low).bit_length(), 2)
+    return Quantisation(scale, zero - high + (1 << (bits - 1)) - 1, bits)
+
+
+class Quantisers:
+    """Takes the quantisers out of a model.
+
+    Parameters
+    ----------
+    model : :class:`onnx.ModelProto`
+        It is changed.
+
+    Members
+    -------
+    codes : tensor name to :class:`Quantisation`
+        Float tensors that take only these values.
+    weights : constant name to :class:`CodedConstant`
+    inner : tensors inside of a quantiser that was written out in several ops
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If a quantiser's parameters are not constant or not supported; the node is named.
+    """
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.codes: dict[str, Quantisation] = {}
+        self.weights: dict[str, CodedConstant] = {}
+        self.inner: set[str] = set()
+        self._model = model
+        graph = model.graph
+        self._constants = {c.name: c for c in graph.initializer}
+        self._values: dict[str, np.ndarray] = {}
+        self._nodes: list[onnx.NodeProto] = []
+        self._count = 0
+        self._makers: dict[str, onnx.NodeProto] = {}
+        self._dequantise_inputs()
+        for node in graph.node:
+            self._visit(node)
+        self._dequantise_outputs()
+        if self.codes or self.weights:
+            kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in self._nodes]
+            del graph.node[:]
+            graph.node.extend(kept)
+            del graph.value_info[:]
+
+    # Constants
+
+    def _value(self, name: str) -> np.ndarray | None:
+        """Value of a constant tensor; None if it is not constant."""
+        if name in self._values:
+            return self._values[name]
+        if name in self._constants:
+            value = numpy_helper.to_array(self._constants[name])
+        elif name in self._makers and self._makers[name].op_type == "Constant":
+            (attribute,) = self._makers[name].attribute
+            value = helper.get_attribute_value(attribute)
+            value = (numpy_helper.to_array(value) if isinstance(value, TensorProto)
+                     else np.asarray(value, np.float32 if attribute.name.startswith("value_float")
+                                     else np.int64))
+        else:
+            return None
+        self._values[name] = value
+        return value
+
+    def _parameter(self, node: onnx.NodeProto, position: int, default: float = 0) -> np.ndarray:
+        """A constant input of a node, as float64."""
+        if position >= len(node.input) or not node.input[position]:
+            return np.asarray(default, np.float64)
+        value = self._value(node.input[position])
+        if value is None:
+            raise HwgenError(
+                f"Node {node.name or node.output[0]!r} ({node.op_type}): {node.input[position]!r} "
+                f"must be constant"
+            )
+        return value.astype(np.float64)
+
+    def _scalar(self, node: onnx.NodeProto, position: int, default: float = 0) -> float:
+        value = np.unique(self._parameter(node, position, default))
+        if value.size != 1:
+            raise HwgenError(
+                f"Node {node.name or node.output[0]!r} ({node.op_type}): activations must have "
+                f"one scale and zero point for the tensor, not {value.size}"
+            )
+        return float(value[0])
+
+    def _constant(self, value: np.ndarray | float, name: str = "") -> str:
+        """Add a constant; returns its name."""
+        if not name:
+            self._count += 1
+            name = f"quantiser.{self._count}"
+        array = np.asarray(value)
+        tensor = numpy_helper.from_array(
+            array.astype(np.float32) if array.dtype.kind == "f" else array, name)
+        self._model.graph.initializer.append(tensor)
+        self._constants[name] = tensor
+        return name
+
+    def _fold(self, name: str, coded: CodedConstant) -> None:
+        """A coded constant takes the place of the node that made it."""
+        self.weights[name] = coded
+        self._constant(coded.integers * coded.scale, name)
+
+    def _emit(self, kind: str, *inputs: str, out: str = "", **attributes) -> str:
+        if not out:
+            self._count += 1
+            out = f"quantiser.{self._count}"
+            self.inner.add(out)
+        node = helper.make_node(kind, list(inputs), [out], **attributes)
+        self._keep(node)
+        return out
+
+    def _keep(self, node: onnx.NodeProto) -> None:
+        self._nodes.append(node)
+        self._makers.update(dict.fromkeys(node.output, node))
+
+    # Nodes
+
+    def _visit(self, node: onnx.NodeProto) -> None:
+        if node.domain in DOMAINS or (
+            not node.domain and node.op_type in ("Quant", "IntQuant", "BipolarQuant", "Trunc")
+        ):
+            handler = getattr(self, f"_on_{node.op_type.lower()}", None)
+            if handler is None:
+                raise HwgenError(
+                    f"Node {node.name or node.output[0]!r}: QONNX op {node.op_type!r} is not "
+                    f"supported; supported are Quant, IntQuant, BipolarQuant, Trunc"
+                )
+            handler(node)
+        elif node.op_type in ("QuantizeLinear", "DequantizeLinear") and self._is_constant(node):
+            self._on_constant(node)
+        elif node.op_type == "Clip" and self._is_constant(node) and (
+                self._value(node.input[0]).dtype.kind in "iu"):
+            # Of integers behind which a DequantizeLinear stands.
+            self._values[node.output[0]] = np.clip(
+                self._value(node.input[0]), self._scalar(node, 1, -np.inf),
+                self._scalar(node, 2, np.inf))
+        elif node.op_type in MOVERS and node.input[0] in self.weights:
+            self._fold(node.output[0], self.weights[node.input[0]].mapped(
+                lambda array: self._moved(node, array)))
+        else:
+            if node.op_type == "DequantizeLinear":
+                self._on_dequantise(node)
+            self._keep(node)
+
+    def _is_constant(self, node: onnx.NodeProto) -> bool:
+        return node.input[0] in self._constants or self._value(node.input[0]) is not None
+
+    def _moved(self, node: onnx.NodeProto, array: np.ndarray) -> np.ndarray:
+        """What a node that moves data makes of a constant."""
+        feeds = {node.input[0]: array}
+        feeds |= {name: self._value(name) for name in node.input[1:] if name}
+        infos = [helper.make_tensor_value_info(
+            name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+            for name, value in feeds.items()]
+        graph = helper.make_graph([node], "move", infos, [
+            onnx.ValueInfoProto(name=node.output[0])])
+        opsets = [o for o in self._model.opset_import if o.domain in ("", "ai.onnx")]
+        model = helper.make_model(graph, opset_imports=opsets)
+        return np.asarray(ReferenceEvaluator(model).run(None, feeds)[0])
+
+    def _spread(self, node: onnx.NodeProto, value: np.ndarray, rank: int) -> np.ndarray:
+        """Scales or zero points, shaped to broadcast against the tensor."""
+        if value.ndim == 0 or value.size == 1:
+            return value.reshape(())
+        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        if value.ndim != 1 or attributes.get("block_size"):
+            raise HwgenError(
+                f"Node {node.name or node.output[0]!r} ({node.op_type}): quantisation in blocks "
+                f"is not supported, only one scale for the tensor or for each channel"
+            )
+        shape = [1] * rank
+        shape[attributes.get("axis", 1)] = -1
+        return value.reshape(shape)
+
+    def _on_constant(self, node: onnx.NodeProto) -> None:
+        """A quantiser of a constant is folded."""
+        x = self._value(node.input[0])
+        assert x is not None
+        scale = self._spread(node, self._parameter(node, 1), x.ndim)
+        zero = self._spread(node, self._parameter(node, 2), x.ndim)
+        if node.op_type == "DequantizeLinear":
+            integers = np.rint(x.astype(np.float64) - zero).astype(np.int64)
+            self._fold(node.output[0], CodedConstant(
+                integers, np.broadcast_to(scale, integers.shape).astype(np.float64)))
+            return
+        low, high = self._integer_range(node)
+        codes = np.clip(np.rint(x / scale) + zero, low, high)
+        self._values[node.output[0]] = codes
+        # Nothing but a DequantizeLinear, folded in its turn, may read it.
+        self._makers[node.output[0]] = node
+
+    def _integer_range(self, node: onnx.NodeProto) -> tuple[int, int]:
+        """Smallest and largest code of a QuantizeLinear or DequantizeLinear."""
+        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        kind = attributes.get("output_dtype", 0) if node.op_type == "QuantizeLinear" else 0
+        if len(node.input) > 2 and node.input[2]:
+            name = node.input[2]
+            if name in self._constants:
+                kind = self._constants[name].data_type
+            else:
+                value = self._value(name)
+                if value is not None:
+                    kind = helper.np_dtype_to_tensor_dtype(value.dtype)
+        return INTEGERS.get(kind or TensorProto.UINT8, (0, 255))
+
+    def _on_dequantise(self, node: onnx.NodeProto) -> None:
+        """Codes of an activation, from its QuantizeLinear and the Clip between."""
+        maker = self._makers.get(node.input[0])
+        bounds: tuple[int, int] | None = None
+        while maker is not None and maker.op_type in ("Clip", "Identity"):
+            if maker.op_type == "Clip":
+                low = self._scalar(maker, 1, -(1 << 31))
+                high = self._scalar(maker, 2, (1 << 31) - 1)
+                bounds = (max(bounds[0], int(low)), min(bounds[1], int(high))) if bounds else (
+                    int(low), int(high))
+            maker = self._makers.get(maker.input[0])
+        if maker is None or maker.op_type != "QuantizeLinear":
+            raise HwgenError(
+                f"Node {node.name or node.output[0]!r}: a DequantizeLinear must follow a "
+                f"QuantizeLinear or an integer input of the network"
+            )
+        low, high = self._integer_range(maker)
+        if bounds:
+            low, high = max(low, bounds[0]), min(high, bounds[1])
+        scale, zero = self._scalar(node, 1), round(self._scalar(node, 2))
+        self._claim(node, node.output[0], scale, zero, low, high)
+
+    def _claim(
+        self, node: onnx.NodeProto, tensor: str, scale: float, zero: int, low: int, high: int
+    ) -> None:
+        try:
+            self.codes[tensor] = code_range(scale, zero, low, high)
+        except HwgenError as error:
+            raise HwgenError(
+                f"Node {node.name or node.output[0]!r} ({node.op_type}): {error}"
+            ) from None
+
+    # QONNX
+
+    def _on_quant(self, node: onnx.NodeProto) -> None:
+        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        signed, narrow = attributes.get("signed", 1), attributes.get("narrow", 0)
+        bits = self._scalar(node, 3)
+        if not 1 <= bits <= 16 or bits != int(bits):
+            raise HwgenError(
+                f"Node {node.name or node.output[0]!r}: bit width must be a whole number from 1 "
+                f"to 16, not {bits:g}"
+            )
+        span = 1 << int(bits)
+        low, high = (-(span >> 1) + narrow, (span >> 1) - 1) if signed else (0, span - 1 - narrow)
+        rounding = self._rounding(node, attributes.get("rounding_mode", b"ROUND"))
+        x = self._value(node.input[0])
+        if x is not None:
+            scale, zero = self._parameter(node, 1), self._parameter(node, 2)
+            function = {"Round": np.rint, "Floor": np.floor, "Ceil": np.ceil}[rounding]
+            codes = np.clip(function(x / scale + zero), low, high) - zero
+            self._fold(node.output[0], CodedConstant(
+                np.rint(codes).astype(np.int64),
+                np.broadcast_to(scale, codes.shape).astype(np.float64)))
+            return
+        scale, zero = self._scalar(node, 1), self._scalar(node, 2)
+        self._quantised(node, node.input[0], scale, zero, low, high, rounding, node.output[0])
+
+    _on_intquant = _on_quant
+
+    def _rounding(self, node: onnx.NodeProto, mode: bytes) -> str:
+        name = mode.decode().upper()
+        if name not in ROUNDING:
+            raise HwgenError(
+                f"Node {node.name or node.output[0]!r}: rounding mode {name!r} is not supported; "
+                f"supported are {', '.join(ROUNDING)}"
+            )
+        return ROUNDING[name]
+
+    def _quantised(
+        self, node: onnx.NodeProto, x: str, scale: float, zero: float, low: int, high: int,
+        rounding: str, out: str,
+    ) -> str:
+        """The standard ops of ``(clip(round(x / scale + zero)) - zero) * scale``."""
+        if zero != round(zero):
+            raise HwgenError(
+                f"Node {node.name or node.output[0]!r}: zero point {zero!r} must be whole"
+            )
+        value = self._emit("Div", x, self._constant(scale))
+        if zero:
+            value = self._emit("Add", value, self._constant(zero))
+        value = self._emit(rounding, value)
+        value = self._emit("Clip", value, self._constant(float(low)), self._constant(float(high)))
+        if zero:
+            value = self._emit("Sub", value, self._constant(zero))
+        value = self._emit("Mul", value, self._constant(scale), out=out)
+        self._claim(node, value, scale, round(zero), low, high)
+        return value
+
+    def _on_bipolarquant(self, node: onnx.NodeProto) -> None:
+        x = self._value(node.input[0])
+        if x is not None:
+            scale = np.broadcast_to(self._parameter(node, 1), x.shape).astype(np.float64)
+            self._fold(node.output[0], CodedConstant(np.where(x >= 0, 1, -1), scale))
+            return
+        scale = self._scalar(node, 1)
+        negative = self._emit("Less", node.input[0], self._constant(0.0))
+        sign = self._emit("Cast", self._emit("Not", negative), to=TensorProto.FLOAT)
+        doubled = self._emit("Mul", sign, self._constant(2 * scale))
+        self._emit("Sub", doubled, self._constant(scale), out=node.output[0])
+        self._claim(node, node.output[0], scale, 0, -2, 1)
+
+    def _on_trunc(self, node: onnx.NodeProto) -> None:
+        """Truncation: the input's own codes, and a table of what is left of them."""
+        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        scale, zero, bits = (self._scalar(node, k) for k in (1, 2, 3))
+        second = len(node.input) > 5
+        out_bits = int(self._scalar(node, 5 if second else 4))
+        factor = self._scalar(node, 4) / scale if second else 2.0 ** (bits - out_bits)
+        factor = 2.0 ** round(np.log2(factor))
+        signed = attributes.get("signed", 1)
+        rounding = self._rounding(node, attributes.get("rounding_mode", b"FLOOR"))
+        span = 1 << int(bits)
+        low, high = (-(span >> 1), (span >> 1) - 1) if signed and second else (0, span - 1)
+        if not second:
+            # The first version does not say whether its codes have a sign: both fit one more bit.
+            low = -span
+        inner = self._quantised(node, node.input[0], scale, zero, low, high, "Round", "")
+        value = self._emit("Div", inner, self._constant(scale * factor))
+        if zero:
+            value = self._emit("Add", value, self._constant(zero / factor))
+        value = self._emit(rounding, value)
+        out_span = 1 << out_bits
+        if second:
+            least, most = (-(out_span >> 1), (out_span >> 1) - 1) if signed else (0, out_span - 1)
+            least += attributes.get("narrow", 0) if signed else 0
+            value = self._emit(
+                "Clip", value, self._constant(float(least)), self._constant(float(most)))
+            out_zero, out_scale = zero / factor, scale * factor
+        else:
+            least, most = -out_span, out_span - 1
+            out_zero, out_scale = zero, scale
+        if out_zero:
+            value = self._emit("Sub", value, self._constant(out_zero))
+        self._emit("Mul", value, self._constant(out_scale), out=node.output[0])
+        self._claim(node, node.output[0], out_scale, round(out_zero), least, most)
+
+    # Integer inputs and outputs
+
+    def _dequantise_inputs(self) -> None:
+        """A network that takes integers takes floats instead, which are quantised first."""
+        graph = self._model.graph
+        readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in graph.node:
+            for name in node.input:
+                readers.setdefault(name, []).append(node)
+        for info in graph.input:
+            kind = info.type.tensor_type.elem_type
+            users = readers.get(info.name, [])
+            if (info.name in self._constants or kind not in INTEGERS or not users
+                    or any(u.op_type != "DequantizeLinear" for u in users)):
+                continue
+            integers = f"{info.name}.codes"
+            self._keep(helper.make_node(
+                "QuantizeLinear", [info.name, *users[0].input[1:]], [integers]))
+            for user in users:
+                user.input[0] = integers
+            info.type.tensor_type.elem_type = TensorProto.FLOAT
+
+    def _dequantise_outputs(self) -> None:
+        """A network that gives integers gives the floats that they mean."""
+        for info in self._model.graph.output:
+            maker = self._makers.get(info.name)
+            if maker is None or maker.op_type != "QuantizeLinear":
+                continue
+            integers = f"{info.name}.codes"
+            for node in self._nodes:
+                for names in (node.input, node.output):
+                    for k, name in enumerate(names):
+                        if name == info.name:
+                            names[k] = integers
+            node = helper.make_node(
+                "DequantizeLinear", [integers, *maker.input[1:]], [info.name])
+            self._makers[integers] = maker
+            self._on_dequantise(node)
+            self._keep(node)
+            info.type.tensor_type.elem_type = TensorProto.FLOAT
+

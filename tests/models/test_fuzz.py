@@ -1,0 +1,31 @@
+"""Damaged files: each gives a network or one clear line, soon, and nothing else."""
+
+import time
+
+import pytest
+
+from hwgen.errors import HwgenError
+from models import calibrate, samples
+from models.lowering import lower
+from models.onnx_import import normalise
+from tests.models.fuzz import damaged
+
+COUNT, PARTS = 500, 4
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_one_line_each(part):
+    refused = 0
+    for number, (kind, data) in enumerate(damaged(COUNT)):
+        if number % PARTS != part:
+            continue
+        begin = time.perf_counter()
+        try:
+            network = normalise(data, "net.onnx", None)
+            feeds = samples.calibration(network)
+            lower(network, calibrate.statistics(network, feeds).ranges)
+        except HwgenError:
+            refused += 1
+        # Far above what any of them takes: hanging is meant.
+        assert time.perf_counter() - begin < 30, kind
+    assert refused > COUNT // PARTS // 2
