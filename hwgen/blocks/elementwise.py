@@ -277,7 +277,7 @@ class TableLookup(wiring.Component):
             queue.reserve.eq(fire),
             queue.i.valid.eq(valid_chain(m, fire, config.push_latency)[-1]),
         ]
-        table = counter(config.tables)
+        table = counter(config.tables, name="table")
         if config.tables > 1:
             with m.If(fire):
                 m.d.sync += table.eq(Mux(table == config.tables - 1, 0, table + 1))

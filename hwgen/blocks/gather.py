@@ -230,7 +230,7 @@ class Gather(wiring.Component):
         if len(wanted) < count:
             mask = Const(sum(1 << beat for beat in wanted), count)
             take = Signal(init=0 in wanted)
-            ahead = counter(count, init=1)
+            ahead = counter(count, init=1, name="ahead")
             with m.If(fire):
                 m.d.sync += [
                     take.eq(mask.bit_select(ahead, 1)),
@@ -253,7 +253,7 @@ class Gather(wiring.Component):
         """
         config = self.config
         bits, width = config.tensor.bits, config.inputs[0].width
-        beat = delayed(m, Cat(self.i.p.as_value()), 1, "beat")
+        beat = delayed(m, Cat(self.i.p.as_value()), 1, "taken")
         collect = Signal()
         load = Signal()
         m.d.sync += [collect.eq(fire), load.eq(complete)]
@@ -281,13 +281,13 @@ class Gather(wiring.Component):
         config = self.config
         bits, word_bits = config.tensor.bits, levels(config.beats_in)
         late = config.walk.latency
-        beat = counter(config.beats_in)
+        beat = counter(config.beats_in, name="beat")
         half = Signal()
         with m.If(fire):
             m.d.sync += beat.eq(Mux(complete, 0, beat + 1))
         with m.If(complete):
             m.d.sync += half.eq(~half)
-        turn = counter(config.beats_out)
+        turn = counter(config.beats_out, name="turn")
         half_out = Signal()
         with m.If(move):
             m.d.sync += turn.eq(Mux(turn == config.beats_out - 1, 0, turn + 1))

@@ -22,9 +22,9 @@ from hwgen.ir.types import TensorType
 
 __all__ = ["GlobalPool", "GlobalPoolConfig"]
 
-MEMORY_CYCLES = 4
-"""Cycles after which a memory shows what became of a word: two to fetch it, one to add, one to
-write."""
+REGISTERS = 4
+"""Most accumulators of a lane that are registers.  With more, a word of a memory is back in time:
+it takes two cycles to fetch, one to add and one to write."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +77,8 @@ class GlobalPoolConfig(BeatConfig):
 
     @property
     def in_memory(self) -> bool:
-        """Whether accumulators are in a memory; there they must come round late enough."""
-        return self.beats_per_pixel > MEMORY_CYCLES
+        """Whether accumulators are in a memory."""
+        return self.beats_per_pixel > REGISTERS
 
     @property
     def acc_bits(self) -> int:
@@ -153,7 +153,7 @@ class GlobalPool(wiring.Component):
         fire = Signal()
         pixel_end = Signal()
         beats = config.beats_per_pixel
-        beat = counter(beats)
+        beat = counter(beats, name="beat")
         if beats > 1:
             with m.If(fire):
                 m.d.sync += beat.eq(Mux(beat == beats - 1, 0, beat + 1))

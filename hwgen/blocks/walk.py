@@ -29,7 +29,8 @@ AHEAD = 3
 class Axis:
     """One spatial dimension: per place of a window what it needs, frees, and where it starts.
 
-    A sum over the axes of ``need``, ``free`` and ``origin * unit`` is that of a window.
+    What a window needs is the sum over the axes of ``need``; where it starts, that of ``origin *
+    unit``; what it frees, that of ``free`` up to the first axis that is not ``open``.
 
     Members
     -------
@@ -160,7 +161,9 @@ class Course:
     @cached_property
     def output(self) -> tuple[int, ...]:
         """Extents of the output."""
-        return tuple(len(axis.index) for axis in self.axes)
+        return tuple(n * r - sum(cut) for n, r, cut in zip(
+            self.window.output(self.spatial), self.repeat, self.crop, strict=True
+        ))
 
     @property
     def windows(self) -> int:

@@ -129,6 +129,9 @@ class AnchorHeads(nn.Module):
         self.m = nn.ModuleList(nn.Conv2d(c, anchors * (classes + 5), 1) for c in channels)
         # Published state dicts carry the anchor boxes; decoding takes them from the zoo.
         self.register_buffer("anchors", torch.zeros(len(channels), anchors, 2))
+        # Some (YOLOv5 v6.0) carry them a second time, in another unit.
+        self.register_load_state_dict_pre_hook(
+            lambda _, state, prefix, *rest: state.pop(f"{prefix}anchor_grid", None))
 
     def forward(self, features: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         return tuple(conv(x) for conv, x in zip(self.m, features, strict=True))

@@ -12,6 +12,7 @@ from hwgen.errors import HwgenError
 from hwgen.ir import ArgMax, TensorType
 from sim.testbench import simulate
 from tests.blocks.checks import check_on_time, check_under_stalls, divisors, quantisations
+from tests.blocks.places import check_least_places
 
 
 @st.composite
@@ -27,6 +28,12 @@ def choices(draw: st.DrawFn) -> ArgMaxConfig:
 @settings(max_examples=60)
 def test_values_and_times(config: ArgMaxConfig, seed: int) -> None:
     check_on_time(config, seed)
+
+
+@given(choices(), st.integers(0, 999))
+@settings(max_examples=30)
+def test_least_places(config: ArgMaxConfig, seed: int) -> None:
+    check_least_places(config, seed)
 
 
 @given(choices(), st.integers(0, 999), st.integers(1, 8))

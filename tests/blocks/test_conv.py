@@ -161,13 +161,13 @@ def test_values_under_stalls(config: FoldedConvConfig, seed: int, data: st.DataO
 
 
 @given(transposed_convolutions(), st.integers(0, 999))
-@settings(max_examples=70)
+@settings(max_examples=50)
 def test_transposed_values_and_times(config: FoldedConvConfig, seed: int) -> None:
     check_on_time(config, seed)
 
 
 @given(transposed_convolutions(), st.integers(0, 999), st.data())
-@settings(max_examples=40)
+@settings(max_examples=30)
 def test_transposed_values_under_stalls(
     config: FoldedConvConfig, seed: int, data: st.DataObject
 ) -> None:

@@ -12,6 +12,7 @@ from hwgen.errors import HwgenError
 from hwgen.ir import GatherChannels, TensorType
 from sim.testbench import simulate
 from tests.blocks.checks import check_on_time, check_under_stalls, quantisations
+from tests.blocks.places import check_least_places
 
 
 def shuffle(channels: int, groups: int) -> GatherChannels:
@@ -41,6 +42,12 @@ def gathers(draw: st.DrawFn) -> GatherConfig:
 @settings(max_examples=100)
 def test_values_and_times(config: GatherConfig, seed: int) -> None:
     check_on_time(config, seed)
+
+
+@given(gathers(), st.integers(0, 999))
+@settings(max_examples=40)
+def test_least_places(config: GatherConfig, seed: int) -> None:
+    check_least_places(config, seed)
 
 
 @given(gathers(), st.integers(0, 999), st.integers(1, 8))

@@ -13,6 +13,7 @@ from hwgen.errors import HwgenError
 from hwgen.ir import GlobalAveragePool, GlobalMaxPool, Quantisation, Requantise, TensorType
 from sim.testbench import simulate
 from tests.blocks.checks import check_on_time, check_under_stalls, multipliers, quantisations
+from tests.blocks.places import check_least_places
 
 MEAN = GlobalAveragePool(Requantise.from_scale(0.1), Quantisation())
 
@@ -38,6 +39,12 @@ def pools(draw: st.DrawFn) -> GlobalPoolConfig:
 @settings(max_examples=60)
 def test_values_and_times(config: GlobalPoolConfig, seed: int) -> None:
     check_on_time(config, seed)
+
+
+@given(pools(), st.integers(0, 999))
+@settings(max_examples=30)
+def test_least_places(config: GlobalPoolConfig, seed: int) -> None:
+    check_least_places(config, seed)
 
 
 @given(pools(), st.integers(0, 999), st.integers(1, 12))

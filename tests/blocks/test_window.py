@@ -314,6 +314,14 @@ GOOD = {"input": StreamType(TensorType((5, 5, 12)), 2), "window": Window((3, 3))
     ({"capacity": 12}, r"^Capacity must be at least 13 pixels, not 12$"),
     ({"window": Window((3,))}, r"^A 1-dimensional window needs as many .* not \(5, 5\)$"),
     ({"window": Window((6, 1))}, r"^Window \(6, 1\) does not fit into \(5, 5\)$"),
+    ({"repeat": (2,)}, r"^Repeat and crop must have 2 entries, not \(2,\) and \(\(0, 0\), "),
+    ({"crop": ((0, 0),)}, r"^Repeat and crop must have 2 entries, not \(1, 1\) and "),
+    ({"repeat": (2, 0)}, r"^Repeat must be positive, not \(2, 0\)$"),
+    ({"repeat": (2, 2), "crop": ((0, 2), (0, 0))},
+     r"^Crop must be less than the repetitions \(2, 2\) and leave some, not \(\(0, 2\), "),
+    ({"window": Window((5, 5)), "repeat": (2, 2), "crop": ((1, 1), (0, 0))},
+     r"^Crop must be less than the repetitions \(2, 2\) and leave some, not \(\(1, 1\), "),
+    ({"fill": None}, r"^Edges are repeated for windows of one tap, not \(3, 3\)$"),
 ])
 def test_refuses(wrong: dict, message: str) -> None:
     with pytest.raises(HwgenError, match=message):

@@ -90,15 +90,19 @@ def test_distributed_box_where_it_was_put(scale, stride):
 
 
 def test_yolov8n_against_the_formula():
-    """All boxes of a network with seeded weights, by the formula as published, in float64."""
+    """All boxes of a network with seeded weights, by the formula as published, in float64.
+
+    Of heads rounded to 16 bits, so that both start from the same numbers.
+    """
     entry = zoo.find("yolov8n")
     photos = photographs(2, (64, 96), 3)
     module = entry.module(None, photos, 0)
     with torch.no_grad():
-        outputs = [o.double().numpy() for o in module(torch.from_numpy(entry.inputs(photos)))]
+        outputs = [o.numpy() for o in module(torch.from_numpy(entry.inputs(photos)))]
     net = graph("yolov8n", [(*o.shape[2:], o.shape[1]) for o in outputs])
     heads = {name: FINE.quantise(np.moveaxis(o, 1, -1))
              for name, o in zip(net.outputs, outputs, strict=True)}
+    outputs = [np.moveaxis((h * FINE.scale).astype(np.float64), -1, 1) for h in heads.values()]
     # Without suppression every box above the threshold comes back.
     frames = decode(net, heads, threshold=1e-4, overlap=1.0, most=10_000)
 
@@ -123,7 +127,7 @@ def test_yolov8n_against_the_formula():
         # In the order of the boxes, which differ by far more than rounding moves them.
         order = [int(np.abs(got - row).max(1).argmin()) for row in wanted]
         assert sorted(order) == list(range(len(wanted)))
-        assert np.allclose(got[order], wanted, atol=0.05)
+        assert np.allclose(got[order], wanted, atol=1e-3)
 
 
 def test_suppression_is_by_class():

@@ -109,6 +109,23 @@ def test_networks_normalise_as_published(name, mean, std, tmp_path):
         assert torch.equal(entry.module(path, photos, 1)(x), module(x))
 
 
+@pytest.mark.parametrize("name, layer", [("yolov5n", 24), ("yolov3-tiny", 20)])
+def test_anchors_of_releases(name, layer, tmp_path):
+    entry, photos = zoo.find(name), photographs(1, (32, 32))
+    state = entry.build().state_dict()
+    heads = len(entry.meta["strides"])
+    state[f"model.{layer}.anchors"] = torch.rand(heads, 3, 2)
+    state[f"model.{layer}.anchor_grid"] = torch.rand(heads, 1, 3, 1, 1, 2)
+    path = tmp_path / "weights.pt"
+    torch.save(state, path)
+    module = entry.module(path, photos, 0)
+    assert torch.equal(module.model[0].conv.weight, state["model.0.conv.weight"])
+    # What belongs to no network is still refused.
+    torch.save({**state, "model.0.anchor_grid": torch.zeros(1)}, path)
+    with pytest.raises(HwgenError, match=f"is not a state dict of {name}"):
+        entry.module(path, photos, 0)
+
+
 def test_statistics_are_of_normalised_images():
     entry, photos = zoo.find("resnet18"), photographs(4, (160, 160))
     module = entry.module(None, photos, 0)
