@@ -79,12 +79,14 @@ def cases() -> list:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = collect_testcases(None)
-    return sorted(
-        (c for c in found if len(c.model.graph.node) == 1
-         and c.model.graph.node[0].op_type in OPS and not c.model.functions
-         and c.model.graph.node[0].domain in ("", "ai.onnx")),
-        key=lambda c: (c.model.graph.node[0].op_type, c.name),
-    )
+    kept = []
+    for case in found:
+        model = case.model
+        if model is not None and len(model.graph.node) == 1 and not model.functions:
+            (node,) = model.graph.node
+            if node.op_type in OPS and node.domain in ("", "ai.onnx"):
+                kept.append((node.op_type, case.name, case))
+    return [case for _, _, case in sorted(kept, key=lambda k: k[:2])]
 
 
 def _arrays(values: Iterable) -> list:

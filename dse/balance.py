@@ -91,8 +91,8 @@ def _lane_classes(graph: Graph) -> list[_LaneClass]:
 
 
 def _fold_conv(
-    op: Convolution, tensor: TensorType, interval: int, lanes_in: int, lanes_out: int, multiplier: str,
-    memory_price: float,
+    op: Convolution, tensor: TensorType, interval: int, lanes_in: int, lanes_out: int,
+    multiplier: str, memory_price: float,
 ) -> tuple[Folding, int] | None:
     """The cheapest folding that meets an interval, and its DSPs; None: there is none."""
     # Pixels that its buffer will hold, more or less: the window's rows, and those coming in.

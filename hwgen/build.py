@@ -145,25 +145,6 @@ def _given(graph: Graph, board: Board, path: Path) -> tuple[DesignPoint, Netlist
     return design, netlist, timing
 
 
-def _frames(source: Source, count: int, seed: int) -> dict[str, np.ndarray]:
-    """Integers ``(count, *shape)`` for each input: photographs, pans over them, or noise.
-
-    They are not those of the calibration.
-    """
-    from models import images, samples
-
-    network, inputs = source.network, source.graph.inputs
-    shapes = [network.shapes[name] for name in network.inputs]
-    extent = next(((s[-2], s[-1]) for s in shapes if len(s) in (4, 5)), (1, 1))
-    frames: dict[str, list[np.ndarray]] = {name: [] for name in inputs}
-    photos = images.photographs(count, extent, seed + 1)
-    for feed in samples.feeds(network, photos, seed + 1):
-        for (name, type), given in zip(inputs.items(), network.inputs, strict=True):
-            frame = np.moveaxis(feed[given][0], 0, -1).reshape(type.shape)
-            frames[name].append(type.quantisation.quantise(frame))
-    return {name: np.stack(rows) for name, rows in frames.items()}
-
-
 def _simulate(
     source: Source, netlist: Netlist, rtl: Rtl, frames: int, interval: int, seed: int,
     say: Callable[[str], None],
@@ -171,7 +152,7 @@ def _simulate(
     """Run frames through the Verilog: evenly paced, without a gap, and with stalls."""
     from sim.verilator import VerilatorModel
 
-    inputs = _frames(source, frames, seed)
+    inputs = source.frames(frames, seed)
     say("reference")
     wanted = source.graph.evaluate(inputs)
     runs = []

@@ -44,7 +44,7 @@ class Source:
     def frames(self, count: int, seed: int = 0) -> dict[str, np.ndarray]:
         """Integer inputs ``(count, *shape)``: photographs, pans over them, or noise.
 
-        They are not those of the calibration, unless that had another seed.
+        With the seed of the calibration, they are others than it had.
         """
         from models import images, samples
 
@@ -56,7 +56,10 @@ class Source:
             for (name, type), given in zip(
                 self.graph.inputs.items(), self.network.inputs, strict=True
             ):
-                frame = np.moveaxis(feed[given][0], 0, -1).reshape(type.shape)
+                frame = feed[given][0]
+                if name in self.graph.meta["floats"]:
+                    frame = np.moveaxis(frame, 0, -1)
+                frame = frame.reshape(type.shape)
                 frames[name].append(type.quantisation.quantise(frame))
         return {name: np.stack(rows) for name, rows in frames.items()}
 

@@ -30,8 +30,10 @@ ELEMENTS = 1 << 28
 """Most elements of a tensor."""
 OPSETS = 9, onnx.defs.onnx_opset_version()
 """Operator sets that are read."""
-FUSIONS = ["ConvAddFusion", "ConvBNFusion", "ConvMulFusion", "MatMulAddFusion"]
-"""What would change weights that the file states in integers."""
+FUSIONS = ["ConvAddFusion", "ConvBNFusion", "ConvMulFusion"]
+"""Optimisations that would change weights which the file states in integers."""
+UNWANTED = ["MatMulAddFusion"]
+"""Optimisations that fold the batch into other axes."""
 
 
 @dataclass
@@ -211,7 +213,7 @@ def _folded(model: onnx.ModelProto, name: str, disabled: list[str]) -> onnx.Mode
         path = str(Path(folder) / "model.onnx")
         try:
             session(
-                model, disabled, optimized_model_filepath=path,
+                model, [*UNWANTED, *disabled], optimized_model_filepath=path,
                 graph_optimization_level=onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
             )
             folded = onnx.load(path)

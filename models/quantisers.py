@@ -194,14 +194,14 @@ class Quantisers:
                     f"supported; supported are Quant, IntQuant, BipolarQuant, Trunc"
                 )
             handler(node)
-        elif node.op_type in ("QuantizeLinear", "DequantizeLinear") and self._is_constant(node):
-            self._on_constant(node)
-        elif node.op_type == "Clip" and self._is_constant(node) and (
-                self._value(node.input[0]).dtype.kind in "iu"):
+        elif node.op_type in ("QuantizeLinear", "DequantizeLinear") and (
+                x := self._value(node.input[0])) is not None:
+            self._on_constant(node, x)
+        elif node.op_type == "Clip" and (x := self._value(node.input[0])) is not None and (
+                x.dtype.kind in "iu"):
             # Of integers behind which a DequantizeLinear stands.
             self._values[node.output[0]] = np.clip(
-                self._value(node.input[0]), self._scalar(node, 1, -np.inf),
-                self._scalar(node, 2, np.inf))
+                x, self._scalar(node, 1, -np.inf), self._scalar(node, 2, np.inf))
         elif node.op_type in MOVERS and node.input[0] in self.weights:
             self._fold(node.output[0], self.weights[node.input[0]].mapped(
                 lambda array: self._moved(node, array)))
@@ -210,13 +210,12 @@ class Quantisers:
                 self._on_dequantise(node)
             self._keep(node)
 
-    def _is_constant(self, node: onnx.NodeProto) -> bool:
-        return node.input[0] in self._constants or self._value(node.input[0]) is not None
-
     def _moved(self, node: onnx.NodeProto, array: np.ndarray) -> np.ndarray:
         """What a node that moves data makes of a constant."""
         feeds = {node.input[0]: array}
-        feeds |= {name: self._value(name) for name in node.input[1:] if name}
+        for k, name in enumerate(node.input[1:], start=1):
+            if name:
+                feeds[name] = self._parameter(node, k).astype(np.int64)
         infos = [helper.make_tensor_value_info(
             name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
             for name, value in feeds.items()]
@@ -240,10 +239,8 @@ class Quantisers:
         shape[attributes.get("axis", 1)] = -1
         return value.reshape(shape)
 
-    def _on_constant(self, node: onnx.NodeProto) -> None:
+    def _on_constant(self, node: onnx.NodeProto, x: np.ndarray) -> None:
         """A quantiser of a constant is folded."""
-        x = self._value(node.input[0])
-        assert x is not None
         scale = self._spread(node, self._parameter(node, 1), x.ndim)
         zero = self._spread(node, self._parameter(node, 2), x.ndim)
         if node.op_type == "DequantizeLinear":

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 
 from hwgen.errors import HwgenError
-from hwgen.ir import Graph, Op, Quantisation, Requantise, Table, TensorType
+from hwgen.ir import Graph, Op, Quantisation, Requantise, Reshape, Table, TensorType
 from models.lowering.affine import Affine, find_affine
 from models.lowering.layout import View, arrangement, channels_last, plain_positions
 from models.lowering.regions import ELEMENTWISE, Regions
@@ -106,11 +106,13 @@ class Lowering:
                 raise HwgenError(
                     f"Input {name!r} has shape {list(shape)}: it needs a batch of 1 and channels"
                 )
-            given = self._input_result(name)
+            given, axis = self._input_result(name), self._input_axis(name)
             tensor = self.graph.add_input(
-                self.fresh(name), TensorType(channels_last(shape), given.quantisation))
-            self._note(given.name, View(tensor))
-            self._floats[tensor] = given.name
+                self.fresh(name), TensorType(channels_last(shape, axis), given.quantisation))
+            if axis == 1:
+                self._floats[tensor] = given.name
+            self._note(given.name, View(
+                tensor, None if axis == 1 else plain_positions(shape, axis)))
         for node in network.nodes:
             self._convert(node)
         for name in network.outputs:
@@ -141,6 +143,13 @@ class Lowering:
         if given.name == name and name not in self.network.codes and low >= 0 and high <= 1:
             return Result(name, Quantisation(float(np.float32(1 / 255)), -128, 8))
         return given
+
+    def _input_axis(self, name: str) -> int:
+        """Where an input has its channels: last in front of a matrix product, else axis 1."""
+        rank = len(self.network.shapes[name])
+        same = {name, *(t for t, source in self.regions.source.items() if source == name)}
+        readers = {node.op_type for t in same for node in self.network.users.get(t, ())}
+        return rank - 1 if "MatMul" in readers and rank > 2 else 1
 
     def quantisation(self, name: str) -> Quantisation:
         """Codes of a tensor: those that the file states, or an asymmetric calibrated range."""
@@ -195,10 +204,14 @@ class Lowering:
             return Result(tensor, self.quantisation(tensor))
         (name,) = functions
         codes = self.quantisation(name)
-        # Around every code, and beyond both ends.
+        # Around every code, and beyond both ends as far as values go.
+        low, high = (round(v / codes.scale) + codes.zero_point
+                     for v in self.ranges.get(tensor, (0.0, 0.0)))
         near = np.arange(codes.low - 3, codes.high + 4)
         if len(near) > 2048:
             near = np.unique(np.r_[near[:64], near[:: len(near) // 1024], near[-64:]])
+        near = np.unique(np.r_[np.linspace(low, min(low, codes.low), 64).astype(np.int64), near,
+                               np.linspace(high, max(high, codes.high), 64).astype(np.int64)])
         offsets = np.array([[-0.4], [0.0], [0.4]])
         inner = np.clip(near, codes.low, codes.high)
         real = (near + offsets - codes.zero_point) * codes.scale
@@ -232,6 +245,10 @@ class Lowering:
                 raise HwgenError(f"{name!r} is constant where a stream is wanted")
             raise HwgenError(f"Tensor {name!r} is made by nothing that is supported")
         source = self.view(root)
+        if source.positions is not None and source.positions.size < (
+                self.graph.types[source.tensor].size):
+            # Only a part: that is taken first.
+            source = View(self.tensor(root))
         have, want = self.graph.types[source.tensor].quantisation, self.quantisation(name)
         codes = np.arange(have.low, have.high + 1)
         values = want.quantise(self.regions.apply(name, have.dequantise(codes)))
@@ -283,6 +300,8 @@ class Lowering:
             return view.tensor
         for axis in range(1, len(shape)):
             ops = arrangement(view.positions, self.type(view.tensor).shape, axis)
+            if ops is not None and all(isinstance(op, Reshape) for op in ops):
+                return view.tensor
             if ops is not None:
                 return self.arranged(view.tensor, view.positions, name, axis)
         return self.tensor(name)

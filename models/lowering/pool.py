@@ -15,11 +15,10 @@ from hwgen.ir import (
     GlobalMaxPool,
     MaxPool,
     Pads,
-    Reshape,
 )
 from models.lowering.conv import spatial_pads
 from models.lowering.core import Lowering, handles, scales
-from models.lowering.layout import channels_last, plain_positions
+from models.lowering.layout import plain_positions
 from models.onnx_import import attributes
 
 __all__: list[str] = []
@@ -140,9 +139,4 @@ def _argmax(low: Lowering, node: onnx.NodeProto) -> None:
     out = low.shape(node.output[0])
     positions = plain_positions(kept, axis).reshape(out)
     tensor = low.graph.add(ArgMax(), source, name=low.fresh(node.output[0]))
-    if len(out) > 1 and channels_last(out) != low.type(tensor).shape:
-        # The axis of the channels is gone: what was axis 1 takes their place.
-        shape = channels_last(out)
-        if np.array_equal(np.moveaxis(positions, 1, -1).ravel(), np.arange(positions.size)):
-            tensor = low.graph.add(Reshape(shape), tensor, name=low.fresh(node.output[0]))
     low.move(node.output[0], tensor, positions)

@@ -23,9 +23,14 @@ def _concat(low: Lowering, node: onnx.NodeProto) -> None:
     for name in node.input:
         if low.channel_axis(name) != axis and low.shape(name)[axis] != 1:
             raise HwgenError("only the concatenation of channels is supported")
+    tensors = [low.tensor(name, axis) for name in node.input]
     result = low.result(node.output[0])
-    tensors = [low.rescaled(low.tensor(name, axis), result.quantisation) for name in node.input]
-    low.put(result.name, Concat(), *tensors, axis=axis)
+    name, codes = result.name, result.quantisation
+    have = {low.type(tensor).quantisation for tensor in tensors}
+    if len(have) == 1 and name == node.output[0] and name not in low.network.codes:
+        # Nothing asks for other codes than those that all of them have.
+        (codes,) = have
+    low.put(name, Concat(), *(low.rescaled(tensor, codes) for tensor in tensors), axis=axis)
 
 
 @handles("Split")
