@@ -2,9 +2,10 @@
 
     python -m benchmarks.random_networks [--quick] [--networks N]
 
-Hypothesis draws small networks (branches, residuals, concatenations, splits, strides, uneven
-padding, grouped and depthwise convolutions, folds that do not divide) with random foldings and
-lanes, 4- and 8-bit weights, and the multipliers of every device.  Each is emitted and run in
+Hypothesis draws small networks of every op (branches, residuals, gates, concatenations, splits,
+shuffles, strides, dilation, any padding, grouped, depthwise and transposed convolutions, folds that
+do not divide) with random foldings and lanes, 4- and 8-bit weights, and the multipliers of every
+device.  Each is emitted and run in
 Verilator: evenly paced, where every frame's first and last beat must come in the predicted cycle;
 without gaps, where no frame may come later; and with random stalls, where it must not deadlock.
 """
@@ -28,11 +29,19 @@ from hwgen.emit.verilog import emit
 from hwgen.errors import HwgenError
 from hwgen.ir import (
     Add,
+    ArgMax,
     AveragePool,
     Concat,
     Conv,
+    Convolution,
+    ConvTranspose,
+    GatherChannels,
+    GlobalAveragePool,
+    GlobalMaxPool,
     Graph,
     MaxPool,
+    Mul,
+    Pad,
     Quantisation,
     Requantise,
     Resize,
@@ -61,13 +70,15 @@ class _Drawer:
         self.graph.add_input("image", TensorType((*spatial, draw(st.integers(1, 4))), Q))
         self.design.lanes["image"] = self.pick(_divisors(self.graph.types["image"].channels))
         self.unused = ["image"]
+        self.done: list[str] = []
 
     def pick(self, options):
         return self.draw(st.sampled_from(list(options)))
 
     def take(self) -> str:
         """A tensor to read, more likely one that nothing reads yet."""
-        name = self.pick(self.unused if self.draw(st.integers(0, 3)) else self.graph.types)
+        known = [n for n in self.graph.types if n not in self.done]
+        name = self.pick(self.unused if self.unused and self.draw(st.integers(0, 3)) else known)
         if name in self.unused:
             self.unused.remove(name)
         return name
@@ -77,18 +88,24 @@ class _Drawer:
         number = len(self.graph.nodes)
         names = [f"t{number}_{k}" if count > 1 else f"t{number}" for k in range(count)]
         self.graph.add_node(op, inputs, names)
-        if not isinstance(op, Conv):
+        if isinstance(op, ArgMax):
+            self.design.lanes[names[0]] = 1
+        elif not isinstance(op, Convolution):
             channels = [self.graph.types[t].channels for t in (*inputs, *names)]
             lanes = self.pick(_divisors(math.gcd(*channels)))
             self.design.lanes.update(dict.fromkeys(names, lanes))
         self.unused += names
         return names[0]
 
-    def conv(self, source: str, cout: int | None = None, spatial: bool = True) -> str:
+    def conv(
+        self, source: str, cout: int | None = None, spatial: bool = True, transposed: bool = False
+    ) -> str:
         """A convolution with any folding; ``spatial``: it may change the extents."""
         tensor = self.graph.types[source]
         cin, draw = tensor.channels, self.draw
         kernel = tuple(draw(st.integers(1, min(3, n))) for n in tensor.spatial)
+        dilation = tuple(draw(st.integers(1, 2)) if spatial and 2 * k - 1 <= n else 1
+                         for k, n in zip(kernel, tensor.spatial, strict=True))
         if not spatial:
             kernel = tuple(k | 1 if k | 1 <= n else 1
                            for k, n in zip(kernel, tensor.spatial, strict=True))
@@ -104,11 +121,19 @@ class _Drawer:
         low = -limit - draw(st.integers(0, 1))
         weight = self.random.integers(low, limit + 1, (cout, *kernel, cin // groups))
         ratio = self.random.uniform(0.002, 0.02, cout) / math.sqrt(weight[0].size) * 127 / limit
-        op = Conv(weight, self.random.integers(-9999, 9999, cout), Requantise.from_scale(ratio),
-                  Q, stride, pads, groups, bits)
+        bias = self.random.integers(-9999, 9999, cout)
+        if transposed:
+            pads = tuple((a if s * (n - 1) + k > a + b else 0, b if s * (n - 1) + k > a + b else 0)
+                         for (a, b), s, n, k in zip(
+                             pads, stride, tensor.spatial, kernel, strict=True))
+            op: Convolution = ConvTranspose(weight, bias, Requantise.from_scale(ratio), Q, stride,
+                                            pads, groups, bits)
+        else:
+            op = Conv(weight, bias, Requantise.from_scale(ratio), Q, stride, pads, groups, bits,
+                      dilation)
         group_lanes = draw(st.integers(1, groups)) if draw(st.booleans()) else 1
         each = cout // groups
-        taps = draw(st.integers(1, math.prod(kernel)))
+        taps = draw(st.integers(1, op.window.taps))
         if group_lanes > 1:
             folding = Folding(cin // groups, taps, group_lanes, each,
                               multiplier=self.multiplier)
@@ -122,27 +147,58 @@ class _Drawer:
         self.design.lanes[name] = self.pick(_divisors(math.gcd(*results)))
         return name
 
+    def mean(self, tensor: TensorType) -> GlobalAveragePool:
+        """The mean over a tensor's pixels."""
+        return GlobalAveragePool(Requantise.from_scale(1 / tensor.pixels), Q)
+
     def step(self) -> None:
         """Add one or a few nodes."""
         draw, source = self.draw, self.take()
         tensor = self.graph.types[source]
         kind = self.pick(["conv", "conv", "table", "max", "average", "residual", "concat", "split",
-                          "resize"])
+                          "resize", "transposed", "gate", "global", "gather", "pad", "argmax"])
         if kind == "table":
-            self.put(Table(self.random.integers(-128, 128, 256), Q), [source])
+            shape = (256,) if draw(st.booleans()) else (tensor.channels, 256)
+            self.put(Table(self.random.integers(-128, 128, shape), Q), [source])
+        elif kind == "transposed" and 2 * max(tensor.spatial) + 2 <= LARGEST:
+            self.conv(source, transposed=True)
+        elif kind == "gate":
+            # Squeeze and excite: every pixel times a factor for its channel.
+            mean = self.put(self.mean(tensor), [source])
+            gate = self.conv(mean, tensor.channels)
+            wide = self.put(Resize(tensor.spatial), [gate])
+            for used in (mean, gate, wide):
+                self.unused.remove(used)
+            self.put(Mul(Requantise.from_scale(0.05), Q), [source, wide])
+        elif kind == "global":
+            self.put(self.mean(tensor) if draw(st.booleans()) else GlobalMaxPool(), [source])
+        elif kind == "gather":
+            order = draw(st.lists(st.integers(0, tensor.channels - 1), min_size=1, max_size=8))
+            self.put(GatherChannels(tuple(order)), [source])
+        elif kind == "pad":
+            pads = tuple((draw(st.integers(1 - n, 2)), draw(st.integers(0, 2)))
+                         for n in tensor.spatial)
+            fill = draw(st.one_of(st.none(), st.integers(-128, 127)))
+            self.put(Pad(pads, fill, tuple(draw(st.integers(1, 2)) for _ in pads)), [source])
+        elif kind == "argmax" and tensor.channels > 1:
+            name = self.put(ArgMax(), [source])
+            self.done.append(name)
+            self.unused.remove(name)
         elif kind in ("max", "average"):
             kernel = tuple(draw(st.integers(1, min(3, n))) for n in tensor.spatial)
             stride = tuple(draw(st.integers(1, 2)) for _ in kernel)
             pads = tuple((draw(st.integers(0, k - 1)), draw(st.integers(0, k - 1))) for k in kernel)
-            scale = Requantise.from_scale(1 / math.prod(kernel))
+            counted = draw(st.booleans())
+            taps = math.prod(kernel)
+            scale = Requantise.from_scale(1 / taps if counted else 1 / np.arange(1, taps + 1))
             name = self.put(MaxPool(kernel, stride, pads) if kind == "max"
-                            else AveragePool(kernel, scale, Q, stride, pads), [source])
+                            else AveragePool(kernel, scale, Q, stride, pads, counted), [source])
             self.design.foldings[name] = Folding(
                 tap_lanes=draw(st.integers(1, math.prod(kernel))), multiplier=self.multiplier)
         elif kind == "residual":
             other = self.conv(source, tensor.channels, spatial=False)
             self.unused.remove(other)
-            self.put(Add.from_types(Q, Q, Q), [source, other])
+            self.put(Add.from_types(Q, Q, Q, self.pick([1, -1])), [source, other])
         elif kind == "concat":
             other = self.conv(source, draw(st.integers(1, 4)), spatial=False)
             self.unused.remove(other)
@@ -167,9 +223,7 @@ def networks(draw, nodes: int = 8) -> tuple[Graph, DesignPoint]:
     drawer = _Drawer(draw)
     for _ in range(draw(st.integers(1, nodes))):
         drawer.step()
-    drawer.graph.outputs = drawer.unused
-    if "image" in drawer.unused:
-        drawer.graph.outputs = [n for n in drawer.unused if n != "image"]
+    drawer.graph.outputs = [n for n in (*drawer.done, *drawer.unused) if n != "image"]
     return drawer.graph, drawer.design
 
 

@@ -11,7 +11,7 @@ from amaranth.lib import data, wiring
 
 from hwgen.blocks.arithmetic import delayed, levels
 from hwgen.blocks.base import Resources, StreamType, counter
-from hwgen.blocks.elementwise import BeatConfig, most_claims
+from hwgen.blocks.beat import BeatConfig, most_claims
 from hwgen.blocks.queue import Queue, queue_resources
 from hwgen.blocks.route import last_of
 from hwgen.ir import ArgMax as ArgMaxOp

@@ -12,8 +12,8 @@ from amaranth.lib import wiring
 
 from hwgen.blocks.arithmetic import delayed, levels
 from hwgen.blocks.base import BlockConfig, Resources, Schedule, StreamType, counter, in_order
-from hwgen.blocks.elementwise import ReadOnlyMemory, most_claims, valid_chain
-from hwgen.blocks.memory import BufferMemory
+from hwgen.blocks.beat import most_claims, valid_chain
+from hwgen.blocks.memory import BufferMemory, ReadOnlyMemory
 from hwgen.blocks.queue import QUEUE_LATENCY, Queue, queue_resources
 from hwgen.blocks.route import last_of
 from hwgen.ir import GatherChannels

@@ -1,15 +1,19 @@
-"""The memory of queues and window buffers."""
+"""Memories: those of queues and window buffers, and tables."""
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from amaranth.hdl import Module, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from hwgen.blocks.base import block_shape, library_instance, memory_style
+from hwgen.blocks.arithmetic import delayed, levels
+from hwgen.blocks.base import Resources, block_shape, library_instance, memory_style
 
-__all__ = ["BufferMemory"]
+__all__ = ["BufferMemory", "ReadOnlyMemory", "read_words"]
 
 
 class BufferMemory(wiring.Component):
@@ -76,3 +80,88 @@ class BufferMemory(wiring.Component):
         with m.If(self.load):
             m.d.sync += out.eq(read.data)
         return m
+
+
+@dataclass(frozen=True)
+class ReadOnlyMemory:
+    """A table in LUTs or in block memory, whichever is cheaper.
+
+    A block memory is slow to show a word, so it goes into a register and nowhere else; of several
+    one after the other each has that register, and the choice comes after it, four at a time.
+
+    Parameters
+    ----------
+    width : :class:`int`
+        Bits of a word.
+    depth : :class:`int`
+        Words.
+    """
+
+    width: int
+    depth: int
+
+    @property
+    def style(self) -> str:
+        """``"distributed"`` or ``"block"``."""
+        return memory_style(self.width, self.depth)
+
+    @property
+    def part_depth(self) -> int:
+        """Words of each of several block memories, a power of two."""
+        return block_shape(self.width, self.depth)[1]
+
+    @property
+    def parts(self) -> int:
+        """Memories one after the other."""
+        return -(-self.depth // self.part_depth) if self.style == "block" else 1
+
+    @property
+    def latency(self) -> int:
+        """Cycles from address to word."""
+        return 1 if self.style == "distributed" else 2 + -(-levels(self.parts) // 2)
+
+    def resources(self) -> Resources:
+        """What it takes."""
+        if self.style == "distributed":
+            return Resources(lut=self.width * max(1, -(-self.depth // 64)), ff=self.width)
+        choices = self.width * (self.parts - 1)
+        return Resources.memory(self.width, self.depth) + Resources(
+            lut=choices, ff=self.width * self.parts + choices // 3
+        )
+
+    def read(self, m: Module, name: str, address: Value, rows: Sequence[int]) -> Value:
+        """The word at an address, ``latency`` cycles later."""
+        if self.style == "distributed":
+            return read_words(m, name, address, rows, self.width, self.style)
+        low = self.part_depth.bit_length() - 1
+        words: list[Value] = []
+        for k in range(self.parts):
+            part = rows[k << low : (k + 1) << low]
+            word = read_words(m, f"{name}_{k}", address[:low], part, self.width, self.style)
+            words.append(delayed(m, word, 1, f"{name}_{k}"))
+        choice, level = address[low:], 0
+        while len(words) > 1:
+            choice = delayed(m, choice, 1 if level else 2, f"{name}_choice_{level}")
+            chosen: list[Value] = []
+            for k in range(0, len(words), 4):
+                group = words[k : k + 4]
+                word = Signal(self.width, name=f"{name}_{level}_{k // 4}", reset_less=True)
+                with m.Switch(choice[:2]):
+                    for j, candidate in enumerate(group):
+                        with m.Case(j) if j < len(group) - 1 else m.Default():
+                            m.d.sync += word.eq(candidate)
+                chosen.append(word)
+            words, choice, level = chosen, choice[2:], level + 1
+        return words[0]
+
+
+def read_words(
+    m: Module, name: str, address: Value, rows: Sequence[int], width: int, style: str
+) -> Value:
+    """Word of one read-only memory of this width, a cycle later."""
+    m.submodules[name] = memory = Memory(
+        shape=width, depth=max(len(rows), 2), init=rows, attrs={"rom_style": style}
+    )
+    read = memory.read_port()
+    m.d.comb += read.addr.eq(address)
+    return read.data

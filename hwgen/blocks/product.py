@@ -10,7 +10,7 @@ from amaranth.hdl import Module, Signal, Value, signed
 
 from hwgen.blocks.arithmetic import signed_width
 from hwgen.blocks.base import Resources
-from hwgen.blocks.elementwise import Pair, PairConfig
+from hwgen.blocks.beat import Pair, PairConfig
 from hwgen.blocks.multiplier import MULTIPLIERS, Multiplier
 from hwgen.blocks.requantise import Requantiser, RequantiserConfig
 from hwgen.errors import HwgenError

@@ -1,0 +1,171 @@
+"""Beat by beat: what blocks share that take a beat and push its result some cycles later."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from amaranth.hdl import Module, Signal, Value
+from amaranth.lib import wiring
+
+from hwgen.blocks.base import BlockConfig, Resources, Schedule, StreamType, in_order
+from hwgen.blocks.queue import QUEUE_LATENCY, Queue, Skid, queue_resources
+from hwgen.ir import Add, Mul
+from hwgen.ir.types import TensorType
+
+__all__ = ["BeatConfig", "Pair", "PairConfig", "most_claims", "valid_chain"]
+
+
+def most_claims(cycles: int, burst: int, period: int) -> int:
+    """Most claims within some cycles, where the first ``burst`` of each ``period`` cycles claim."""
+    return cycles // period * burst + min(cycles % period, burst)
+
+
+def valid_chain(m: Module, valid: Value, cycles: int) -> list[Value]:
+    """A flag, and the flag 1, 2, … ``cycles`` cycles later."""
+    chain = [valid]
+    for k in range(cycles):
+        later = Signal(name=f"valid_{k}")
+        m.d.sync += later.eq(chain[-1])
+        chain.append(later)
+    return chain
+
+
+@dataclass(frozen=True, kw_only=True)
+class BeatConfig(BlockConfig):
+    """What beat-by-beat blocks share: a fixed number of cycles from a beat to what it pushes.
+
+    Parameters
+    ----------
+    lanes : :class:`int`
+        Elements a beat.
+    """
+
+    lanes: int = 1
+
+    @property
+    def push_latency(self) -> int:
+        """Cycles from accepting a beat to pushing its result."""
+        raise NotImplementedError
+
+    @property
+    def claim_cycles(self) -> int:
+        """Cycles in which a place is taken, if its beat is fetched as soon as it is visible."""
+        return self.push_latency + QUEUE_LATENCY + 1
+
+    @property
+    def least_depths(self) -> tuple[int, ...]:
+        return (self.claim_cycles,)
+
+    def claiming(self, beats: np.ndarray) -> np.ndarray:
+        """Those of the input beats (of whole frames) that push an output beat; default all."""
+        return beats
+
+    def schedule(self, arrivals: Sequence[np.ndarray]) -> Schedule:
+        accept = in_order(arrivals[0])
+        claims = self.claiming(accept)
+        return Schedule((accept,), (claims + self.push_latency + QUEUE_LATENCY,), (claims,))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairConfig(BeatConfig):
+    """What blocks share that take two streams of one shape beat by beat.
+
+    Parameters
+    ----------
+    op : the op
+    tensors : pair of :class:`TensorType`
+        Types of the inputs.
+    lanes : :class:`int`
+        Elements a beat.
+    """
+
+    op: Add | Mul
+    tensors: tuple[TensorType, TensorType]
+
+    def __post_init__(self) -> None:
+        _ = self.inputs, self.outputs
+
+    @cached_property
+    def inputs(self) -> tuple[StreamType, ...]:
+        return tuple(StreamType(tensor, self.lanes) for tensor in self.tensors)
+
+    @cached_property
+    def outputs(self) -> tuple[StreamType, ...]:
+        return (StreamType(self.op.infer(*self.tensors)[0], self.lanes),)
+
+    def schedule(self, arrivals: Sequence[np.ndarray]) -> Schedule:
+        arrivals = [in_order(times) for times in arrivals]
+        join = in_order(np.maximum.reduce(arrivals) + 1)
+        # A skid buffer has two places.
+        free = np.append(np.full(2, -1), join[:-2]) + 1
+        accepts = tuple(np.maximum(times, free[: len(times)]) for times in arrivals)
+        return Schedule(accepts, (join + self.push_latency + QUEUE_LATENCY,), (join,))
+
+    def resources(self) -> Resources:
+        """What the buffers and the queue take."""
+        total = queue_resources(self.outputs[0].width, self.queue_depths[0])
+        for stream in self.inputs:
+            total += Resources(lut=stream.width + 4, ff=2 * stream.width + 2)
+        return total
+
+    def compute(self, *frames: np.ndarray) -> tuple[np.ndarray, ...]:
+        return self.op.evaluate(frames, self.tensors)
+
+
+class Pair(wiring.Component):
+    """Takes two streams beat by beat; a subclass says what becomes of a pair of beats.
+
+    Parameters
+    ----------
+    config : :class:`PairConfig`
+
+    Members
+    -------
+    i_0, i_1 : :py:`In(stream.Signature(ArrayLayout(signed(bits), lanes)))`
+    o : :py:`Out(stream.Signature(ArrayLayout(signed(output bits), lanes)))`
+
+    Timing
+    ------
+    A pair whose second was accepted in cycle t is visible in t + 4 + ``config.push_latency``; one
+    pair a cycle.
+    """
+
+    def __init__(self, config: PairConfig) -> None:
+        self.config = config
+        super().__init__(config.signature)
+
+    def results(
+        self, m: Module, valid: list[Value], a: list[Value], b: list[Value]
+    ) -> list[Value]:
+        """Per lane the result, ``config.push_latency`` cycles after the operands.
+
+        ``valid[k]`` says whether there were operands ``k`` cycles before.
+        """
+        raise NotImplementedError
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        m.submodules.queue = queue = Queue(config.outputs[0].payload, config.queue_depths[0])
+        wiring.connect(m, queue.o, wiring.flipped(self.o))
+        # Behind buffers, so that no path leads from the one input to the other.
+        inputs = []
+        for k, port in enumerate((self.i_0, self.i_1)):
+            m.submodules[f"skid_{k}"] = skid = Skid(config.inputs[k].payload)
+            wiring.connect(m, wiring.flipped(port), skid.i)
+            inputs.append(skid.o)
+        fire = Signal()
+        m.d.comb += [
+            fire.eq(inputs[0].valid & inputs[1].valid & queue.room),
+            queue.reserve.eq(fire),
+            *(i.ready.eq(fire) for i in inputs),
+        ]
+        valid = valid_chain(m, fire, config.push_latency)
+        lanes = range(config.lanes)
+        results = self.results(m, valid, *([i.p[lane] for lane in lanes] for i in inputs))
+        m.d.comb += queue.i.valid.eq(valid[-1])
+        m.d.comb += [p.eq(result) for p, result in zip(queue.i.p, results, strict=True)]
+        return m

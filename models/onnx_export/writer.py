@@ -1,0 +1,196 @@
+"""What both forms of ONNX share: nodes, constants, and ops that only select among integers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from hwgen.ir import (
+    ArgMax,
+    AveragePool,
+    Concat,
+    Conv,
+    ConvTranspose,
+    GatherChannels,
+    Gemm,
+    GlobalAveragePool,
+    GlobalMaxPool,
+    Graph,
+    MaxPool,
+    Node,
+    Pad,
+    Reshape,
+    Resize,
+    Split,
+    Table,
+    TensorType,
+    Window,
+)
+
+__all__ = ["Writer", "flat_pads", "from_onnx_layout", "to_onnx_layout"]
+
+OPSET = 21
+
+
+def to_onnx_layout(frames: np.ndarray) -> np.ndarray:
+    """Frames ``(N, *spatial, C)`` as ONNX has them, ``(N, C, *spatial)``."""
+    return np.ascontiguousarray(np.moveaxis(frames, -1, 1))
+
+
+def from_onnx_layout(frames: np.ndarray) -> np.ndarray:
+    """Inverse of :func:`to_onnx_layout`."""
+    return np.ascontiguousarray(np.moveaxis(frames, 1, -1))
+
+
+class Writer:
+    """Collects ONNX nodes and constants."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self._nodes: list[onnx.NodeProto] = []
+        self._constants: dict[str, onnx.TensorProto] = {}
+        self._count = 0
+
+    def op(self, kind: str, *inputs: str, out: str = "", **attributes) -> str:
+        """Add an ONNX node with one output; returns the output's name."""
+        if not out:
+            self._count += 1
+            out = f"{kind.lower()}.{self._count}"
+        self._nodes.append(helper.make_node(kind, list(inputs), [out], **attributes))
+        return out
+
+    def constant(self, value, dtype) -> str:
+        """Add a constant; returns its name."""
+        self._count += 1
+        name = f"constant.{self._count}"
+        self._constants[name] = numpy_helper.from_array(np.asarray(value, dtype), name)
+        return name
+
+    def model(self, outputs: Iterable[str]) -> onnx.ModelProto:
+        """The finished model."""
+        def info(name: str) -> onnx.ValueInfoProto:
+            shape = self.graph.types[name].shape
+            kind = TensorProto.INT8 if self.graph.types[name].bits <= 8 else TensorProto.INT16
+            return helper.make_tensor_value_info(name, kind, ["N", shape[-1], *shape[:-1]])
+
+        graph = helper.make_graph(
+            self._nodes, "graph", [info(name) for name in self.graph.inputs],
+            [info(name) for name in outputs if name not in self.graph.inputs],
+            list(self._constants.values()),
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
+        model.ir_version = 10
+        onnx.checker.check_model(model)
+        return model
+
+    def node(self, node: Node) -> None:
+        """Write one op of the integer graph."""
+        types = [self.graph.types[t] for t in node.inputs]
+        handler = getattr(self, f"_{type(node.op).__name__.lower()}")
+        handler(node, node.op, types)
+
+    # What both forms share: ops that only select among integers.
+
+    def _table(self, node: Node, op: Table, types: list[TensorType]) -> None:
+        (type,) = types
+        index = self.op("Cast", node.inputs[0], to=TensorProto.INT32)
+        begin = np.asarray(-type.quantisation.low)
+        if op.by_channel:
+            rows = np.arange(type.channels) * op.values.shape[-1]
+            begin = (begin + rows).reshape(-1, *(1,) * len(type.spatial))
+        shifted = self.op("Add", index, self.constant(begin, np.int32))
+        values = self.constant(op.values.ravel(), op.output.dtype)
+        self.op("Gather", values, shifted, out=node.name)
+
+    def _concat(self, node: Node, op: Concat, types: list[TensorType]) -> None:
+        self.op("Concat", *node.inputs, out=node.name, axis=1)
+
+    def _split(self, node: Node, op: Split, types: list[TensorType]) -> None:
+        sizes = self.constant(op.sizes, np.int64)
+        self._nodes.append(
+            helper.make_node("Split", [node.inputs[0], sizes], list(node.outputs), axis=1)
+        )
+
+    def _resize(self, node: Node, op: Resize, types: list[TensorType]) -> None:
+        scales = self.constant((1, 1, *op.factors), np.float32)
+        self.op("Resize", node.inputs[0], "", scales, out=node.name, mode="nearest",
+                coordinate_transformation_mode="asymmetric", nearest_mode="floor")
+
+    def _maxpool(self, node: Node, op: MaxPool, types: list[TensorType]) -> None:
+        # onnxruntime pads less than a kernel; the smallest code never wins either.
+        window = op.window
+        source = self._padded(node.inputs[0], window, types[0].quantisation.low, types[0])
+        self.op("MaxPool", source, out=node.name, kernel_shape=window.kernel,
+                strides=window.stride, dilations=window.dilation)
+
+    def _globalmaxpool(self, node: Node, op: GlobalMaxPool, types: list[TensorType]) -> None:
+        axes = self.constant(range(2, len(types[0].shape) + 1), np.int64)
+        self.op("ReduceMax", node.inputs[0], axes, out=node.name, keepdims=1)
+
+    def _padded(self, tensor: str, window: Window, fill: int | None, type: TensorType) -> str:
+        """A tensor with the pads of a window, as an op of its own."""
+        if not any(any(p) for p in window.pads):
+            return tensor
+        amounts = self.constant([0, 0, *(a for a, _ in window.pads), 0, 0,
+                                 *(b for _, b in window.pads)], np.int64)
+        if fill is None:
+            return self.op("Pad", tensor, amounts, mode="edge")
+        return self.op("Pad", tensor, amounts, self.constant(fill, type.quantisation.dtype))
+
+    def _pad(self, node: Node, op: Pad, types: list[TensorType]) -> None:
+        (type,) = types
+        padded = self._padded(node.inputs[0], op.window, op.fill, type)
+        rank = len(type.spatial)
+        self.op(
+            "Slice", padded, self.constant([0] * rank, np.int64),
+            self.constant([1 << 40] * rank, np.int64), self.constant(range(2, rank + 2), np.int64),
+            self.constant(op.stride, np.int64), out=node.name,
+        )
+
+    def _gatherchannels(self, node: Node, op: GatherChannels, types: list[TensorType]) -> None:
+        self.op("Gather", node.inputs[0], self.constant(op.order, np.int64), out=node.name, axis=1)
+
+    def _reshape(self, node: Node, op: Reshape, types: list[TensorType]) -> None:
+        """The order of the stream is kept, which has channels last."""
+        before, after = len(types[0].shape) + 1, len(op.shape) + 1
+        last = self.op("Transpose", node.inputs[0], perm=[0, *range(2, before), 1])
+        shaped = self.op("Reshape", last, self.constant((-1, *op.shape), np.int64))
+        self.op("Transpose", shaped, out=node.name, perm=[0, after - 1, *range(1, after - 1)])
+
+    def _argmax(self, node: Node, op: ArgMax, types: list[TensorType]) -> None:
+        (out,) = op.infer(*types)
+        kind = TensorProto.INT8 if out.bits <= 8 else TensorProto.INT16
+        self.op("Cast", self.op("ArgMax", node.inputs[0], axis=1, keepdims=1), out=node.name,
+                to=kind)
+
+    def _gemm(self, node: Node, op: Gemm, types: list[TensorType]) -> None:
+        """A convolution whose window is the frame, its spatial extents then taken away."""
+        conv = op.as_conv(types[0])
+        wide = self._convolution(node, conv, types[0])
+        shape = self.constant((-1, conv.cout), np.int64)
+        self.op("Reshape", wide, shape, out=node.name)
+
+    def _conv(self, node: Node, op: Conv, types: list[TensorType]) -> None:
+        self.op("Identity", self._convolution(node, op, types[0]), out=node.name)
+
+    def _convolution(self, node: Node, op: Conv, type: TensorType) -> str:
+        raise NotImplementedError
+
+    def _convtranspose(self, node: Node, op: ConvTranspose, types: list[TensorType]) -> None:
+        raise NotImplementedError
+
+    def _globalaveragepool(
+        self, node: Node, op: GlobalAveragePool, types: list[TensorType]
+    ) -> None:
+        raise NotImplementedError
+
+    def _averagepool(self, node: Node, op: AveragePool, types: list[TensorType]) -> None:
+        raise NotImplementedError
+
+
+def flat_pads(window: Window) -> list[int]:
+    """Pads of a window as ONNX lists them."""
+    return [p[0] for p in window.pads] + [p[1] for p in window.pads]
