@@ -70,7 +70,7 @@ def cluttered(images: Images, copies: int, seed: int) -> Images:
             place(canvas, scrap * random.uniform(0.5, 1))
         digit = scaled(k % len(images), int(random.integers(14, 25)))
         place(canvas, digit * random.uniform(0.6, 1))
-        canvas += random.normal(0, 0.1, canvas.shape)
+        canvas += random.normal(0, 0.13, canvas.shape)
         # As a camera gives it.
         canvas[...] = np.clip(np.rint(canvas * 255), 0, 255) / 255
     return Images(canvases, labels)

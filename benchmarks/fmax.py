@@ -16,10 +16,15 @@ from pathlib import Path
 
 import numpy as np
 
+from hwgen.blocks.argmax import ArgMaxConfig
 from hwgen.blocks.base import BlockConfig, StreamType
 from hwgen.blocks.conv import FoldedConvConfig
 from hwgen.blocks.elementwise import AdderConfig, TableLookupConfig
+from hwgen.blocks.gather import GatherConfig
+from hwgen.blocks.globalpool import GlobalPoolConfig
+from hwgen.blocks.pad import PadConfig
 from hwgen.blocks.pool import PoolConfig
+from hwgen.blocks.product import ProductConfig
 from hwgen.blocks.queue import FifoConfig
 from hwgen.blocks.resize import NearestResizeConfig
 from hwgen.blocks.route import ConcatenateConfig, LaneChangeConfig, SplitterConfig
@@ -27,9 +32,16 @@ from hwgen.emit.verilog import emit_component
 from hwgen.errors import HwgenError
 from hwgen.ir import (
     Add,
+    ArgMax,
     AveragePool,
     Conv,
+    ConvTranspose,
+    GatherChannels,
+    GlobalAveragePool,
+    GlobalMaxPool,
     MaxPool,
+    Mul,
+    Pad,
     Quantisation,
     Requantise,
     Resize,
@@ -53,6 +65,16 @@ def _conv(cin: int, cout: int, kernel: int, groups: int = 1, **folding) -> Folde
                             **folding)
 
 
+def _conv_transpose(**folding) -> FoldedConvConfig:
+    random = np.random.default_rng(0)
+    op = ConvTranspose(
+        random.integers(-127, 128, (16, 4, 4, 16)), random.integers(-9999, 9999, 16),
+        Requantise.from_scale(random.uniform(1e-4, 1e-3, 16)), Q, (2, 2), ((1, 1), (1, 1)),
+    )
+    return FoldedConvConfig(op=op, tensor=TensorType((20, 20, 16), Q), multiplier="mult18",
+                            **folding)
+
+
 def blocks() -> dict[str, BlockConfig]:
     """A typical configuration of every block."""
     image = TensorType((40, 40, 32), Q)
@@ -61,12 +83,29 @@ def blocks() -> dict[str, BlockConfig]:
         "conv 3x3": _conv(16, 16, 3, lanes_in=4, lanes_out=2, channel_lanes=8, pe=4),
         "conv 1x1": _conv(32, 16, 1, lanes_in=4, lanes_out=1, channel_lanes=16, pe=2),
         "conv depthwise": _conv(16, 16, 3, 16, lanes_in=2, lanes_out=2, tap_lanes=3, group_lanes=4),
+        "conv transposed": _conv_transpose(lanes_in=4, lanes_out=2, channel_lanes=8, pe=4),
         "max pool": PoolConfig(op=MaxPool((5, 5), (1, 1), ((2, 2), (2, 2))), tensor=image, lanes=4),
         "average pool": PoolConfig(op=AveragePool((2, 2), Requantise.from_scale(0.25), Q, (2, 2)),
                                    tensor=image, lanes=2),
+        "average pool, border": PoolConfig(
+            op=AveragePool((3, 3), Requantise.from_scale(1 / np.arange(1, 10)), Q, (1, 1),
+                           ((1, 1), (1, 1)), False), tensor=image, lanes=2, multiplier="mult18"),
+        "global mean": GlobalPoolConfig(
+            op=GlobalAveragePool(Requantise.from_scale(1 / 1600), Q), tensor=image, lanes=2,
+            multiplier="mult18"),
+        "global max": GlobalPoolConfig(op=GlobalMaxPool(), tensor=image, lanes=2),
+        "pad": PadConfig(op=Pad(((1, 2), (2, 1)), None), tensor=image, lanes=4),
         "resize": NearestResizeConfig(op=Resize((2, 2)), tensor=image, lanes=4),
         "table": TableLookupConfig(op=Table(random.integers(-128, 128, 256), Q), tensor=image,
                                    lanes=4),
+        "table by channel": TableLookupConfig(
+            op=Table(random.integers(-128, 128, (32, 256)), Q), tensor=image, lanes=4),
+        "multiply": ProductConfig(op=Mul(Requantise.from_scale(0.05), Q), tensors=(image, image),
+                                  lanes=2, multiplier="mult18"),
+        "argmax": ArgMaxConfig(op=ArgMax(), tensor=TensorType((40, 40, 1000), Q), lanes=4),
+        "shuffle": GatherConfig(
+            op=GatherChannels(tuple(np.arange(464).reshape(2, -1).T.ravel().tolist())),
+            tensor=TensorType((7, 7, 464), Q), lanes=4),
         "add": AdderConfig(op=Add.from_types(Q, Quantisation(0.07, 1), Q), tensors=(image, image),
                            lanes=2),
         "concatenate": ConcatenateConfig(tensors=(image, image, image), lanes=4),

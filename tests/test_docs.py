@@ -41,3 +41,11 @@ def test_make_targets():
     makefile = (ROOT / "Makefile").read_text()
     for command in re.findall(r"^    make (\S+)", (ROOT / "README.md").read_text(), re.M):
         assert re.search(rf"^{command}:", makefile, re.M)
+
+
+def test_conformance_page():
+    from benchmarks import conformance
+
+    rows = [conformance.check(case) for case in conformance.cases()]
+    assert not [row for row in rows if row.outcome == "wrong"]
+    assert conformance.PAGE.read_text() == conformance.page(rows)

@@ -168,8 +168,15 @@ class Writer:
 
     def _gemm(self, node: Node, op: Gemm, types: list[TensorType]) -> None:
         """A convolution whose window is the frame, its spatial extents then taken away."""
-        conv = op.as_conv(types[0])
-        wide = self._convolution(node, conv, types[0])
+        (type,) = types
+        if not type.spatial:
+            # ONNX knows no convolution without a spatial axis.
+            type = TensorType((1, type.channels), type.quantisation)
+            line = self.op("Reshape", node.inputs[0], self.constant((-1, type.channels, 1),
+                                                                    np.int64))
+            node = Node(op, (line,), node.outputs)
+        conv = op.as_conv(type)
+        wide = self._convolution(node, conv, type)
         shape = self.constant((-1, conv.cout), np.int64)
         self.op("Reshape", wide, shape, out=node.name)
 
