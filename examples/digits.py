@@ -162,12 +162,12 @@ def export(network: Network, size: int, path: Path) -> None:
 
 def quantise(
     onnx: Path, calibration: Images, precision: str = "w8a8", *, method: str = "mse",
-    equalised: bool = False, corrected: bool = True,
+    equalised: bool = True, corrected: bool = True,
 ) -> Graph:
     """The integer graph of an ONNX file, its ranges taken from the first 64 training images.
 
-    The options are those of :func:`models.load`.  At 8 bits they hardly matter; below, corrected
-    biases win back most of what rounded weights lose (``python -m benchmarks.digits --options``).
+    The options are those of :func:`models.load`.  At 8 bits they hardly matter; at 4 bits, these
+    win back half of what rounding loses (``python -m benchmarks.digits --cluttered --options``).
     """
     # Frames are saved as the network takes them, float and scaled.
     frames = onnx.with_name("calibration.npy")

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from hwgen.build import _frames, _parser, main
+from hwgen.build import _parser, main
 from hwgen.design import DesignPoint
 from hwgen.ir import Graph
 from models import calibrate, zoo
@@ -109,11 +109,9 @@ def test_calibration_and_accuracy(tmp_path, capsys):
 
 
 def test_images_are_photographs(network):
-    source = read(network, size=None, weights=None, calibration=None, precision="w8a8",
-                  method="minmax", equalised=False, corrected=False, seed=0,
-                  progress=lambda _: None)
+    source = read(network)
     wanted = to_stream(photographs(3, (16, 16), 6), source.graph)
-    got = _frames(source, 3, 5)
+    got = source.frames(3, 5)
     assert list(got) == list(wanted)
     assert all(np.array_equal(got[n], wanted[n]) for n in wanted)
 

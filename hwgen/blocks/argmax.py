@@ -10,18 +10,17 @@ from amaranth.hdl import Const, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 
 from hwgen.blocks.arithmetic import delayed, levels
-from hwgen.blocks.base import Resources, StreamType, counter
+from hwgen.blocks.base import OpConfig, Resources, StreamType, counter
 from hwgen.blocks.beat import BeatConfig, most_claims
 from hwgen.blocks.queue import Queue, queue_resources
 from hwgen.blocks.route import last_of
 from hwgen.ir import ArgMax as ArgMaxOp
-from hwgen.ir.types import TensorType
 
 __all__ = ["ArgMax", "ArgMaxConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ArgMaxConfig(BeatConfig):
+class ArgMaxConfig(BeatConfig, OpConfig):
     """The number of each pixel's largest channel, the first of several.
 
     Parameters
@@ -34,14 +33,6 @@ class ArgMaxConfig(BeatConfig):
     """
 
     op: ArgMaxOp
-    tensor: TensorType
-
-    def __post_init__(self) -> None:
-        _ = self.inputs, self.outputs
-
-    @cached_property
-    def inputs(self) -> tuple[StreamType, ...]:
-        return (StreamType(self.tensor, self.lanes),)
 
     @cached_property
     def outputs(self) -> tuple[StreamType, ...]:
@@ -71,9 +62,6 @@ class ArgMaxConfig(BeatConfig):
             lut=pairs * (3 * bits // 2 + self.tree_levels) + 3 * index + 10,
             ff=2 * pairs * (bits + self.tree_levels // 2) + 4 * index + 3 * self.push_latency,
         )
-
-    def compute(self, *frames: np.ndarray) -> tuple[np.ndarray, ...]:
-        return self.op.evaluate(frames, (self.tensor,))
 
     def create(self) -> ArgMax:
         return ArgMax(self)

@@ -15,6 +15,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -22,10 +23,12 @@ from amaranth.hdl import ClockSignal, Instance, Module, Signal, signed
 from amaranth.lib import data, stream, wiring
 
 from hwgen.errors import HwgenError
+from hwgen.ir.op import Op
 from hwgen.ir.types import TensorType
 
 __all__ = [
     "BlockConfig",
+    "OpConfig",
     "Resources",
     "Schedule",
     "StreamType",
@@ -296,6 +299,38 @@ class BlockConfig(ABC):
         """Cycles from first input beat to first output beat, inputs arriving every cycle."""
         arrivals = [np.arange(t.beats, dtype=np.int64) for t in self.inputs]
         return int(min(out[0] for out in self.schedule(arrivals).outputs))
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpConfig(BlockConfig):
+    """A block that carries out an op on one tensor, with the same lanes at all ports.
+
+    Parameters
+    ----------
+    op : :class:`hwgen.ir.Op`
+    tensor : :class:`TensorType`
+        Type of the input.
+    lanes : :class:`int`
+        Channels a beat.
+    """
+
+    op: Op
+    tensor: TensorType
+    lanes: int = 1
+
+    def __post_init__(self) -> None:
+        _ = self.inputs, self.outputs
+
+    @cached_property
+    def inputs(self) -> tuple[StreamType, ...]:
+        return (StreamType(self.tensor, self.lanes),)
+
+    @cached_property
+    def outputs(self) -> tuple[StreamType, ...]:
+        return tuple(StreamType(tensor, self.lanes) for tensor in self.op.infer(self.tensor))
+
+    def compute(self, *frames: np.ndarray) -> tuple[np.ndarray, ...]:
+        return self.op.evaluate(frames, (self.tensor,))
 
 
 def shared(m: Module, name: str, config, platform):

@@ -35,15 +35,7 @@ def valid_chain(m: Module, valid: Value, cycles: int) -> list[Value]:
 
 @dataclass(frozen=True, kw_only=True)
 class BeatConfig(BlockConfig):
-    """What beat-by-beat blocks share: a fixed number of cycles from a beat to what it pushes.
-
-    Parameters
-    ----------
-    lanes : :class:`int`
-        Elements a beat.
-    """
-
-    lanes: int = 1
+    """What beat-by-beat blocks share: a fixed number of cycles from a beat to what it pushes."""
 
     @property
     def push_latency(self) -> int:
@@ -84,6 +76,7 @@ class PairConfig(BeatConfig):
 
     op: Add | Mul
     tensors: tuple[TensorType, TensorType]
+    lanes: int = 1
 
     def __post_init__(self) -> None:
         _ = self.inputs, self.outputs

@@ -10,13 +10,12 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 
 from hwgen.blocks.arithmetic import adder_tree, levels, signed_width
-from hwgen.blocks.base import Resources, StreamType, counter, pack_rows
+from hwgen.blocks.base import OpConfig, Resources, counter, pack_rows
 from hwgen.blocks.beat import BeatConfig, Pair, PairConfig, valid_chain
 from hwgen.blocks.memory import ReadOnlyMemory, read_words
 from hwgen.blocks.queue import Queue, queue_resources
 from hwgen.blocks.requantise import RoundShift
 from hwgen.ir import Add, Table
-from hwgen.ir.types import TensorType
 
 __all__ = ["Adder", "AdderConfig", "TableLookup", "TableLookupConfig"]
 
@@ -25,7 +24,7 @@ PIECE_BITS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class TableLookupConfig(BeatConfig):
+class TableLookupConfig(BeatConfig, OpConfig):
     """A table lookup of every element.
 
     Parameters
@@ -39,18 +38,6 @@ class TableLookupConfig(BeatConfig):
     """
 
     op: Table
-    tensor: TensorType
-
-    def __post_init__(self) -> None:
-        _ = self.inputs, self.outputs
-
-    @cached_property
-    def inputs(self) -> tuple[StreamType, ...]:
-        return (StreamType(self.tensor, self.lanes),)
-
-    @cached_property
-    def outputs(self) -> tuple[StreamType, ...]:
-        return (StreamType(self.op.infer(self.tensor)[0], self.lanes),)
 
     @property
     def tables(self) -> int:
@@ -78,9 +65,6 @@ class TableLookupConfig(BeatConfig):
         for _ in range(self.lanes):
             total += self.memory.resources()
         return total
-
-    def compute(self, *frames: np.ndarray) -> tuple[np.ndarray, ...]:
-        return self.op.evaluate(frames, (self.tensor,))
 
     def create(self) -> TableLookup:
         return TableLookup(self)

@@ -11,19 +11,24 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 
 from hwgen.blocks.arithmetic import delayed, levels
-from hwgen.blocks.base import BlockConfig, Resources, Schedule, StreamType, counter, in_order
+from hwgen.blocks.base import (
+    OpConfig,
+    Resources,
+    Schedule,
+    counter,
+    in_order,
+)
 from hwgen.blocks.beat import most_claims, valid_chain
 from hwgen.blocks.memory import BufferMemory, ReadOnlyMemory
 from hwgen.blocks.queue import QUEUE_LATENCY, Queue, queue_resources
 from hwgen.blocks.route import last_of
 from hwgen.ir import GatherChannels
-from hwgen.ir.types import TensorType
 
 __all__ = ["Gather", "GatherConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class GatherConfig(BlockConfig):
+class GatherConfig(OpConfig):
     """A choice of channels.
 
     Parameters
@@ -36,19 +41,6 @@ class GatherConfig(BlockConfig):
     """
 
     op: GatherChannels
-    tensor: TensorType
-    lanes: int = 1
-
-    def __post_init__(self) -> None:
-        _ = self.inputs, self.outputs
-
-    @cached_property
-    def inputs(self) -> tuple[StreamType, ...]:
-        return (StreamType(self.tensor, self.lanes),)
-
-    @cached_property
-    def outputs(self) -> tuple[StreamType, ...]:
-        return (StreamType(self.op.infer(self.tensor)[0], self.lanes),)
 
     @property
     def beats_in(self) -> int:
@@ -156,9 +148,6 @@ class GatherConfig(BlockConfig):
         if self.way == "filter":
             return total
         return total + (self._registers if self.way == "registers" else self._memories)
-
-    def compute(self, *frames: np.ndarray) -> tuple[np.ndarray, ...]:
-        return self.op.evaluate(frames, (self.tensor,))
 
     def create(self) -> Gather:
         return Gather(self)

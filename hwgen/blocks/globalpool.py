@@ -10,7 +10,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 
 from hwgen.blocks.arithmetic import delayed
-from hwgen.blocks.base import Resources, StreamType, counter
+from hwgen.blocks.base import OpConfig, Resources, counter
 from hwgen.blocks.beat import BeatConfig, most_claims
 from hwgen.blocks.memory import BufferMemory
 from hwgen.blocks.product import lane_requantiser
@@ -18,7 +18,6 @@ from hwgen.blocks.queue import Queue, queue_resources
 from hwgen.blocks.requantise import Requantiser, RequantiserConfig
 from hwgen.blocks.route import last_of
 from hwgen.ir import GlobalAveragePool, GlobalMaxPool
-from hwgen.ir.types import TensorType
 
 __all__ = ["GlobalPool", "GlobalPoolConfig"]
 
@@ -28,7 +27,7 @@ it takes two cycles to fetch, one to add and one to write."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class GlobalPoolConfig(BeatConfig):
+class GlobalPoolConfig(BeatConfig, OpConfig):
     """The mean or the maximum of all pixels of a frame.
 
     Parameters
@@ -43,19 +42,10 @@ class GlobalPoolConfig(BeatConfig):
     """
 
     op: GlobalAveragePool | GlobalMaxPool
-    tensor: TensorType
     multiplier: str = "dsp48e2"
 
     def __post_init__(self) -> None:
         _ = self.inputs, self.outputs, self.requantiser
-
-    @cached_property
-    def inputs(self) -> tuple[StreamType, ...]:
-        return (StreamType(self.tensor, self.lanes),)
-
-    @cached_property
-    def outputs(self) -> tuple[StreamType, ...]:
-        return (StreamType(self.op.infer(self.tensor)[0], self.lanes),)
 
     @cached_property
     def requantiser(self) -> RequantiserConfig | None:
@@ -112,9 +102,6 @@ class GlobalPoolConfig(BeatConfig):
             total += Resources(ff=self.beats_per_pixel * width + self.inputs[0].width)
         total += Resources(lut=2 * width + 30, ff=40)
         return total + self.requantiser.resources() if self.requantiser else total
-
-    def compute(self, *frames: np.ndarray) -> tuple[np.ndarray, ...]:
-        return self.op.evaluate(frames, (self.tensor,))
 
     def create(self) -> GlobalPool:
         return GlobalPool(self)

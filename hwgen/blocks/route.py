@@ -11,7 +11,15 @@ import numpy as np
 from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
 
-from hwgen.blocks.base import BlockConfig, Resources, Schedule, StreamType, counter, in_order
+from hwgen.blocks.base import (
+    BlockConfig,
+    OpConfig,
+    Resources,
+    Schedule,
+    StreamType,
+    counter,
+    in_order,
+)
 from hwgen.blocks.queue import QUEUE_LATENCY, Queue, queue_resources
 from hwgen.ir import Concat, Split
 from hwgen.ir.types import TensorType
@@ -143,7 +151,7 @@ class Concatenate(wiring.Component):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SplitterConfig(BlockConfig):
+class SplitterConfig(OpConfig):
     """Consecutive runs of channels, each to an output.
 
     Parameters
@@ -156,19 +164,6 @@ class SplitterConfig(BlockConfig):
     """
 
     op: Split
-    tensor: TensorType
-    lanes: int = 1
-
-    def __post_init__(self) -> None:
-        _ = self.inputs, self.outputs
-
-    @cached_property
-    def inputs(self) -> tuple[StreamType, ...]:
-        return (StreamType(self.tensor, self.lanes),)
-
-    @cached_property
-    def outputs(self) -> tuple[StreamType, ...]:
-        return tuple(StreamType(t, self.lanes) for t in self.op.infer(self.tensor))
 
     @property
     def least_depths(self) -> tuple[int, ...]:
@@ -186,9 +181,6 @@ class SplitterConfig(BlockConfig):
         for stream, depth in zip(self.outputs, self.queue_depths, strict=True):
             total += queue_resources(stream.width, depth)
         return total
-
-    def compute(self, *frames: np.ndarray) -> tuple[np.ndarray, ...]:
-        return self.op.evaluate(frames, (self.tensor,))
 
     def create(self) -> Splitter:
         return Splitter(self)
