@@ -1,6 +1,6 @@
 """A network of your own, from training to proven Verilog: handwritten digits.
 
-    python -m examples.digits [--precision w8a8] [--board zcu104] [--out DIR]
+    python -m examples.digits [--precision w8a8] [--board zcu104] [--target-fps F] [--out DIR]
 
 Trains a small convolutional network in PyTorch on scikit-learn's digits (real ones, 8x8 pixels),
 exports it as ONNX, makes it integer, searches a design, and runs every test image through the
@@ -167,7 +167,8 @@ def quantise(
     """The integer graph of an ONNX file, its ranges taken from the first 64 training images.
 
     The options are those of :func:`models.load`.  At 8 bits they hardly matter; at 4 bits, these
-    win back half of what rounding loses (``python -m benchmarks.digits --cluttered --options``).
+    win back half of what rounding loses or more; see
+    ``python -m benchmarks.digits --cluttered --options``.
     """
     # Frames are saved as the network takes them, float and scaled.
     frames = onnx.with_name("calibration.npy")
@@ -252,7 +253,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Handwritten digits, from training to Verilog")
     parser.add_argument("--precision", default="w8a8", help="such as w4a4, or a file")
     parser.add_argument("--board", default="zcu104")
-    parser.add_argument("--fps", type=float, default=100_000.0, help="images a second to reach")
+    parser.add_argument("--target-fps", type=float, default=100_000.0, metavar="F",
+                        help="images a second to reach")
     parser.add_argument("--out", type=Path, default=Path("build/digits"), metavar="DIR")
     options = parser.parse_args()
     board = boards.load(options.board)
@@ -274,7 +276,7 @@ def main() -> int:
         name = graph.meta["precision"]
         print(f"{name:<9} {test.accuracy(classify(graph, test)):6.2f} %")
 
-    outcome = simulate(graph, test, board, options.fps, options.out / "simulation")
+    outcome = simulate(graph, test, board, options.target_fps, options.out / "simulation")
     print(f"{board.name}: {outcome.dsp} DSPs, an image every {outcome.interval:,} cycles "
           f"({board.clock_mhz * 1e6 / outcome.interval:,.0f} a second at {board.clock_mhz:g} MHz)")
     print(f"Verilog   {test.accuracy(outcome.digits):6.2f} %; "
