@@ -13,9 +13,8 @@ from hwgen.blocks.arithmetic import delayed
 from hwgen.blocks.base import OpConfig, Resources, counter
 from hwgen.blocks.beat import BeatConfig, most_claims
 from hwgen.blocks.memory import BufferMemory
-from hwgen.blocks.product import lane_requantiser
 from hwgen.blocks.queue import Queue, queue_resources
-from hwgen.blocks.requantise import Requantiser, RequantiserConfig
+from hwgen.blocks.requantise import Requantiser, RequantiserConfig, lane_requantiser
 from hwgen.blocks.route import last_of
 from hwgen.ir import GlobalAveragePool, GlobalMaxPool
 

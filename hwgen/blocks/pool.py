@@ -11,19 +11,17 @@ import numpy as np
 from amaranth.hdl import Module, Mux, Shape, Signal, Value, signed, unsigned
 from amaranth.lib import data, wiring
 
-from hwgen.blocks.base import BlockConfig, Resources, Schedule, StreamType, counter
+from hwgen.blocks.base import OpConfig, Resources, Schedule, counter
 from hwgen.blocks.queue import QUEUE_LATENCY, Queue, queue_resources
-from hwgen.blocks.requantise import Requantiser, RequantiserConfig
+from hwgen.blocks.requantise import Requantiser, RequantiserConfig, lane_requantiser
 from hwgen.blocks.window import READ_LATENCY, SlidingWindow, SlidingWindowConfig
 from hwgen.ir import AveragePool, MaxPool
-from hwgen.ir.requantise import Requantise
-from hwgen.ir.types import TensorType
 
 __all__ = ["Pool", "PoolConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PoolConfig(BlockConfig):
+class PoolConfig(OpConfig):
     """A pooling layer and its folding.
 
     Parameters
@@ -42,8 +40,6 @@ class PoolConfig(BlockConfig):
     """
 
     op: MaxPool | AveragePool
-    tensor: TensorType
-    lanes: int = 1
     tap_lanes: int = 1
     capacity: int = 0
     multiplier: str = "dsp48e2"
@@ -79,19 +75,11 @@ class PoolConfig(BlockConfig):
             return None
         # Padding reads the zero point, and so do the taps that fill the last fold.
         slots = self.window.tap_folds * self.tap_lanes
-        requantise = self.op.requantise
         entry = np.maximum(np.arange(self.window.window.taps + 1) - 1, 0) if self.counts else [0]
-        return RequantiserConfig(
-            requantise=Requantise(
-                np.repeat(requantise.multiplier[entry], self.lanes),
-                np.repeat(requantise.shift[entry], self.lanes),
-                requantise.multiplier_bits,
-            ),
-            bias=np.full((len(entry), self.lanes), -slots * self.tensor.zero_point),
-            output=self.op.output,
+        return lane_requantiser(
+            self.op.requantise, self.op.output, lanes=self.lanes, multiplier=self.multiplier,
+            bias=-slots * self.tensor.zero_point, entry=entry,
             acc_range=(-slots << self.tensor.bits, slots << self.tensor.bits),
-            lanes=self.lanes,
-            multiplier=self.multiplier,
         )
 
     @property
@@ -104,14 +92,6 @@ class PoolConfig(BlockConfig):
         """Cycles from a window's last beat to its result's push."""
         extra = self.requantiser.latency if self.requantiser else 0
         return 1 + self.tree_levels + 1 + extra
-
-    @cached_property
-    def inputs(self) -> tuple[StreamType, ...]:
-        return (StreamType(self.tensor, self.lanes),)
-
-    @cached_property
-    def outputs(self) -> tuple[StreamType, ...]:
-        return (StreamType(self.op.infer(self.tensor)[0], self.lanes),)
 
     @property
     def interval(self) -> int:
@@ -139,9 +119,6 @@ class PoolConfig(BlockConfig):
         if self.requantiser:
             total += self.requantiser.resources()
         return total
-
-    def compute(self, *frames: np.ndarray) -> tuple[np.ndarray, ...]:
-        return self.op.evaluate(frames, (self.tensor,))
 
     def create(self) -> Pool:
         return Pool(self)

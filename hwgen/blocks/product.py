@@ -5,40 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
 from amaranth.hdl import Module, Signal, Value, signed
 
 from hwgen.blocks.arithmetic import signed_width
 from hwgen.blocks.base import Resources
 from hwgen.blocks.beat import Pair, PairConfig
 from hwgen.blocks.multiplier import MULTIPLIERS, Multiplier
-from hwgen.blocks.requantise import Requantiser, RequantiserConfig
-from hwgen.errors import HwgenError
+from hwgen.blocks.requantise import Requantiser, RequantiserConfig, lane_requantiser
 from hwgen.ir import Mul
-from hwgen.ir.requantise import Requantise
-from hwgen.ir.types import Quantisation
 
-__all__ = ["Product", "ProductConfig", "lane_requantiser"]
+__all__ = ["Product", "ProductConfig"]
 
 SMALL = 10
 """Bits up to which a product is made in the fabric; synthesis might not take a DSP for it."""
-
-
-def lane_requantiser(
-    requantise: Requantise, output: Quantisation, *, lanes: int, acc_range: tuple[int, int],
-    multiplier: str, bias: int = 0,
-) -> RequantiserConfig:
-    """A requantiser for each lane; the one multiplier and shift is that of all channels."""
-    if multiplier not in MULTIPLIERS:
-        raise HwgenError(f"Multiplier must be one of {', '.join(MULTIPLIERS)}, not {multiplier!r}")
-    return RequantiserConfig(
-        requantise=Requantise(
-            np.repeat(requantise.multiplier, lanes), np.repeat(requantise.shift, lanes),
-            requantise.multiplier_bits,
-        ),
-        bias=np.full(lanes, bias), output=output, acc_range=acc_range, lanes=lanes,
-        multiplier=multiplier,
-    )
 
 
 @dataclass(frozen=True, kw_only=True)

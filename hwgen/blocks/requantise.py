@@ -6,6 +6,7 @@ an exact tie, and a tie shows as all dropped bits being zero after half a step w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,7 +23,7 @@ from hwgen.errors import HwgenError
 from hwgen.ir.requantise import Requantise, requantise
 from hwgen.ir.types import Quantisation
 
-__all__ = ["Requantiser", "RequantiserConfig", "RoundShift"]
+__all__ = ["Requantiser", "RequantiserConfig", "RoundShift", "lane_requantiser"]
 
 
 def shift_width(shifts: tuple[int, int]) -> int:
@@ -234,6 +235,27 @@ class RequantiserConfig:
 
     def create(self) -> Requantiser:
         return Requantiser(self)
+
+
+def lane_requantiser(
+    requantise: Requantise, output: Quantisation, *, lanes: int, acc_range: tuple[int, int],
+    multiplier: str, bias: int = 0, entry: Sequence[int] = (0,),
+) -> RequantiserConfig:
+    """Requantisers whose multiplier does not depend on the channel, one for each lane.
+
+    ``entry`` says for each set of parameters which multiplier and shift it has.
+    """
+    if multiplier not in MULTIPLIERS:
+        raise HwgenError(f"Multiplier must be one of {', '.join(MULTIPLIERS)}, not {multiplier!r}")
+    rows = np.asarray(entry)
+    return RequantiserConfig(
+        requantise=Requantise(
+            np.repeat(requantise.multiplier[rows], lanes), np.repeat(requantise.shift[rows], lanes),
+            requantise.multiplier_bits,
+        ),
+        bias=np.full((len(rows), lanes), bias), output=output, acc_range=acc_range, lanes=lanes,
+        multiplier=multiplier,
+    )
 
 
 class Requantiser(wiring.Component):

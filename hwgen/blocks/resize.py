@@ -14,17 +14,16 @@ import numpy as np
 from amaranth.hdl import Module
 from amaranth.lib import wiring
 
-from hwgen.blocks.base import BlockConfig, Resources, Schedule, StreamType
+from hwgen.blocks.base import OpConfig, Resources, Schedule
 from hwgen.blocks.queue import QUEUE_LATENCY, Queue, queue_resources
 from hwgen.blocks.window import READ_LATENCY, SlidingWindow, SlidingWindowConfig
-from hwgen.ir import Op, Resize, Window
-from hwgen.ir.types import TensorType
+from hwgen.ir import Resize, Window
 
 __all__ = ["NearestResize", "NearestResizeConfig", "PixelReader", "PixelReaderConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PixelReaderConfig(BlockConfig):
+class PixelReaderConfig(OpConfig):
     """What such blocks share; the subclass knows the window.
 
     Parameters
@@ -38,9 +37,6 @@ class PixelReaderConfig(BlockConfig):
         Pixels in the buffer; 0: the fewest with which it works.
     """
 
-    op: Op
-    tensor: TensorType
-    lanes: int = 1
     capacity: int = 0
 
     def __post_init__(self) -> None:
@@ -57,14 +53,6 @@ class PixelReaderConfig(BlockConfig):
             input=self.inputs[0], window=window, word_lanes=self.lanes,
             groups=self.tensor.channels // self.lanes, capacity=self.capacity, **geometry,
         )
-
-    @cached_property
-    def inputs(self) -> tuple[StreamType, ...]:
-        return (StreamType(self.tensor, self.lanes),)
-
-    @cached_property
-    def outputs(self) -> tuple[StreamType, ...]:
-        return (StreamType(self.op.infer(self.tensor)[0], self.lanes),)
 
     @property
     def interval(self) -> int:
@@ -84,9 +72,6 @@ class PixelReaderConfig(BlockConfig):
         return self.window.resources() + queue_resources(
             self.outputs[0].width, self.queue_depths[0]
         )
-
-    def compute(self, *frames: np.ndarray) -> tuple[np.ndarray, ...]:
-        return self.op.evaluate(frames, (self.tensor,))
 
 
 class PixelReader(wiring.Component):

@@ -1,0 +1,16 @@
+"""The small networks of the zoo in Verilator; the benchmark has the rest."""
+
+import pytest
+
+from benchmarks.zoo import run
+
+
+@pytest.mark.parametrize("name", ["resnet8", "squeezenet"])
+def test_verilog_is_right_and_on_time(name, capsys):
+    assert run(name, 0) == 0
+    line = capsys.readouterr().out.split()
+    assert line[0] == name
+    # Mismatches; then interval and latency, each simulated and predicted.
+    assert line[3] == "0"
+    assert line[4] == line[5]
+    assert line[6] == line[7]
