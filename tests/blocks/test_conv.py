@@ -301,3 +301,19 @@ def test_resources_grow_with_the_folding() -> None:
     assert alone.resources().dsp == 3 * 18 + requantiser
     assert small.interval == 9 * 18 * 6
     assert large.interval == max(100, 9 * 3 * 2)
+
+
+@pytest.mark.parametrize("bits, weight_bits, multiplier", [
+    (16, 8, "dsp48e2"), (16, 9, "dsp48e1"), (16, 8, "mult18"), (8, 9, "dsp48e2"),
+    (8, 9, "fabric"),
+])
+def test_wide_activations_and_weights_without_their_zero_point(bits, weight_bits, multiplier):
+    quantisation = Quantisation(0.1, -3, bits)
+    op = make_conv(Window((3, 3), (), ((1, 1), (1, 1))), 4, 6, input=quantisation,
+                   output=quantisation, weight_bits=weight_bits)
+    config = FoldedConvConfig(
+        op=op, tensor=TensorType((5, 6, 4), quantisation), lanes_in=2, lanes_out=2,
+        channel_lanes=4, tap_lanes=2, pe=4, multiplier=multiplier,
+    )
+    check_on_time(config)
+    check_under_stalls(config)
