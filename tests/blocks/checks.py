@@ -124,13 +124,15 @@ def windows(
     for _ in range(dims):
         # Always something smaller is possible: no example is thrown away.
         k = draw(st.integers(1, min(largest, taps // int(np.prod(kernel, initial=1)))))
-        d = draw(st.sampled_from([1, 1, 2, 3])) if k > 1 else 1
+        left = pixels // int(np.prod(spatial, initial=1))
+        d = draw(st.sampled_from([1, *(d for d in (1, 2, 3) if 0 < (k - 1) * d < left)]))
         extent = (k - 1) * d + 1
         # Mostly less than the window; also cropping, or whole windows in the padding.
-        any_pads = st.integers(0, extent - 1) | st.integers(-2, extent + 1)
+        most_cut = min(max((left - extent) // 2, 0), 2)
+        any_pads = st.integers(0, extent - 1) | st.integers(-most_cut, extent + 1)
         before, after = draw(any_pads), draw(any_pads)
         least = max(extent - before - after, 1)
-        most = max(least, min(least + 6, pixels // int(np.prod(spatial, initial=1))))
+        most = max(least, min(least + 6, left))
         n = draw(st.integers(least, most))
         everywhere = n + before + after - extent + 1
         step = -(-everywhere // max(outputs // int(np.prod(places, initial=1)), 1))
