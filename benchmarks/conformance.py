@@ -29,11 +29,11 @@ from onnx.backend.test.case.node import collect_testcases
 from hwgen.design import DesignPoint
 from hwgen.errors import HwgenError
 from hwgen.pipeline import plan
-from models.calibrate import statistics
 from models.lowering import lower
 from models.lowering.layout import channels_last
 from models.lowering.regions import ELEMENTWISE
 from models.onnx_import import Network, normalise, session
+from models.quantisation.calibrate import statistics
 
 OPS = {
     "ArgMax", "AveragePool", "BatchNormalization", "Clip", "Concat", "Conv", "ConvTranspose",

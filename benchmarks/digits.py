@@ -24,7 +24,7 @@ from PIL import Image
 import boards
 from examples.digits import Images, Network, classify, digits, export, quantise, simulate, train
 from hwgen.ir import Graph
-from models.calibrate import METHODS
+from models.quantisation.calibrate import METHODS
 
 PRECISIONS = ("w8a8", "w6a6", "w4a8", "w4a4", "mixed", "w3a3")
 MIXED = """\

@@ -12,7 +12,7 @@ import numpy as np
 from hwgen.errors import HwgenError
 from hwgen.ir import Graph
 from models import zoo
-from models.precision import Precision
+from models.quantisation.precision import Precision
 
 if TYPE_CHECKING:
     from models.onnx_import import Network
@@ -86,10 +86,11 @@ def read(
     weights : state dict (``.pt``) or ``.onnx`` with the weights of a zoo model; default seeded ones
     calibration : directory of images or arrays, or a file of arrays; see
         :func:`models.samples.calibration`
-    precision : such as ``w8a8``, or a file; see :meth:`models.precision.Precision.parse`
+    precision : such as ``w8a8``, or a file; see
+        :meth:`models.quantisation.precision.Precision.parse`
     method : of choosing ranges: ``minmax``, ``percentile`` or ``mse``
-    equalised : scales are moved between layers first; see :mod:`models.equalise`
-    corrected : biases make up for the rounding of weights; see :mod:`models.bias`
+    equalised : scales are moved between layers first; see :mod:`models.quantisation.equalise`
+    corrected : biases make up for the rounding of weights; see :mod:`models.quantisation.bias`
     seed : of the weights and the crops
     progress : called with what is being done
 
@@ -98,9 +99,10 @@ def read(
     :exc:`HwgenError`
         If the model is unknown, a file cannot be read, or the network cannot be built.
     """
-    from models import calibrate, onnx_import, samples
-    from models.equalise import equalise
+    from models import onnx_import, samples
     from models.lowering import lower
+    from models.quantisation import calibrate
+    from models.quantisation.equalise import equalise
 
     bits = Precision.parse(precision)
     meta: dict = {}

@@ -9,9 +9,10 @@ import pytest
 from hwgen.build import _parser, main
 from hwgen.design import DesignPoint
 from hwgen.ir import Graph
-from models import calibrate, zoo
+from models import zoo
 from models.images import photographs, to_stream
 from models.load import read
+from models.quantisation import calibrate
 from tests.models.float_networks import N, constants_of
 from tests.models.float_networks import network as float_network
 from tests.models.test_import import CASES

@@ -17,7 +17,7 @@ from models.lowering import conv, elementwise, pool, resize, route
 from models.lowering.core import HANDLERS, Lowering, Ranges
 from models.lowering.regions import ELEMENTWISE
 from models.onnx_import import Network
-from models.precision import Precision
+from models.quantisation.precision import Precision
 
 __all__ = ["lower", "supported"]
 

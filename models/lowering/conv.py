@@ -9,10 +9,10 @@ import onnx
 
 from hwgen.errors import HwgenError
 from hwgen.ir import Conv, ConvTranspose, Gemm, Pads, Quantisation, Requantise
-from models.bias import corrected_bias
 from models.lowering.affine import Affine
 from models.lowering.core import Lowering, Result, handles, scales
 from models.onnx_import import attributes
+from models.quantisation.bias import corrected_bias
 
 __all__ = ["scale_channels", "spatial_pads"]
 

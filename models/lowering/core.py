@@ -20,7 +20,7 @@ from models.lowering.affine import Affine, find_affine
 from models.lowering.layout import View, arrangement, channels_last, plain_positions
 from models.lowering.regions import ELEMENTWISE, Regions
 from models.onnx_import import Network
-from models.precision import Precision
+from models.quantisation.precision import Precision
 
 __all__ = ["HANDLERS", "Handler", "Lowering", "Result", "handles", "scales"]
 

@@ -14,9 +14,9 @@ from onnx import numpy_helper
 from hwgen.errors import HwgenError
 from hwgen.ir import GatherChannels
 from models.accuracy import decibels
-from models.calibrate import probe, statistics
 from models.lowering import lower
 from models.onnx_import import normalise, read
+from models.quantisation.calibrate import probe, statistics
 
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 BUILT = {

@@ -10,9 +10,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hwgen.errors import HwgenError
 from hwgen.ir import Conv, Gemm, Table
-from models.calibrate import probe, statistics
 from models.lowering import lower
 from models.onnx_import import normalise
+from models.quantisation.calibrate import probe, statistics
 
 N = helper.make_node
 RANDOM = np.random.default_rng(0)

@@ -9,9 +9,9 @@ from hwgen.design import DesignPoint
 from hwgen.errors import HwgenError
 from hwgen.pipeline import plan
 from models.accuracy import decibels
-from models.calibrate import probe, statistics
 from models.lowering import lower, supported
 from models.onnx_import import normalise
+from models.quantisation.calibrate import probe, statistics
 
 RANDOM = np.random.default_rng(0)
 N = helper.make_node

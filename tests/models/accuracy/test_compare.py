@@ -13,9 +13,9 @@ from rich.console import Console
 from hwgen.errors import HwgenError
 from hwgen.ir import Conv, Gemm, Graph, Quantisation, Requantise, Reshape, Table, TensorType
 from models.accuracy import measure
-from models.accuracy_report import CEILING, decibels
-from models.calibrate import probe, statistics
-from models.frames import to_frame
+from models.accuracy.frames import to_frame
+from models.accuracy.report import CEILING, decibels
+from models.quantisation.calibrate import probe, statistics
 from tests.models.float_networks import N, constants_of, network, noise
 
 CONSTANTS = constants_of(w=(8, 3, 3, 3), b=(8,), v=(6, 8, 3, 3), m=(4, 216))

@@ -14,8 +14,8 @@ import numpy as np
 import onnx
 
 from hwgen.errors import HwgenError
-from models.histogram import Histogram
 from models.onnx_import import WEIGHTED, Network, session
+from models.quantisation.histogram import Histogram
 from models.samples import Feed, feeds
 
 __all__ = ["METHODS", "Statistics", "feeds", "probe", "ranges", "statistics"]

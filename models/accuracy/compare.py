@@ -16,13 +16,13 @@ import numpy as np
 
 from hwgen.errors import HwgenError
 from hwgen.ir import Convolution, ConvTranspose, Gemm, Graph, Node, Quantisation, Reshape
-from models.accuracy_report import Accuracy, Row, decibels
-from models.calibrate import probe
-from models.frames import to_frame
+from models.accuracy.frames import to_frame
+from models.accuracy.report import Accuracy, Row, decibels
 from models.onnx_import import Network
+from models.quantisation.calibrate import probe
 from models.samples import Feed
 
-__all__ = ["Accuracy", "Row", "measure"]
+__all__ = ["measure"]
 
 
 def measure(

@@ -48,9 +48,9 @@ def equalise(
     ----------
     network : :class:`models.onnx_import.Network`, left as it is
     peaks : largest magnitude per channel of the second convolutions' inputs, by tensor
-        (:attr:`models.calibrate.Statistics.peaks`).  If given, it takes the place of ``r1``: better
-        where each output channel's weights have a scale of their own (Xiao et al., "SmoothQuant",
-        2023, section 4).
+        (:attr:`models.quantisation.calibrate.Statistics.peaks`).  If given, it takes the place of
+        ``r1``: better where each output channel's weights have a scale of their own (Xiao et al.,
+        "SmoothQuant", 2023, section 4).
     iterations : most passes over all pairs
 
     Raises
