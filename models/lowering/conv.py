@@ -106,7 +106,7 @@ def _result(
     low: Lowering, affine: Affine, product: np.ndarray
 ) -> tuple[Result, Requantise]:
     """What an op with weights gives; ``product``: scales of its accumulators."""
-    result = low.result(affine.end)
+    result = low.result(affine.end, sign=True)
     if result.sign:
         return result, Requantise.from_scale(np.ones(len(product)))
     return result, scales(product / result.quantisation.scale, result.quantisation)
@@ -313,8 +313,6 @@ def _batch_normalization(low: Lowering, node: onnx.NodeProto) -> None:
 def put_affine(low: Lowering, name: str, affine: Affine, axis: int) -> None:
     """A chain of scales and shifts of its own."""
     result = low.result(affine.end)
-    if result.sign:
-        result = Result(affine.end, low.quantisation(affine.end))
     scale_channels(low, result.name, low.tensor(name, axis), affine.scale, affine.shift,
                    result.quantisation, axis)
 

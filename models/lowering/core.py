@@ -191,11 +191,12 @@ class Lowering:
                 self.ranges[root] = (min(low, have[0]), max(high, have[1]))
         self._group = {name: find(name) for name in self._group}
 
-    def result(self, tensor: str) -> Result:
+    def result(self, tensor: str, *, sign: bool = False) -> Result:
         """What takes the place of a tensor that an op makes.
 
         Where one activation alone reads it, and that is what saturation of its codes does (ReLU,
-        a clip, a quantiser of the file), the op makes the activation's output at once.
+        a clip, a quantiser of the file), the op makes the activation's output at once.  ``sign``:
+        the op can give the exact sign of the tensor, where the activation asks for no more.
         """
         if tensor in self.network.codes or self.regions.read_itself(tensor):
             return Result(tensor, self.quantisation(tensor))
@@ -224,9 +225,9 @@ class Lowering:
         if (around == exact).all():
             # The activation works on codes as on what they stand for, so it can come after.
             return Result(tensor, codes)
-        signs = [np.unique(values[: real.size].reshape(real.shape)[side])
+        sides = [np.unique(values[: real.size].reshape(real.shape)[side])
                  for side in (real >= 0, real < 0)]
-        if all(len(s) == 1 for s in signs):
+        if sign and all(len(side) == 1 for side in sides):
             return Result(tensor, Quantisation(1.0, 0, 2), sign=True)
         return Result(tensor, self.quantisation(tensor))
 

@@ -59,8 +59,6 @@ def _binary(low: Lowering, node: onnx.NodeProto) -> None:
     a, b, axis, positions = _operands(low, *live, out)
     types = low.type(a), low.type(b)
     result = low.result(out)
-    if result.sign:
-        raise HwgenError("the sign alone of a sum or product is not supported")
     codes = result.quantisation
     if node.op_type == "Mul":
         ratio = types[0].scale * types[1].scale / codes.scale
