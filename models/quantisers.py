@@ -32,6 +32,8 @@ DOMAINS = {
 ROUNDING = {"ROUND": "Round", "HALF_EVEN": "Round", "FLOOR": "Floor", "CEIL": "Ceil"}
 MOVERS = {"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"}
 """Ops that may stand between the quantiser of a constant and its reader."""
+GROWING = {"ConstantOfShape", "Expand", "If", "Loop", "Range", "Scan", "Tile"}
+"""Ops that make much of little: no parameter of a quantiser is computed by them."""
 INTEGERS = {
     TensorProto.UINT4: (0, 15), TensorProto.INT4: (-8, 7), TensorProto.UINT8: (0, 255),
     TensorProto.INT8: (-128, 127), TensorProto.UINT16: (0, 65535),
@@ -100,6 +102,7 @@ class Quantisers:
         self._values: dict[str, np.ndarray] = {}
         self._nodes: list[onnx.NodeProto] = []
         self._count = 0
+        self._computed: set[str] = set()
         self._makers: dict[str, onnx.NodeProto] = {}
         self._dequantise_inputs()
         for node in graph.node:
@@ -125,6 +128,9 @@ class Quantisers:
             value = (numpy_helper.to_array(value) if isinstance(value, TensorProto)
                      else np.asarray(value, np.float32 if attribute.name.startswith("value_float")
                                      else np.int64))
+        elif name in self._computed:
+            value = self._run(self._makers[name], {
+                i: v for i in self._makers[name].input if i and (v := self._value(i)) is not None})
         else:
             return None
         self._values[name] = value
@@ -180,6 +186,15 @@ class Quantisers:
     def _keep(self, node: onnx.NodeProto) -> None:
         self._nodes.append(node)
         self._makers.update(dict.fromkeys(node.output, node))
+        # What only constants go into is computed if a quantiser asks for it.
+        if node.op_type not in GROWING and node.domain in ("", "ai.onnx") and any(node.input) and (
+            all(i in self._constants or i in self._values or i in self._computed
+                or self._is_literal(i) for i in node.input if i)
+        ):
+            self._computed.add(node.output[0])
+
+    def _is_literal(self, name: str) -> bool:
+        return name in self._makers and self._makers[name].op_type == "Constant"
 
     # Nodes
 
@@ -216,14 +231,18 @@ class Quantisers:
         for k, name in enumerate(node.input[1:], start=1):
             if name:
                 feeds[name] = self._parameter(node, k).astype(np.int64)
+        return self._run(node, feeds)
+
+    def _run(self, node: onnx.NodeProto, feeds: dict[str, np.ndarray]) -> np.ndarray:
+        """The first output of a node."""
         infos = [helper.make_tensor_value_info(
             name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
             for name, value in feeds.items()]
-        graph = helper.make_graph([node], "move", infos, [
+        graph = helper.make_graph([node], "node", infos, [
             onnx.ValueInfoProto(name=node.output[0])])
         opsets = [o for o in self._model.opset_import if o.domain in ("", "ai.onnx")]
         model = helper.make_model(graph, opset_imports=opsets)
-        return np.asarray(ReferenceEvaluator(model).run(None, feeds)[0])
+        return np.asarray(ReferenceEvaluator(model).run([node.output[0]], feeds)[0])
 
     def _spread(self, node: onnx.NodeProto, value: np.ndarray, rank: int) -> np.ndarray:
         """Scales or zero points, shaped to broadcast against the tensor."""

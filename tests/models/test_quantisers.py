@@ -255,6 +255,42 @@ def test_brevitas(tmp_path):
                     2.01 * step)
 
 
+def test_pytorch_fake_quantisation(tmp_path):
+    """Scales of weights are computed in the file, from the weights."""
+    import torch
+    from torch import nn
+
+    class Fake(nn.Module):
+        def __init__(self, scale, zero, low=0, high=255):
+            super().__init__()
+            self.codes = scale, zero, low, high
+
+        def forward(self, x):
+            return torch.fake_quantize_per_tensor_affine(x, *self.codes)
+
+    class FakeConv(nn.Conv2d):
+        def forward(self, x):
+            scale = self.weight.abs().amax((1, 2, 3)) / 127
+            zero = torch.zeros(len(scale), dtype=torch.int32)
+            weight = torch.fake_quantize_per_channel_affine(self.weight, scale, zero, 0, -128, 127)
+            return self._conv_forward(x, weight, self.bias)
+
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        Fake(1 / 255, 0), FakeConv(3, 8, 3, padding=1), nn.ReLU(), Fake(0.0103, 0),
+        FakeConv(8, 8, 3, padding=1, groups=8), Fake(0.0131, -5, -128, 127), nn.SiLU(),
+        Fake(0.0107, 30),
+    ).eval()
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(network, (torch.rand(1, 3, 12, 12),), tmp_path / "net.onnx",
+                          dynamo=False, opset_version=17)
+    float_network, graph, feeds = lowered(onnx.load(tmp_path / "net.onnx"))
+    assert len(float_network.weights) == 2
+    assert [type(n.op).__name__ for n in graph.nodes] == ["Conv", "Conv", "Table"]
+    assert within_one_step(float_network, graph, feeds) < 3e-4
+
+
 def test_integer_input_and_output():
     made = model(
         [N("DequantizeLinear", ["x", "a", "z"], ["d"]), N("Conv", ["d", "w"], ["c"]),
