@@ -147,6 +147,7 @@ def normalise(data: bytes, name: str, size: int | None) -> Network:
         if isinstance(error, HwgenError):
             raise
         raise HwgenError(f"{name} is not a valid ONNX file: {_first_line(error)}") from None
+    _turn_inputs(model)
     _fix_inputs(model, name, size)
     try:
         quantisers = Quantisers(model)
@@ -271,6 +272,38 @@ def _distinct(model: onnx.ModelProto) -> onnx.ModelProto:
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[0][:300] if lines else type(error).__name__
+
+
+def _turn_inputs(model: onnx.ModelProto) -> None:
+    """Inputs with channels last, turned at once as TensorFlow's exporters do, get them first.
+
+    The stream has channels last either way; what else reads an input keeps it as it is.
+    """
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for tensor in node.input:
+            readers.setdefault(tensor, []).append(node)
+    outputs = {value.name for value in model.graph.output}
+    for value in model.graph.input:
+        dims = value.type.tensor_type.shape.dim
+        turn = [0, len(dims) - 1, *range(1, len(dims) - 1)]
+        turned = readers.get(value.name, [])
+        if len(dims) < 3 or not turned or any(
+            node.op_type != "Transpose" or list(attributes(node).get("perm", ())) != turn
+            or node.output[0] in outputs for node in turned
+        ):
+            continue
+        extents = [onnx.TensorShapeProto.Dimension.FromString(dims[k].SerializeToString())
+                   for k in turn]
+        del dims[:]
+        dims.extend(extents)
+        for node in turned:
+            for reader in readers.get(node.output[0], []):
+                for k, tensor in enumerate(reader.input):
+                    if tensor == node.output[0]:
+                        reader.input[k] = value.name
+            model.graph.node.remove(node)
+        del model.graph.value_info[:]
 
 
 def _fix_inputs(model: onnx.ModelProto, name: str, size: int | None) -> None:

@@ -111,6 +111,17 @@ def test_heads_are_cut(tmp_path):
     assert [graph.types[o].shape for o in graph.outputs] == [(16, 16, 8)]
 
 
+def test_channels_last_as_tensorflow_has_them(tmp_path):
+    path = tmp_path / "net.onnx"
+    onnx.save(model([N("Transpose", ["x"], ["t"], perm=[0, 3, 1, 2]),
+                     N("Conv", ["t", "w", "b"], ["c"]),
+                     N("Transpose", ["c"], ["y"], perm=[0, 2, 3, 1])], W, ("n", "h", "w", 3)), path)
+    graph = models.load(str(path), size=12)
+    assert graph.types["x"].shape == (12, 12, 3)
+    assert [type(n.op).__name__ for n in graph.nodes] == ["Conv"]
+    assert graph.types[graph.outputs[0]].shape == (10, 10, 8)
+
+
 def test_dynamic_shape_takes_size(tmp_path):
     path = tmp_path / "net.onnx"
     onnx.save(model([N("Conv", ["x", "w"], ["y"])], W, ("n", 3, "h", "w")), path)
