@@ -69,17 +69,6 @@ class Network:
             for name in node.input:
                 self.users.setdefault(name, []).append(node)
 
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """Height and width of the first input; an error if it is no image."""
-        shape = self.shapes[self.inputs[0]]
-        if len(shape) != 4:
-            raise HwgenError(
-                f"Input {self.inputs[0]!r} has shape {shape}: calibration needs an image "
-                f"(1, channels, height, width)"
-            )
-        return shape[2], shape[3]
-
 
 def attributes(node: onnx.NodeProto) -> dict:
     """Attributes of a node as plain values."""

@@ -102,10 +102,6 @@ class Graph:
         """Multiply-accumulates a frame."""
         return sum(n.op.macs(*(self.types[t] for t in n.inputs)) for n in self.nodes)
 
-    def consumers(self, tensor: str) -> list[Node]:
-        """Nodes that read a tensor, once per use."""
-        return [n for n in self.nodes for t in n.inputs if t == tensor]
-
     def evaluate(
         self, inputs: Mapping[str, np.ndarray], *, keep: Sequence[str] | None = None
     ) -> dict[str, np.ndarray]:

@@ -16,9 +16,9 @@ import onnx
 from hwgen.errors import HwgenError
 from models.onnx_import import WEIGHTED, Network, session
 from models.quantisation.histogram import Histogram
-from models.samples import Feed, feeds
+from models.samples import Feed
 
-__all__ = ["METHODS", "Statistics", "feeds", "probe", "ranges", "statistics"]
+__all__ = ["METHODS", "Statistics", "probe", "statistics"]
 
 METHODS = ("minmax", "percentile", "mse")
 
@@ -133,11 +133,6 @@ def statistics(
             low, high = histograms[name].least_error(bits if isinstance(bits, int) else bits(name))
         result.ranges[name] = low, high
     return result
-
-
-def ranges(network: Network, inputs: Iterable[Feed]) -> Ranges:
-    """Smallest and largest value of every float tensor; see :func:`statistics`."""
-    return statistics(network, inputs).ranges
 
 
 def _extremes(name: str, value: np.ndarray) -> tuple[float, float]:
