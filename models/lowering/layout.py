@@ -17,7 +17,7 @@ import numpy as np
 from hwgen.errors import HwgenError
 from hwgen.ir import GatherChannels, Op, Pad, Reshape, Resize
 
-__all__ = ["View", "arrangement", "channels_last"]
+__all__ = ["View", "arrangement", "channels_last", "pixel_ops", "plain_positions"]
 
 LARGEST = 1 << 26
 """Most elements of a tensor that is rearranged."""
@@ -114,6 +114,22 @@ def _pixels(pixels: np.ndarray, spatial: tuple[int, ...]) -> list[Op] | None:
         if (line != line[:, :1]).any():
             return None
         axes.append(line[:, 0])
+    return pixel_ops(axes, spatial)
+
+
+def pixel_ops(axes: Sequence[np.ndarray], spatial: Sequence[int]) -> list[Op] | None:
+    """Ops that choose rows, columns, …: a repetition of each, or a crop with strides.
+
+    Parameters
+    ----------
+    axes : per spatial dimension, which index of the input each index of the output is
+    spatial : extents of the input
+
+    Returns
+    -------
+    list of :class:`Op`, or None
+        None if no ops of the integer graph do it.
+    """
     if all(len(a) % n == 0 and (a == np.arange(len(a)) // (len(a) // n)).all()
            for a, n in zip(axes, spatial, strict=True)):
         return [Resize(tuple(len(a) // n for a, n in zip(axes, spatial, strict=True)))]

@@ -9,8 +9,9 @@ import onnx
 from onnx import TensorProto, helper
 
 from hwgen.errors import HwgenError
-from hwgen.ir import ConvTranspose, Pad, Resize
+from hwgen.ir import ConvTranspose, Pad
 from models.lowering.core import Lowering, handles, scales
+from models.lowering.layout import pixel_ops
 from models.onnx_import import attributes, session
 
 __all__: list[str] = []
@@ -67,21 +68,19 @@ def _resize(low: Lowering, node: onnx.NodeProto) -> None:
         raise HwgenError("cropping, and keeping an aspect ratio, are not supported")
     if mode not in ("nearest", "linear") or at.get("antialias"):
         raise HwgenError(f"mode {mode!r} is not supported; supported are nearest, linear")
+    if mode == "linear" and at.get("coordinate_transformation_mode") == b"align_corners":
+        # Where it reduces, onnxruntime, which is asked below, differs from ONNX itself.
+        raise HwgenError(
+            "only linear interpolation with half_pixel or asymmetric coordinates is supported"
+        )
     matrices = _matrices(low, node)
     source = low.tensor(node.input[0])
     picks = [m.argmax(1) for m in matrices]
     if all((m[np.arange(len(m)), p] == 1).all() for m, p in zip(matrices, picks, strict=True)):
-        spatial = before[2:]
-        if all(len(p) % n == 0 and (p == np.arange(len(p)) // (len(p) // n)).all()
-               for p, n in zip(picks, spatial, strict=True)):
-            factors = tuple(len(p) // n for p, n in zip(picks, spatial, strict=True))
-            low.put(node.output[0], Resize(factors), source)
-            return
-        steps = [int(p[1] - p[0]) if len(p) > 1 else 1 for p in picks]
-        if all(s > 0 and (np.diff(p) == s).all() for p, s in zip(picks, steps, strict=True)):
-            pads = tuple((-int(p[0]), int(p[-1]) + 1 - n)
-                         for p, n in zip(picks, spatial, strict=True))
-            low.put(node.output[0], Pad(pads, 0, tuple(steps)), source)
+        ops = pixel_ops(picks, before[2:])
+        if ops is not None:
+            (op,) = ops
+            low.put(node.output[0], op, source)
             return
     if all(a % b == 0 for a, b in zip(after[2:], before[2:], strict=True)) and mode == "linear":
         _linear(low, node, source, matrices)
