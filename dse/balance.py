@@ -22,10 +22,11 @@ from hwgen.ir import (
     ArgMax,
     AveragePool,
     Convolution,
+    GlobalAveragePool,
     Graph,
     MaxPool,
+    Mul,
     Node,
-    Reshape,
     TensorType,
 )
 from hwgen.pipeline import Netlist, as_conv, block_config
@@ -193,13 +194,13 @@ def folded_for(
             folding = _fold_pool(node, graph, interval, lanes, board.multiplier)
             if folding is None:
                 return None
-        if node.op.arity is not None and not isinstance(node.op, Reshape):
+            design.foldings[node.name] = folding
+        if isinstance(node.op, AveragePool | GlobalAveragePool | Mul):
+            # What else has no weights takes no DSP.
             types = tuple(graph.types[t] for t in node.inputs)
             config = block_config(node.op, types, folding, design.lanes[source], lanes)
-            dsp = config.resources().dsp
-            if dsp or isinstance(node.op, MaxPool):
-                design.foldings[node.name] = folding
-            total += dsp
+            design.foldings[node.name] = folding
+            total += config.resources().dsp
     return design, total
 
 

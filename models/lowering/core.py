@@ -111,8 +111,8 @@ class Lowering:
                 self.fresh(name), TensorType(channels_last(shape, axis), given.quantisation))
             if axis == 1:
                 self._floats[tensor] = given.name
-            self._note(given.name, View(
-                tensor, None if axis == 1 else plain_positions(shape, axis)))
+            self.views[given.name] = View(
+                tensor, None if axis == 1 else plain_positions(shape, axis))
         for node in network.nodes:
             self._convert(node)
         for name in network.outputs:
@@ -233,9 +233,6 @@ class Lowering:
 
     # Tensors
 
-    def _note(self, name: str, view: View) -> None:
-        self.views[name] = view
-
     def view(self, name: str) -> View:
         """A tensor in terms of the integer graph; tables are made when first asked for."""
         if name in self.views:
@@ -325,7 +322,7 @@ class Lowering:
             positions = plain_positions(shape, axis % len(shape))
         if positions is None:
             self._floats[tensor] = name
-        self._note(name, View(tensor, positions))
+        self.views[name] = View(tensor, positions)
         return tensor
 
     def put_all(self, names: list[str], op: Op, source: str) -> None:
@@ -333,7 +330,7 @@ class Lowering:
         tensors = [self.fresh(name) for name in names]
         self.graph.add_node(op, [source], tensors)
         for name, tensor in zip(names, tensors, strict=True):
-            self._note(name, View(tensor))
+            self.views[name] = View(tensor)
             self._floats[tensor] = name
 
     def rescaled(self, tensor: str, output: Quantisation) -> str:
@@ -346,7 +343,7 @@ class Lowering:
 
     def move(self, name: str, source: str, positions: np.ndarray) -> None:
         """``name`` holds the elements of the graph's tensor ``source`` at ``positions``."""
-        self._note(name, View(source, positions))
+        self.views[name] = View(source, positions)
 
     def channel_axis(self, name: str) -> int:
         """Where an ONNX tensor has the channels of its stream; 1 if that is not certain."""
