@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import math
+import sys
 import tomllib
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from decimal import Decimal
 from importlib.resources import files
 from pathlib import Path
 
@@ -12,11 +14,122 @@ from hwgen.blocks.base import Resources
 from hwgen.blocks.multiplier import FAMILIES
 from hwgen.errors import HwgenError
 
-__all__ = ["Board", "load", "names"]
+__all__ = ["AXI_BITS", "KINDS", "Board", "Memory", "Shares", "load", "names"]
+
+KINDS = ("DDR3", "DDR4", "HBM", "SDRAM")
+"""Kinds of external memory."""
+
+AXI_BITS = (8, 16, 32, 64, 128, 256, 512, 1024)
+"""Widths that the data of an AXI port can have (AMBA AXI, A1.2)."""
+
+
+def _count(name: str, value: object, least: int) -> None:
+    # A bool is an int to Python, and not to whoever wrote it.
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise HwgenError(f"{name} must be an integer, {least} or more, not {value!r}")
+
+
+def _positive(name: str, value: object, most: float = sys.float_info.max) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
+        bound = f", at most {most:g}" if most < sys.float_info.max else ""
+        raise HwgenError(f"{name} must be a positive number{bound}, not {value!r}")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """External memory: one or several channels that are alike.
+
+    Parameters
+    ----------
+    name : :class:`str`
+    kind : :class:`str`
+        One of :data:`KINDS`.
+    gbps : :class:`float`
+        Peak bandwidth of a channel, Gbit/s.
+    axi_bits : :class:`int`
+        Width of the AXI ports through which a design reaches it, one of :data:`AXI_BITS`.
+    count : :class:`int`
+        Channels.
+    ports : :class:`int`
+        AXI ports that share a channel.
+    practical : :class:`float`
+        Part of the peak that long bursts reach in practice, above 0, at most 1.
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If a value is of the wrong kind or out of range.
+    """
+
+    name: str
+    kind: str
+    gbps: float
+    axi_bits: int
+    count: int = 1
+    ports: int = 1
+    practical: float = 0.8
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise HwgenError(f"name must be the memory's name, not {self.name!r}")
+        if self.kind not in KINDS:
+            raise HwgenError(f"kind must be one of {', '.join(KINDS)}, not {self.kind!r}")
+        _positive("gbps", self.gbps)
+        if isinstance(self.axi_bits, bool | float) or self.axi_bits not in AXI_BITS:
+            widths = ", ".join(map(str, AXI_BITS))
+            raise HwgenError(f"axi_bits must be one of {widths}, not {self.axi_bits!r}")
+        _count("count", self.count, 1)
+        _count("ports", self.ports, 1)
+        _positive("practical", self.practical, 1)
+
+    @property
+    def total_gbps(self) -> float:
+        """Peak bandwidth of all its channels, Gbit/s."""
+        return self.gbps * self.count
+
+    @property
+    def practical_gbps(self) -> float:
+        """What long bursts reach of it, Gbit/s."""
+        return self.total_gbps * self.practical
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Share of each resource that a design may take; placers and routers need the rest.
+
+    Parameters
+    ----------
+    dsp, bram18, uram, lut, ff : :class:`float`
+        Above 0, at most 1.
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If a share is no such number.
+    """
+
+    dsp: float = 0.97
+    bram18: float = 0.95
+    uram: float = 0.95
+    lut: float = 0.8
+    ff: float = 0.8
+
+    def __post_init__(self) -> None:
+        for name, share in asdict(self).items():
+            _positive(name, share, 1)
+
+    def of(self, held: Resources) -> Resources:
+        """That share of what is held, rounded down."""
+        # In decimals, as they were written: a float of 0.29 times 100 is 28.
+        return Resources(**{
+            name: int(Decimal(str(share)) * getattr(held, name))
+            for name, share in asdict(self).items()
+        })
+
 
 @dataclass(frozen=True)
 class Board:
-    """A board and what its device holds.
+    """A board, what its device holds, and how much of it a design may take.
 
     Parameters
     ----------
@@ -27,12 +140,11 @@ class Board:
         One of :data:`hwgen.blocks.multiplier.FAMILIES`; decides what a multiplier can do.
     dsp, bram18, uram, lut, ff : :class:`int`
         Block RAM is counted in 18 Kb.
-    offchip_gbps : :class:`float`
-        Peak bandwidth of the external memory, Gbit/s.
     clock_mhz : :class:`float`
         Default clock.
-    offchip_share : :class:`float`
-        Part of the peak that long bursts reach in practice, above 0, at most 1.
+    memory : sequence of :class:`Memory`
+        External memory; their names differ.
+    shares : :class:`Shares`
 
     Raises
     ------
@@ -48,25 +160,22 @@ class Board:
     uram: int
     lut: int
     ff: int
-    offchip_gbps: float
     clock_mhz: float
-    offchip_share: float = 0.8
+    memory: tuple[Memory, ...] = ()
+    shares: Shares = field(default=Shares())
 
     def __post_init__(self) -> None:
         if not isinstance(self.part, str) or not self.part:
-            raise HwgenError(f"Part must be the device's name, not {self.part!r}")
+            raise HwgenError(f"part must be the device's name, not {self.part!r}")
         if not isinstance(self.family, str) or self.family not in FAMILIES:
-            raise HwgenError(f"Family must be one of {', '.join(FAMILIES)}, not {self.family!r}")
-        for field in ("dsp", "bram18", "uram", "lut", "ff"):
-            value = getattr(self, field)
-            if type(value) is not int or value < 0:
-                raise HwgenError(f"{field} must be an integer, 0 or more, not {value!r}")
-        for field in ("offchip_gbps", "clock_mhz", "offchip_share"):
-            value = getattr(self, field)
-            if type(value) not in (int, float) or not (math.isfinite(value) and value > 0):
-                raise HwgenError(f"{field} must be a positive number, not {value!r}")
-        if self.offchip_share > 1:
-            raise HwgenError(f"offchip_share must be at most 1, not {self.offchip_share!r}")
+            raise HwgenError(f"family must be one of {', '.join(FAMILIES)}, not {self.family!r}")
+        for name in ("dsp", "bram18", "uram", "lut", "ff"):
+            _count(name, getattr(self, name), 0)
+        _positive("clock_mhz", self.clock_mhz)
+        called = [memory.name for memory in self.memory]
+        for name in called:
+            if called.count(name) > 1:
+                raise HwgenError(f"memory names must differ, not {name!r} twice")
 
     @property
     def multiplier(self) -> str:
@@ -78,11 +187,71 @@ class Board:
         """What the device holds."""
         return Resources(self.dsp, self.lut, self.ff, self.bram18, self.uram)
 
+    @property
+    def usable(self) -> Resources:
+        """What a design may take of it."""
+        return self.shares.of(self.resources)
+
+    @property
+    def offchip_gbps(self) -> float:
+        """Peak bandwidth of all external memory, Gbit/s."""
+        return sum(memory.total_gbps for memory in self.memory)
+
+    @property
+    def offchip_practical_gbps(self) -> float:
+        """What long bursts reach of it, Gbit/s."""
+        return sum(memory.practical_gbps for memory in self.memory)
+
 
 def names() -> list[str]:
     """Names of the boards that come with hwgen."""
     found = (entry.name for entry in files("boards").iterdir())
     return sorted(name.removesuffix(".toml") for name in found if name.endswith(".toml"))
+
+
+def _made(
+    kind: type, table: Mapping, where: str = "", others: Sequence[str] = (), **given: object
+):
+    """An instance of a dataclass from a table of a file, whose keys are its fields.
+
+    Parameters
+    ----------
+    kind : the dataclass
+    table : what the file says
+    where : beginning of messages
+    others : keys that stand beside those of the table
+    given : fields that the table does not set
+    """
+    known = {f.name: f for f in fields(kind) if f.name not in given}
+    if extra := [key for key in table if key not in known]:
+        legal = ", ".join((*known, *others))
+        raise HwgenError(f"{where}{', '.join(map(repr, extra))} unknown; known are {legal}")
+    needed = [
+        key for key, f in known.items()
+        if f.default is MISSING and f.default_factory is MISSING and key not in table
+    ]
+    if needed:
+        raise HwgenError(f"{where}{', '.join(needed)} missing")
+    try:
+        return kind(**given, **table)
+    except HwgenError as error:
+        raise HwgenError(f"{where}{error}") from None
+
+
+def _board(name: str, values: dict) -> Board:
+    """A board from what its file holds."""
+    memory, usable = values.pop("memory", []), values.pop("usable", {})
+    if not isinstance(memory, list) or not all(isinstance(entry, dict) for entry in memory):
+        raise HwgenError(f"memory must be tables headed [[memory]], not {memory!r}")
+    if not isinstance(usable, dict):
+        raise HwgenError(f"usable must be a table headed [usable], not {usable!r}")
+    channels = tuple(
+        _made(Memory, entry, f"memory {k}: ") for k, entry in enumerate(memory, start=1)
+    )
+    shares = _made(Shares, usable, "usable: ")
+    return _made(
+        Board, values, others=("memory", "usable"), name=name, memory=channels, shares=shares
+    )
 
 
 def load(name: str | Path) -> Board:
@@ -103,14 +272,10 @@ def load(name: str | Path) -> Board:
             f"Board {name!r} is unknown: give one of {', '.join(names())}, or a .toml file"
         )
     try:
-        values = tomllib.loads(path.read_text())
-        known = {f.name: f.default is MISSING for f in fields(Board) if f.name != "name"}
-        if missing := {field for field, needed in known.items() if needed} - set(values):
-            raise HwgenError(f"{', '.join(sorted(missing))} missing")
-        if extra := set(values) - set(known):
-            raise HwgenError(f"{', '.join(sorted(extra))} unknown")
-        return Board(name=path.stem, **values)
+        return _board(path.stem, tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
-        raise HwgenError(f"{label} cannot be read: {error.strerror}") from None
-    except ValueError as error:
+        raise HwgenError(f"Board file {label} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise HwgenError(f"Board file {label} is not TOML: {error}") from None
+    except HwgenError as error:
         raise HwgenError(f"Board file {label}: {error}") from None

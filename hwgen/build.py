@@ -24,6 +24,7 @@ import boards
 from boards import Board
 from dse.balance import check_fits, search
 from hwgen.design import DesignPoint
+from hwgen.emit.html import render
 from hwgen.emit.report import report, summary
 from hwgen.emit.verilog import Rtl, emit
 from hwgen.errors import HwgenError
@@ -267,6 +268,8 @@ def _build(arguments: argparse.Namespace, console: Console) -> dict:
                         say,
                     )
         data["seconds"] = phases.seconds
+        page = render(data, netlist, board.resources)
+        (folder / "report.html").write_text(page, encoding="utf-8")
         (folder / MARK).write_text(json.dumps(data, indent=1) + "\n")
     console.print(summary(data, board.resources))
     console.print(f"written to {out}", highlight=False)

@@ -6,15 +6,26 @@ Plain data, saved as ``design.json``, so that it can be read, edited by hand and
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
+from hwgen.blocks.storage import STYLES
 from hwgen.blocks.multiplier import MULTIPLIERS
-from hwgen.errors import HwgenError
+from hwgen.errors import HwgenError, naming
 
 __all__ = ["DesignPoint", "Folding"]
 
 FORMAT = "hwgen-design-1"
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "multiplier": tuple(MULTIPLIERS),
+    "requantiser": ("", *MULTIPLIERS),
+    "shared": ("activation", "weight"),
+    "window": ("", *STYLES),
+    "weights": ("", *STYLES),
+}
+"""Legal values of those fields that are texts."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +37,22 @@ class Folding:
     channel_lanes, tap_lanes, group_lanes, pe : :class:`int`
         See :class:`hwgen.blocks.conv.FoldedConvConfig`; pools use ``tap_lanes`` alone.
     capacity : :class:`int`
-        Pixels in the op's window buffer; 0: not sized yet.
-    multiplier, products : see :class:`hwgen.blocks.conv.FoldedConvConfig`
+        Sites in the op's window buffer; 0: not sized yet.
+    multiplier, requantiser : :class:`str`
+        What multiplies, and what requantises: of :data:`hwgen.blocks.multiplier.MULTIPLIERS`;
+        an empty ``requantiser`` is as ``multiplier``.
+    shared : :class:`str`
+        What the products in a multiplier share: ``"activation"`` or ``"weight"``.
+    products : :class:`int`
+        Products that share a multiplier; 0: as many as fit.
+    window, weights : :class:`str`
+        Memories of the window's buffer and of the weights: one of
+        :data:`hwgen.blocks.storage.STYLES`; "": whichever is cheaper, LUTs or block memory.
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If a value is not one of those that are legal for any op.
     """
 
     channel_lanes: int = 1
@@ -36,22 +61,26 @@ class Folding:
     pe: int = 1
     capacity: int = 0
     multiplier: str = "dsp48e2"
+    requantiser: str = ""
+    shared: str = "activation"
     products: int = 0
+    window: str = ""
+    weights: str = ""
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if name == "multiplier":
-                if value not in MULTIPLIERS:
-                    raise HwgenError(
-                        f"multiplier must be one of {', '.join(MULTIPLIERS)}, not {value!r}"
-                    )
-            elif not isinstance(value, int) or value < (name not in ("capacity", "products")):
-                raise HwgenError(f"{name} must be a positive integer, not {value!r}")
+            if name in CHOICES:
+                if value not in CHOICES[name]:
+                    legal = ", ".join(map(repr, CHOICES[name]))
+                    raise HwgenError(f"{name} must be one of {legal}, not {value!r}")
+            elif type(value) is not int or value < (least := name not in ("capacity", "products")):
+                kind = "positive integer" if least else "integer, 0 or more"
+                raise HwgenError(f"{name} must be a {kind}, not {value!r}")
 
 
 @dataclass
 class DesignPoint:
-    """Foldings per op, lanes per tensor, queue depths per edge.
+    """Foldings per op, streams per tensor, queues per edge.
 
     Members
     -------
@@ -59,23 +88,32 @@ class DesignPoint:
     clock_mhz : clock frequency
     foldings : node name to :class:`Folding`; what is missing is folded fully (one MAC a cycle)
     lanes : tensor name to channels a beat, as the tensor's producer sends it; default 1
+    pixels : tensor name to pixels a beat; default 1
     depths : edge name to queue depth in beats; what is missing has the block's least depth.
         An edge is named ``tensor>consumer``, as :class:`hwgen.pipeline.Netlist` lists them.
+    memories : edge name to the memory of its queue; default: whichever is cheaper
     """
 
     board: str = ""
     clock_mhz: float = 200.0
     foldings: dict[str, Folding] = field(default_factory=dict)
     lanes: dict[str, int] = field(default_factory=dict)
+    pixels: dict[str, int] = field(default_factory=dict)
     depths: dict[str, int] = field(default_factory=dict)
+    memories: dict[str, str] = field(default_factory=dict)
 
     def save(self, path: str | Path) -> None:
         """Write the design point as JSON."""
+        tensors = {name: {"lanes": self.lanes.get(name, 1), "pixels": self.pixels.get(name, 1)}
+                   for name in self.lanes | self.pixels}
+        edges: dict[str, dict] = {name: {"depth": depth} for name, depth in self.depths.items()}
+        for name, memory in self.memories.items():
+            if memory:
+                edges.setdefault(name, {})["memory"] = memory
         body = {
             "format": FORMAT, "board": self.board, "clock_mhz": self.clock_mhz,
             "ops": {name: asdict(folding) for name, folding in self.foldings.items()},
-            "tensors": {name: {"lanes": lanes} for name, lanes in self.lanes.items()},
-            "edges": {name: {"depth": depth} for name, depth in self.depths.items()},
+            "tensors": tensors, "edges": edges,
         }
         Path(path).write_text(json.dumps(body, indent=1) + "\n")
 
@@ -86,17 +124,71 @@ class DesignPoint:
         Raises
         ------
         :exc:`HwgenError`
-            If the file is missing, not JSON, or not a design point.
+            If the file is missing, not JSON, not a design point, or has a value that is not legal:
+            then it names the op, tensor or edge, the field and what is legal.
         """
         try:
             body = json.loads(Path(path).read_text())
-            if body["format"] != FORMAT:
-                raise HwgenError(f"format {body['format']!r} is not {FORMAT!r}")
-            return cls(
-                board=str(body["board"]), clock_mhz=float(body["clock_mhz"]),
-                foldings={name: Folding(**f) for name, f in body["ops"].items()},
-                lanes={name: int(t["lanes"]) for name, t in body["tensors"].items()},
-                depths={name: int(e["depth"]) for name, e in body["edges"].items()},
-            )
-        except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
+        except (OSError, ValueError) as error:
             raise HwgenError(f"{path} is not a design point: {error}") from None
+        if not isinstance(body, dict) or body.get("format") != FORMAT:
+            raise HwgenError(f"{path} is not a design point: format must be {FORMAT!r}")
+        try:
+            design = cls(_text(body, "board"), _positive(body, "clock_mhz"))
+            for name, values in _table(body, "ops"):
+                with naming(f"op {name!r}"):
+                    _only(values, [f.name for f in fields(Folding)])
+                    design.foldings[name] = Folding(**values)
+            for name, values in _table(body, "tensors"):
+                with naming(f"tensor {name!r}"):
+                    _only(values, ["lanes", "pixels"])
+                    design.lanes[name] = _count(values, "lanes")
+                    design.pixels[name] = _count(values, "pixels")
+            for name, values in _table(body, "edges"):
+                with naming(f"edge {name!r}"):
+                    _only(values, ["depth", "memory"])
+                    if "depth" in values:
+                        design.depths[name] = _count(values, "depth")
+                    memory = values.get("memory", "")
+                    if memory not in CHOICES["window"]:
+                        legal = ", ".join(map(repr, CHOICES["window"]))
+                        raise HwgenError(f"memory must be one of {legal}, not {memory!r}")
+                    design.memories[name] = memory
+        except HwgenError as error:
+            raise HwgenError(f"{path}: {error}") from None
+        return design
+
+
+def _text(body: dict, name: str) -> str:
+    if not isinstance(value := body.get(name), str):
+        raise HwgenError(f"{name} must be a text, not {value!r}")
+    return value
+
+
+def _positive(body: dict, name: str) -> float:
+    value = body.get(name)
+    if type(value) not in (int, float) or not 0 < value < 1e9:
+        raise HwgenError(f"{name} must be a positive number, not {value!r}")
+    return float(value)
+
+
+def _count(values: dict, name: str) -> int:
+    value = values.get(name, 1)
+    if type(value) is not int or value < 1:
+        raise HwgenError(f"{name} must be a positive integer, not {value!r}")
+    return value
+
+
+def _table(body: dict, name: str) -> Iterator[tuple[str, dict]]:
+    table = body.get(name, {})
+    if not isinstance(table, dict):
+        raise HwgenError(f"{name} must be a table, not {table!r}")
+    for key, values in table.items():
+        if not isinstance(values, dict):
+            raise HwgenError(f"{name} {key!r} must be a table, not {values!r}")
+        yield key, values
+
+
+def _only(values: dict, known: list[str]) -> None:
+    if unknown := sorted(set(values) - set(known)):
+        raise HwgenError(f"{unknown[0]} is not one of {', '.join(known)}")

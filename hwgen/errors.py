@@ -4,8 +4,20 @@
 escapes is a bug.  The message names the thing that is wrong and the way out.
 """
 
-__all__ = ["HwgenError"]
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = ["HwgenError", "naming"]
 
 
 class HwgenError(ValueError):
     """Something the user can mend: a file, an option, a shape, a relation between parameters."""
+
+
+@contextmanager
+def naming(what: str) -> Iterator[None]:
+    """Put the name of a thing in front of what is wrong with it."""
+    try:
+        yield
+    except HwgenError as error:
+        raise HwgenError(f"{what}: {error}") from None

@@ -11,8 +11,9 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 from amaranth.hdl import Module
-from amaranth.lib import wiring
+from amaranth.lib import stream, wiring
 
 from hwgen.blocks.argmax import ArgMaxConfig
 from hwgen.blocks.base import BlockConfig, Resources, StreamType, shared
@@ -26,8 +27,9 @@ from hwgen.blocks.product import ProductConfig
 from hwgen.blocks.queue import FifoConfig
 from hwgen.blocks.resize import NearestResizeConfig
 from hwgen.blocks.route import ConcatenateConfig, LaneChangeConfig, SplitterConfig
+from hwgen.blocks.weights import LOAD_BITS
 from hwgen.design import DesignPoint, Folding
-from hwgen.errors import HwgenError
+from hwgen.errors import HwgenError, naming
 from hwgen.ir import (
     Add,
     ArgMax,
@@ -99,6 +101,21 @@ class Netlist:
             max(stream.beats for stream in streams),
         )
 
+    @property
+    def loading(self) -> list[str]:
+        """Blocks whose weights are loaded after reset, in that order."""
+        return [name for name, config in self.blocks.items()
+                if isinstance(config, FoldedConvConfig) and config.loads]
+
+    def load_words(self) -> list[int]:
+        """Words of weights that are loaded after reset, in order."""
+        words = []
+        for name in self.loading:
+            config = self.blocks[name]
+            assert isinstance(config, FoldedConvConfig)
+            words += config.load_words()
+        return words
+
     def resources(self) -> Resources:
         """What all blocks take together."""
         return sum_resources(config.resources() for config in self.blocks.values())
@@ -126,56 +143,89 @@ def as_conv(op: Op, tensor: TensorType) -> Convolution | None:
     return op if isinstance(op, Convolution) else None
 
 
+def flat_op(op: Op, pixels: int) -> Op:
+    """What an op does to streams of several pixels a beat, seen as ones of more channels.
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If its block takes one pixel at a time.
+    """
+    if pixels == 1 or isinstance(op, Add | Mul | Concat):
+        return op
+    if isinstance(op, Table):
+        return replace(op, values=np.repeat(op.values, pixels, axis=0)) if op.by_channel else op
+    if isinstance(op, Split):
+        return replace(op, sizes=tuple(n * pixels for n in op.sizes))
+    if isinstance(op, GatherChannels):
+        return replace(op, order=tuple(n * pixels + k for n in op.order for k in range(pixels)))
+    raise HwgenError(f"{type(op).__name__} takes one pixel a beat, not {pixels!r}")
+
+
 def block_config(
-    op: Op, types: tuple[TensorType, ...], folding: Folding, lanes_in: int, lanes_out: int
+    op: Op, streams: tuple[StreamType, ...], folding: Folding, lanes: int, pixels: int = 1
 ) -> BlockConfig:
     """The block that carries out an op.
 
     Parameters
     ----------
     op : what is computed
-    types : types of its inputs
+    streams : its inputs, as they come (convolutions take fewer lanes if their folding needs it)
     folding : how it is folded
-    lanes_in : lanes of the input stream (convolutions take fewer if their folding needs it)
-    lanes_out : lanes of the output; all blocks but convolutions and ArgMax take the same at the
-        input
+    lanes, pixels : channels and pixels a beat of the output; all blocks but convolutions and
+        ArgMax take the same at the input
     """
-    tensor = types[0]
+    tensor = streams[0].tensor
     conv = as_conv(op, tensor)
     if conv is not None:
         return FoldedConvConfig(
-            op=conv, tensor=tensor, lanes_in=conv_lanes_in(conv, lanes_in, folding),
-            lanes_out=lanes_out, channel_lanes=folding.channel_lanes,
+            op=conv, tensor=tensor, lanes_in=conv_lanes_in(conv, streams[0].lanes, folding),
+            lanes_out=lanes, pixels_in=streams[0].pixels, pixels_out=pixels,
+            channel_lanes=folding.channel_lanes,
             tap_lanes=folding.tap_lanes, group_lanes=folding.group_lanes, pe=folding.pe,
-            capacity=folding.capacity,
-            multiplier=folding.multiplier, products=folding.products,
+            capacity=folding.capacity, multiplier=folding.multiplier,
+            requantiser_multiplier=folding.requantiser, shared=folding.shared,
+            products=folding.products, window_style=folding.window, weight_style=folding.weights,
         )
+    if any(stream.pixels != pixels for stream in streams):
+        raise HwgenError(
+            f"{type(op).__name__} takes as many pixels a beat as it sends, {pixels!r}, "
+            f"not {[stream.pixels for stream in streams]!r}"
+        )
+    op = flat_op(op, pixels)
+    if pixels > 1:
+        # Blocks that work element by element, or move channels, see pixels as channels.
+        streams = tuple(stream.flat for stream in streams)
+        tensor, lanes = streams[0].tensor, lanes * pixels
+    types = tuple(stream.tensor for stream in streams)
     if isinstance(op, GlobalAveragePool | GlobalMaxPool):
-        return GlobalPoolConfig(op=op, tensor=tensor, lanes=lanes_out,
-                                multiplier=folding.multiplier)
+        return GlobalPoolConfig(op=op, tensor=tensor, lanes=lanes,
+                                multiplier=folding.requantiser or folding.multiplier)
     if isinstance(op, MaxPool | AveragePool):
-        return PoolConfig(op=op, tensor=tensor, lanes=lanes_out, tap_lanes=folding.tap_lanes,
-                          capacity=folding.capacity, multiplier=folding.multiplier)
+        return PoolConfig(op=op, tensor=tensor, lanes=lanes, tap_lanes=folding.tap_lanes,
+                          capacity=folding.capacity, window_style=folding.window,
+                          multiplier=folding.requantiser or folding.multiplier)
     if isinstance(op, Resize):
-        return NearestResizeConfig(op=op, tensor=tensor, lanes=lanes_out,
-                                   capacity=folding.capacity)
+        return NearestResizeConfig(op=op, tensor=tensor, lanes=lanes, capacity=folding.capacity,
+                                   window_style=folding.window)
     if isinstance(op, Pad):
-        return PadConfig(op=op, tensor=tensor, lanes=lanes_out, capacity=folding.capacity)
+        return PadConfig(op=op, tensor=tensor, lanes=lanes, capacity=folding.capacity,
+                         window_style=folding.window)
     if isinstance(op, GatherChannels):
-        return GatherConfig(op=op, tensor=tensor, lanes=lanes_out)
+        return GatherConfig(op=op, tensor=tensor, lanes=lanes)
     if isinstance(op, ArgMax):
-        return ArgMaxConfig(op=op, tensor=tensor, lanes=lanes_in)
+        return ArgMaxConfig(op=op, tensor=tensor, lanes=streams[0].lanes)
     if isinstance(op, Mul):
-        return ProductConfig(op=op, tensors=(types[0], types[1]), lanes=lanes_out,
+        return ProductConfig(op=op, tensors=(types[0], types[1]), lanes=lanes,
                              multiplier=folding.multiplier)
     if isinstance(op, Table):
-        return TableLookupConfig(op=op, tensor=tensor, lanes=lanes_out)
+        return TableLookupConfig(op=op, tensor=tensor, lanes=lanes)
     if isinstance(op, Add):
-        return AdderConfig(op=op, tensors=(types[0], types[1]), lanes=lanes_out)
+        return AdderConfig(op=op, tensors=(types[0], types[1]), lanes=lanes)
     if isinstance(op, Concat):
-        return ConcatenateConfig(tensors=types, lanes=lanes_out)
+        return ConcatenateConfig(tensors=types, lanes=lanes)
     if isinstance(op, Split):
-        return SplitterConfig(op=op, tensor=tensor, lanes=lanes_out)
+        return SplitterConfig(op=op, tensor=tensor, lanes=lanes)
     raise HwgenError(f"No block carries out {type(op).__name__}")
 
 
@@ -192,9 +242,10 @@ def plan(graph: Graph, design: DesignPoint) -> Netlist:
     for name in design.foldings:
         if name not in names:
             raise HwgenError(f"The design folds {name!r}, which is not in the graph")
-    for name in design.lanes:
-        if name not in graph.types:
-            raise HwgenError(f"The design sets lanes of {name!r}, which is not in the graph")
+    for what, values in (("lanes", design.lanes), ("pixels", design.pixels)):
+        for name in values:
+            if name not in graph.types:
+                raise HwgenError(f"The design sets {what} of {name!r}, which is not in the graph")
 
     # A reshaped tensor is the same stream: whoever reads it reads the tensor that it comes from.
     origin = {name: name for name in graph.types}
@@ -210,21 +261,21 @@ def plan(graph: Graph, design: DesignPoint) -> Netlist:
             uses[origin[tensor]].append(node.name)
     for name in graph.outputs:
         uses[origin[name]].append("output")
-    depths = dict(design.depths)
+    depths, memories = dict(design.depths), dict(design.memories)
 
     def edge_name(tensor: str, k: int) -> str:
         same = uses[tensor][:k].count(uses[tensor][k])
         return f"{tensor}>{uses[tensor][k]}" + (f"~{same}" if same else "")
 
-    def depth(name: str) -> int:
-        return depths.pop(name, 0)
-
     def add(name: str, config: BlockConfig, edges: list[str]) -> None:
-        wanted = tuple(depth(edge) for edge in edges)
+        wanted = tuple(depths.pop(edge, 0) for edge in edges)
         if any(wanted):
             least = config.least_depths
             full = tuple(w or d for w, d in zip(wanted, least, strict=True))
             config = replace(config, depths=full)
+        styles = tuple(memories.pop(edge, "") for edge in edges)
+        if any(styles):
+            config = replace(config, styles=styles)
         netlist.blocks[name] = config
 
     def publish(tensor: str, source: tuple[str | None, int], stream: StreamType) -> None:
@@ -239,40 +290,48 @@ def plan(graph: Graph, design: DesignPoint) -> Netlist:
         netlist.edges.append(Edge(f"{tensor}>{fork}", tensor, source, (fork, 0)))
         sources[tensor] = [(fork, k) for k in range(count)]
 
-    def connect(tensor: str, sink: tuple[str | None, int], lanes: int) -> None:
-        """Take the next use of a tensor, with the lanes that the sink wants."""
+    def connect(tensor: str, sink: tuple[str | None, int], wanted: StreamType) -> None:
+        """Take the next use of a tensor, as the sink wants it."""
         type, tensor = graph.types[tensor], origin[tensor]
         k = len(uses[tensor]) - len(sources[tensor])
         name = edge_name(tensor, k)
         source = sources[tensor].pop(0)
-        have = stream_lanes[tensor]
-        if have != lanes:
+        have = streams[tensor]
+        if have.elements != wanted.elements:
             block = f"lanes_{name.replace('>', '_').replace('~', '_')}"
+            flat = have.flat.tensor
             if type != graph.types[tensor]:
                 # Reshaped: lanes need not divide the channels of both shapes.
-                type = TensorType((type.size,), type.quantisation)
-            config = LaneChangeConfig(tensor=type, lanes_in=have, lanes_out=lanes)
+                flat = TensorType((type.size,), type.quantisation)
+            config = LaneChangeConfig(
+                tensor=flat, lanes_in=have.elements, lanes_out=wanted.elements
+            )
+            lanes = wanted.elements // have.pixels
             add(block, config, [f"{name}:{lanes}"])
             netlist.edges.append(Edge(name, tensor, source, (block, 0)))
             name, source = f"{name}:{lanes}", (block, 0)
         netlist.edges.append(Edge(name, tensor, source, sink))
 
-    stream_lanes = {name: design.lanes.get(name, 1) for name in graph.types}
+    streams: dict[str, StreamType] = {}
     for k, (name, type) in enumerate(graph.inputs.items()):
         if not uses[name]:
             raise HwgenError(f"Nothing reads the input {name!r}")
-        stream = netlist.inputs[name] = StreamType(type, stream_lanes[name])
+        with naming(f"Input {name!r}"):
+            stream = StreamType(type, design.lanes.get(name, 1), design.pixels.get(name, 1))
+        netlist.inputs[name] = streams[name] = stream
         publish(name, (None, k), stream)
     for node in nodes:
-        types = tuple(graph.types[t] for t in node.inputs)
         folding = design.foldings.get(node.name, Folding())
-        lanes_in, lanes_out = stream_lanes[origin[node.inputs[0]]], stream_lanes[node.name]
-        try:
-            config = block_config(node.op, types, folding, lanes_in, lanes_out)
-        except HwgenError as error:
-            raise HwgenError(f"Node {node.name!r}: {error}") from None
+        with naming(f"Node {node.name!r}"):
+            inputs = tuple(
+                streams[origin[t]] if graph.types[t] == graph.types[origin[t]]
+                else _reshaped(graph.types[t], streams[origin[t]])
+                for t in node.inputs
+            )
+            config = block_config(node.op, inputs, folding, design.lanes.get(node.name, 1),
+                                  design.pixels.get(node.name, 1))
         for port, tensor in enumerate(node.inputs):
-            connect(tensor, (node.name, port), config.inputs[port].lanes)
+            connect(tensor, (node.name, port), config.inputs[port])
         for tensor in node.outputs:
             if not uses[tensor]:
                 raise HwgenError(f"Nothing reads the tensor {tensor!r}")
@@ -280,15 +339,27 @@ def plan(graph: Graph, design: DesignPoint) -> Netlist:
                                 for t in node.outputs])
         netlist.ops[node.name] = node.name
         for port, (tensor, stream) in enumerate(zip(node.outputs, config.outputs, strict=True)):
-            stream_lanes[tensor] = stream.lanes
-            publish(tensor, (node.name, port), stream)
+            pixels = design.pixels.get(node.name, 1)
+            streams[tensor] = StreamType(graph.types[tensor], stream.elements // pixels, pixels)
+            publish(tensor, (node.name, port), streams[tensor])
     for k, name in enumerate(graph.outputs):
-        lanes = math.gcd(stream_lanes[origin[name]], graph.types[name].channels)
-        netlist.outputs[name] = StreamType(graph.types[name], lanes)
-        connect(name, (None, k), lanes)
+        type, have = graph.types[name], streams[origin[name]]
+        netlist.outputs[name] = StreamType(
+            type, math.gcd(have.lanes, type.channels), have.pixels if origin[name] == name else 1
+        )
+        connect(name, (None, k), netlist.outputs[name])
     if depths:
         raise HwgenError(f"The design sets the depth of {min(depths)!r}, which is not an edge")
+    if memories:
+        raise HwgenError(f"The design sets the memory of {min(memories)!r}, which is not an edge")
     return netlist
+
+
+def _reshaped(type: TensorType, stream: StreamType) -> StreamType:
+    """A stream under another shape: lanes that divide the channels of both."""
+    if stream.pixels > 1:
+        raise HwgenError(f"A reshaped tensor comes one pixel a beat, not {stream.pixels!r}")
+    return StreamType(type, math.gcd(type.channels, stream.lanes))
 
 
 class Pipeline(wiring.Component):
@@ -304,6 +375,8 @@ class Pipeline(wiring.Component):
         One for each input of the graph.
     o, or o_0, o_1, … : :py:`Out(stream.Signature(payload))`
         One for each output of the graph.
+    load : :py:`In(stream.Signature(LOAD_BITS, always_ready=True))`, if weights are loaded
+        :meth:`Netlist.load_words`, once after reset, before blocks with such weights start.
 
     Timing
     ------
@@ -320,6 +393,8 @@ class Pipeline(wiring.Component):
                    for n, t in zip(self.input_ports, self.inputs, strict=True)}
         members |= {n: wiring.Out(t.signature)
                     for n, t in zip(self.output_ports, self.outputs, strict=True)}
+        if netlist.loading:
+            members["load"] = wiring.In(stream.Signature(LOAD_BITS, always_ready=True))
         super().__init__(members)
 
     @property
@@ -327,20 +402,29 @@ class Pipeline(wiring.Component):
         """What the test bench needs to know of the ports."""
         return self
 
+    def load_words(self) -> list[int]:
+        """See :meth:`Netlist.load_words`."""
+        return self.netlist.load_words()
+
     def elaborate(self, platform):
         m = Module()
         blocks = {}
         for name, config in self.netlist.blocks.items():
             blocks[name] = shared(m, name, config, platform)
+        if self.netlist.loading:
+            load = wiring.flipped(self.load)
+            for name in self.netlist.loading:
+                wiring.connect(m, load, blocks[name].load)
+                load = blocks[name].next
         for edge in self.netlist.edges:
             (source, out), (sink, into) = edge.source, edge.sink
             if source is None:
                 port = wiring.flipped(getattr(self, self.input_ports[out]))
-                stream = self.inputs[out]
+                sent = self.inputs[out]
             else:
                 config = self.netlist.blocks[source]
                 port = getattr(blocks[source], config.output_ports[out])
-                stream = config.outputs[out]
+                sent = config.outputs[out]
             if sink is None:
                 end = wiring.flipped(getattr(self, self.output_ports[into]))
                 wanted = self.outputs[into]
@@ -349,8 +433,8 @@ class Pipeline(wiring.Component):
                 end = getattr(blocks[sink], config.input_ports[into])
                 wanted = config.inputs[into]
             # Amaranth compares widths only.  Shapes may differ: a Gemm flattens its input.
-            if (stream.payload, stream.beats) != (wanted.payload, wanted.beats):
-                raise HwgenError(f"Edge {edge.name!r} joins {stream} and {wanted}")
+            if (sent.payload, sent.beats) != (wanted.payload, wanted.beats):
+                raise HwgenError(f"Edge {edge.name!r} joins {sent} and {wanted}")
             wiring.connect(m, port, end)
         return m
 

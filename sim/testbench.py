@@ -14,6 +14,8 @@ from hwgen.errors import HwgenError
 
 __all__ = ["Run", "run_streams", "simulate"]
 
+LOAD_LATENCY = 32
+"""Cycles from the last word of weights until all blocks have theirs, with a reserve."""
 IDLE_LIMIT = 100_000
 """Cycles without any beat after which a simulation counts as stuck."""
 
@@ -134,6 +136,8 @@ def simulate(
 ) -> Run:
     """Run whole frames through a block in the Amaranth simulator.
 
+    Weights that the block wants loaded are loaded first; cycles count from then on.
+
     Parameters
     ----------
     block : a component with a ``config`` (:class:`hwgen.blocks.base.BlockConfig`)
@@ -144,11 +148,20 @@ def simulate(
     inputs: Sequence[StreamType] = config.inputs
     outputs: Sequence[StreamType] = config.outputs
     count = len(frames[0])
+    sources = [(n, t.pack(f)) for n, t, f in zip(config.input_ports, inputs, frames, strict=True)]
+    begin = 0
+    if "load" in block.signature.members:
+        words = config.load_words()
+        begin = len(words) + LOAD_LATENCY
+        arrivals = [np.zeros(len(beats), int) for _, beats in sources] \
+            if arrivals is None else list(arrivals)
+        arrivals = [*(times + begin for times in arrivals), np.arange(len(words))]
+        sources.append(("load", words))
     run = run_streams(
-        block,
-        [(n, t.pack(f)) for n, t, f in zip(config.input_ports, inputs, frames, strict=True)],
+        block, sources,
         [(n, t.beats * count) for n, t in zip(config.output_ports, outputs, strict=True)],
         stall=stall, seed=seed, arrivals=arrivals,
     )
     unpacked = [t.unpack(b) for t, b in zip(outputs, run.outputs, strict=True)]
-    return Run(unpacked, run.accepts, run.times)
+    return Run(unpacked, [times - begin for times in run.accepts[: len(inputs)]],
+               [times - begin for times in run.times])

@@ -22,7 +22,8 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 
 from hwgen.blocks.base import StreamType
-from hwgen.emit.verilog import Rtl, element_bytes
+from hwgen.blocks.weights import LOAD_BITS
+from hwgen.emit.verilog import WEIGHTS, Rtl, element_bytes, from_axi, to_axi
 from hwgen.errors import HwgenError
 from hwgen.pipeline import Netlist
 from sim.timing import analyse
@@ -32,6 +33,10 @@ __all__ = ["Simulation", "VerilatorModel", "compile_verilog", "lint"]
 SEPARATE = ("mac_column_", "folded_conv_", "pool_", "adder_", "nearest_resize_")
 """Modules that Verilator keeps as functions of their own: inlined, their many copies would only
 make the compiler slow."""
+
+WORD_BYTES = LOAD_BITS // 8
+LONG_LOAD = 1 << 20
+"""Bytes of weights above which a simulation does not wait until they are loaded."""
 
 CFLAGS = "-std=gnu++20 -DVL_TIME_CONTEXT -fno-strict-aliasing"
 RUNTIME = ("verilated.o", "verilated_threads.o")
@@ -155,6 +160,8 @@ class VerilatorModel:
     directory : where to build; files stay there
     jobs : compilers at work at once
     monitor : measure how full every queue becomes
+    preload : weights that would be loaded after reset are there from the beginning; default: if
+        loading them would take long
     optimise : False compiles sooner and simulates slower, which pays for small designs
 
     Raises
@@ -164,8 +171,11 @@ class VerilatorModel:
     """
 
     def __init__(self, rtl: Rtl, netlist: Netlist, directory: Path, *, jobs: int = 2,
-                 monitor: bool = False, optimise: bool = True) -> None:
+                 monitor: bool = False, optimise: bool = True,
+                 preload: bool | None = None) -> None:
         self.netlist = netlist
+        if preload is None:
+            preload = len(rtl.weights) > LONG_LOAD
         directory = Path(directory).resolve()
         self.directory = directory
         self.rtl_directory = directory / "rtl"
@@ -178,6 +188,8 @@ class VerilatorModel:
             slaves=[_port("s_axis" if one else f"s_axis_{n}", s)
                     for n, s in netlist.inputs.items()],
             masters=[_port(f"m_axis_{n}", s) for n, s in netlist.outputs.items()],
+            weights=WEIGHTS if rtl.weights and not preload else "",
+            words=len(rtl.weights) // WORD_BYTES, word_bytes=WORD_BYTES,
         ))
         modules = [n[:-2] for n in rtl.verilog if n.startswith(SEPARATE)]
         (directory / "hierarchy.vlt").write_text(
@@ -186,7 +198,8 @@ class VerilatorModel:
         self.program = compile_verilog(
             rtl.verilog, rtl.top, [directory / "harness.cpp"], self.rtl_directory, jobs=jobs,
             optimise=optimise, flags=(
-                str(directory / "hierarchy.vlt"), *(["-DHWGEN_MONITOR"] if monitor else [])
+                str(directory / "hierarchy.vlt"), *(["-DHWGEN_MONITOR"] if monitor else []),
+                *(["-DHWGEN_PRELOAD"] if preload else []),
             ),
         )
 
@@ -219,9 +232,8 @@ class VerilatorModel:
         frames = len(next(iter(inputs.values())))
         paths = []
         for name, stream in netlist.inputs.items():
-            raw = np.asarray(inputs[name]).reshape(frames, *stream.tensor.shape)
             path = self.directory / f"in_{name}.bin"
-            raw.astype(f"<i{element_bytes(stream)}").tofile(path)
+            path.write_bytes(to_axi(stream, inputs[name]))
             paths.append(path)
         outs = [self.directory / f"out_{name}.bin" for name in netlist.outputs]
         if idle_limit is None:
@@ -240,10 +252,7 @@ class VerilatorModel:
         report = json.loads(last_line)
         outputs = {}
         for (name, stream), path in zip(netlist.outputs.items(), outs, strict=True):
-            raw = np.fromfile(path, f"<i{element_bytes(stream)}")
-            outputs[name] = raw.reshape(frames, *stream.tensor.shape).astype(
-                stream.tensor.quantisation.dtype
-            )
+            outputs[name] = from_axi(stream, path.read_bytes())
         times = dict(zip(netlist.outputs, report["outputs"], strict=True))
         return Simulation(
             outputs=outputs,
@@ -274,4 +283,6 @@ class VerilatorModel:
 
 
 def _port(name: str, stream: StreamType) -> dict[str, object]:
-    return {"name": name, "bytes": element_bytes(stream) * stream.lanes, "beats": stream.beats}
+    return {
+        "name": name, "bytes": element_bytes(stream) * stream.elements, "beats": stream.beats
+    }

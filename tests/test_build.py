@@ -49,6 +49,9 @@ def test_onnx_file_to_proven_verilog(network, tmp_path, capsys):
     assert sum(layer["dsp"] for layer in report["layers"]) == report["dsp"]
     assert list(report["seconds"]) == ["network", "search", "emit", "simulate"]
     assert (out / "rtl" / "top.v").exists()
+    page = (out / "report.html").read_text()
+    assert "<h1>small on zedboard</h1>" in page
+    assert "0 mismatches in 3 frames" in page
     assert Graph.load(out / "graph.npz").macs == report["macs"]
     shown = capsys.readouterr().out
     assert "small on zedboard" in shown

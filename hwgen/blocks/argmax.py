@@ -12,7 +12,7 @@ from amaranth.lib import data, wiring
 from hwgen.blocks.arithmetic import delayed, levels
 from hwgen.blocks.base import OpConfig, Resources, StreamType, counter
 from hwgen.blocks.beat import BeatConfig, most_claims
-from hwgen.blocks.queue import Queue, queue_resources
+from hwgen.blocks.queue import output_queue, output_queue_resources
 from hwgen.blocks.route import last_of
 from hwgen.ir import ArgMax as ArgMaxOp
 
@@ -49,16 +49,16 @@ class ArgMaxConfig(BeatConfig, OpConfig):
 
     @property
     def least_depths(self) -> tuple[int, ...]:
-        return (most_claims(self.claim_cycles, 1, self.inputs[0].beats_per_pixel),)
+        return (most_claims(self.claim_cycles, 1, self.inputs[0].beats_per_site),)
 
     def claiming(self, beats: np.ndarray) -> np.ndarray:
-        count = self.inputs[0].beats_per_pixel
+        count = self.inputs[0].beats_per_site
         return beats[count - 1 :: count]
 
     def resources(self) -> Resources:
         bits, index = self.tensor.bits, self.outputs[0].width
         pairs = max(self.lanes, 2)
-        return queue_resources(index, self.queue_depths[0]) + Resources(
+        return output_queue_resources(self) + Resources(
             lut=pairs * (3 * bits // 2 + self.tree_levels) + 3 * index + 10,
             ff=2 * pairs * (bits + self.tree_levels // 2) + 4 * index + 3 * self.push_latency,
         )
@@ -92,11 +92,11 @@ class ArgMax(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self.config
-        m.submodules.queue = queue = Queue(config.outputs[0].payload, config.queue_depths[0])
+        m.submodules.queue = queue = output_queue(config)
         wiring.connect(m, queue.o, wiring.flipped(self.o))
         fire = Signal()
         first = Signal(init=1)
-        last = last_of(m, config.inputs[0].beats_per_pixel, fire, "beats_left")
+        last = last_of(m, config.inputs[0].beats_per_site, fire, "beats_left")
         with m.If(fire):
             m.d.sync += first.eq(last)
         m.d.comb += [

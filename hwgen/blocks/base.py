@@ -22,6 +22,17 @@ import numpy as np
 from amaranth.hdl import ClockSignal, Instance, Module, Signal, signed
 from amaranth.lib import data, stream, wiring
 
+from hwgen.blocks.storage import (
+    STYLES,
+    block_count,
+    block_ram,
+    block_shape,
+    choice_luts,
+    memory_part,
+    memory_style,
+    ram_luts,
+    ultra_count,
+)
 from hwgen.errors import HwgenError
 from hwgen.ir.op import Op
 from hwgen.ir.types import TensorType
@@ -69,7 +80,10 @@ def unpack_rows(rows: Sequence[int], bits: int, count: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class StreamType:
-    """A tensor as a stream: pixels in row-major order, ``channels / lanes`` beats for each.
+    """A tensor as a stream: sites in row-major order, ``channels / lanes`` beats for each.
+
+    A site is a pixel, or several side by side (along the innermost dimension).  Each beat holds
+    the same ``lanes`` channels of all pixels of a site: channel after channel, for each its pixels.
 
     Parameters
     ----------
@@ -77,12 +91,12 @@ class StreamType:
     lanes : :class:`int`
         Channels a beat; divides the channel count, so a stream never carries phantom channels.
     pixels : :class:`int`
-        Pixels a beat; only 1 is built so far.
+        Pixels a beat; divides the innermost extent.
 
     Raises
     ------
     :exc:`HwgenError`
-        If ``lanes`` does not divide the channels.
+        If ``lanes`` does not divide the channels, or ``pixels`` the innermost extent.
     """
 
     tensor: TensorType
@@ -94,13 +108,19 @@ class StreamType:
             raise HwgenError(
                 f"Lanes must divide the {self.tensor.channels} channels, not {self.lanes!r}"
             )
-        if self.pixels != 1:
-            raise HwgenError(f"Streams of several pixels a beat are not built yet: {self.pixels!r}")
+        extent = self.tensor.spatial[-1] if self.tensor.spatial else 1
+        if self.pixels < 1 or extent % self.pixels:
+            raise HwgenError(f"Pixels a beat must divide the extent {extent}, not {self.pixels!r}")
+
+    @property
+    def elements(self) -> int:
+        """Elements a beat."""
+        return self.lanes * self.pixels
 
     @property
     def payload(self) -> data.ArrayLayout:
         """Shape of a beat."""
-        return data.ArrayLayout(signed(self.tensor.bits), self.lanes)
+        return data.ArrayLayout(signed(self.tensor.bits), self.elements)
 
     @property
     def signature(self) -> stream.Signature:
@@ -110,26 +130,40 @@ class StreamType:
     @property
     def width(self) -> int:
         """Bits a beat."""
-        return self.tensor.bits * self.lanes
+        return self.tensor.bits * self.elements
 
     @property
-    def beats_per_pixel(self) -> int:
-        """Beats a pixel."""
+    def beats_per_site(self) -> int:
+        """Beats a site."""
         return self.tensor.channels // self.lanes
 
     @property
     def beats(self) -> int:
         """Beats a frame."""
-        return self.tensor.size // self.lanes
+        return self.tensor.size // self.elements
+
+    @cached_property
+    def flat(self) -> StreamType:
+        """The same beats as a stream of one pixel each, which has the channels of all of them.
+
+        To a block that works element by element, or that only moves channels, it is all the same.
+        """
+        if self.pixels == 1:
+            return self
+        *outer, inner, channels = self.tensor.shape
+        shape = (*outer, inner // self.pixels, channels * self.pixels)
+        return StreamType(TensorType(shape, self.tensor.quantisation), self.elements)
 
     def pack(self, frames: np.ndarray) -> list[int]:
         """Frames ``(frames, *shape)`` as one integer a beat."""
-        return pack_rows(np.asarray(frames).reshape(-1, self.lanes), self.tensor.bits)
+        sites = np.asarray(frames).reshape(-1, self.pixels, self.tensor.channels)
+        return pack_rows(sites.swapaxes(1, 2).reshape(-1, self.elements), self.tensor.bits)
 
     def unpack(self, beats: Sequence[int]) -> np.ndarray:
         """Inverse of :meth:`pack`."""
-        flat = unpack_rows(beats, self.tensor.bits, self.lanes)
-        return flat.reshape(-1, *self.tensor.shape).astype(self.tensor.quantisation.dtype)
+        flat = unpack_rows(beats, self.tensor.bits, self.elements)
+        sites = flat.reshape(-1, self.tensor.channels, self.pixels).swapaxes(1, 2)
+        return sites.reshape(-1, *self.tensor.shape).astype(self.tensor.quantisation.dtype)
 
 
 @dataclass(frozen=True)
@@ -146,35 +180,16 @@ class Resources:
         return Resources(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
     @classmethod
-    def memory(cls, width: int, depth: int) -> Resources:
-        """A simple dual-port memory, in LUTs or block RAM as :func:`memory_style` chooses."""
-        blocks = int(block_ram(width, depth))
-        return cls(bram18=blocks) if blocks else cls(lut=width * -(-depth // 64) * 4 // 3)
-
-
-BLOCK_SHAPES = ((1, 16384), (2, 8192), (4, 4096), (9, 2048), (18, 1024), (36, 512))
-"""Widths and depths that an 18 Kb block can have."""
-
-
-def block_shape(width: int, depth: int) -> tuple[int, int]:
-    """Shape of the blocks that hold a memory in the fewest; of several such, the deepest."""
-    return min(BLOCK_SHAPES, key=lambda shape: -(-width // shape[0]) * -(-depth // shape[1]))
-
-
-def block_ram(width, depth) -> np.ndarray:
-    """18 Kb blocks of a memory of ``depth`` words of ``width`` bits; 0 where LUTs are cheaper.
-
-    Takes integers or integer arrays.
-    """
-    width, depth = np.asarray(width), np.asarray(depth)
-    blocks = np.minimum.reduce([-(-width // w) * -(-depth // d) for w, d in BLOCK_SHAPES])
-    luts = width * -(-depth // 64)
-    return np.where((depth <= 64) | (luts <= 96 * blocks), 0, blocks)
-
-
-def memory_style(width: int, depth: int) -> str:
-    """``"distributed"`` where LUTs are the cheaper memory, else ``"block"``."""
-    return "block" if block_ram(width, depth) else "distributed"
+    def memory(cls, width: int, depth: int, style: str = "") -> Resources:
+        """A memory with one port to write and one to read, in a style of its own or a given one."""
+        style = memory_style(width, depth, style)
+        if style == "distributed":
+            return cls(lut=int(ram_luts(width, depth)))
+        part_depth = memory_part(width, depth, style)[1]
+        choice = int(choice_luts(width, -(-depth // part_depth)))
+        if style == "ultra":
+            return cls(uram=int(ultra_count(width, depth)), lut=choice)
+        return cls(bram18=int(block_count(width, depth)), lut=choice)
 
 
 def in_order(times: np.ndarray, spacing: int = 1) -> np.ndarray:
@@ -213,9 +228,13 @@ class BlockConfig(ABC):
     depths : sequence of :class:`int`
         Depth of the queue at each output, in beats; the FIFO of the edge behind it.  Empty: the
         least that keeps the block at full speed when the consumer never stalls.
+    styles : sequence of :class:`str`
+        Memory of the queue at each output, of :data:`hwgen.blocks.storage.STYLES`; ``""``, or no
+        entries at all: LUTs or block memory, whichever is cheaper.
     """
 
     depths: tuple[int, ...] = field(default=())
+    styles: tuple[str, ...] = field(default=())
 
     @property
     @abstractmethod
@@ -260,6 +279,17 @@ class BlockConfig(ABC):
         if len(self.depths) != len(self.outputs):
             raise HwgenError(f"Depths must have {len(self.outputs)} entries, not {self.depths!r}")
         return self.depths
+
+    @property
+    def queue_styles(self) -> tuple[str, ...]:
+        """Per output, the style of the queue's memory."""
+        if not self.styles:
+            return ("",) * len(self.outputs)
+        if len(self.styles) != len(self.outputs):
+            raise HwgenError(f"Styles must have {len(self.outputs)} entries, not {self.styles!r}")
+        if not set(self.styles) <= {"", *STYLES}:
+            raise HwgenError(f"Styles must be of {STYLES} or empty, not {self.styles!r}")
+        return self.styles
 
     @property
     def interval(self) -> int:

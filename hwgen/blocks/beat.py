@@ -11,7 +11,7 @@ from amaranth.hdl import Module, Signal, Value
 from amaranth.lib import wiring
 
 from hwgen.blocks.base import BlockConfig, Resources, Schedule, StreamType, in_order
-from hwgen.blocks.queue import QUEUE_LATENCY, Queue, Skid, queue_resources
+from hwgen.blocks.queue import QUEUE_LATENCY, Skid, output_queue, output_queue_resources
 from hwgen.ir import Add, Mul
 from hwgen.ir.types import TensorType
 
@@ -99,7 +99,7 @@ class PairConfig(BeatConfig):
 
     def resources(self) -> Resources:
         """What the buffers and the queue take."""
-        total = queue_resources(self.outputs[0].width, self.queue_depths[0])
+        total = output_queue_resources(self)
         for stream in self.inputs:
             total += Resources(lut=stream.width + 4, ff=2 * stream.width + 2)
         return total
@@ -142,7 +142,7 @@ class Pair(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self.config
-        m.submodules.queue = queue = Queue(config.outputs[0].payload, config.queue_depths[0])
+        m.submodules.queue = queue = output_queue(config)
         wiring.connect(m, queue.o, wiring.flipped(self.o))
         # Behind buffers, so that no path leads from the one input to the other.
         inputs = []

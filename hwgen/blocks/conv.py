@@ -4,6 +4,9 @@ Per output pixel the window is read once for every fold of output channels; the 
 are serialised first and requantised after, so a few requantisers serve all columns and the lanes
 of the output do not depend on ``pe``.  Folds need not divide: the last one has zero weights.
 
+Several output pixels side by side may be computed together: they share the weights that are read.
+Where an activation meets one weight only (depthwise layers) they share the multipliers, too.
+
 A transposed convolution sends each window once for every phase (Shi et al., "Is the deconvolution
 layer the same as a convolutional layer?", 2016), which chooses the weights and the biases.
 """
@@ -14,26 +17,26 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 
 import numpy as np
-from amaranth.hdl import Module, Mux, Signal, Value
-from amaranth.lib import data, wiring
-from amaranth.lib.memory import Memory
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.lib import data, stream, wiring
 
-from hwgen.blocks.arithmetic import signed_width
+from hwgen.blocks.arithmetic import delayed, signed_width
 from hwgen.blocks.base import (
     BlockConfig,
     Resources,
     Schedule,
     StreamType,
     counter,
-    memory_style,
     pack_rows,
 )
 from hwgen.blocks.mac import MacArray, MacArrayConfig
 from hwgen.blocks.multiplier import Packing
-from hwgen.blocks.queue import QUEUE_LATENCY, Queue, queue_resources
+from hwgen.blocks.queue import QUEUE_LATENCY, output_queue, output_queue_resources
 from hwgen.blocks.requantise import Requantiser, RequantiserConfig
+from hwgen.blocks.weights import LOAD_BITS, WeightMemory, WeightMemoryConfig
 from hwgen.blocks.window import READ_LATENCY, SlidingWindow, SlidingWindowConfig
 from hwgen.errors import HwgenError
 from hwgen.ir import Convolution
@@ -62,12 +65,18 @@ class FoldedConvConfig(BlockConfig):
         Groups in parallel (depthwise: channels); above 1, each is taken whole.
     pe : :class:`int`
         Output channels in parallel, in each group.
-    multiplier : :class:`str`
-        What multiplies: one of :data:`hwgen.blocks.multiplier.MULTIPLIERS`.
+    pixels_in, pixels_out : :class:`int`
+        Pixels a beat of the streams; those at the output are computed together.
+    multiplier, requantiser_multiplier : :class:`str`
+        What multiplies and requantises: of :data:`hwgen.blocks.multiplier.MULTIPLIERS`.
+    shared : :class:`str`
+        What the products in a multiplier share: see :class:`hwgen.blocks.mac.MacArrayConfig`.
     products : :class:`int`
-        Output channels that share a multiplier; 0: as many as fit.
+        Products that share a multiplier; 0: as many as fit.
     capacity : :class:`int`
-        Pixels in the window's buffer; 0: the fewest with which it works.
+        Sites in the window's buffer; 0: the fewest with which it works.
+    window_style, weight_style : :class:`str`
+        Memories of the window's buffer and of the weights; "": whichever is cheaper.
 
     Raises
     ------
@@ -83,9 +92,15 @@ class FoldedConvConfig(BlockConfig):
     tap_lanes: int = 1
     group_lanes: int = 1
     pe: int = 1
+    pixels_in: int = 1
+    pixels_out: int = 1
     multiplier: str = "dsp48e2"
+    requantiser_multiplier: str = ""
+    shared: str = "activation"
     products: int = 0
     capacity: int = 0
+    window_style: str = ""
+    weight_style: str = ""
 
     def __post_init__(self) -> None:
         _ = self.op.infer(self.tensor)
@@ -167,9 +182,11 @@ class FoldedConvConfig(BlockConfig):
             segment=self.tensor.channels if self.group_lanes > 1 else cin,
             groups=self.group_folds,
             tap_lanes=self.tap_lanes,
+            columns=self.pixels_out,
             folds=self.channel_folds,
             fold_cycles=int(self.fold_results.max()) // self.lanes_out,
             capacity=self.capacity,
+            style=self.window_style,
         )
 
     @cached_property
@@ -183,26 +200,67 @@ class FoldedConvConfig(BlockConfig):
         return RequantiserConfig(
             requantise=self.op.requantise, bias=self.op.biases(self.tensor),
             output=self.op.output, acc_range=self.acc_range, lanes=self.lanes_out,
-            multiplier=self.multiplier,
+            pixels=self.pixels_out, multiplier=self.requantiser_multiplier or self.multiplier,
         )
 
     @cached_property
     def array(self) -> MacArrayConfig:
         """The multipliers."""
-        key = self.multiplier, self.tensor.bits, self.op.weight_bits, self.op.weight_limit
-        products = min(self.products or Packing.densest(*key).products, self.pe)
+        bits = self.tensor.bits
+        if self.shared == "weight":
+            key, outputs = (self.op.weight_bits, bits, 1 << (bits - 1)), self.pixels_out
+        else:
+            key, outputs = (bits, self.op.weight_bits, self.op.weight_limit), self.pe
+        products = self.products or Packing.densest(self.multiplier, *key).products
         return MacArrayConfig(
-            simd=self.simd, pe=self.pe, groups=self.group_lanes,
-            packing=Packing(key[0], products, *key[1:]), acc_bits=self.requantiser.acc_bits,
+            simd=self.simd, pe=self.pe, groups=self.group_lanes, pixels=self.pixels_out,
+            shared=self.shared, packing=Packing(self.multiplier, min(products, outputs), *key),
+            acc_bits=self.requantiser.acc_bits,
         )
 
     @cached_property
+    def weights(self) -> tuple[WeightMemoryConfig, ...]:
+        """The memories of the weights, one for each port of the array."""
+        return tuple(WeightMemoryConfig(width, self.weight_depth, self.weight_style)
+                     for width in self.array.weight_widths)
+
+    @property
+    def weight_latency(self) -> int:
+        """Cycles from the address of weights to the weights."""
+        return max(memory.latency for memory in self.weights)
+
+    @property
+    def loads(self) -> int:
+        """Words of weights that are loaded after reset."""
+        return sum(memory.loads for memory in self.weights)
+
+    def load_words(self) -> list[int]:
+        """The words of weights that are loaded, in order."""
+        rows = self._memory_rows()
+        return [word for memory, part in zip(self.weights, rows, strict=True)
+                for word in (memory.load_words(part) if memory.loads else ())]
+
+    def _memory_rows(self) -> list[list[int]]:
+        """Contents of the weight memories."""
+        words = self.array.weight_words(self.weight_rows())
+        return [pack_rows(part, self.array.w_bits) for part in words]
+
+    @cached_property
     def inputs(self) -> tuple[StreamType, ...]:
-        return (StreamType(self.tensor, self.lanes_in),)
+        return (StreamType(self.tensor, self.lanes_in, self.pixels_in),)
 
     @cached_property
     def outputs(self) -> tuple[StreamType, ...]:
-        return (StreamType(self.op.infer(self.tensor)[0], self.lanes_out),)
+        return (StreamType(self.op.infer(self.tensor)[0], self.lanes_out, self.pixels_out),)
+
+    @property
+    def signature(self) -> wiring.Signature:
+        if not self.loads:
+            return super().signature
+        words = stream.Signature(LOAD_BITS, always_ready=True)
+        return wiring.Signature({
+            **super().signature.members, "load": wiring.In(words), "next": wiring.Out(words),
+        })
 
     @property
     def interval(self) -> int:
@@ -211,7 +269,7 @@ class FoldedConvConfig(BlockConfig):
     @property
     def result_latency(self) -> int:
         """Cycles from a fold's last beat at the window's output to its first result's push."""
-        return 1 + self.array.latency + 1 + self.requantiser.latency
+        return self.weight_latency + self.array.latency + 1 + self.requantiser.latency
 
     @cached_property
     def least_depths(self) -> tuple[int, ...]:
@@ -234,11 +292,11 @@ class FoldedConvConfig(BlockConfig):
 
     def resources(self) -> Resources:
         total = self.window.resources() + self.requantiser.resources()
-        total += queue_resources(self.outputs[0].width, self.queue_depths[0])
-        acc = signed_width(*self.acc_range) * int(self.fold_results.max())
+        total += output_queue_resources(self)
+        acc = signed_width(*self.acc_range) * int(self.fold_results.max()) * self.pixels_out
         total += Resources(lut=acc + 60, ff=acc + 60)
-        for width in self.array.weight_widths:
-            total += Resources.memory(width, self.weight_depth)
+        for memory in self.weights:
+            total += memory.resources()
         return total + self.array.resources()
 
     def compute(self, *frames: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -283,13 +341,14 @@ class FoldedConv(wiring.Component):
 
     Members
     -------
-    i : :py:`In(stream.Signature(ArrayLayout(signed(bits), lanes_in)))`
-    o : :py:`Out(stream.Signature(ArrayLayout(signed(bits), lanes_out)))`
+    i : :py:`In(stream.Signature(ArrayLayout(signed(bits), lanes_in * pixels_in)))`
+    o : :py:`Out(stream.Signature(ArrayLayout(signed(bits), lanes_out * pixels_out)))`
+    load, next : see :class:`hwgen.blocks.weights.WeightMemory`, if weights are loaded
 
     Timing
     ------
-    ``group_folds * channel_folds * max(steps, results of a fold / lanes_out)`` cycles a pixel of
-    the output, where ``steps = ceil(taps / tap_lanes) * ceil(Cin / channel_lanes)``; see
+    ``group_folds * channel_folds * max(steps, results of a fold / lanes_out)`` cycles for each
+    ``pixels_out`` pixels of the output, where ``steps = ceil(taps / tap_lanes) * ceil(Cin / channel_lanes)``; see
     :meth:`FoldedConvConfig.schedule`.
     """
 
@@ -304,21 +363,23 @@ class FoldedConv(wiring.Component):
         m.submodules.requantiser = requantiser = Requantiser(config.requantiser)
         counts = [int(n) // config.lanes_out for n in config.fold_results]
         claims = tuple(sorted(set(counts), reverse=True))
-        m.submodules.queue = queue = Queue(
-            config.outputs[0].payload, config.queue_depths[0], claims
-        )
+        m.submodules.queue = queue = output_queue(config, 0, claims)
         wiring.connect(m, wiring.flipped(self.i), window.i)
         wiring.connect(m, requantiser.o, queue.i)
         wiring.connect(m, queue.o, wiring.flipped(self.o))
 
+        m.submodules.array = array = MacArray(config.array)
         # A fold starts when the queue has places for all its results, which may be fewer at an end.
         steps, phases = config.window.steps, config.phases
         claim = self._which_claim(m, "starting", counts, window.start)
+        address = counter(config.weight_depth)
+        late = config.weight_latency
+        loaded = self._weights(m, array, address)
         m.d.comb += [
-            window.room.eq(queue.room.bit_select(claim, 1)),
+            window.room.eq(queue.room.bit_select(claim, 1) & loaded),
             queue.reserve.eq(Mux(window.start, 1 << claim, 0)),
         ]
-        step, address = counter(steps, name="step"), counter(config.weight_depth)
+        step = counter(steps, name="step")
         fire, step_end = window.o.valid, step == steps - 1
         fold = self._which_claim(m, "summed", counts, fire & step_end)
         beats = Mux(fold, claims[-1], claims[0])
@@ -329,9 +390,7 @@ class FoldedConv(wiring.Component):
             ]
 
         # The array: weights read beside the activations, sums accumulated over the fold.
-        m.submodules.array = array = MacArray(config.array)
-        x = Signal(config.window.payload, reset_less=True)
-        m.d.sync += x.eq(window.o.p)
+        x = data.View(config.window.payload, delayed(m, window.o.p.as_value(), late, "x"))
         members = {"add": 1, "first": 1, "last": 1, "beats": range(claims[0] + 1)}
         if phases > 1:
             members["phase"] = range(phases)
@@ -342,45 +401,32 @@ class FoldedConv(wiring.Component):
         ]
         if phases > 1:
             m.d.comb += flags.phase.eq(self._begin_phase(m, window, address))
-        delayed = [flags]
-        for k in range(1, config.array.latency + 2):
-            delayed.append(Signal(flags.shape(), name=f"flags_{k}"))
-            m.d.sync += delayed[k].eq(delayed[k - 1])
+        marks = [flags]
+        for k in range(1, late + config.array.latency + 1):
+            marks.append(Signal(flags.shape(), name=f"flags_{k}"))
+            m.d.sync += marks[k].eq(marks[k - 1])
         m.d.comb += [
-            array.add.eq(delayed[1 + config.array.sum_latency].add),
-            array.first.eq(delayed[1 + config.array.sum_latency].first),
+            array.add.eq(marks[late + config.array.sum_latency].add),
+            array.first.eq(marks[late + config.array.sum_latency].first),
         ]
-        for lane in range(config.group_lanes):
-            for k in range(config.simd):
-                tap, channel = divmod(k, config.channel_lanes)
-                n = tap * config.window.word_lanes + lane * config.channel_lanes + channel
-                m.d.comb += array.x[lane][k].eq(x[n])
-        # Weights come as late as the array wants them, for their memories are read later.
-        addresses = [address]
-        for k in range(max(config.array.skews)):
-            addresses.append(Signal.like(address, name=f"address_{k + 1}", reset_less=True))
-            m.d.sync += addresses[k + 1].eq(addresses[k])
-        words = config.array.weight_words(config.weight_rows())
-        for k, (width, skew) in enumerate(
-            zip(config.array.weight_widths, config.array.skews, strict=True)
-        ):
-            m.submodules[f"weights_{k}"] = memory = Memory(
-                shape=width, depth=max(config.weight_depth, 2),
-                init=pack_rows(words[k], config.array.packing.word_bits),
-                attrs={"rom_style": memory_style(width, config.weight_depth)},
+        pixels, groups = config.pixels_out, config.group_lanes
+        for pixel, lane, k in product(range(pixels), range(groups), range(config.simd)):
+            tap, channel = divmod(k, config.channel_lanes)
+            n = (tap * pixels + pixel) * groups * config.channel_lanes
+            m.d.comb += array.x[pixel * groups + lane][k].eq(
+                x[n + lane * config.channel_lanes + channel]
             )
-            read = memory.read_port()
-            m.d.comb += [
-                read.addr.eq(addresses[skew]), getattr(array, f"w_{k}").eq(read.data),
-            ]
-
         # Serialise the results of a fold, lanes_out a cycle.
-        done = delayed[config.array.latency + 1]
-        bits = config.requantiser.acc_bits * config.lanes_out
+        done = marks[-1]
+        bits = config.requantiser.acc_bits * config.lanes_out * pixels
         held = Signal(len(array.acc.as_value()), reset_less=True)
         left = Signal(range(claims[0] + 1))
+        # The array has them pixel by pixel, a beat channel by channel.
+        results = config.group_lanes * config.pe
+        in_beats = Cat(array.acc[pixel * results + k].as_unsigned()
+                       for k in range(results) for pixel in range(pixels))
         with m.If(done.last):
-            m.d.sync += [held.eq(array.acc), left.eq(done.beats)]
+            m.d.sync += [held.eq(in_beats), left.eq(done.beats)]
         with m.Elif(left != 0):
             m.d.sync += [held.eq(held >> bits), left.eq(left - 1)]
         m.d.comb += [
@@ -393,6 +439,31 @@ class FoldedConv(wiring.Component):
                 m.d.sync += held_phase.eq(done.phase)
             m.d.comb += requantiser.set.eq(held_phase)
         return m
+
+    def _weights(self, m: Module, array: MacArray, address: Signal) -> Value:
+        """Connect the memories of the weights; returns whether all of them are loaded."""
+        config = self.config
+        # Weights come as late as the array wants them, for their memories are read later.
+        addresses = [address]
+        for k in range(max(config.array.skews) + config.weight_latency):
+            addresses.append(Signal.like(address, name=f"address_{k + 1}", reset_less=True))
+            m.d.sync += addresses[k + 1].eq(addresses[k])
+        chain, loaded = (wiring.flipped(self.load) if config.loads else None), []
+        for k, (memory, rows, skew) in enumerate(
+            zip(config.weights, config._memory_rows(), config.array.skews, strict=True)
+        ):
+            m.submodules[f"weights_{k}"] = weights = WeightMemory(memory, rows)
+            m.d.comb += [
+                weights.address.eq(addresses[skew + config.weight_latency - memory.latency]),
+                getattr(array, f"w_{k}").eq(weights.data),
+            ]
+            if memory.loads:
+                wiring.connect(m, chain, weights.load)
+                chain = weights.next
+                loaded.append(weights.loaded)
+        if config.loads:
+            wiring.connect(m, chain, wiring.flipped(self.next))
+        return Cat(loaded).all()
 
     def _begin_phase(self, m: Module, window: SlidingWindow, address: Signal) -> Signal:
         """Let every window begin with the weights of its phase; returns that of the beat at ``o``.

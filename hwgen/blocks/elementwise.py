@@ -13,7 +13,7 @@ from hwgen.blocks.arithmetic import adder_tree, levels, signed_width
 from hwgen.blocks.base import OpConfig, Resources, counter, pack_rows
 from hwgen.blocks.beat import BeatConfig, Pair, PairConfig, valid_chain
 from hwgen.blocks.memory import ReadOnlyMemory, read_words
-from hwgen.blocks.queue import Queue, queue_resources
+from hwgen.blocks.queue import output_queue, output_queue_resources
 from hwgen.blocks.requantise import RoundShift
 from hwgen.ir import Add, Table
 
@@ -42,7 +42,7 @@ class TableLookupConfig(BeatConfig, OpConfig):
     @property
     def tables(self) -> int:
         """Functions of a lane."""
-        return self.inputs[0].beats_per_pixel if self.op.by_channel else 1
+        return self.inputs[0].beats_per_site if self.op.by_channel else 1
 
     @property
     def memory(self) -> ReadOnlyMemory:
@@ -61,7 +61,7 @@ class TableLookupConfig(BeatConfig, OpConfig):
         return self.memory.latency
 
     def resources(self) -> Resources:
-        total = queue_resources(self.outputs[0].width, self.queue_depths[0])
+        total = output_queue_resources(self)
         for _ in range(self.lanes):
             total += self.memory.resources()
         return total
@@ -95,7 +95,7 @@ class TableLookup(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self.config
-        m.submodules.queue = queue = Queue(config.outputs[0].payload, config.queue_depths[0])
+        m.submodules.queue = queue = output_queue(config)
         wiring.connect(m, queue.o, wiring.flipped(self.o))
         fire = Signal()
         m.d.comb += [

@@ -20,7 +20,7 @@ from hwgen.blocks.base import (
 )
 from hwgen.blocks.beat import most_claims, valid_chain
 from hwgen.blocks.memory import BufferMemory, ReadOnlyMemory
-from hwgen.blocks.queue import QUEUE_LATENCY, Queue, queue_resources
+from hwgen.blocks.queue import QUEUE_LATENCY, output_queue, output_queue_resources
 from hwgen.blocks.route import last_of
 from hwgen.ir import GatherChannels
 
@@ -45,12 +45,12 @@ class GatherConfig(OpConfig):
     @property
     def beats_in(self) -> int:
         """Beats a pixel at the input."""
-        return self.inputs[0].beats_per_pixel
+        return self.inputs[0].beats_per_site
 
     @property
     def beats_out(self) -> int:
         """Beats a pixel at the output."""
-        return self.outputs[0].beats_per_pixel
+        return self.outputs[0].beats_per_site
 
     @cached_property
     def sources(self) -> np.ndarray:
@@ -143,7 +143,7 @@ class GatherConfig(OpConfig):
         return total
 
     def resources(self) -> Resources:
-        total = queue_resources(self.outputs[0].width, self.queue_depths[0])
+        total = output_queue_resources(self)
         total += Resources(lut=30, ff=30)
         if self.way == "filter":
             return total
@@ -181,7 +181,7 @@ class Gather(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self.config
-        m.submodules.queue = queue = Queue(config.outputs[0].payload, config.queue_depths[0])
+        m.submodules.queue = queue = output_queue(config)
         wiring.connect(m, queue.o, wiring.flipped(self.o))
         fire = Signal()
         m.d.comb += fire.eq(self.i.valid & self.i.ready)

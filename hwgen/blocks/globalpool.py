@@ -13,7 +13,7 @@ from hwgen.blocks.arithmetic import delayed
 from hwgen.blocks.base import OpConfig, Resources, counter
 from hwgen.blocks.beat import BeatConfig, most_claims
 from hwgen.blocks.memory import BufferMemory
-from hwgen.blocks.queue import Queue, queue_resources
+from hwgen.blocks.queue import output_queue, output_queue_resources
 from hwgen.blocks.requantise import Requantiser, RequantiserConfig, lane_requantiser
 from hwgen.blocks.route import last_of
 from hwgen.ir import GlobalAveragePool, GlobalMaxPool
@@ -60,14 +60,14 @@ class GlobalPoolConfig(BeatConfig, OpConfig):
         )
 
     @property
-    def beats_per_pixel(self) -> int:
+    def beats_per_site(self) -> int:
         """Beats a pixel, and accumulators a lane."""
-        return self.inputs[0].beats_per_pixel
+        return self.inputs[0].beats_per_site
 
     @property
     def in_memory(self) -> bool:
         """Whether accumulators are in a memory."""
-        return self.beats_per_pixel > REGISTERS
+        return self.beats_per_site > REGISTERS
 
     @property
     def acc_bits(self) -> int:
@@ -85,20 +85,20 @@ class GlobalPoolConfig(BeatConfig, OpConfig):
 
     @property
     def least_depths(self) -> tuple[int, ...]:
-        return (most_claims(self.claim_cycles, self.beats_per_pixel, self.inputs[0].beats),)
+        return (most_claims(self.claim_cycles, self.beats_per_site, self.inputs[0].beats),)
 
     def claiming(self, beats: np.ndarray) -> np.ndarray:
-        return beats.reshape(-1, self.tensor.pixels, self.beats_per_pixel)[:, -1].ravel()
+        return beats.reshape(-1, self.tensor.pixels, self.beats_per_site)[:, -1].ravel()
 
     def resources(self) -> Resources:
         width = self.acc_bits * self.lanes
-        total = queue_resources(self.outputs[0].width, self.queue_depths[0])
+        total = output_queue_resources(self)
         if self.in_memory:
-            total += Resources.memory(width, self.beats_per_pixel) + Resources(
+            total += Resources.memory(width, self.beats_per_site) + Resources(
                 ff=3 * width + 2 * self.inputs[0].width
             )
         else:
-            total += Resources(ff=self.beats_per_pixel * width + self.inputs[0].width)
+            total += Resources(ff=self.beats_per_site * width + self.inputs[0].width)
         total += Resources(lut=2 * width + 30, ff=40)
         return total + self.requantiser.resources() if self.requantiser else total
 
@@ -134,11 +134,11 @@ class GlobalPool(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self.config
-        m.submodules.queue = queue = Queue(config.outputs[0].payload, config.queue_depths[0])
+        m.submodules.queue = queue = output_queue(config)
         wiring.connect(m, queue.o, wiring.flipped(self.o))
         fire = Signal()
         pixel_end = Signal()
-        beats = config.beats_per_pixel
+        beats = config.beats_per_site
         beat = counter(beats, name="beat")
         if beats > 1:
             with m.If(fire):
@@ -178,7 +178,7 @@ class GlobalPool(wiring.Component):
             x = delayed(m, self.i.p[lane], 1, f"x_{lane}")
             ring = [
                 Signal(signed(self.config.acc_bits), name=f"acc_{lane}_{k}", reset_less=True)
-                for k in range(self.config.beats_per_pixel)
+                for k in range(self.config.beats_per_site)
             ]
             with m.If(flags[1].add):
                 m.d.sync += ring[0].eq(self._join(ring[-1], x, flags[1].first))
@@ -191,7 +191,7 @@ class GlobalPool(wiring.Component):
         config = self.config
         bits = config.acc_bits
         m.submodules.accumulators = memory = BufferMemory(
-            bits * config.lanes, config.beats_per_pixel
+            bits * config.lanes, config.beats_per_site
         )
         results = []
         for lane in range(config.lanes):

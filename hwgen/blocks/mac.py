@@ -11,6 +11,7 @@ through the carry inputs of those adders, which would else lie idle.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -303,93 +304,138 @@ class MacArrayConfig:
     pe : :class:`int`
         Outputs of a group: they share its activations.
     groups : :class:`int`
+    pixels : :class:`int`
+        Pixels side by side, which share the weights.
+    shared : :class:`str`
+        What the products of a multiplier share: ``"activation"``, and then the packed operands are
+        weights of several outputs; or ``"weight"``, and then they are activations of several
+        pixels (for depthwise layers, where an activation meets one weight).
     packing : :class:`Packing`
+        If weights are shared, its weights are the activations, and the other way round.
     acc_bits : :class:`int`
         Bits of the accumulators.
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If a parameter is out of range.
     """
 
     simd: int
     pe: int
     groups: int = 1
+    pixels: int = 1
+    shared: str = "activation"
     packing: Packing
     acc_bits: int
 
     def __post_init__(self) -> None:
-        for name in ("simd", "pe", "groups"):
+        for name in ("simd", "pe", "groups", "pixels"):
             if getattr(self, name) < 1:
                 raise HwgenError(f"{name} must be positive, not {getattr(self, name)!r}")
+        if self.shared not in ("activation", "weight"):
+            raise HwgenError(f"Shared must be activation or weight, not {self.shared!r}")
+
+    @property
+    def weights_shared(self) -> bool:
+        """Whether the products of a multiplier share a weight."""
+        return self.shared == "weight"
 
     @cached_property
     def columns(self) -> tuple[MacColumnConfig, ...]:
-        """The columns of a group."""
+        """The columns of a group for one pixel; if weights are shared, those for one output."""
         most = self.packing.products
+        outputs = self.pixels if self.weights_shared else self.pe
         return tuple(
-            MacColumnConfig(simd=self.simd, outputs=min(most, self.pe - k), packing=self.packing,
+            MacColumnConfig(simd=self.simd, outputs=min(most, outputs - k), packing=self.packing,
                             acc_bits=self.acc_bits)
-            for k in range(0, self.pe, most)
+            for k in range(0, outputs, most)
         )
+
+    @property
+    def x_bits(self) -> int:
+        """Bits of an activation."""
+        packing = self.packing
+        return packing.weight_bits if self.weights_shared else packing.activation_bits
+
+    @property
+    def w_bits(self) -> int:
+        """Bits of a weight as it is stored."""
+        packing = self.packing
+        return packing.activation_bits if self.weights_shared else packing.word_bits
+
+    @property
+    def _packing_latency(self) -> int:
+        """Cycles to pack activations; weights are packed when the design is made."""
+        return int(self.weights_shared)
 
     @property
     def sum_latency(self) -> int:
         """Cycles from the activations to their sums, before the accumulators."""
-        return self.columns[0].sum_latency
+        return self._packing_latency + self.columns[0].sum_latency
 
     @property
     def latency(self) -> int:
         """Cycles from the last activations of a sum to the accumulators being visible."""
-        return self.columns[0].latency
+        return self._packing_latency + self.columns[0].latency
 
     @cached_property
     def skews(self) -> tuple[int, ...]:
         """Delays with which weights are wanted: one weight port for each."""
-        return tuple(sorted(set(self.columns[0].skew)))
+        return tuple(s + self._packing_latency for s in sorted(set(self.columns[0].skew)))
 
     def _products(self, skew: int) -> list[int]:
-        return [k for k, s in enumerate(self.columns[0].skew) if s == skew]
+        late = skew - self._packing_latency
+        return [k for k, s in enumerate(self.columns[0].skew) if s == late]
 
     @property
     def weight_widths(self) -> tuple[int, ...]:
         """Bits of each weight port."""
-        bits = self.groups * self.pe * self.packing.word_bits
+        bits = self.groups * self.pe * self.w_bits
         return tuple(bits * len(self._products(skew)) for skew in self.skews)
 
     def weight_words(self, weights: np.ndarray) -> list[np.ndarray]:
         """Weights ``(rows, groups * pe, simd)`` as each port takes them, ``(rows, words)``.
 
-        Words are signed, of ``packing.word_bits`` bits, the first of a row lowest.
+        Words are signed, of :attr:`w_bits` bits, the first of a row lowest.
         """
         rows = len(weights)
-        most = self.packing.products
+        most = 1 if self.weights_shared else self.packing.products
         split = np.asarray(weights).reshape(rows, self.groups, self.pe, self.simd)
         parts: list[list[np.ndarray]] = [[] for _ in self.skews]
         for group in range(self.groups):
             for start in range(0, self.pe, most):
                 column = split[:, group, start : start + most].transpose(0, 2, 1)
-                words = self.packing.words(column)
+                words = column if self.weights_shared else self.packing.words(column)
                 for part, skew in zip(parts, self.skews, strict=True):
                     part.append(words[:, self._products(skew)].reshape(rows, -1))
         return [np.concatenate(part, axis=1) for part in parts]
 
     def resources(self) -> Resources:
         """What an array takes."""
-        late = sum(s > 0 for s in self.columns[0].skew) * self.packing.activation_bits
+        skewed = sum(s > 0 for s in self.columns[0].skew)
         total = Resources()
         for column in self.columns:
             total += column.resources()
-        total += Resources(lut=late, ff=2 * late)
-        return Resources(dsp=total.dsp * self.groups, lut=total.lut * self.groups,
-                         ff=total.ff * self.groups)
+        times = self.groups * (self.pe if self.weights_shared else self.pixels)
+        late = skewed * self.x_bits * self.groups * self.pixels
+        packed = 0
+        if self.weights_shared:
+            packed = self.simd * self.pixels * self.groups * self.packing.word_bits
+        return Resources(dsp=total.dsp * times, lut=total.lut * times + late + packed,
+                         ff=total.ff * times + 2 * late + packed)
 
     @property
     def signature(self) -> wiring.Signature:
         """Signature of the component."""
-        x = data.ArrayLayout(signed(self.packing.activation_bits), self.simd)
+        x = data.ArrayLayout(signed(self.x_bits), self.simd)
         return wiring.Signature({
-            "x": In(data.ArrayLayout(x, self.groups)),
+            "x": In(data.ArrayLayout(x, self.pixels * self.groups)),
             **{f"w_{k}": In(width) for k, width in enumerate(self.weight_widths)},
             "add": In(1),
             "first": In(1),
-            "acc": Out(data.ArrayLayout(signed(self.acc_bits), self.groups * self.pe)),
+            "acc": Out(data.ArrayLayout(signed(self.acc_bits),
+                                        self.pixels * self.groups * self.pe)),
         })
 
     def create(self) -> MacArray:
@@ -405,12 +451,14 @@ class MacArray(wiring.Component):
 
     Members
     -------
-    x : :py:`In(ArrayLayout(ArrayLayout(signed(activation_bits), simd), groups))`
+    x : :py:`In(ArrayLayout(ArrayLayout(signed(x_bits), simd), pixels * groups))`
+        Pixel by pixel.
     w_0, w_1, … : :py:`In(weight_widths[k])`
         Weights, as :meth:`MacArrayConfig.weight_words` gives them, ``skews[k]`` cycles after ``x``.
     add, first : :py:`In(1)`
         ``config.sum_latency`` cycles after ``x``: take the sum; begin anew with it.
-    acc : :py:`Out(ArrayLayout(signed(acc_bits), groups * pe))`
+    acc : :py:`Out(ArrayLayout(signed(acc_bits), pixels * groups * pe))`
+        Pixel by pixel.
 
     Timing
     ------
@@ -423,35 +471,90 @@ class MacArray(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        config = self.config
-        bits, word = config.packing.activation_bits, config.packing.word_bits
-        used = [0] * len(config.skews)
-        output = 0
-        for group in range(config.groups):
-            late = self._skewed(m, group)
-            for k, column in enumerate(config.columns):
-                mac = shared(m, f"column_{group}_{k}", column, platform)
-                m.d.comb += [mac.add.eq(self.add), mac.first.eq(self.first)]
-                for n, skew in enumerate(config.skews):
-                    port = getattr(self, f"w_{n}")
-                    for product in config._products(skew):
-                        size = word * column.outputs
-                        m.d.comb += [
-                            mac.x[product].eq(late[product][:bits].as_signed()),
-                            mac.w[product].eq(port[used[n] : used[n] + size]),
-                        ]
-                        used[n] += size
-                for acc in mac.acc:
-                    m.d.comb += self.acc[output].eq(acc)
-                    output += 1
+        if self.config.weights_shared:
+            self._share_weights(m, platform)
+        else:
+            self._share_activations(m, platform)
         return m
 
-    def _skewed(self, m: Module, group: int) -> dict[int, Value]:
-        """A group's activations, each as late as its product wants it."""
+    def _column(self, m: Module, name: str, column: MacColumnConfig, platform):
+        mac = shared(m, name, column, platform)
+        m.d.comb += [mac.add.eq(self.add), mac.first.eq(self.first)]
+        return mac
+
+    def _share_activations(self, m: Module, platform) -> None:
+        """Weights of several outputs packed, times an activation."""
         config = self.config
-        skew = config.columns[0].skew
-        left = list(range(config.simd))
-        values: list[Value] = [Value.cast(self.x[group][k]) for k in left]
+        bits = config.x_bits
+        output = 0
+        for pixel in range(config.pixels):
+            used = [0] * len(config.skews)
+            for group in range(config.groups):
+                n = pixel * config.groups + group
+                late = self._skewed(m, str(n), [Value.cast(x) for x in self.x[n]])
+                for k, column in enumerate(config.columns):
+                    mac = self._column(m, f"column_{n}_{k}", column, platform)
+                    size = config.w_bits * column.outputs
+                    for product, word in self._weights(used, size):
+                        m.d.comb += [
+                            mac.x[product].eq(late[product][:bits].as_signed()),
+                            mac.w[product].eq(word),
+                        ]
+                    for acc in mac.acc:
+                        m.d.comb += self.acc[output].eq(acc)
+                        output += 1
+
+    def _share_weights(self, m: Module, platform) -> None:
+        """Activations of several pixels packed, times a weight."""
+        config = self.config
+        used = [0] * len(config.skews)
+        for group in range(config.groups):
+            packed, pixel = [], 0
+            for k, column in enumerate(config.columns):
+                pixels = range(pixel, pixel + column.outputs)
+                words = [
+                    self._packed(m, f"packed_{group}_{k}_{product}", [
+                        Value.cast(self.x[p * config.groups + group][product]) for p in pixels
+                    ])
+                    for product in range(config.simd)
+                ]
+                packed.append((pixels, self._skewed(m, f"{group}_{k}", words)))
+                pixel = pixels.stop
+            for output in range(config.pe):
+                n = group * config.pe + output
+                macs = [self._column(m, f"column_{n}_{k}", column, platform)
+                        for k, column in enumerate(config.columns)]
+                for product, word in self._weights(used, config.w_bits):
+                    for mac, (_, late) in zip(macs, packed, strict=True):
+                        m.d.comb += [
+                            mac.x[product].eq(word.as_signed()), mac.w[product].eq(late[product]),
+                        ]
+                for mac, (pixels, _) in zip(macs, packed, strict=True):
+                    for p, acc in zip(pixels, mac.acc, strict=True):
+                        m.d.comb += self.acc[p * config.groups * config.pe + n].eq(acc)
+
+    def _weights(self, used: list[int], size: int) -> Iterator[tuple[int, Value]]:
+        """For each product of a column, its words from the weight ports."""
+        for n, skew in enumerate(self.config.skews):
+            port = getattr(self, f"w_{n}")
+            for product in self.config._products(skew):
+                yield product, port[used[n] : used[n] + size]
+                used[n] += size
+
+    def _packed(self, m: Module, name: str, activations: list[Value]) -> Value:
+        """Activations as :meth:`Packing.words` would store them, a cycle later."""
+        bits = self.config.packing.word_bits
+        stored: list[Value] = []
+        for k, x in enumerate(activations):
+            word = Signal(signed(bits), name=f"{name}_{k}")
+            m.d.comb += word.eq(x.as_signed() - (stored[-1][-1] if stored else 0))
+            stored.append(word)
+        return delayed(m, Cat(stored), 1, name)
+
+    def _skewed(self, m: Module, name: str, values: list[Value]) -> dict[int, Value]:
+        """A group's operands, each as late as its product wants it."""
+        skew, size = self.config.columns[0].skew, len(values[0])
+        left = list(range(self.config.simd))
         out: dict[int, Value] = {}
         for time in range(max(skew) + 1):
             out |= {k: v for k, v in zip(left, values, strict=True) if skew[k] == time}
@@ -461,8 +564,7 @@ class MacArray(wiring.Component):
             )
             if left:
                 # One wide register rather than many: simulators move words.
-                late = Signal(sum(map(len, values)), name=f"x_{group}_{time}", reset_less=True)
+                late = Signal(sum(map(len, values)), name=f"x_{name}_{time}", reset_less=True)
                 m.d.sync += late.eq(Cat(values))
-                size = config.packing.activation_bits
                 values = [late[n * size : (n + 1) * size] for n in range(len(left))]
         return out

@@ -12,7 +12,7 @@ from amaranth.hdl import Module, Mux, Shape, Signal, Value, signed, unsigned
 from amaranth.lib import data, wiring
 
 from hwgen.blocks.base import OpConfig, Resources, Schedule, counter
-from hwgen.blocks.queue import QUEUE_LATENCY, Queue, queue_resources
+from hwgen.blocks.queue import QUEUE_LATENCY, output_queue, output_queue_resources
 from hwgen.blocks.requantise import Requantiser, RequantiserConfig, lane_requantiser
 from hwgen.blocks.window import READ_LATENCY, SlidingWindow, SlidingWindowConfig
 from hwgen.ir import AveragePool, MaxPool
@@ -35,6 +35,8 @@ class PoolConfig(OpConfig):
         Pixels of a window in parallel.
     capacity : :class:`int`
         Pixels in the window's buffer; 0: the fewest with which it works.
+    window_style : :class:`str`
+        Memory of the window's buffer.
     multiplier : :class:`str`
         What scales an average: one of :data:`hwgen.blocks.multiplier.MULTIPLIERS`.
     """
@@ -42,6 +44,7 @@ class PoolConfig(OpConfig):
     op: MaxPool | AveragePool
     tap_lanes: int = 1
     capacity: int = 0
+    window_style: str = ""
     multiplier: str = "dsp48e2"
 
     def __post_init__(self) -> None:
@@ -66,6 +69,7 @@ class PoolConfig(OpConfig):
             groups=self.tensor.channels // self.lanes,
             tap_lanes=self.tap_lanes,
             capacity=self.capacity,
+            style=self.window_style,
         )
 
     @cached_property
@@ -110,9 +114,7 @@ class PoolConfig(OpConfig):
         return Schedule((window.accepts,), (claims + delay,), (claims,), window.capacity)
 
     def resources(self) -> Resources:
-        total = self.window.resources() + queue_resources(
-            self.outputs[0].width, self.queue_depths[0]
-        )
+        total = self.window.resources() + output_queue_resources(self)
         width = self.tensor.bits if self.requantiser is None else self.requantiser.acc_bits
         total += Resources(lut=2 * width * self.lanes * self.tap_lanes,
                            ff=width * self.lanes * (2 * self.tap_lanes + 1))
@@ -148,7 +150,7 @@ class Pool(wiring.Component):
         m = Module()
         config = self.config
         m.submodules.window = window = SlidingWindow(config.window)
-        m.submodules.queue = queue = Queue(config.outputs[0].payload, config.queue_depths[0])
+        m.submodules.queue = queue = output_queue(config)
         wiring.connect(m, wiring.flipped(self.i), window.i)
         wiring.connect(m, queue.o, wiring.flipped(self.o))
 

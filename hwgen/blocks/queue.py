@@ -26,8 +26,8 @@ from hwgen.blocks.base import (
 from hwgen.blocks.memory import BufferMemory
 from hwgen.errors import HwgenError
 
-__all__ = ["QUEUE_LATENCY", "Fifo", "FifoConfig", "Queue", "Skid", "queue_depth",
-           "queue_resources"]
+__all__ = ["QUEUE_LATENCY", "Fifo", "FifoConfig", "Queue", "Skid", "output_queue",
+           "output_queue_resources", "queue_depth", "queue_resources"]
 
 QUEUE_LATENCY = 3
 """Cycles from a push to the beat being visible at the output."""
@@ -41,14 +41,28 @@ def queue_depth(reserves: np.ndarray, pops: np.ndarray) -> int:
     reserves : cycle in which each beat's place is claimed, in order
     pops : cycle in which the consumer takes each beat
     """
-    freed = np.searchsorted(pops, reserves, side="left")
-    return int((np.arange(1, len(reserves) + 1) - freed).max())
+    def enough(depth: int, step: int = 1) -> bool:
+        """Whether each claim comes after the place that it takes was freed."""
+        return bool((pops[: max(len(reserves) - depth, 0) : step] < reserves[depth::step]).all())
+
+    # A few of them say about how much it is; it rarely is much more.
+    depth = 1
+    while not enough(depth, 64):
+        depth *= 2
+    step = 1
+    while not enough(depth):
+        depth, step = depth + step, 2 * step
+    low = 0
+    while depth - low > 1:
+        middle = (low + depth) // 2
+        low, depth = (low, middle) if enough(middle) else (middle, depth)
+    return depth
 
 
-def queue_resources(width: int, depth: int) -> Resources:
+def queue_resources(width: int, depth: int, style: str = "") -> Resources:
     """What a :class:`Queue` takes."""
     control = 4 * max(depth, 1).bit_length()
-    return Resources.memory(width, depth) + Resources(lut=control, ff=control + 2 * width)
+    return Resources.memory(width, depth, style) + Resources(lut=control, ff=control + 2 * width)
 
 
 class Queue(wiring.Component):
@@ -62,6 +76,8 @@ class Queue(wiring.Component):
         Places, 1 or more.
     claims : sequence of :class:`int`
         Numbers of places that may be claimed at once, each at most ``depth``.
+    style : :class:`str`
+        Of the memory; see :class:`BufferMemory`.
 
     Members
     -------
@@ -84,7 +100,9 @@ class Queue(wiring.Component):
     the next cycle.
     """
 
-    def __init__(self, shape, depth: int, claims: tuple[int, ...] = (1,)) -> None:
+    def __init__(
+        self, shape, depth: int, claims: tuple[int, ...] = (1,), style: str = ""
+    ) -> None:
         if depth < 1:
             raise HwgenError(f"Queue depth must be positive, not {depth!r}")
         if not all(1 <= claim <= depth for claim in claims):
@@ -94,6 +112,7 @@ class Queue(wiring.Component):
         self.shape = shape
         self.depth = depth
         self.claims = claims
+        self.style = style
         super().__init__({
             "i": In(stream.Signature(shape, always_ready=True)),
             "room": Out(len(claims)),
@@ -103,7 +122,9 @@ class Queue(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.memory = memory = BufferMemory(Shape.cast(self.shape).width, self.depth)
+        m.submodules.memory = memory = BufferMemory(
+            Shape.cast(self.shape).width, self.depth, self.style
+        )
         stored = Signal(range(self.depth + 1))
         pop, fetch = Signal(), Signal()
         fetched, move = Signal(), Signal()
@@ -137,6 +158,23 @@ class Queue(wiring.Component):
             with m.If(step):
                 m.d.sync += address.eq(Mux(address == self.depth - 1, 0, address + 1))
         return m
+
+
+def output_queue(config: BlockConfig, k: int = 0, claims: tuple[int, ...] = (1,)) -> Queue:
+    """The queue at output ``k`` of a block."""
+    return Queue(
+        config.outputs[k].payload, config.queue_depths[k], claims, config.queue_styles[k]
+    )
+
+
+def output_queue_resources(config: BlockConfig) -> Resources:
+    """What the queues at all outputs of a block take."""
+    total = Resources()
+    for stream, depth, style in zip(
+        config.outputs, config.queue_depths, config.queue_styles, strict=True
+    ):
+        total += queue_resources(stream.width, depth, style)
+    return total
 
 
 class Skid(wiring.Component):
@@ -215,8 +253,8 @@ class FifoConfig(BlockConfig):
 
     def resources(self) -> Resources:
         total = Resources()
-        for depth in self.queue_depths:
-            total += queue_resources(self.stream.width, depth)
+        for depth, style in zip(self.queue_depths, self.queue_styles, strict=True):
+            total += queue_resources(self.stream.width, depth, style)
         return total
 
     def compute(self, *frames: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -250,8 +288,13 @@ class Fifo(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         queues = []
-        for port, depth in zip(self.config.output_ports, self.config.queue_depths, strict=True):
-            m.submodules[f"queue_{port}"] = queue = Queue(self.config.stream.payload, depth)
+        config = self.config
+        for port, depth, style in zip(
+            config.output_ports, config.queue_depths, config.queue_styles, strict=True
+        ):
+            m.submodules[f"queue_{port}"] = queue = Queue(
+                config.stream.payload, depth, style=style
+            )
             wiring.connect(m, queue.o, wiring.flipped(getattr(self, port)))
             queues.append(queue)
         fire = self.i.valid & self.i.ready

@@ -131,6 +131,8 @@ class RequantiserConfig:
         Smallest and largest accumulator, with and without bias.
     lanes : :class:`int`
         Channels a beat; divides C.
+    pixels : :class:`int`
+        Pixels a beat, which share the parameters.
     multiplier : :class:`str`
         One of :data:`hwgen.blocks.multiplier.MULTIPLIERS`.
     """
@@ -140,6 +142,7 @@ class RequantiserConfig:
     output: Quantisation
     acc_range: tuple[int, int]
     lanes: int = 1
+    pixels: int = 1
     multiplier: str = "dsp48e2"
 
     def __post_init__(self) -> None:
@@ -224,7 +227,7 @@ class RequantiserConfig:
         product = self.acc_bits + self.requantise.multiplier_bits
         lane = Resources(dsp=dsps, lut=3 * product + 30, ff=4 * product + 40)
         total = Resources.memory(sum(widths) * self.lanes, self.rows)
-        for _ in range(self.lanes):
+        for _ in range(self.lanes * self.pixels):
             total += lane
         return total
 
@@ -259,7 +262,7 @@ def lane_requantiser(
 
 
 class Requantiser(wiring.Component):
-    """``lanes`` requantisers shared by all channels; a free-running pipeline.
+    """``lanes * pixels`` requantisers shared by all channels; a free-running pipeline.
 
     Parameters
     ----------
@@ -267,11 +270,12 @@ class Requantiser(wiring.Component):
 
     Members
     -------
-    i : :py:`In(stream.Signature(ArrayLayout(signed(acc_bits), lanes), always_ready=True))`
-        Accumulators in channel order.
+    i : :py:`In(stream.Signature(ArrayLayout(signed(acc_bits), lanes * pixels), always_ready=True))`
+        Accumulators in channel order, those of the pixels side by side.
     set : :py:`In(range(sets))`, if there are several
         With each beat: the set of its parameters.
-    o : :py:`Out(stream.Signature(ArrayLayout(signed(output.bits), lanes), always_ready=True))`
+    o : :py:`Out(stream.Signature(ArrayLayout(signed(output.bits), lanes * pixels), \
+        always_ready=True))`
 
     Timing
     ------
@@ -280,8 +284,9 @@ class Requantiser(wiring.Component):
 
     def __init__(self, config: RequantiserConfig) -> None:
         self.config = config
-        acc = data.ArrayLayout(signed(config.acc_bits), config.lanes)
-        out = data.ArrayLayout(signed(config.output.bits), config.lanes)
+        count = config.lanes * config.pixels
+        acc = data.ArrayLayout(signed(config.acc_bits), count)
+        out = data.ArrayLayout(signed(config.output.bits), count)
         members: dict[str, wiring.Member] = {
             "i": In(stream.Signature(acc, always_ready=True)),
             "o": Out(stream.Signature(out, always_ready=True)),
@@ -317,33 +322,28 @@ class Requantiser(wiring.Component):
             m.d.sync += later.eq(valid)
             valid = later
         m.d.comb += self.o.valid.eq(valid)
+        latency = config.device.product_latency(*config._operands)
         for lane in range(config.lanes):
             parameter = data.View(row, read.data[lane * row.size : (lane + 1) * row.size])
-            acc = Signal(signed(config.acc_bits), name=f"acc_{lane}", reset_less=True)
-            acc_2 = Signal.like(acc, name=f"acc_2_{lane}", reset_less=True)
             # The memory's output goes into a register and nowhere else: it is slow to come.
             read_2 = Signal(row, name=f"parameter_{lane}", reset_less=True)
-            biased = Signal(signed(config.acc_bits), name=f"biased_{lane}", reset_less=True)
             scale = Signal(signed(scale_bits + 1), name=f"scale_{lane}", reset_less=True)
             shift_1 = Signal(shift_bits, name=f"shift_1_{lane}", reset_less=True)
-            latency = config.device.product_latency(*config._operands)
-            wide, narrow = (biased, scale) if len(biased) >= len(scale) else (scale, biased)
-            product = config.device.product(m, wide, narrow, f"product_{lane}")
-            # The multiplier has no sign, so the highest bit says nothing.
-            product = product[:-1].as_signed()
-            shift_2 = delayed(m, shift_1, latency, f"shift_{lane}")
-            m.submodules[f"round_{lane}"] = rounder = RoundShift(
-                len(product), config.shifts, config.output
-            )
             m.d.sync += [
-                acc.eq(delayed(m, self.i.p[lane], config.choice_latency, f"acc_{lane}")),
-                acc_2.eq(acc),
-                read_2.eq(parameter),
-                biased.eq(acc_2 + read_2.bias),
-                scale.eq(read_2.multiplier),
-                shift_1.eq(read_2.shift),
+                read_2.eq(parameter), scale.eq(read_2.multiplier), shift_1.eq(read_2.shift)
             ]
-            m.d.comb += [
-                rounder.i.eq(product), rounder.shift.eq(shift_2), self.o.p[lane].eq(rounder.o)
-            ]
+            shift_2 = delayed(m, shift_1, latency, f"shift_{lane}")
+            for k in range(lane * config.pixels, (lane + 1) * config.pixels):
+                acc = delayed(m, self.i.p[k], config.choice_latency + 2, f"acc_{k}")
+                biased = Signal(signed(config.acc_bits), name=f"biased_{k}", reset_less=True)
+                m.d.sync += biased.eq(acc + read_2.bias)
+                wide, narrow = (biased, scale) if len(biased) >= len(scale) else (scale, biased)
+                # The multiplier has no sign, so the highest bit says nothing.
+                product = config.device.product(m, wide, narrow, f"product_{k}")[:-1].as_signed()
+                m.submodules[f"round_{k}"] = rounder = RoundShift(
+                    len(product), config.shifts, config.output
+                )
+                m.d.comb += [
+                    rounder.i.eq(product), rounder.shift.eq(shift_2), self.o.p[k].eq(rounder.o)
+                ]
         return m

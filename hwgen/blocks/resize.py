@@ -15,7 +15,7 @@ from amaranth.hdl import Module
 from amaranth.lib import wiring
 
 from hwgen.blocks.base import OpConfig, Resources, Schedule
-from hwgen.blocks.queue import QUEUE_LATENCY, Queue, queue_resources
+from hwgen.blocks.queue import QUEUE_LATENCY, output_queue, output_queue_resources
 from hwgen.blocks.window import READ_LATENCY, SlidingWindow, SlidingWindowConfig
 from hwgen.ir import Resize, Window
 
@@ -35,9 +35,12 @@ class PixelReaderConfig(OpConfig):
         Channels a beat, at both ports.
     capacity : :class:`int`
         Pixels in the buffer; 0: the fewest with which it works.
+    window_style : :class:`str`
+        Memory of the buffer.
     """
 
     capacity: int = 0
+    window_style: str = ""
 
     def __post_init__(self) -> None:
         _ = self.outputs, self.window
@@ -51,7 +54,8 @@ class PixelReaderConfig(OpConfig):
         """A sliding window that sends pixels beat by beat."""
         return SlidingWindowConfig(
             input=self.inputs[0], window=window, word_lanes=self.lanes,
-            groups=self.tensor.channels // self.lanes, capacity=self.capacity, **geometry,
+            groups=self.tensor.channels // self.lanes, capacity=self.capacity,
+            style=self.window_style, **geometry,
         )
 
     @property
@@ -69,9 +73,7 @@ class PixelReaderConfig(OpConfig):
         return Schedule((window.accepts,), (out,), (claims,), window.capacity)
 
     def resources(self) -> Resources:
-        return self.window.resources() + queue_resources(
-            self.outputs[0].width, self.queue_depths[0]
-        )
+        return self.window.resources() + output_queue_resources(self)
 
 
 class PixelReader(wiring.Component):
@@ -98,7 +100,7 @@ class PixelReader(wiring.Component):
         m = Module()
         config = self.config
         m.submodules.window = window = SlidingWindow(config.window)
-        m.submodules.queue = queue = Queue(config.outputs[0].payload, config.queue_depths[0])
+        m.submodules.queue = queue = output_queue(config)
         wiring.connect(m, wiring.flipped(self.i), window.i)
         wiring.connect(m, queue.o, wiring.flipped(self.o))
         m.d.comb += [window.room.eq(queue.room), queue.reserve.eq(window.start)]

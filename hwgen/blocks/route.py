@@ -20,7 +20,7 @@ from hwgen.blocks.base import (
     counter,
     in_order,
 )
-from hwgen.blocks.queue import QUEUE_LATENCY, Queue, queue_resources
+from hwgen.blocks.queue import QUEUE_LATENCY, output_queue, output_queue_resources
 from hwgen.ir import Concat, Split
 from hwgen.ir.types import TensorType
 
@@ -87,7 +87,7 @@ class ConcatenateConfig(BlockConfig):
         return (QUEUE_LATENCY + 1,)
 
     def schedule(self, arrivals: Sequence[np.ndarray]) -> Schedule:
-        counts = [t.beats_per_pixel for t in self.inputs]
+        counts = [t.beats_per_site for t in self.inputs]
         turns = [a.reshape(-1, n) for a, n in zip(arrivals, counts, strict=True)]
         accept = in_order(np.concatenate(turns, axis=1).ravel())
         by_pixel = accept.reshape(-1, sum(counts))
@@ -98,7 +98,7 @@ class ConcatenateConfig(BlockConfig):
 
     def resources(self) -> Resources:
         width = self.outputs[0].width
-        return queue_resources(width, self.queue_depths[0]) + Resources(
+        return output_queue_resources(self) + Resources(
             lut=width * len(self.tensors) // 2 + 20, ff=20
         )
 
@@ -133,11 +133,11 @@ class Concatenate(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self.config
-        m.submodules.queue = queue = Queue(config.outputs[0].payload, config.queue_depths[0])
+        m.submodules.queue = queue = output_queue(config)
         wiring.connect(m, queue.o, wiring.flipped(self.o))
         ports = [getattr(self, name) for name in config.input_ports]
         fire = Signal()
-        turn, mine = _turns(m, [t.beats_per_pixel for t in config.inputs], fire)
+        turn, mine = _turns(m, [t.beats_per_site for t in config.inputs], fire)
         place = queue.room
         m.d.comb += [
             queue.reserve.eq(fire), queue.i.valid.eq(fire),
@@ -171,16 +171,14 @@ class SplitterConfig(OpConfig):
 
     def schedule(self, arrivals: Sequence[np.ndarray]) -> Schedule:
         accept = in_order(arrivals[0])
-        counts = [t.beats_per_pixel for t in self.outputs]
+        counts = [t.beats_per_site for t in self.outputs]
         by_pixel = accept.reshape(-1, sum(counts))
         parts = [p.ravel() for p in np.split(by_pixel, np.cumsum(counts)[:-1], axis=1)]
         return Schedule((accept,), tuple(p + QUEUE_LATENCY for p in parts), tuple(parts))
 
     def resources(self) -> Resources:
         total = Resources(lut=20, ff=20)
-        for stream, depth in zip(self.outputs, self.queue_depths, strict=True):
-            total += queue_resources(stream.width, depth)
-        return total
+        return total + output_queue_resources(self)
 
     def create(self) -> Splitter:
         return Splitter(self)
@@ -211,13 +209,11 @@ class Splitter(wiring.Component):
         m = Module()
         config = self.config
         fire = Signal()
-        _, mine = _turns(m, [t.beats_per_pixel for t in config.outputs], fire)
+        _, mine = _turns(m, [t.beats_per_site for t in config.outputs], fire)
         place = Signal()
         m.d.comb += [self.i.ready.eq(place), fire.eq(self.i.valid & place)]
         for k, (name, it) in enumerate(zip(config.output_ports, mine, strict=True)):
-            m.submodules[f"queue_{k}"] = queue = Queue(
-                config.outputs[k].payload, config.queue_depths[k]
-            )
+            m.submodules[f"queue_{k}"] = queue = output_queue(config, k)
             wiring.connect(m, queue.o, wiring.flipped(getattr(self, name)))
             with m.If(it):
                 m.d.comb += [
@@ -277,7 +273,7 @@ class LaneChangeConfig(BlockConfig):
 
     def resources(self) -> Resources:
         width = self.inputs[0].width + self.outputs[0].width
-        return queue_resources(self.outputs[0].width, self.queue_depths[0]) + Resources(
+        return output_queue_resources(self) + Resources(
             lut=width // 2 + 20, ff=width + 20
         )
 
@@ -313,7 +309,7 @@ class LaneChange(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self.config
-        m.submodules.queue = queue = Queue(config.outputs[0].payload, config.queue_depths[0])
+        m.submodules.queue = queue = output_queue(config)
         wiring.connect(m, queue.o, wiring.flipped(self.o))
         size = config.unit * config.tensor.bits
         units_in, units_out = config.lanes_in // config.unit, config.lanes_out // config.unit

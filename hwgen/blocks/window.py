@@ -4,11 +4,15 @@ Padding is done by the read address (a tap outside the frame reads the fill valu
 pixel), so it costs no cycles; a window is read again for every fold of the consumer, so no second
 buffer exists; whole number enlargement and the phases of a transposed convolution read pixels
 again in the same way.
+
+Several windows side by side are sent together where pixels side by side lie in memories of their
+own, the *banks*: whatever the tap, each of these windows reads another bank.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -25,6 +29,7 @@ from hwgen.blocks.base import (
     in_order,
 )
 from hwgen.blocks.memory import BufferMemory
+from hwgen.blocks.queue import queue_depth
 from hwgen.blocks.walk import Course, Walk
 from hwgen.errors import HwgenError
 from hwgen.ir import Pads, Window
@@ -53,9 +58,10 @@ class WindowSchedule:
 class SlidingWindowConfig:
     """Geometry and folding of a sliding window.
 
-    For every output pixel, in row-major order, the buffer sends for each *group* of words, for
-    each of ``folds`` repetitions, for each ``tap_lanes`` taps, for each word of the group, one
-    beat of ``tap_lanes`` words; then it rests until ``fold_cycles`` have passed.
+    For every window (or ``columns`` windows side by side), in row-major order, the buffer sends
+    for each *group* of words, for each of ``folds`` repetitions, for each ``tap_lanes`` taps, for
+    each word of the group, one beat of ``tap_lanes * columns`` words; then it rests until
+    ``fold_cycles`` have passed.
 
     Parameters
     ----------
@@ -77,12 +83,18 @@ class SlidingWindowConfig:
         Runs of words of a pixel that are sent one after the other; divides the words of a pixel.
     tap_lanes : :class:`int`
         Taps read in parallel, each from a copy of the buffer.
+    columns : :class:`int`
+        Windows side by side that are sent together.  For more than one, and for an input of
+        several pixels a beat, the frame must be as wide as all windows' strides together.
     folds : :class:`int`
         Times each group is sent.
     fold_cycles : :class:`int`
         Cycles of a fold, if more than its beats.
     capacity : :class:`int`
-        Pixels the buffer holds; 0: the fewest with which it works.
+        Sites (of ``banks`` pixels side by side) the buffer holds; 0: the fewest with which it
+        works.
+    style : :class:`str`
+        Memory of the buffer: see :class:`hwgen.blocks.memory.BufferMemory`.
 
     Raises
     ------
@@ -100,9 +112,11 @@ class SlidingWindowConfig:
     segment: int = 0
     groups: int = 1
     tap_lanes: int = 1
+    columns: int = 1
     folds: int = 1
     fold_cycles: int = 0
     capacity: int = 0
+    style: str = ""
 
     def __post_init__(self) -> None:
         segment = self.segment or self.input.tensor.channels
@@ -132,11 +146,30 @@ class SlidingWindowConfig:
             raise HwgenError(
                 f"Tap lanes must be between 1 and {self.window.taps}, not {self.tap_lanes!r}"
             )
+        self._check_columns()
         _ = self.course
         object.__setattr__(self, "fold_cycles", max(self.fold_cycles, self.steps))
         if 0 < self.capacity < self.least_capacity:
             raise HwgenError(
-                f"Capacity must be at least {self.least_capacity} pixels, not {self.capacity!r}"
+                f"Capacity must be at least {self.least_capacity} sites, not {self.capacity!r}"
+            )
+
+    def _check_columns(self) -> None:
+        if self.columns < 1:
+            raise HwgenError(f"Columns must be positive, not {self.columns!r}")
+        if self.columns == self.input.pixels == 1:
+            return
+        width, stride = self.spatial[-1], self.window.stride[-1]
+        if (width % self.banks
+                or self.window.output(self.spatial)[-1] * stride != width):
+            raise HwgenError(
+                f"Windows {self.columns} at a time, {stride} pixels apart, do not fit a frame "
+                f"{width} wide that comes {self.input.pixels} pixels a beat"
+            )
+        if math.prod(self.repeat) > 1 or self.fill is None or self.show_inside:
+            raise HwgenError(
+                "Windows that are repeated, repeat edges or count taps are sent one at a time, "
+                f"of pixels that come one at a time, not {self.columns!r} and {self.input.pixels!r}"
             )
 
     @cached_property
@@ -144,14 +177,65 @@ class SlidingWindowConfig:
         """Extents of the input; one extent of 1 where it has none."""
         return self.input.tensor.spatial or (1,)
 
+    @property
+    def banks(self) -> int:
+        """Pixels side by side at one address, each in a memory of its own."""
+        if self.columns == self.input.pixels == 1:
+            return 1
+        return math.lcm(self.input.pixels, self._advance)
+
+    @property
+    def _advance(self) -> int:
+        """Pixels from the windows that are sent together to the next ones."""
+        return self.columns * self.window.stride[-1]
+
+    @property
+    def turns(self) -> int:
+        """Times that windows are sent before the first of them begins in the next site."""
+        return 1 if self.banks == 1 else self.banks // self._advance
+
+    @cached_property
+    def _reach(self) -> tuple[int, int]:
+        """The first and the last site that windows of a site meet, counted from it."""
+        window = self.window
+        first, last = -window.pads[-1][0], self.banks - window.stride[-1]
+        return first // self.banks, (first + last + window.extent[-1] - 1) // self.banks
+
     @cached_property
     def course(self) -> Course:
-        """Where the windows go."""
-        return Course(self.spatial, self.window, self.repeat, self.crop, self.fill is None)
+        """Where the windows go, in sites; those that begin in the same one are its repetitions."""
+        window = self.window
+        if self.banks == 1:
+            return Course(self.spatial, window, self.repeat, self.crop, self.fill is None)
+        first, last = self._reach
+        return Course(
+            (*self.spatial[:-1], self.spatial[-1] // self.banks),
+            Window((*window.kernel[:-1], last - first + 1), (*window.stride[:-1], 1),
+                   (*window.pads[:-1], (-first, last)), (*window.dilation[:-1], 1)),
+            (*self.repeat[:-1], self.turns), self.crop,
+        )
+
+    @cached_property
+    def taps(self) -> list[list[list[tuple[tuple[int, ...], int]]]]:
+        """Per turn and tap, for each column: which tap of the course it is, and in which bank."""
+        taps = list(np.ndindex(*self.window.kernel))
+        if self.banks == 1:
+            return [[[(tap, 0)] for tap in taps]]
+        stride, dilation = self.window.stride[-1], self.window.dilation[-1]
+        first, _ = self._reach
+        turns = []
+        for turn in range(self.turns):
+            found = []
+            for *outer, inner in taps:
+                begin = turn * self._advance + inner * dilation - self.window.pads[-1][0]
+                places = [divmod(begin + k * stride, self.banks) for k in range(self.columns)]
+                found.append([((*outer, site - first), bank) for site, bank in places])
+            turns.append(found)
+        return turns
 
     @property
     def words_per_pixel(self) -> int:
-        """Words of a pixel in the buffer."""
+        """Words of a pixel in its bank."""
         return self.input.tensor.channels // self.segment * math.ceil(
             self.segment / self.word_lanes
         )
@@ -178,7 +262,7 @@ class SlidingWindowConfig:
 
     @property
     def windows(self) -> int:
-        """Windows a frame."""
+        """Windows a frame; those side by side count as one."""
         return self.course.windows
 
     @property
@@ -188,80 +272,90 @@ class SlidingWindowConfig:
 
     @property
     def payload(self) -> data.ArrayLayout:
-        """A beat: word lanes of tap 0, of tap 1, …"""
-        return data.ArrayLayout(signed(self.input.tensor.bits), self.tap_lanes * self.word_lanes)
+        """A beat: for each tap, for each column, word lanes."""
+        return data.ArrayLayout(
+            signed(self.input.tensor.bits), self.tap_lanes * self.columns * self.word_lanes
+        )
+
+    @property
+    def beats_per_site(self) -> int:
+        """Beats of the input for a site of the buffer."""
+        return self.input.beats_per_site * self.banks // self.input.pixels
 
     @property
     def least_capacity(self) -> int:
-        """Fewest pixels with which the buffer works."""
+        """Fewest sites with which the buffer works."""
         return self.course.least_capacity
 
     def schedule(self, arrivals: np.ndarray) -> WindowSchedule:
         """Exact timing for arrivals of whole frames, if the consumer never stalls."""
         accepts = in_order(arrivals)
-        pixels = self.input.tensor.pixels
+        sites = self.course.pixels
         frames = len(arrivals) // self.input.beats
         need, free = self.course.bounds()
-        offset = np.repeat(np.arange(frames, dtype=np.int64) * pixels, self.windows)
+        offset = np.repeat(np.arange(frames, dtype=np.int64) * sites, self.windows)
         need = np.tile(need, frames) + offset
-        by_pixel = accepts.reshape(-1, self.input.beats_per_pixel)
-        ready = by_pixel[:, -1] + WRITE_LATENCY
+        by_site = accepts.reshape(-1, self.beats_per_site)
+        ready = by_site[:, -1] + WRITE_LATENCY
         fires = in_order(ready[need - 1], self.window_cycles)
         rest = self.fold_cycles - self.steps
         releases = fires + self.window_cycles - 1 - rest + RELEASE_LATENCY
         # Once window w is read, all that window w + 1 does not need is free.
-        freed = np.append(np.tile(free, frames) + offset, frames * pixels + free[0])
-        done = np.searchsorted(releases, by_pixel[:, 0], side="right")
-        capacity = int((np.arange(1, len(by_pixel) + 1) - freed[done]).max())
+        freed = np.append(np.tile(free, frames) + offset, frames * sites + free[0])
+        places = np.repeat(np.append(-1, releases), np.diff(freed, prepend=0))
+        capacity = queue_depth(by_site[:, 0] + 1, places)
         return WindowSchedule(accepts, fires, max(capacity, self.least_capacity))
 
     def resources(self) -> Resources:
         """What the buffer and its address generators take."""
         width, depth = self.word_lanes * self.input.tensor.bits, self.depth
-        memory = Resources.memory(width, depth)
+        memory = Resources.memory(width, depth, self.style)
         address = depth.bit_length()
         total = Resources(
             lut=120 + 20 * len(self.spatial) * self.position_bits // 4 + width,
             ff=150 + 10 * self.position_bits + width,
         )
-        for _ in range(self.tap_lanes):
+        for _ in range(self.tap_lanes * self.banks):
             total += memory + Resources(lut=3 * address + width // 2, ff=3 * address + width)
         return total
 
     @property
-    def pixels(self) -> int:
-        """Pixels the buffer holds."""
+    def sites(self) -> int:
+        """Sites the buffer holds."""
         return self.capacity or self.least_capacity
 
     @property
     def depth(self) -> int:
-        """Words the buffer holds."""
-        return self.pixels * self.words_per_pixel
+        """Words of a bank."""
+        return self.sites * self.words_per_pixel
 
     @property
     def position_bits(self) -> int:
-        """Width of a position in the endless stream of pixels, modulo a power of two."""
-        return (2 * (self.input.tensor.pixels + self.pixels)).bit_length() + 1
+        """Width of a position in the endless stream of sites, modulo a power of two."""
+        return (2 * (self.course.pixels + self.sites)).bit_length() + 1
 
     def compute(self, frames: np.ndarray) -> np.ndarray:
-        """Golden meaning: beats ``(beats, tap_lanes, word_lanes)``; phantom channels read 0."""
+        """Golden meaning: beats ``(beats, tap_lanes, columns, word_lanes)``.
+
+        Phantom channels read 0.
+        """
         frames = frames.reshape(-1, *self.spatial, self.input.tensor.channels).astype(np.int64)
         views = np.stack(self.window.views(frames, self.fill), axis=-2)
         for axis, (times, (before, after)) in enumerate(zip(self.repeat, self.crop), start=1):
             views = np.repeat(views, times, axis=axis)
             views = np.take(views, range(before, views.shape[axis] - after), axis=axis)
-        views = views.reshape(-1, self.window.taps, self.input.tensor.channels)
+        views = views.reshape(-1, self.columns, self.window.taps, self.input.tensor.channels)
         extra = self.tap_folds * self.tap_lanes - self.window.taps
-        views = np.pad(views, ((0, 0), (0, extra), (0, 0)), constant_values=self.fill or 0)
-        split = views.reshape(*views.shape[:2], -1, self.segment)
+        views = np.pad(views, ((0, 0), (0, 0), (0, extra), (0, 0)), constant_values=self.fill or 0)
+        split = views.reshape(*views.shape[:3], -1, self.segment)
         words = math.ceil(self.segment / self.word_lanes)
-        split = np.pad(split, ((0, 0),) * 3 + ((0, words * self.word_lanes - self.segment),))
+        split = np.pad(split, ((0, 0),) * 4 + ((0, words * self.word_lanes - self.segment),))
         beats = split.reshape(
-            len(views), self.tap_folds, self.tap_lanes, self.groups, self.words_per_group,
-            self.word_lanes,
-        ).transpose(0, 3, 1, 4, 2, 5)
+            len(views), self.columns, self.tap_folds, self.tap_lanes, self.groups,
+            self.words_per_group, self.word_lanes,
+        ).transpose(0, 4, 2, 5, 3, 1, 6)
         beats = np.repeat(beats[:, :, None], self.folds, axis=2)
-        return beats.reshape(-1, self.tap_lanes, self.word_lanes)
+        return beats.reshape(-1, self.tap_lanes, self.columns, self.word_lanes)
 
     def create(self) -> SlidingWindow:
         return SlidingWindow(self)
@@ -286,7 +380,7 @@ class SlidingWindow(wiring.Component):
     start : :py:`Out(1)`
         A fold starts, which claims those places.
     o : :py:`Out(stream.Signature(payload, always_ready=True))`
-        Beats, ``ArrayLayout(signed(bits), tap_lanes * word_lanes)``.
+        Beats, ``ArrayLayout(signed(bits), tap_lanes * columns * word_lanes)``.
     phase : :py:`Out(range(prod(repeat)))`, if that is more than 1
         In the cycle before each beat: which repetition of its place the window is, row-major.
     inside : :py:`Out(tap_lanes)`, if ``show_inside``
@@ -321,63 +415,83 @@ class SlidingWindow(wiring.Component):
         width = config.word_lanes * config.input.tensor.bits
         memories = []
         for tap in range(config.tap_lanes):
-            m.submodules[f"buffer_{tap}"] = memory = BufferMemory(width, config.depth)
-            memories.append(memory)
-        # A pixel is there; pixels that are freed, less one.
+            banks = [BufferMemory(width, config.depth, config.style) for _ in range(config.banks)]
+            for k, bank in enumerate(banks):
+                m.submodules[f"buffer_{tap}_{k}"] = bank
+            memories.append(banks)
+        # A site is there; sites that are freed, less one.
         complete, freed = Signal(), Signal(signed(bits), init=-1)
         self._write(m, memories, complete, freed)
         self._read(m, memories, complete, freed)
         return m
 
     def _write(
-        self, m: Module, memories: list[BufferMemory], complete: Signal, freed: Signal
+        self, m: Module, memories: list[list[BufferMemory]], complete: Signal, freed: Signal
     ) -> None:
         """Collect beats into words, words into the circular buffer."""
         config = self.config
-        beats = config.input.beats_per_pixel
-        per_word = config.word_lanes // config.input.lanes
-        per_segment = config.segment // config.input.lanes
-        # Places that are left after the pixel that comes: its sign says whether there is one.
+        stream = config.input
+        per_word = config.word_lanes // stream.lanes
+        per_segment = config.segment // stream.lanes
+        # Beats of the input's pixels come one after the other until a site is complete.
+        turns = config.banks // stream.pixels
+        # Places that are left after the site that comes: its sign says whether there is one.
         left = Signal(
-            signed(config.position_bits), init=config.pixels + config.course.state(0).free - 1
+            signed(config.position_bits), init=config.sites + config.course.state(0).free - 1
         )
         fire = Signal()
-        beat, slot = counter(beats, name="beat"), counter(per_word, name="slot")
-        in_segment = counter(per_segment)
-        word = Signal(config.word_lanes * config.input.tensor.bits, reset_less=True)
+        beat, slot = counter(stream.beats_per_site, name="beat"), counter(per_word, name="slot")
+        in_segment, turn = counter(per_segment), counter(turns, name="turn")
+        words = [Signal(config.word_lanes * stream.tensor.bits, name=f"word_{k}", reset_less=True)
+                 for k in range(stream.pixels)]
         address = counter(config.depth)
-        enable = Signal()
-        pixel_end, segment_end = beat == beats - 1, in_segment == per_segment - 1
+        enable, again = Signal(turns), Signal()
+        turn_end, segment_end = beat == stream.beats_per_site - 1, in_segment == per_segment - 1
         word_end = (slot == per_word - 1) | segment_end
+        site_end = turn_end & (turn == turns - 1)
         m.d.comb += [
             self.i.ready.eq(~left[-1]),
             fire.eq(self.i.valid & self.i.ready),
         ]
         m.d.sync += [
-            enable.eq(fire & word_end),
-            complete.eq(fire & pixel_end),
-            left.eq(add_carry(left, freed, ~(fire & pixel_end))),
+            enable.eq(Mux(fire & word_end, 1 << turn, 0)),
+            complete.eq(fire & site_end),
+            left.eq(add_carry(left, freed, ~(fire & site_end))),
         ]
         with m.If(fire):
             m.d.sync += [
-                beat.eq(Mux(pixel_end, 0, beat + 1)),
+                beat.eq(Mux(turn_end, 0, beat + 1)),
                 in_segment.eq(Mux(segment_end, 0, in_segment + 1)),
                 slot.eq(Mux(word_end, 0, slot + 1)),
             ]
-            size = config.input.width
-            for k in range(per_word):
-                with m.If(slot == k):
-                    m.d.sync += word[k * size : (k + 1) * size].eq(self.i.p.as_value())
-        with m.If(enable):
-            m.d.sync += address.eq(Mux(address == config.depth - 1, 0, address + 1))
-        for memory in memories:
-            m.d.comb += [
-                memory.write_en.eq(enable), memory.write_addr.eq(address),
-                memory.write_data.eq(word),
-            ]
+            if turns > 1:
+                m.d.sync += again.eq(turn_end & ~site_end)
+                with m.If(turn_end):
+                    m.d.sync += turn.eq(Mux(site_end, 0, turn + 1))
+            bits = stream.tensor.bits
+            size = stream.lanes * bits
+            for pixel, word in enumerate(words):
+                part = Cat(self.i.p[lane * stream.pixels + pixel].as_unsigned()
+                           for lane in range(stream.lanes))
+                for k in range(per_word):
+                    with m.If(slot == k):
+                        m.d.sync += word[k * size : (k + 1) * size].eq(part)
+        with m.If(enable.any()):
+            # The words of a site's next pixels have the same addresses.
+            m.d.sync += address.eq(
+                Mux(again, address - (config.words_per_pixel - 1),
+                    Mux(address == config.depth - 1, 0, address + 1))
+            )
+        for banks in memories:
+            for k, memory in enumerate(banks):
+                m.d.comb += [
+                    memory.write_en.eq(enable[k // stream.pixels]),
+                    memory.write_addr.eq(address),
+                    memory.write_data.eq(words[k % stream.pixels]),
+                ]
 
     def _read(
-        self, m: Module, memories: list[BufferMemory], complete: Signal, freed: Signal
+        self, m: Module, memories: list[list[BufferMemory]], complete: Signal, freed: Signal
     ) -> None:
         """Issue the steps of each window, and take them through the address pipeline."""
         config = self.config
@@ -419,46 +533,82 @@ class SlidingWindow(wiring.Component):
         ]
         for stages in (active, final, release, words):
             m.d.sync += [b.eq(a) for a, b in pairwise(stages)]
-        taps = list(np.ndindex(*config.window.kernel))
-        lanes = config.word_lanes
-        for tap, memory in enumerate(memories):
-            # A tap beyond the last of the kernel reads the fill value.
-            mine = [taps[k] if k < len(taps) else None
-                    for k in range(tap, config.tap_folds * config.tap_lanes, config.tap_lanes)]
-            offsets = [sum(int(a.taps[t]) * a.unit
-                           for t, a in zip(position or (), config.course.axes))
-                       * config.words_per_pixel % config.depth for position in mine]
-            offset = counter(config.depth, name=f"offset_{tap}", reset_less=True)
-            total = Signal(range(2 * config.depth), name=f"total_{tap}", reset_less=True)
-            wrapped = Signal(signed(len(total) + 1), name=f"wrapped_{tap}")
-            pixel = counter(config.depth, name=f"pixel_{tap}", reset_less=True)
-            inside = [Signal(name=f"inside_{tap}_{k}", reset_less=True) for k in range(1, 7)]
-            address = counter(config.depth, name=f"address_{tap}", reset_less=True)
-            out = Signal(memory.width, name=f"out_{tap}", reset_less=True)
-            word: Value = memory.read_data
-            if config.fill is not None:
-                fill = Const(config.fill, signed(config.input.tensor.bits))
-                word = Mux(inside[5], word, Cat(fill for _ in range(lanes)))
-            m.d.comb += [
-                memory.read_addr.eq(address), memory.read_en.eq(1), memory.load.eq(1),
-                wrapped.eq(total - config.depth),
+        for tap, banks in enumerate(memories):
+            # Per fold and turn what the columns read; a tap beyond the last of the kernel: nothing.
+            folds = range(tap, config.tap_folds * config.tap_lanes, config.tap_lanes)
+            reads = [[turn[k] if k < len(turn) else [] for turn in config.taps] for k in folds]
+            words_read = [
+                self._read_bank(m, f"{tap}_{k}", memory, k, step, base, words[2], reads)
+                for k, memory in enumerate(banks)
             ]
-            with m.Switch(step.tap):
-                for k, position in enumerate(mine):
-                    flags = [step.inside[d][t] for d, t in enumerate(position or ())]
-                    flags = flags if position else [Const(0)]
-                    with m.Case(k) if k < len(mine) - 1 else m.Default():
-                        m.d.sync += [offset.eq(offsets[k]), inside[0].eq(Cat(flags).all())]
+            self._choose(m, tap, step, reads, words_read)
+
+    def _read_bank(
+        self, m: Module, name: str, memory: BufferMemory, bank: int, step: _Steps, base: Signal,
+        word: Signal, reads: _Reads,
+    ) -> tuple[Value, Signal]:
+        """Read a bank for whichever column needs it; returns a word, and whether it is inside."""
+        config = self.config
+        offset = counter(config.depth, name=f"offset_{name}", reset_less=True)
+        total = Signal(range(2 * config.depth), name=f"total_{name}", reset_less=True)
+        wrapped = Signal(signed(len(total) + 1), name=f"wrapped_{name}")
+        pixel = counter(config.depth, name=f"pixel_{name}", reset_less=True)
+        inside = [Signal(name=f"inside_{name}_{k}", reset_less=True) for k in range(1, 7)]
+        address = counter(config.depth, name=f"address_{name}", reset_less=True)
+        m.d.comb += [
+            memory.read_addr.eq(address), memory.read_en.eq(1), memory.load.eq(1),
+            wrapped.eq(total - config.depth),
+        ]
+        for places in step.each(m, reads):
+            place = next((place for place, k in places if k == bank), None)
+            offsets = (int(axis.taps[t]) * axis.unit
+                       for t, axis in zip(place or (), config.course.axes))
+            flags = [step.inside[d][t] for d, t in enumerate(place)] if place else [Const(0)]
             m.d.sync += [
-                total.eq(base + offset),
-                pixel.eq(Mux(wrapped[-1], total, wrapped)),
-                address.eq(pixel + words[2]),
-                out.eq(word),
+                offset.eq(sum(offsets) * config.words_per_pixel % config.depth),
+                inside[0].eq(Cat(flags).all()),
             ]
+        m.d.sync += [
+            total.eq(base + offset),
+            pixel.eq(Mux(wrapped[-1], total, wrapped)),
+            address.eq(pixel + word),
+        ]
+        m.d.sync += [b.eq(a) for a, b in pairwise(inside)]
+        return memory.read_data, inside[5]
+
+    def _choose(
+        self, m: Module, tap: int, step: _Steps, reads: _Reads, words: list[tuple[Value, Signal]],
+    ) -> None:
+        """Send each column the word of its bank, or the fill value."""
+        config = self.config
+        # Which bank is the first column's, in the cycle before the beat.
+        first = counter(config.banks, name=f"first_{tap}", reset_less=True)
+        if config.banks > 1:
+            for places in step.each(m, reads):
+                m.d.sync += first.eq(places[0][1] if places else 0)
+            first = delayed(m, first, 5, f"first_{tap}")
+        for column in range(config.columns):
+            banks = sorted({places[column][1] for turns in reads for places in turns if places})
+            out = Signal(len(words[0][0]), name=f"out_{tap}_{column}", reset_less=True)
+            flag = Signal(name=f"flag_{tap}_{column}", reset_less=True)
+            start = column * config.window.stride[-1]
+            with m.Switch(first):
+                for k, bank in enumerate(banks):
+                    word, inside = words[bank]
+                    if config.fill is not None:
+                        fill = Const(config.fill, signed(config.input.tensor.bits))
+                        word = Mux(inside, word, Cat(fill for _ in range(config.word_lanes)))
+                    last = k == len(banks) - 1
+                    with m.Default() if last else m.Case((bank - start) % config.banks):
+                        m.d.sync += [out.eq(word), flag.eq(inside)]
             if config.show_inside:
-                m.d.sync += self.inside[tap].eq(inside[5])
-            m.d.sync += [b.eq(a) for a, b in pairwise(inside)]
-            m.d.comb += Cat(self.o.p[tap * lanes + k] for k in range(lanes)).eq(out)
+                m.d.comb += self.inside[tap].eq(flag)
+            begin = (tap * config.columns + column) * config.word_lanes
+            m.d.comb += Cat(self.o.p[begin + k] for k in range(config.word_lanes)).eq(out)
+
+
+_Reads = list[list[list[tuple[tuple[int, ...], int]]]]
+"""Per fold of taps and turn, for each column: a tap of the course, and its bank."""
 
 
 class _Steps:
@@ -475,9 +625,10 @@ class _Steps:
         self.phase = counter(config.course.phases, init=begin.phase)
         self.inside = [Signal(k, name=f"inside_{d}", init=flags)
                        for d, (k, flags) in enumerate(
-                           zip(config.window.kernel, begin.inside, strict=True))]
+                           zip(config.course.window.kernel, begin.inside, strict=True))]
         # Outermost first: group, fold, tap fold, word; then the rest of the fold.
         counts = (config.groups, config.folds, config.tap_folds, config.words_per_group)
+        self.turns = config.turns
         group, fold, tap, word = (
             counter(n, name=name)
             for n, name in zip(counts, ("group", "fold", "tap", "word"), strict=True)
@@ -520,3 +671,16 @@ class _Steps:
                         group.eq(Mux(ends[0], 0, group + 1)),
                         base.eq(Mux(ends[0], 0, base + config.words_per_group)),
                     ]
+
+    def each(self, m: Module, reads: _Reads) -> Iterator[list[tuple[tuple[int, ...], int]]]:
+        """What is read, fold by fold and turn by turn, each under the condition that it is that."""
+        with m.Switch(self.tap):
+            for k, turns in enumerate(reads):
+                with m.Default() if k == len(reads) - 1 else m.Case(k):
+                    if self.turns == 1:
+                        yield turns[0]
+                        continue
+                    with m.Switch(self.phase):
+                        for turn, places in enumerate(turns):
+                            with m.Default() if turn == self.turns - 1 else m.Case(turn):
+                                yield places

@@ -1,7 +1,8 @@
 // Simple dual-port memory: one write port, one read port that keeps the old word when both meet,
-// and an output register. Its contents at power-up do not matter. STYLE is "block" or
-// "distributed". For synthesis, block memories are cut into parts of PART_WIDTH bits and
-// PART_DEPTH words, one block each, with an output register each, as blocks have it built in.
+// and an output register. Its contents at power-up do not matter. STYLE is "distributed", "block"
+// or "ultra". For synthesis, memories of the last two are cut into parts of PART_DEPTH words, each
+// of blocks side by side of PART_WIDTH bits (of LAST_WIDTH in the last part, if it is shorter), with
+// an output register each, as blocks have it built in.
 
 module hwgen_ram #(
     parameter WIDTH = 8,
@@ -9,7 +10,8 @@ module hwgen_ram #(
     parameter ADDRESS = 4,
     parameter STYLE = "block",
     parameter PART_WIDTH = 9,
-    parameter PART_DEPTH = 2048
+    parameter PART_DEPTH = 2048,
+    parameter LAST_WIDTH = 9
 ) (
     input  wire               clk,
     input  wire               write_en,
@@ -26,7 +28,7 @@ module hwgen_ram #(
     localparam CUT = 0;
 `endif
     generate
-        if (CUT && STYLE == "block") begin : g_block
+        if (CUT && STYLE != "distributed") begin : g_cut
             localparam PARTS = (DEPTH + PART_DEPTH - 1) / PART_DEPTH;
             localparam LOW = $clog2(PART_DEPTH);
             localparam HIGH = PARTS > 1 ? ADDRESS - LOW : 1;
@@ -44,19 +46,30 @@ module hwgen_ram #(
             for (high = 0; high < (1 << HIGH); high = high + 1) begin : g_part
                 if (high < PARTS) begin : g_used
                     localparam LEFT = DEPTH - high * PART_DEPTH;
-                    localparam WORDS = LEFT < PART_DEPTH ? LEFT : PART_DEPTH;
+                    // Two words at least: of one word tools would make a register.
+                    localparam WORDS = LEFT >= PART_DEPTH ? PART_DEPTH : LEFT < 2 ? 2 : LEFT;
+                    localparam BLOCK = LEFT < PART_DEPTH ? LAST_WIDTH : PART_WIDTH;
                     localparam BITS_ADDRESS = ADDRESS < LOW ? ADDRESS : LOW;
-                    for (low = 0; low < WIDTH; low = low + PART_WIDTH) begin : g_slice
+                    for (low = 0; low < WIDTH; low = low + BLOCK) begin : g_slice
                         localparam REST = WIDTH - low;
-                        localparam BITS = REST < PART_WIDTH ? REST : PART_WIDTH;
-                        (* ram_style = "block" *) reg [BITS-1:0] words [0:WORDS-1];
+                        localparam BITS = REST < BLOCK ? REST : BLOCK;
                         reg [BITS-1:0] fetched, out;
-                        always @(posedge clk) begin
-                            if (write_en && write_part == high)
-                                words[write_addr[BITS_ADDRESS-1:0]] <= write_data[low +: BITS];
-                            if (read_en) fetched <= words[read_addr[BITS_ADDRESS-1:0]];
-                            if (load) out <= fetched;
+                        if (STYLE == "ultra") begin : g_ultra
+                            (* ram_style = "ultra" *) reg [BITS-1:0] words [0:WORDS-1];
+                            always @(posedge clk) begin
+                                if (write_en && write_part == high)
+                                    words[write_addr[BITS_ADDRESS-1:0]] <= write_data[low +: BITS];
+                                if (read_en) fetched <= words[read_addr[BITS_ADDRESS-1:0]];
+                            end
+                        end else begin : g_block
+                            (* ram_style = "block" *) reg [BITS-1:0] words [0:WORDS-1];
+                            always @(posedge clk) begin
+                                if (write_en && write_part == high)
+                                    words[write_addr[BITS_ADDRESS-1:0]] <= write_data[low +: BITS];
+                                if (read_en) fetched <= words[read_addr[BITS_ADDRESS-1:0]];
+                            end
                         end
+                        always @(posedge clk) if (load) out <= fetched;
                         assign outs[high][low +: BITS] = out;
                     end
                 end else begin : g_unused

@@ -10,35 +10,57 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
+import numpy as np
 from amaranth.back import rtlil
-from amaranth.hdl import Cat, ClockDomain, ClockSignal, Const, Instance, Module, ResetSignal, Signal
+from amaranth.hdl import (
+    Cat,
+    ClockDomain,
+    ClockSignal,
+    Const,
+    Instance,
+    Module,
+    ResetSignal,
+    Signal,
+    Value,
+)
+from amaranth.hdl._ir import PortDirection
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from hwgen.blocks.base import StreamType
+from hwgen.blocks.weights import LOAD_BITS
 from hwgen.errors import HwgenError
 from hwgen.pipeline import Netlist, Pipeline
 
-__all__ = ["AxiTop", "Rtl", "emit", "emit_component"]
+__all__ = ["AxiTop", "Rtl", "emit", "emit_component", "from_axi", "to_axi"]
 
 ROM = "hwgen_rom"
+WEIGHTS = "s_axis_weights"
 PORT_LIMIT = 65_536
 """Most bits of a cell or of a module's inputs that Amaranth can convert."""
 
 
 @dataclass
 class Rtl:
-    """Emitted text: file name to contents (Verilog and memory images)."""
+    """What was emitted.
+
+    Members
+    -------
+    top : name of the top module
+    files : file name to text (Verilog and memory images)
+    weights : words that are loaded after reset, 9 bytes each; written to ``weights.bin``
+    """
 
     top: str
     files: dict[str, str] = field(default_factory=dict)
+    weights: bytes = b""
 
     @property
     def verilog(self) -> list[str]:
@@ -51,11 +73,37 @@ class Rtl:
         directory.mkdir(parents=True, exist_ok=True)
         for name, text in self.files.items():
             (directory / name).write_text(text)
+        if self.weights:
+            (directory / "weights.bin").write_bytes(self.weights)
 
 
 def element_bytes(stream: StreamType) -> int:
     """Bytes of an element on the AXI4-Stream ports: sign-extended to whole bytes."""
     return -(-stream.tensor.bits // 8)
+
+
+def to_axi(stream: StreamType, frames: np.ndarray) -> bytes:
+    """Frames ``(frames, *shape)`` as the bytes of all beats, one after the other.
+
+    Of a beat, pixel by pixel; so whole pixels a beat are frames as they lie in memory.
+    """
+    split = np.asarray(frames).reshape(-1, stream.pixels, stream.beats_per_site, stream.lanes)
+    return split.swapaxes(1, 2).astype(f"<i{element_bytes(stream)}").tobytes()
+
+
+def from_axi(stream: StreamType, raw: bytes) -> np.ndarray:
+    """Inverse of :func:`to_axi`."""
+    flat = np.frombuffer(raw, f"<i{element_bytes(stream)}")
+    split = flat.reshape(-1, stream.beats_per_site, stream.pixels, stream.lanes)
+    frames = split.swapaxes(1, 2).reshape(-1, *stream.tensor.shape)
+    return frames.astype(stream.tensor.quantisation.dtype)
+
+
+def _axi_elements(stream: StreamType) -> Iterator[tuple[int, int]]:
+    """Per element of a payload, where it lies in a beat on the AXI4-Stream ports."""
+    for lane in range(stream.lanes):
+        for pixel in range(stream.pixels):
+            yield lane * stream.pixels + pixel, pixel * stream.lanes + lane
 
 
 class AxiTop(wiring.Component):
@@ -71,7 +119,10 @@ class AxiTop(wiring.Component):
         Clock; reset, active low, synchronous.
     s_axis_tdata, s_axis_tvalid, s_axis_tready : the input (``s_axis_NAME_…`` if several)
     m_axis_NAME_tdata, _tvalid, _tready, _tlast : one set for each output
-        ``tlast`` marks the last beat of a frame.  An element takes whole bytes, lane 0 lowest.
+        ``tlast`` marks the last beat of a frame.  An element takes whole bytes, lane 0 of pixel 0
+        lowest, then the other lanes, then the other pixels.
+    s_axis_weights_tdata, _tvalid, _tready : if weights are loaded
+        After reset, the words of ``weights.bin``, 9 bytes each.
     """
 
     def __init__(self, netlist: Netlist) -> None:
@@ -84,14 +135,17 @@ class AxiTop(wiring.Component):
         members: dict[str, wiring.Member] = {"aclk": In(1), "aresetn": In(1)}
         for name, stream in self.slaves.items():
             members |= {
-                f"{name}_tdata": In(8 * element_bytes(stream) * stream.lanes),
+                f"{name}_tdata": In(8 * element_bytes(stream) * stream.elements),
                 f"{name}_tvalid": In(1), f"{name}_tready": Out(1),
             }
         for name, stream in self.masters.items():
             members |= {
-                f"{name}_tdata": Out(8 * element_bytes(stream) * stream.lanes),
+                f"{name}_tdata": Out(8 * element_bytes(stream) * stream.elements),
                 f"{name}_tvalid": Out(1), f"{name}_tready": In(1), f"{name}_tlast": Out(1),
             }
+        if netlist.loading:
+            members |= {f"{WEIGHTS}_tdata": In(LOAD_BITS), f"{WEIGHTS}_tvalid": In(1),
+                        f"{WEIGHTS}_tready": Out(1)}
         super().__init__(members)
 
     def elaborate(self, platform):
@@ -106,8 +160,14 @@ class AxiTop(wiring.Component):
             m.d.comb += [
                 inner.valid.eq(getattr(self, f"{name}_tvalid")),
                 getattr(self, f"{name}_tready").eq(inner.ready),
-                *(inner.p[k].eq(data[k * size : k * size + stream.tensor.bits].as_signed())
-                  for k in range(stream.lanes)),
+                *(inner.p[k].eq(data[n * size : n * size + stream.tensor.bits].as_signed())
+                  for k, n in _axi_elements(stream)),
+            ]
+        if self.netlist.loading:
+            m.d.comb += [
+                pipeline.load.p.eq(getattr(self, f"{WEIGHTS}_tdata")),
+                pipeline.load.valid.eq(getattr(self, f"{WEIGHTS}_tvalid")),
+                getattr(self, f"{WEIGHTS}_tready").eq(1),
             ]
         for port, (name, stream) in zip(pipeline.output_ports, self.masters.items(), strict=True):
             inner = getattr(pipeline, port)
@@ -119,7 +179,8 @@ class AxiTop(wiring.Component):
                 getattr(self, f"{name}_tvalid").eq(inner.valid),
                 getattr(self, f"{name}_tlast").eq(last),
                 inner.ready.eq(getattr(self, f"{name}_tready")),
-                *(data[k * size : (k + 1) * size].eq(inner.p[k]) for k in range(stream.lanes)),
+                *(data[n * size : (n + 1) * size].eq(inner.p[k])
+                  for k, n in _axi_elements(stream)),
             ]
             if stream.beats > 1:
                 with m.If(inner.valid & inner.ready):
@@ -129,6 +190,17 @@ class AxiTop(wiring.Component):
                     with m.If(last):
                         m.d.sync += beat.eq(0)
         return m
+
+
+def _ports(signature: wiring.Signature, ports) -> dict[str, tuple[Value, PortDirection]]:
+    """Ports of a module by name; those that are constants, such as of streams always ready, are
+    none.
+    """
+    directions = {wiring.In: PortDirection.Input, wiring.Out: PortDirection.Output}
+    return {
+        "__".join(map(str, path)): (Value.cast(value), directions[member.flow])
+        for path, member, value in signature.flatten(ports) if not isinstance(value, Const)
+    }
 
 
 class _Platform:
@@ -150,9 +222,9 @@ class _Platform:
             self._names[config] = name = self._name(type(component).__name__)
             self.convert(component, name)
         wires = {"i_clk": ClockSignal(), "i_rst": ResetSignal()}
-        for path, member, value in config.signature.flatten(ports):
-            prefix = "i" if member.flow == wiring.In else "o"
-            wires[f"{prefix}_{'__'.join(map(str, path))}"] = value
+        for name, (value, direction) in _ports(config.signature, ports).items():
+            prefix = "i" if direction == PortDirection.Input else "o"
+            wires[f"{prefix}_{name}"] = value
         return Instance(self._names[config], **wires)
 
     def library_instance(self, name: str, **ports) -> Instance:
@@ -169,15 +241,26 @@ class _Platform:
         """Emit a module and, before it, all that it shares."""
         self._progress(name)
         self._stack.append(name)
-        ports = list(component.signature.flatten(component))
-        bits = sum(len(Cat(value)) for _, member, value in ports if member.flow == wiring.In)
+        ports = _ports(component.signature, component)
+        bits = sum(len(v) for v, direction in ports.values() if direction == PortDirection.Input)
         if bits >= PORT_LIMIT:
             raise HwgenError(
                 f"Module {name} would have {bits} bits of inputs, more than {PORT_LIMIT}: "
                 f"choose a smaller folding"
             )
-        self.modules[name] = rtlil.convert(component, name=name, platform=self, emit_src=False)
+        self.modules[name] = rtlil.convert(
+            component, name=name, platform=self, ports=ports, emit_src=False
+        )
         self._stack.pop()
+
+    def image(self, width: int, depth: int, rows: Sequence[int]) -> str:
+        """The file that holds these rows, then zeros; files of equal contents are one."""
+        mask, digits = (1 << width) - 1, -(-width // 4)
+        text = "".join(f"{row & mask:0{digits}x}\n" for row in rows)
+        text += f"{0:0{digits}x}\n" * (depth - len(rows))
+        file = self._files.setdefault((width, text), f"{self._stack[-1]}_{len(self.images)}.hex")
+        self.images[file] = text
+        return file
 
     def get_memory(self, memory: Memory):
         """An instance of hwgen_rom for each memory that is only read."""
@@ -186,14 +269,10 @@ class _Platform:
         (port,) = memory.read_ports
         width, depth = len(Cat(port.data)), memory.depth
         style = memory.attrs.get("rom_style", "distributed")
-        rows = memory.data.init
-        raw = [int(Const(r, memory.shape).value if not isinstance(r, int) else r)
-               & ((1 << width) - 1) for r in rows]
-        raw += [0] * (depth - len(raw))
-        digits = -(-width // 4)
-        text = "".join(f"{row:0{digits}x}\n" for row in raw)
-        file = self._files.setdefault((width, text), f"{self._stack[-1]}_{len(self.images)}.hex")
-        self.images[file] = text
+        file = self.image(width, depth, [
+            int(Const(r, memory.shape).value if not isinstance(r, int) else r)
+            for r in memory.data.init
+        ])
         m = Module()
         m.submodules.rom = self.library_instance(
             ROM, p_WIDTH=width, p_DEPTH=depth, p_ADDRESS=len(port.addr), p_STYLE=style,
@@ -234,9 +313,11 @@ def emit(
     Returns
     -------
     :class:`Rtl`
-        ``top.v``, a file for each distinct block, two for the memories, and ``*.hex``.
+        ``top.v``, a file for each distinct block, those for the memories, and ``*.hex``.
     """
-    return emit_component(AxiTop(netlist), top=top, progress=progress)
+    rtl = emit_component(AxiTop(netlist), top=top, progress=progress)
+    rtl.weights = b"".join(word.to_bytes(LOAD_BITS // 8, "little") for word in netlist.load_words())
+    return rtl
 
 
 def emit_component(

@@ -146,6 +146,52 @@ def transposed_convolutions(draw: st.DrawFn) -> FoldedConvConfig:
     return draw(foldings(op, tuple(spatial), input))
 
 
+@st.composite
+def several_pixels(draw: st.DrawFn) -> FoldedConvConfig:
+    """Convolutions of several pixels a beat, which may share their multipliers."""
+    pixels_in, pixels_out = draw(st.sampled_from([(1, 2), (2, 1), (2, 2), (4, 2), (2, 4), (1, 3)]))
+    stride, kernel = draw(st.integers(1, 2)), draw(st.sampled_from([1, 3, 3, 4]))
+    before = draw(st.integers(0, kernel - 1))
+    after = kernel - before - 1 - draw(st.integers(0, stride - 1))
+    width = int(np.lcm(pixels_in, pixels_out * stride)) * draw(st.integers(1, 2))
+    rows = draw(st.sampled_from([1, 3]))
+    window = Window((rows, kernel), (draw(st.integers(1, 2)), stride),
+                    ((rows // 2, rows // 2), (before, after)))
+    parameters = draw(weights(window.kernel))
+    input = parameters.pop("input")
+    op = Conv(**parameters, stride=window.stride, pads=window.pads)
+    spatial = (draw(st.integers(2, 3)), width)
+    config = draw(foldings(op, spatial, input))
+    return replace(
+        config, pixels_in=pixels_in, pixels_out=pixels_out,
+        requantiser_multiplier=draw(st.sampled_from(["", "fabric"])),
+        shared=draw(st.sampled_from(["activation", "weight"])) if input.bits <= 8 else "activation",
+        products=0,
+    )
+
+
+@given(several_pixels(), st.integers(0, 999))
+@settings(max_examples=70)
+def test_several_pixels(config: FoldedConvConfig, seed: int) -> None:
+    check_on_time(config, seed)
+    check_under_stalls(config, seed)
+
+
+@pytest.mark.parametrize("weight_style", ["distributed", "block", "ultra"])
+@pytest.mark.parametrize("window_style", ["", "ultra"])
+def test_memories(weight_style: str, window_style: str) -> None:
+    """The same values and times wherever weights and pixels are kept, but for its latency."""
+    op = make_conv(Window((3, 3), (1, 1), ((1, 1), (1, 1))), 6, 10)
+    config = FoldedConvConfig(
+        op=op, tensor=TensorType((4, 4, 6), Quantisation(0.1, 3)), channel_lanes=3, tap_lanes=5,
+        pe=4, lanes_out=2, weight_style=weight_style, window_style=window_style,
+        styles=(window_style,),
+    )
+    assert bool(config.loads) == (weight_style == "ultra")
+    check_on_time(config)
+    check_under_stalls(config)
+
+
 @given(convolutions(), st.integers(0, 999))
 @settings(max_examples=100)
 def test_values_and_times(config: FoldedConvConfig, seed: int) -> None:
@@ -277,7 +323,7 @@ GOOD = {"op": make_conv(Window((3, 3)), 4, 6, 2), "tensor": TensorType((5, 5, 4)
      r"^Word lanes must be a multiple of the 2 input lanes and at most 2, not 1$"),
     ({"lanes_in": 4, "channel_lanes": 2}, r"^Segment must divide the channels and be a multiple"),
     ({"tap_lanes": 10}, r"^Tap lanes must be between 1 and 9, not 10$"),
-    ({"capacity": 3}, r"^Capacity must be at least 13 pixels, not 3$"),
+    ({"capacity": 3}, r"^Capacity must be at least 13 sites, not 3$"),
     ({"lanes_out": 0}, r"^Output lanes must divide the 1 results of a fold, not 0$"),
 ])
 def test_refuses(wrong: dict, message: str) -> None:

@@ -100,15 +100,15 @@ def test_a_sum_reaches_its_bounds() -> None:
         np.testing.assert_array_equal(run.outputs[0], config.compute(x, y)[0])
 
 
-@pytest.mark.parametrize("bits, channels, lanes, output_bits, parts, latency", [
-    (10, 1, 1, 8, 1, 3 + 2),       # 1 block of 2048 x 9
-    (8, 16, 2, 8, 1, 3 + 2),       # 8 tables a lane: 1 block of 2048 x 9
-    (8, 40, 2, 9, 3, 3 + 3),       # 20 tables a lane: 3 blocks, one after the other
-    (12, 36, 4, 4, 9, 3 + 4),      # 9 tables a lane: 9 blocks of 4096 x 4, chosen in two steps
-    (16, 1, 1, 16, 4, 3 + 3),
+@pytest.mark.parametrize("bits, channels, lanes, output_bits, parts, blocks, latency", [
+    (10, 1, 1, 8, 1, 1, 3 + 2),       # 1 block of 2048 x 9
+    (8, 16, 2, 8, 1, 1, 3 + 2),       # 8 tables a lane: 1 block of 2048 x 9
+    (8, 40, 2, 9, 3, 3, 3 + 3),       # 20 tables a lane: 3 blocks, one after the other
+    (12, 36, 4, 4, 18, 8, 3 + 5),     # 9 tables a lane: 18 parts side by side, 2048 x 72
+    (16, 1, 1, 16, 32, 57, 3 + 5),    # 32 parts side by side, 2048 x 512
 ])
 def test_tables_in_block_memory(
-    bits: int, channels: int, lanes: int, output_bits: int, parts: int, latency: int
+    bits: int, channels: int, lanes: int, output_bits: int, parts: int, blocks: int, latency: int
 ) -> None:
     random = np.random.default_rng(0)
     input, output = Quantisation(1.0, 3, bits), Quantisation(1.0, 0, output_bits)
@@ -118,7 +118,7 @@ def test_tables_in_block_memory(
         op=Table(values, output), tensor=TensorType((20, channels), input), lanes=lanes
     )
     assert (config.memory.parts, config.latency) == (parts, latency)
-    assert config.resources().bram18 >= lanes * parts
+    assert config.memory.resources().bram18 == blocks
     check_on_time(config)
     check_under_stalls(config)
 

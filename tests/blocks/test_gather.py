@@ -89,14 +89,14 @@ def test_a_pixel_after_the_other(
 
 
 def test_the_order_in_block_memory() -> None:
-    """What is read of a long pixel takes a block memory, and so one more cycle."""
+    """What is read of a long pixel takes a block memory of three parts, and so two more cycles."""
     order = np.random.default_rng(0).permutation(1536)
     config = GatherConfig(op=GatherChannels(tuple(order)), tensor=TensorType((1, 1536)))
-    assert (config.way, config.walk.style, config.latency) == ("memory", "block", 1535 + 9)
+    assert (config.way, config.walk.kind, config.latency) == ("memory", "block", 1535 + 10)
     frames = np.random.default_rng(0).integers(-128, 128, (3, 1, 1536))
     run = simulate(config.create(), frames)
     np.testing.assert_array_equal(run.outputs[0], config.compute(frames)[0])
-    np.testing.assert_array_equal(run.times[0], 1535 + 9 + np.arange(3 * 1536))
+    np.testing.assert_array_equal(run.times[0], 1535 + 10 + np.arange(3 * 1536))
 
 
 @pytest.mark.parametrize("stall", [(0.5, 0.0), (0.0, 0.5), (0.5, 0.5)])

@@ -35,8 +35,8 @@ def array(simd: int, pe: int, activation_bits: int = 8, weight_limit: int = 127,
 def run_array(config: MacArrayConfig, x: np.ndarray, w: np.ndarray, add: np.ndarray,
               first: np.ndarray) -> np.ndarray:
     """Accumulators ``(cycles, groups * pe)``, ``config.latency`` cycles after each input."""
-    xs = pack_rows(x.reshape(len(x), -1), config.packing.activation_bits)
-    ws = [pack_rows(words, config.packing.word_bits) for words in config.weight_words(w)]
+    xs = pack_rows(x.reshape(len(x), -1), config.x_bits)
+    ws = [pack_rows(words, config.w_bits) for words in config.weight_words(w)]
     dut = config.create()
     simulator = Simulator(dut)
     simulator.add_clock(1e-6)
@@ -157,6 +157,45 @@ def test_accumulates(
         if add[n]:
             acc = acc * (not first[n]) + np.einsum("gk,gok->go", x[n], w[n])
         np.testing.assert_array_equal(seen[n], acc.ravel())
+
+
+@given(st.sampled_from(sorted(MULTIPLIERS)), st.integers(1, 20), st.integers(1, 3),
+       st.integers(1, 3), st.integers(1, 5), st.sampled_from([(8, 127), (8, 128), (4, 8), (4, 7)]),
+       st.sampled_from(["activation", "weight"]), st.integers(0, 999))
+@settings(max_examples=60)
+def test_several_pixels(
+    multiplier: str, simd: int, pe: int, groups: int, pixels: int, precision: tuple[int, int],
+    shared: str, seed: int,
+) -> None:
+    """Pixels side by side share the weights, and with them perhaps the multipliers."""
+    random = np.random.default_rng(seed)
+    bits, limit = precision
+    half, cycles = 1 << (bits - 1), 12
+    key = (bits, bits, half) if shared == "weight" else (bits, bits, limit)
+    packing = Packing.densest(multiplier, *key)
+    config = MacArrayConfig(
+        simd=simd, pe=pe, groups=groups, pixels=pixels, shared=shared, packing=packing,
+        acc_bits=signed_width(0, cycles * simd * half * half),
+    )
+    x = random.choice([-half, -1, 0, 1, half - 1], (cycles, pixels, groups, simd))
+    w = random.choice([-limit, -1, 0, 1, min(limit, half - 1)], (cycles, groups, pe, simd))
+    add, first = random.random(cycles) < 0.8, random.random(cycles) < 0.3
+    seen = run_array(config, x, w.reshape(cycles, groups * pe, simd), add, first)
+    acc = np.zeros((pixels, groups, pe), int)
+    for n in range(cycles):
+        if add[n]:
+            acc = acc * (not first[n]) + np.einsum("pgk,gok->pgo", x[n], w[n])
+        np.testing.assert_array_equal(seen[n], acc.ravel())
+
+
+@pytest.mark.parametrize("shared, pixels, dsp", [
+    ("activation", 1, 9), ("activation", 2, 18), ("weight", 2, 9), ("weight", 3, 18),
+])
+def test_depthwise_pixels_share_multipliers(shared: str, pixels: int, dsp: int) -> None:
+    key = (8, 8, 128) if shared == "weight" else (8, 8, 127)
+    config = MacArrayConfig(simd=9, pe=1, pixels=pixels, shared=shared, acc_bits=24,
+                            packing=Packing.densest("dsp48e2", *key))
+    assert config.resources().dsp == dsp
 
 
 def test_wide_activations_have_a_multiplier_each() -> None:

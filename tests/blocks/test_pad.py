@@ -78,7 +78,7 @@ def test_interval() -> None:
     ({"op": Pad(((1, 1),))}, r"^A 1-dimensional window needs as many spatial .* not \(4, 5\)$"),
     ({"op": Pad(((-5, 1), (0, 0)))}, r"^Window \(1, 1\) does not fit into \(4, 5\)$"),
     ({"op": Pad(((1, 1), (0, 0)), 128)}, r"^Fill must be within -128\.\.127, not 128$"),
-    ({"capacity": 4}, r"^Capacity must be at least 5 pixels, not 4$"),
+    ({"capacity": 4}, r"^Capacity must be at least 5 sites, not 4$"),
 ])
 def test_refuses(wrong: dict, message: str) -> None:
     good = {"op": Pad(((1, 1), (1, 1))), "tensor": TensorType((4, 5, 6))}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections import deque
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,22 +13,24 @@ from amaranth.sim import Simulator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hwgen.blocks.base import StreamType, in_order
-from hwgen.blocks.queue import QUEUE_LATENCY, FifoConfig, Queue, queue_depth
+from hwgen.blocks.base import Resources, StreamType, in_order
+from hwgen.blocks.queue import QUEUE_LATENCY, FifoConfig, Queue, queue_depth, queue_resources
+from hwgen.blocks.storage import STYLES
 from hwgen.errors import HwgenError
 from hwgen.ir import TensorType
 from tests.blocks.checks import check_on_time, check_under_stalls, divisors
 
 
-@given(st.integers(1, 9), st.integers(1, 3), st.floats(0, 1), st.floats(0, 1), st.integers(0, 999))
+@given(st.integers(1, 9), st.integers(1, 3), st.floats(0, 1), st.floats(0, 1),
+       st.sampled_from(["", *STYLES]), st.integers(0, 999))
 @settings(max_examples=40)
 def test_queue_against_a_model(
-    depth: int, group: int, busy: float, ready: float, seed: int
+    depth: int, group: int, busy: float, ready: float, style: str, seed: int
 ) -> None:
     """Claims where there is room, fills them later in order; a model follows cycle by cycle."""
     random = np.random.default_rng(seed)
     claims = (min(group, depth), 1)
-    dut = Queue(signed(8), depth, claims)
+    dut = Queue(signed(8), depth, claims, style)
     simulator = Simulator(dut)
     simulator.add_clock(1e-6)
 
@@ -113,6 +116,21 @@ def test_fifo(lanes: int, branches: int, seed: int) -> None:
 @settings(max_examples=12)
 def test_fifo_of_any_depth_under_stalls(depths: list[int], seed: int) -> None:
     check_under_stalls(fifo(branches=len(depths)), seed, depths=tuple(depths))
+
+
+def test_styles_of_a_fifo() -> None:
+    config = replace(fifo(branches=2), depths=(5000, 9), styles=("ultra", ""))
+    assert config.queue_styles == ("ultra", "")
+    assert (config.resources().uram, config.resources().bram18) == (2, 0)
+    assert queue_resources(73, 10, "ultra").uram == Resources.memory(73, 10, "ultra").uram == 2
+    assert queue_resources(73, 10, "block").bram18 == 3
+    assert fifo(branches=2).queue_styles == ("", "")
+    wrong = replace(fifo(), styles=("", ""))
+    with pytest.raises(HwgenError, match=r"^Styles must have 1 entries, not \('', ''\)$"):
+        _ = wrong.queue_styles
+    wrong = replace(fifo(), styles=("mud",))
+    with pytest.raises(HwgenError, match=r"^Styles must be of \(.*\) or empty, not \('mud',\)$"):
+        _ = wrong.queue_styles
 
 
 def test_fifo_has_a_branch() -> None:

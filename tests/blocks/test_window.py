@@ -60,6 +60,32 @@ def window_configs(draw: st.DrawFn) -> SlidingWindowConfig:
     return replace(parallel, tap_lanes=draw(affordable_taps(parallel, window.taps)))
 
 
+@st.composite
+def several_columns(draw: st.DrawFn) -> SlidingWindowConfig:
+    """Windows side by side, and pixels that come side by side, in all relations of the two."""
+    columns, pixels = draw(st.sampled_from([(1, 2), (2, 1), (2, 2), (1, 4), (3, 2), (4, 2)]))
+    stride, kernel = draw(st.integers(1, 3)), draw(st.integers(1, 5))
+    dilation = draw(st.integers(1, 2))
+    extent = (kernel - 1) * dilation + 1
+    before = draw(st.integers(0, extent - 1))
+    # As many windows as strides in the frame, so that both end together.
+    after = extent - before - 1 - draw(st.integers(0, stride - 1))
+    bank = int(np.lcm(columns * stride, pixels))
+    width = bank * draw(st.integers(1, max(1, 16 // bank)))
+    rows, height = draw(st.sampled_from([(1, 1), (1, 3), (2, 3), (3, 3)]))
+    window = Window((rows, kernel), (draw(st.integers(1, 2)), stride),
+                    ((rows // 2, rows // 2), (before, after)), (1, dilation))
+    lanes, beats, segments = draw(st.tuples(*[st.integers(1, 2)] * 3))
+    tensor = TensorType((height, width, segments * lanes * beats), draw(quantisations()))
+    return SlidingWindowConfig(
+        input=StreamType(tensor, lanes, pixels), window=window, columns=columns,
+        fill=draw(st.integers(-8, 7)), word_lanes=lanes * draw(st.integers(1, beats)),
+        segment=lanes * beats, groups=draw(st.sampled_from([1, segments])),
+        tap_lanes=draw(st.integers(1, window.taps)), folds=draw(st.integers(1, 2)),
+        fold_cycles=draw(st.sampled_from([0, 0, 5])),
+    )
+
+
 class Windows(wiring.Component):
     """A window and a queue for its beats, with places for as many folds as may be on their way.
 
@@ -98,19 +124,20 @@ def run_window(
     config: SlidingWindowConfig, frames: np.ndarray, *, stall: float | tuple[float, float] = 0.0,
     arrivals: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, Run]:
-    """Beats ``(beats, tap_lanes, word_lanes)``, their flags and phases as a number, the run."""
+    """Beats ``(beats, tap_lanes, columns, word_lanes)``, flags and phases as a number, the run."""
     beats = len(frames) * config.windows * config.groups * config.folds * config.steps
     run = run_streams(
         Windows(config), [("i", config.input.pack(frames))], [("o", beats)], stall=stall,
         arrivals=None if arrivals is None else [arrivals],
     )
     bits = config.input.tensor.bits
-    lanes = config.tap_lanes * config.word_lanes
+    lanes = config.payload.length
     words = np.array([[(int(b) >> (bits * k)) & ((1 << bits) - 1) for k in range(lanes)]
                       for b in run.outputs[0]])
     words -= (words >> (bits - 1)) << bits
     marks = np.array([int(b) >> config.payload.size for b in run.outputs[0]])
-    return words.reshape(-1, config.tap_lanes, config.word_lanes), marks, run
+    words = words.reshape(-1, config.tap_lanes, config.columns, config.word_lanes)
+    return words, marks, run
 
 
 def positions(config: SlidingWindowConfig) -> tuple[np.ndarray, np.ndarray]:
@@ -151,7 +178,7 @@ def known(config: SlidingWindowConfig) -> np.ndarray:
     lane = word[:, None] * config.word_lanes + np.arange(config.word_lanes)
     real = (lane < config.segment).reshape(config.groups, 1, 1, -1, config.word_lanes)
     shape = (config.groups, config.folds, config.tap_folds, config.words_per_group)
-    return np.broadcast_to(real, (*shape, config.word_lanes)).reshape(-1, 1, config.word_lanes)
+    return np.broadcast_to(real, (*shape, config.word_lanes)).reshape(-1, 1, 1, config.word_lanes)
 
 
 def random_frames(config: SlidingWindowConfig, seed: int) -> np.ndarray:
@@ -161,7 +188,7 @@ def random_frames(config: SlidingWindowConfig, seed: int) -> np.ndarray:
 
 
 def same_beats(config: SlidingWindowConfig, seen: np.ndarray, frames: np.ndarray) -> bool:
-    mask = np.tile(known(config), (FRAMES * config.windows, 1, 1))
+    mask = np.tile(known(config), (FRAMES * config.windows, 1, 1, 1))
     return bool(((seen == config.compute(frames)) | ~mask).all())
 
 
@@ -187,6 +214,25 @@ def test_bounds_hold_for_every_pixel_that_is_read(config: SlidingWindowConfig) -
         frame, k = divmod(n, len(where))
         bounds = state.need - frame * pixels, state.free - frame * pixels, state.phase
         assert bounds == (need[k], free[k], phases[k])
+
+
+@given(several_columns(), st.integers(0, 999))
+@settings(max_examples=70)
+def test_several_columns(config: SlidingWindowConfig, seed: int) -> None:
+    frames = random_frames(config, seed)
+    random = np.random.default_rng(seed)
+    count = config.input.beats * FRAMES
+    pauses = random.integers(0, 20, count) * (random.random(count) < 0.1)
+    arrivals = np.cumsum(1 + pauses) - 1
+    schedule = config.schedule(arrivals)
+    seen, _, run = run_window(config.resized(schedule.capacity), frames, arrivals=arrivals)
+    assert same_beats(config, seen, frames)
+    fold = np.arange(config.groups * config.folds)[:, None] * config.fold_cycles
+    starts = schedule.starts + READ_LATENCY + QUEUE_LATENCY
+    expected = starts[:, None, None] + fold + np.arange(config.steps)
+    np.testing.assert_array_equal(run.times[0], expected.ravel())
+    seen, *_ = run_window(config, frames, stall=STALLS[seed % len(STALLS)])
+    assert same_beats(config, seen, frames)
 
 
 @given(window_configs(), st.integers(0, 999))
@@ -255,7 +301,7 @@ def test_compute_against_plain_loops() -> None:
                 inside = 0 <= y < 4 and 0 <= x < 5 and first_tap + tap < 6
                 if channel < 3:
                     expected = frame[0, y, x, group * 3 + channel] if inside else -5
-                    assert beat[tap, lane] == expected
+                    assert beat[tap, 0, lane] == expected
     assert next(beats, None) is None
 
 
@@ -311,7 +357,7 @@ GOOD = {"input": StreamType(TensorType((5, 5, 12)), 2), "window": Window((3, 3))
     ({"groups": 4}, r"^Groups must divide the 6 words of a pixel, not 4$"),
     ({"tap_lanes": 10}, r"^Tap lanes must be between 1 and 9, not 10$"),
     ({"tap_lanes": 0}, r"^Tap lanes must be between 1 and 9, not 0$"),
-    ({"capacity": 12}, r"^Capacity must be at least 13 pixels, not 12$"),
+    ({"capacity": 12}, r"^Capacity must be at least 13 sites, not 12$"),
     ({"window": Window((3,))}, r"^A 1-dimensional window needs as many .* not \(5, 5\)$"),
     ({"window": Window((6, 1))}, r"^Window \(6, 1\) does not fit into \(5, 5\)$"),
     ({"repeat": (2,)}, r"^Repeat and crop must have 2 entries, not \(2,\) and \(\(0, 0\), "),
@@ -321,6 +367,10 @@ GOOD = {"input": StreamType(TensorType((5, 5, 12)), 2), "window": Window((3, 3))
      r"^Crop must be less than the repetitions \(2, 2\) and leave some, not \(\(0, 2\), "),
     ({"window": Window((5, 5)), "repeat": (2, 2), "crop": ((1, 1), (0, 0))},
      r"^Crop must be less than the repetitions \(2, 2\) and leave some, not \(\(1, 1\), "),
+    ({"columns": 2}, r"^Windows 2 at a time, 1 pixels apart, do not fit a frame 5 wide that "),
+    ({"columns": 0}, r"^Columns must be positive, not 0$"),
+    ({"input": StreamType(TensorType((5, 6, 2)), 2, 2), "show_inside": True,
+      "window": Window((1, 1))}, r"^Windows that are repeated, repeat edges or count taps are sent "),
     ({"fill": None}, r"^Edges are repeated for windows of one tap, not \(3, 3\)$"),
 ])
 def test_refuses(wrong: dict, message: str) -> None:

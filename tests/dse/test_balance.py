@@ -50,7 +50,7 @@ def test_target_fps():
 def test_too_small(tmp_path):
     tiny = tmp_path / "tiny.toml"
     tiny.write_text('part = "x"\nfamily = "ecp5"\ndsp = 4\nbram18 = 10\nuram = 0\nlut = 100\n'
-                    'ff = 100\noffchip_gbps = 1.0\nclock_mhz = 50\n')
+                    'ff = 100\nclock_mhz = 50\n')
     with pytest.raises(HwgenError, match=r"too small for this network|needs .* board tiny has"):
         search(network(), boards.load(str(tiny)))
     assert Resources(1, 2) + Resources(3, 4) == Resources(4, 6)

@@ -126,7 +126,7 @@ def test_memory_parts_for_synthesis(tmp_path):
     width = window.word_lanes * 8
     part_width, part_depth = block_shape(width, window.depth)
     assert width > part_width
-    assert window.depth > 2 * part_depth
+    assert window.depth > part_depth
     rtl = emit(netlist)
     rtl.files["hwgen_ram.v"] = "`define SYNTHESIS\n" + rtl.files["hwgen_ram.v"]
     model = VerilatorModel(rtl, netlist, tmp_path, optimise=False)

@@ -1,0 +1,487 @@
+"""Resources of every block as sums of parts, with the features of :mod:`hwgen.blocks.cost`.
+
+Each function is what the ``resources`` of the configuration of that name says.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from functools import reduce
+from operator import add
+from typing import Any
+
+import numpy as np
+
+from hwgen.blocks import storage
+from hwgen.blocks.arithmetic import levels
+from hwgen.blocks.base import Resources
+from hwgen.blocks.cost import logic
+from hwgen.blocks.multiplier import MULTIPLIERS
+from hwgen.blocks.storage import memory_part, memory_style
+
+
+def total(parts: Iterable[Resources]) -> Resources:
+    return reduce(add, parts, Resources())
+
+
+def wrap(count: int) -> int:
+    """Bits of a counter that does not wrap of itself: those that a comparison and a choice take."""
+    bits = max(count - 1, 1).bit_length()
+    return bits if count & (count - 1) else 0
+
+
+def queue(width: int, depth: int, claims: int = 1, style: str = "") -> Resources:
+    bits = depth.bit_length()
+    return Resources.memory(width, max(depth, 2), style) + logic(
+        "queue", one=1, bits=bits, address=2 * (max(depth, 2) - 1).bit_length(),
+        lut_wrap=2 * wrap(depth), lut_five=min(bits, 5), claim=claims * (bits + 1),
+        ff_register=buffer_registers(width, depth, style),
+    )
+
+
+def buffer_registers(width: int, depth: int, style: str = "") -> int:
+    """Flip-flops behind a buffer memory."""
+    depth = max(depth, 2)
+    style = memory_style(width, depth, style)
+    if style == "distributed":
+        return 2 * width
+    parts = -(-depth // memory_part(width, depth, style)[1])
+    return width * parts + 2 * levels(parts)
+
+
+def output_queues(config, claims: int = 1) -> Resources:
+    styles = getattr(config, "queue_styles", ("",) * len(config.outputs))
+    return total(queue(stream.width, depth, claims, style) for stream, depth, style in
+                 zip(config.outputs, config.queue_depths, styles, strict=True))
+
+
+def skid(width: int) -> Resources:
+    return logic("skid", one=1, width=width)
+
+
+def round_shift(width: int, shifts: tuple[int, int], output, count: int = 1) -> Resources:
+    """``count`` rounders."""
+    low, high = shifts
+    whole = max(width, high) + 1
+    kept = max(whole - low, 2)
+    span = (high - low).bit_length()
+    by_1 = {0: 0, 1: 1, 2: 1}.get(span, 2)
+    by_8 = 0 if span <= 3 else (1 << span - 3) // 2
+    return logic(
+        "round", ff_register=count * (whole + 3 * kept + output.bits + 3 + span + min(span, 3)),
+        lut_one=count, lut_kept=count * kept, lut_by_1=count * kept * by_1,
+        lut_by_8=count * kept * by_8, lut_dropped=count * low, lut_output=count * output.bits,
+        lut_zero=count * kept * (output.zero_point != 0),
+    )
+
+
+def product(
+    multiplier: str, a: int, b: int, count: int = 1, digits: Sequence[int] = (),
+    kind: str = "",
+) -> Resources:
+    """``count`` products of registers, ``a`` the wider.
+
+    ``digits``: for each two bits of ``b``, how many of them are not always zero.
+    """
+    device = MULTIPLIERS[multiplier]
+    if device.dsp:
+        tiles = device.tiles(a, b)
+        return Resources(dsp=count * device.dsps(a, b)) + logic(
+            f"{kind}product", ff_register=count * (a + b), part=count * (tiles - 1) * (a + b)
+        )
+    digits = digits or [min(2, b - k) for k in range(0, b, 2)]
+    rows = sum(n > 0 for n in digits)
+    tree, level = 0, 1
+    while rows > 1:
+        tree += rows // 2 * (a + (2 << level))
+        rows, level = -(-rows // 2), level + 1
+    return logic(
+        f"{kind}fabric", double=count * sum(n == 2 for n in digits) * (a + 2),
+        single=count * sum(n == 1 for n in digits) * a, tree=count * tree, one=count,
+    )
+
+
+def requantiser(config) -> Resources:
+    count = config.lanes * getattr(config, "pixels", 1)
+    (bias, scale, _), table = config._table
+    table = table.reshape(config.rows, config.lanes, -1)
+    some = config.rows > 1
+
+    def different(columns) -> int:
+        columns = columns.reshape(config.rows, -1)
+        varying = (columns != columns[:1]).any(0)
+        return np.unique(columns[:, varying], axis=1).shape[1] if varying.any() else 0
+
+    live = table[:, 0, bias : bias + scale].any(0)
+    wide, narrow = config._operands
+    signed_live = [*live.tolist(), False]
+    if config.acc_bits >= len(signed_live):
+        digits = [sum(signed_live[k : k + 2]) for k in range(0, narrow, 2)]
+        a, b = wide, narrow
+    else:
+        digits, a, b = (), int(live.sum()) + 1, narrow
+    words, choices = table_luts(table.reshape(config.rows, -1)) if some else (0, 0)
+    # Without a bias three registers are left, a shift register.
+    plain = bool(table[:, :, :bias].any())
+    scales = table[:, :, bias : bias + scale]
+    constant = not (scales != scales[:1]).any()
+    out = product(config.multiplier, a, b, count, digits, "constant " if constant else "")
+    return out + total((
+        logic(
+            "requantiser", one=1, ff_latency=config.latency,
+            address=(max(config.rows, 2) - 1).bit_length() * some,
+            lut_wrap=wrap(config.rows) * some,
+            sets=config.choice_latency * (max(config.rows, 2) - 1).bit_length(),
+            lut_table=words, lut_choices=choices,
+            ff_bias=different(table[:, :, :bias]), moved=different(table[:, :, bias:]),
+            ff_few=different(table[:, :, bias:]) * (config.rows < 16),
+            ff_acc=count * config.acc_bits * (plain + 2 * (config.sets == 1) * plain),
+            lut_acc=count * config.acc_bits * plain,
+            lut_late=count * config.acc_bits * (config.sets > 1 or not plain),
+        ),
+        round_shift(wide + narrow - 1, config.shifts, config.output, count),
+    ))
+
+
+def column(config, times: int = 1) -> Resources:
+    packing, bits = config.packing, config.field_bits
+    out = logic(
+        "column", sum=times * config.outputs * (config.chains - 1) * (bits + 2),
+        acc=times * config.outputs * config.acc_bits, one=times * config.outputs,
+        carry=times * (config.outputs - 1) * config.chains,
+        lowest=times * (config.outputs - 1) * config.simd * bool(config.guard),
+        field=times * (config.outputs - 1) * config.chains * bool(config.guard),
+    )
+    if packing.device.sum_bits:
+        return out + Resources(dsp=times * config.simd)
+    wide, narrow = (config.operand_bits, packing.activation_bits)
+    return out + product(packing.multiplier, wide, narrow, times * config.simd) + logic(
+        "tree", operand=times * config.simd * (wide + narrow),
+        sum=times * (config.simd - config.chains) * (wide + narrow + 1),
+    )
+
+
+def array(config, late: int = 0) -> Resources:
+    """An array whose activations were in ``late`` registers before, and nowhere else."""
+    shared = getattr(config, "weights_shared", False)
+    pixels = getattr(config, "pixels", 1)
+    x_bits = config.x_bits if hasattr(config, "x_bits") else config.packing.activation_bits
+    times = config.groups * (config.pe if shared else pixels)
+    skew = config.columns[0].skew
+    size = x_bits * config.groups * pixels
+    short = sum(s + late < 3 for s in skew if s) * size
+    long = sum(s + late >= 3 for s in skew if s) * size
+    out = total(column(c, times) for c in config.columns)
+    return out + logic(
+        "array", ff_short=2 * short, lut_long=long,
+        packed=config.simd * size * shared,
+    )
+
+
+def table_luts(columns: np.ndarray) -> tuple[int, int]:
+    """A table of known contents ``(rows, bits)``: functions of six bits, and choices among them."""
+    count = -(-len(columns) // 64)
+    padded = np.pad(columns, ((0, count * 64 - len(columns)), (0, 0)), mode="edge")
+    blocks = padded.reshape(count, 64, -1).transpose(2, 0, 1).astype(bool)
+    # What is always the same takes none, and an inverter is free.
+    packed = np.packbits(blocks ^ blocks[:, :, :1], axis=2)
+    words = {block.tobytes() for column in packed for block in column if block.any()}
+    whole = np.packbits(blocks, axis=2)
+    choices = sum(-(-(len({b.tobytes() for b in column}) - 1) // 3) for column in whole)
+    return len(words), choices
+
+
+def table_lookup(config) -> Resources:
+    memory = config.memory
+    values = np.roll(config.op.values, -(1 << (config.tensor.bits - 1)), axis=-1)
+    tables = [values[k :: config.lanes] for k in range(config.lanes)] if (
+        config.op.by_channel) else [values]
+    columns = [(t.reshape(-1, 1) >> np.arange(memory.width)) & 1 for t in tables]
+    counts = [table_luts(c) for c in columns]
+    luts, choices = (sum(n) * config.lanes // len(tables) for n in zip(*counts, strict=True))
+    varying = sum(int((c != c[:1]).any(0).sum()) for c in columns) * config.lanes // len(tables)
+    out = output_queues(config) + logic(
+        "table", one=1, valid=config.push_latency,
+        counter=levels(config.tables), wrap=wrap(config.tables) if config.tables > 1 else 0,
+    )
+    if storage.memory_style(memory.width, memory.depth) == "distributed":
+        return out + logic(
+            "words", lut_words=luts, lut_choices=choices, ff_words=varying,
+        )
+    return out + total([memory.resources()] * config.lanes)
+
+
+def pair(config) -> Resources:
+    out = output_queues(config) + total(skid(stream.width) for stream in config.inputs)
+    return out + logic("pair", one=1, valid=config.push_latency)
+
+
+def adder(config) -> Resources:
+    pieces = config.pieces
+    bits = config.product_bits
+    words = registers = 0
+    for _, _, values in pieces:
+        values = values - values.min() if False else values
+        flat = (values[:, None] >> np.arange(bits)) & 1
+        varying = int((flat != flat[:1]).any(0).sum())
+        # Of a product with a constant the lowest bits depend on the lowest of the code.
+        per_word = max(1, len(values) // 64)
+        words += varying * per_word
+        registers += varying
+    return total((
+        pair(config),
+        logic("constant", lut_words=config.lanes * words, ff_words=config.lanes * registers),
+        logic("adder", sum=config.lanes * (config.sum_bits) * (len(pieces) - 1)),
+        round_shift(config.sum_bits, (config.op.shift,) * 2, config.op.output, config.lanes),
+    ))
+
+
+def product_block(config) -> Resources:
+    a, b = config.operands
+    zero = sum(t.zero_point != 0 for t in config.tensors)
+    return total((
+        pair(config), requantiser(config.requantiser),
+        product(config.device.name, a, b, config.lanes),
+        logic("operands", bits=config.lanes * (a + b), offset=config.lanes * zero * a),
+    ))
+
+
+def global_pool(config) -> Resources:
+    width = config.acc_bits * config.lanes
+    beats = getattr(config, "beats_per_site", None) or config.beats_per_pixel
+    x = config.inputs[0].width
+    maximum = config.requantiser is None
+    out = output_queues(config)
+    features: dict[str, Any] = {
+        "one": 1, "flags": config.join_latency, "counter": levels(beats), "wrap": wrap(beats),
+        "pixels": levels(config.tensor.pixels), "maximum": width * maximum,
+        "sum": width * (not maximum),
+    }
+    if config.in_memory:
+        out += Resources.memory(width, beats)
+        features |= {"memory": buffer_registers(width, beats), "result": width, "later": x,
+                     "address": levels(beats)}
+    else:
+        features |= {"ring": beats * width, "early": x}
+    out += logic("global pool", **features)
+    return out + requantiser(config.requantiser) if config.requantiser else out
+
+
+def argmax(config) -> Resources:
+    bits, index = config.tensor.bits, config.outputs[0].width
+    lane = levels(config.lanes)
+    pairs = registers = 0
+    left = config.lanes
+    for level in range(config.tree_levels):
+        pairs += left // 2
+        left = -(-left // 2)
+        registers += left * (bits + level + 1)
+    return output_queues(config) + logic(
+        "argmax", one=1, flags=config.push_latency, x=bits * config.lanes, tree=registers,
+        pairs=pairs * bits, compare=bits, base=max(config.tensor.channels - 1, 1).bit_length(),
+        lane=lane, number=index, beats=levels(config.tensor.channels // config.lanes) + 1,
+    )
+
+
+def gather(config) -> Resources:
+    out = output_queues(config)
+    width = config.inputs[0].width
+    if config.way == "filter":
+        wanted = len(np.unique(config.sources[:, 0, 0]))
+        some = wanted < config.beats_in
+        return out + logic("filter", one=1, counter=levels(config.beats_in) * some)
+    counters = levels(config.beats_in) + 2 * levels(config.beats_out)
+    common: dict[str, float] = {"one": 1, "counters": counters, "valid": config.push_latency}
+    if config.way == "registers":
+        return out + logic(
+            "gather registers", **common, held=width * (config.beats_in - 1), taken=width,
+            leaving=config.tensor.bits * len(config.op.order),
+        )
+    bits = config.tensor.bits
+    memories = total(Resources.memory(len(read) * bits, config.memory_depth)
+                     for read in config.lanes_read)
+    reads = [len(read) for read in config.lanes_read]
+    return out + memories + config.walk.resources() + logic(
+        "gather memories", **common, late=config.walk.latency * width,
+        memory=sum(buffer_registers(n * bits, config.memory_depth) for n in reads),
+        out=bits * len(reads), choose=sum(bits * (n // 2) for n in reads),
+        choice=sum(map(levels, reads)), words=config.walk.width,
+    )
+
+
+def fifo(config) -> Resources:
+    return output_queues(config) + logic("fork", branch=len(config.outputs))
+
+
+def turns(counts: list[int]) -> dict[str, float]:
+    return {"turns": len(counts), "beats": levels(max(counts)),
+            "ends": sum(max(n - 1, 1).bit_length() for n in counts)}
+
+
+def beats_of(stream) -> int:
+    return getattr(stream, "beats_per_site", None) or stream.beats_per_pixel
+
+
+def concatenate(config) -> Resources:
+    inputs = len(config.inputs)
+    return output_queues(config) + logic(
+        "concatenate", one=1, width=config.outputs[0].width,
+        choices=config.outputs[0].width * ((inputs - 1) // 2 + (inputs > 4)),
+        **turns([beats_of(t) for t in config.inputs]),
+    )
+
+
+def splitter(config) -> Resources:
+    return output_queues(config) + logic(
+        "splitter", one=1, **turns([beats_of(t) for t in config.outputs])
+    )
+
+
+def lane_change(config) -> Resources:
+    units_in, units_out = config.lanes_in // config.unit, config.lanes_out // config.unit
+    return output_queues(config) + logic(
+        "lane change", one=1, held=config.inputs[0].width, word=config.outputs[0].width,
+        shift=config.inputs[0].width * (units_in > 1), units_out=units_out,
+        left=units_in.bit_length(), slot=levels(units_out), wrap=wrap(units_out),
+    )
+
+
+def distinct(values, bits: int) -> int:
+    """Bits of a choice among constants that differ from case to case, each counted once."""
+    columns = (np.array(sorted(set(values)))[:, None] >> np.arange(bits)) & 1
+    columns ^= columns[:1]
+    return len({column.tobytes() for column in columns.T if column.any()})
+
+
+def changes(values: list[np.ndarray], jump: int, modulus: int) -> list[int]:
+    """The cases of :meth:`hwgen.blocks.walk.Walk._change`."""
+    out, before = [0], 0
+    for d in reversed(range(len(values))):
+        out += [int(before + step) % modulus for step in set(np.diff(values[d]).tolist())]
+        before += int(values[d][0] - values[d][-1])
+    return [*out, (before + jump) % modulus]
+
+
+def window(config) -> Resources:
+    course, stream = config.course, config.input
+    bits, depth = config.position_bits, config.depth
+    width = config.word_lanes * stream.tensor.bits
+    address = max(depth - 1, 1).bit_length()
+    words = config.words_per_pixel
+    axes, phases = course.axes, course.phases
+    need = changes([-a.need for a in axes], -course.pixels, 1 << bits)
+    step = changes([a.origin * a.unit * words for a in axes], course.pixels * words, depth)
+    need_bits, step_bits = distinct(need, bits), distinct(step, address)
+    inside = sum(not a.inside(t).all() for a in axes for t in range(len(a.taps)))
+    bounds = sum(levels(a.places) for a in axes
+                 for t in range(len(a.taps)) if not a.inside(t).all())
+    index = sum(levels(a.places) for a in axes)
+    per_word = config.word_lanes // stream.lanes
+    per_segment = config.segment // stream.lanes
+    turns = config.banks // stream.pixels
+    steps = (config.groups, config.folds, config.tap_folds, config.words_per_group,
+             config.fold_cycles - config.steps + 1)
+    beats = {stream.beats_per_site, per_segment, per_word}
+    counters = [*steps, *beats, turns]
+    copies = config.tap_lanes * config.banks
+    folds, outs = config.tap_folds * config.turns, config.tap_lanes * config.columns
+    word_bits = levels(words)
+    filled = config.fill is not None and inside > 0
+    choices = (folds - 1) * address if folds > 1 else 0
+    register = buffer_registers(width, depth, config.style)
+    memory = Resources.memory(width, max(depth, 2), config.style)
+    return total([memory] * copies) + logic(
+        "window", lut_one=1,
+        ff_register=bits * (7 + len(axes)) + 3 * need_bits + 3 * step_bits + 4 * inside + index
+        + width * stream.pixels + 4 * address + sum(map(levels, counters)) + 14 + word_bits,
+        ff_axes=len(axes),
+        lut_position=bits * (5 + len(axes)), lut_base=3 * address, lut_index=2 * index,
+        lut_counters=sum(map(levels, counters)), lut_need=need_bits * len(set(need)),
+        lut_step=step_bits * len(set(step)), lut_bounds=bounds,
+        lut_enables=per_word * (per_word > 1), phases=levels(phases) * (phases > 1),
+        lut_release=bits,
+    ) + logic(
+        "tap", ff_register=copies * (3 * address + 1 + register) + outs * width
+        + (copies * address if folds > 1 else 0),
+        lut_address=copies * address, lut_one=copies, lut_offset=copies * choices,
+        lut_fill=outs * width * filled, lut_banks=outs * width * (config.banks - 1),
+        lut_word=copies * word_bits, ff_flag=copies,
+    )
+
+
+def pixel_reader(config) -> Resources:
+    return window(config.window) + output_queues(config)
+
+
+def pool(config) -> Resources:
+    width = config.tensor.bits if config.requantiser is None else config.requantiser.acc_bits
+    maximum = config.requantiser is None
+    out = window(config.window) + output_queues(config)
+    join, x = width * config.lanes * config.tap_lanes, config.tensor.bits * config.lanes
+    out += logic(
+        "pool", one=1, flags=config.tree_levels + 2, steps=levels(config.window.steps),
+        x=x * config.tap_lanes, largest=join * maximum, sum=join * (not maximum),
+        counts=levels(config.window.window.taps) * config.counts * config.tap_lanes,
+    )
+    return out + requantiser(config.requantiser) if config.requantiser else out
+
+
+def convolution(config) -> Resources:
+    results = int(config.fold_results.max())
+    counts = sorted({int(n) for n in config.fold_results})
+    pixels = getattr(config, "pixels_out", 1)
+    held = config.requantiser.acc_bits * results * pixels
+    flags = config.array.latency + 1
+    beats = (results // config.lanes_out).bit_length()
+    out = window(config.window) + requantiser(config.requantiser)
+    out += output_queues(config, len(counts)) + array(config.array, 3)
+    for width in config.array.weight_widths:
+        out += weights(width, config.weight_depth)
+    skew = max(config.array.skews)
+    address = max(config.weight_depth - 1, 1).bit_length()
+    return out + logic(
+        "convolution", one=1, flags=flags, beats=flags * beats, held=held,
+        shift=held * (results > config.lanes_out), x=config.window.word_lanes
+        * config.tensor.bits * config.tap_lanes * (skew == 0),
+        steps=levels(config.window.steps), address=address, late=address * max(skew, 1) / 2,
+        ends=len(config.fold_results) * (len(counts) > 1), left=beats,
+        phases=math.log2(config.phases),
+    )
+
+
+def weights(width: int, depth: int) -> Resources:
+    depth = max(depth, 2)
+    if memory_style(width, depth) == "block":
+        return Resources.memory(width, depth)
+    blocks = -(-depth // 64)
+    return logic("words", lut_words=width * blocks, lut_choices=width * -(-(blocks - 1) // 3),
+                 ff_words=width)
+
+
+TERMS: dict[str, Callable[[Any], Resources]] = {
+    "QueueShape": lambda c: queue(c.width, c.depth, len(c.claims)),
+    "SkidShape": lambda c: skid(c.width),
+    "RequantiserConfig": requantiser,
+    "MacArrayConfig": array,
+    "SlidingWindowConfig": window,
+    "FoldedConvConfig": convolution,
+    "PoolConfig": pool,
+    "NearestResizeConfig": pixel_reader,
+    "PadConfig": pixel_reader,
+    "TableLookupConfig": table_lookup,
+    "AdderConfig": adder,
+    "ProductConfig": product_block,
+    "GlobalPoolConfig": global_pool,
+    "ArgMaxConfig": argmax,
+    "GatherConfig": gather,
+    "FifoConfig": fifo,
+    "ConcatenateConfig": concatenate,
+    "SplitterConfig": splitter,
+    "LaneChangeConfig": lane_change,
+}
+
+
+def resources(config) -> Resources:
+    """What a block or part takes."""
+    return TERMS[type(config).__name__](config)

@@ -1,0 +1,400 @@
+"""Random configurations of every block and part, as networks have them, for its resource model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from amaranth.hdl import Module, Signal
+from amaranth.lib import data, wiring
+
+from hwgen.blocks.argmax import ArgMaxConfig
+from hwgen.blocks.arithmetic import signed_width
+from hwgen.blocks.base import BlockConfig, StreamType
+from hwgen.blocks.conv import FoldedConvConfig
+from hwgen.blocks.elementwise import AdderConfig, TableLookupConfig
+from hwgen.blocks.gather import GatherConfig
+from hwgen.blocks.globalpool import GlobalPoolConfig
+from hwgen.blocks.mac import MacArray, MacArrayConfig
+from hwgen.blocks.multiplier import Packing
+from hwgen.blocks.pad import PadConfig
+from hwgen.blocks.pool import PoolConfig
+from hwgen.blocks.product import ProductConfig
+from hwgen.blocks.queue import FifoConfig, Queue, Skid
+from hwgen.blocks.requantise import RequantiserConfig
+from hwgen.blocks.resize import NearestResizeConfig
+from hwgen.blocks.route import ConcatenateConfig, LaneChangeConfig, SplitterConfig
+from hwgen.errors import HwgenError
+from hwgen.ir import (
+    Add,
+    ArgMax,
+    AveragePool,
+    Conv,
+    ConvTranspose,
+    GatherChannels,
+    GlobalAveragePool,
+    GlobalMaxPool,
+    MaxPool,
+    Mul,
+    Pad,
+    Quantisation,
+    Requantise,
+    Resize,
+    Split,
+    Table,
+    TensorType,
+)
+
+__all__ = ["BLOCKS", "PARTS", "QueueShape", "SkidShape", "component", "draw"]
+
+
+@dataclass(frozen=True)
+class QueueShape:
+    """Parameters of a queue."""
+
+    width: int
+    depth: int
+    claims: tuple[int, ...] = (1,)
+
+
+@dataclass(frozen=True)
+class SkidShape:
+    """Parameters of a skid buffer."""
+
+    width: int
+
+
+class _Drawer:
+    """Random choices."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = np.random.default_rng(seed)
+
+    def whole(self, low: int, high: int) -> int:
+        """A number of a range, both ends included."""
+        return int(self.random.integers(low, high + 1))
+
+    def spread(self, low: int, high: int) -> int:
+        """A number of a range, its logarithm evenly distributed."""
+        return int(round(math.exp(self.random.uniform(math.log(low), math.log(high)))))
+
+    def one(self, *choices):
+        """One of some values."""
+        return choices[self.whole(0, len(choices) - 1)]
+
+    def chance(self, probability: float) -> bool:
+        return bool(self.random.random() < probability)
+
+    def divisor(self, number: int, most: int) -> int:
+        """A divisor that is at most some number."""
+        return self.one(*(n for n in range(1, most + 1) if number % n == 0))
+
+    def bits(self) -> int:
+        """Mostly 8."""
+        return self.one(8, 8, 8, 4)
+
+    def quantisation(self, bits: int) -> Quantisation:
+        low = -(1 << (bits - 1))
+        return Quantisation(
+            float(self.random.uniform(0.02, 0.2)),
+            self.one(0, low, self.whole(low, -low - 1)), bits,
+        )
+
+    def tensor(self, channels: int = 0, *, most: int = 160, bits: int = 0) -> TensorType:
+        channels = channels or self.whole(1, 16) * self.one(1, 4, 8, 16)
+        extent = self.spread(5, most)
+        return TensorType((extent, extent, channels), self.quantisation(bits or self.bits()))
+
+    def depth(self, least: int) -> int:
+        """A queue's: mostly the least with which it works."""
+        return least if self.chance(0.5) else max(least, self.spread(4, 600))
+
+    def scales(self, spread: float, count: int, bits: int) -> Requantise:
+        """Multipliers that take values of this spread to codes of some bits."""
+        middle = 2.0 ** (bits - 1) / max(spread, 1.0) * self.random.uniform(0.5, 1)
+        width = self.whole(0, 3)
+        return Requantise.from_scale(middle * 2.0 ** self.random.uniform(-width, width, count))
+
+
+def _queue(d: _Drawer) -> QueueShape:
+    depth = d.spread(4, 600)
+    claims = d.one((1,), (1,), (d.whole(1, depth),), (depth, d.whole(1, depth)))
+    return QueueShape(d.bits() * d.spread(1, 16), depth, claims)
+
+
+def _skid(d: _Drawer) -> SkidShape:
+    return SkidShape(d.bits() * d.spread(1, 16))
+
+
+def _requantiser(d: _Drawer) -> RequantiserConfig:
+    acc = d.whole(12, 27)
+    lanes = d.whole(1, 4)
+    channels = lanes * d.spread(1, 64)
+    output = d.quantisation(d.bits())
+    sets = d.one(1, 1, 1, 4)
+    half = 1 << (acc - 1)
+    bias = d.random.integers(-half // 4, half // 4, (sets, channels))
+    return RequantiserConfig(
+        requantise=d.scales(half / 16, channels, output.bits), bias=bias, output=output,
+        acc_range=(-half, half - 1), lanes=lanes,
+        multiplier=d.one("dsp48e2", "dsp48e2", "fabric"),
+    )
+
+
+def _array(d: _Drawer) -> MacArrayConfig:
+    x, w = d.one((8, 8), (8, 8), (8, 4), (4, 4))
+    multiplier = d.one("dsp48e2", "dsp48e2", "dsp48e2", "fabric")
+    packing = Packing.densest(multiplier, x, w, (1 << (w - 1)) - d.whole(0, 1))
+    simd, pe, groups = d.spread(1, 36), d.spread(1, 16), 1
+    if d.chance(0.25):
+        simd, pe, groups = d.one(1, 3, 9), 1, d.spread(2, 16)
+    most = 24 if multiplier == "fabric" else 128
+    if simd * pe * groups > most:
+        raise HwgenError("That takes long")
+    bound = packing.bound(simd * d.spread(1, 100))
+    packing = Packing(multiplier, min(packing.products, pe), x, w, packing.weight_limit)
+    return MacArrayConfig(simd=simd, pe=pe, groups=groups, packing=packing,
+                          acc_bits=signed_width(-bound, bound))
+
+
+def _conv(d: _Drawer) -> FoldedConvConfig:
+    x, w = d.one((8, 8), (8, 8), (8, 8), (8, 4), (4, 4))
+    kind = d.one("3x3", "3x3", "1x1", "depthwise", "depthwise", "5x5", "transposed")
+    depthwise = kind == "depthwise"
+    cin = d.one(3, *(8 * d.whole(1, 12) for _ in range(5)))
+    cout = cin if depthwise else 8 * d.whole(1, 12)
+    kernel = {"1x1": 1, "5x5": 5, "transposed": 2}.get(kind, 3)
+    groups = cin if depthwise else 1
+    tensor = TensorType((*(d.spread(8, 160),) * 2, cin), d.quantisation(x))
+    limit = (1 << (w - 1)) - 1
+    weight = d.random.integers(-limit, limit + 1, (cout, kernel, kernel, cin // groups))
+    spread = float(np.sqrt(np.prod(weight.shape[1:]))) * limit * 2 ** (x - 2)
+    bias = d.random.integers(-int(spread), int(spread) + 1, cout)
+    output = d.quantisation(x)
+    common = (weight, bias, d.scales(spread, cout, x), output)
+    if kind == "transposed":
+        op = ConvTranspose(*common, (2, 2), weight_bits=w)
+    else:
+        pads = ((kernel // 2, kernel // 2),) * 2
+        op = Conv(*common, (d.one(1, 1, 2),) * 2, pads, groups, weight_bits=w)
+    lanes_in = d.divisor(cin, 8)
+    taps = op.window.taps
+    folding = {
+        "lanes_in": lanes_in, "lanes_out": d.divisor(cout, 4),
+        "tap_lanes": d.one(1, 1, kernel, taps),
+    }
+    if depthwise:
+        folding |= {"group_lanes": lanes_in * d.one(1, 1, 2), "channel_lanes": 1}
+    else:
+        folding |= {"channel_lanes": lanes_in * d.spread(1, 4), "pe": d.spread(1, 16)}
+    multiplier = d.one(*("dsp48e2",) * 6, "fabric")
+    config = FoldedConvConfig(op=op, tensor=tensor, multiplier=multiplier, **folding)
+    most = 16 if multiplier == "fabric" else 96
+    if config.simd * config.pe * config.group_lanes > most:
+        raise HwgenError("That takes long")
+    return replace(config, depths=(d.depth(config.least_depths[0]),)).at_full_speed()
+
+
+def _pool(d: _Drawer) -> PoolConfig:
+    tensor = d.tensor()
+    kernel = d.one(2, 3, 5)
+    stride = kernel if kernel == 2 else d.one(1, 2)
+    pads = ((kernel // 2, kernel // 2) if kernel % 2 else (0, 0),) * 2
+    if d.chance(0.6):
+        op = MaxPool((kernel,) * 2, (stride,) * 2, pads)
+    else:
+        counts = kernel % 2 == 0 or d.chance(0.5)
+        ratio = 1 / kernel**2 if counts else 1 / np.arange(1, kernel**2 + 1)
+        op = AveragePool((kernel,) * 2, Requantise.from_scale(ratio), d.quantisation(tensor.bits),
+                         (stride,) * 2, pads, counts)
+    return PoolConfig(op=op, tensor=tensor, lanes=d.divisor(tensor.channels, 8),
+                      tap_lanes=d.one(1, 1, kernel)).at_full_speed()
+
+
+def _resize(d: _Drawer) -> NearestResizeConfig:
+    tensor = d.tensor(most=80)
+    return NearestResizeConfig(op=Resize((2, 2)), tensor=tensor,
+                               lanes=d.divisor(tensor.channels, 8)).at_full_speed()
+
+
+def _pad(d: _Drawer) -> PadConfig:
+    tensor = d.tensor(most=80)
+    op = Pad(((d.whole(0, 2), d.whole(0, 2)), (d.whole(0, 2), d.whole(1, 2))), None)
+    return PadConfig(op=op, tensor=tensor, lanes=d.divisor(tensor.channels, 8)).at_full_speed()
+
+
+ACTIVATIONS: list[Callable] = [
+    lambda x: x / (1 + np.exp(-x)),
+    lambda x: 1 / (1 + np.exp(-x)),
+    np.tanh,
+    lambda x: np.where(x > 0, x, 0.1 * x),
+    lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
+]
+
+
+def _table(d: _Drawer) -> TableLookupConfig:
+    tensor = d.tensor()
+    output = d.quantisation(tensor.bits)
+    lanes = d.divisor(tensor.channels, 8)
+    if d.chance(0.2):
+        values = d.random.integers(output.low, output.high + 1,
+                                   (tensor.channels, 1 << tensor.bits))
+        op = Table(values, output)
+    else:
+        op = Table.from_function(d.one(*ACTIVATIONS), tensor.quantisation, output)
+    config = TableLookupConfig(op=op, tensor=tensor, lanes=lanes)
+    return replace(config, depths=(d.depth(config.least_depths[0]),))
+
+
+def _adder(d: _Drawer) -> AdderConfig:
+    a = d.tensor()
+    b = TensorType(a.shape, d.quantisation(a.bits))
+    op = Add.from_types(a.quantisation, b.quantisation, d.quantisation(a.bits))
+    config = AdderConfig(op=op, tensors=(a, b), lanes=d.divisor(a.channels, 4))
+    return replace(config, depths=(d.depth(config.least_depths[0]),))
+
+
+def _product(d: _Drawer) -> ProductConfig:
+    a = d.tensor()
+    b = TensorType(a.shape, d.quantisation(a.bits))
+    config = ProductConfig(
+        op=Mul(d.scales(2.0 ** (2 * a.bits - 3), 1, a.bits), d.quantisation(a.bits)),
+        tensors=(a, b), lanes=d.divisor(a.channels, 4),
+        multiplier=d.one("dsp48e2", "dsp48e2", "fabric"),
+    )
+    return replace(config, depths=(d.depth(config.least_depths[0]),))
+
+
+def _global_pool(d: _Drawer) -> GlobalPoolConfig:
+    tensor = d.tensor(most=40)
+    op = GlobalMaxPool()
+    if d.chance(0.7):
+        op = GlobalAveragePool(Requantise.from_scale(1 / tensor.pixels),
+                               d.quantisation(tensor.bits))
+    return GlobalPoolConfig(op=op, tensor=tensor, lanes=d.divisor(tensor.channels, 4))
+
+
+def _argmax(d: _Drawer) -> ArgMaxConfig:
+    tensor = d.tensor(d.whole(2, 40) * d.one(1, 4, 8))
+    return ArgMaxConfig(op=ArgMax(), tensor=tensor, lanes=d.divisor(tensor.channels, 8))
+
+
+def _gather(d: _Drawer) -> GatherConfig:
+    tensor = d.tensor(d.one(16, 32, 64, 116, 232))
+    lanes = d.divisor(tensor.channels, 8)
+    channels = np.arange(tensor.channels)
+    kind = d.one("shuffle", "shuffle", "slice", "random")
+    if kind == "shuffle":
+        order = channels.reshape(2, -1).T.ravel()
+    elif kind == "slice":
+        order = channels[lanes * d.whole(0, 1) :][: tensor.channels // 2 // lanes * lanes]
+    else:
+        order = d.random.permutation(channels)
+    return GatherConfig(op=GatherChannels(tuple(order.tolist())), tensor=tensor, lanes=lanes)
+
+
+def _fifo(d: _Drawer) -> FifoConfig:
+    tensor = d.tensor()
+    branches = d.one(1, 2, 2, 3)
+    return FifoConfig(stream=StreamType(tensor, d.divisor(tensor.channels, 16)),
+                      branches=branches, depths=tuple(d.spread(4, 600) for _ in range(branches)))
+
+
+def _concatenate(d: _Drawer) -> ConcatenateConfig:
+    lanes, first = d.spread(1, 8), d.tensor()
+    tensors = tuple(
+        TensorType((*first.spatial, lanes * d.spread(1, 32)), first.quantisation)
+        for _ in range(d.one(2, 2, 3, 4))
+    )
+    config = ConcatenateConfig(tensors=tensors, lanes=lanes)
+    return replace(config, depths=(d.depth(config.least_depths[0]),))
+
+
+def _splitter(d: _Drawer) -> SplitterConfig:
+    lanes = d.spread(1, 8)
+    sizes = tuple(lanes * d.spread(1, 32) for _ in range(d.one(2, 2, 3)))
+    config = SplitterConfig(op=Split(sizes), tensor=d.tensor(sum(sizes)), lanes=lanes)
+    return replace(config, depths=tuple(map(d.depth, config.least_depths)))
+
+
+def _lane_change(d: _Drawer) -> LaneChangeConfig:
+    tensor = d.tensor(d.one(24, 48, 96, 64))
+    config = LaneChangeConfig(tensor=tensor, lanes_in=d.divisor(tensor.channels, 16),
+                              lanes_out=d.divisor(tensor.channels, 16))
+    if config.lanes_in == config.lanes_out:
+        raise HwgenError("Nothing changes")
+    return replace(config, depths=(d.depth(config.least_depths[0]),))
+
+
+PARTS: dict[str, Callable[[_Drawer], object]] = {
+    "queue": _queue,
+    "skid": _skid,
+    "requantiser": _requantiser,
+    "array": _array,
+    "window": lambda d: d.one(_conv, _pool, _resize, _pad)(d).window,
+}
+"""Parts of blocks."""
+
+BLOCKS: dict[str, Callable[[_Drawer], BlockConfig]] = {
+    "convolution": _conv,
+    "pool": _pool,
+    "resize": _resize,
+    "pad": _pad,
+    "table": _table,
+    "adder": _adder,
+    "product": _product,
+    "global pool": _global_pool,
+    "argmax": _argmax,
+    "gather": _gather,
+    "fifo": _fifo,
+    "concatenate": _concatenate,
+    "splitter": _splitter,
+    "lane change": _lane_change,
+}
+"""Blocks, as they stand in a pipeline."""
+
+
+def draw(kind: str, seed: int) -> object:
+    """A random configuration of a kind of part or block."""
+    drawer = _Drawer(seed)
+    while True:
+        try:
+            return (PARTS | BLOCKS)[kind](drawer)
+        except HwgenError:
+            continue
+
+
+class _Part(wiring.Component):
+    """A part with plain ports, for streams that are always ready have no signal that says so."""
+
+    def __init__(self, inner: wiring.Component) -> None:
+        self.inner = inner
+        self.wires = {
+            "_".join(map(str, path)): (member, value)
+            for path, member, value in inner.signature.flatten(inner)
+            if isinstance(value, Signal | data.View)
+        }
+        super().__init__({name: member for name, (member, _) in self.wires.items()})
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.inner = self.inner
+        for name, (member, value) in self.wires.items():
+            port = getattr(self, name)
+            m.d.comb += value.eq(port) if member.flow == wiring.In else port.eq(value)
+        return m
+
+
+def component(config) -> wiring.Component:
+    """The hardware of a configuration."""
+    if isinstance(config, BlockConfig):
+        return config.create()
+    if isinstance(config, MacArrayConfig):
+        return MacArray(config)
+    if isinstance(config, SkidShape):
+        return Skid(config.width)
+    if isinstance(config, QueueShape):
+        return _Part(Queue(config.width, config.depth, config.claims))
+    return _Part(config.create())
