@@ -162,20 +162,20 @@ def column(config, times: int = 1) -> Resources:
     )
 
 
-def array(config, late: int = 0) -> Resources:
-    """An array whose activations were in ``late`` registers before, and nowhere else."""
-    shared = getattr(config, "weights_shared", False)
-    pixels = getattr(config, "pixels", 1)
-    x_bits = config.x_bits if hasattr(config, "x_bits") else config.packing.activation_bits
-    times = config.groups * (config.pe if shared else pixels)
-    skew = config.columns[0].skew
-    size = x_bits * config.groups * pixels
-    short = sum(s + late < 3 for s in skew if s) * size
-    long = sum(s + late >= 3 for s in skew if s) * size
+def array(config, before: int = 0) -> Resources:
+    """An array whose activations come from ``before`` registers that go nowhere else.
+
+    Three registers in a row are a shift register, those before the array included.
+    """
+    shared = config.weights_shared
+    times = config.groups * (config.pe if shared else config.pixels)
+    size = config.x_bits * config.groups * config.pixels
+    chains = [before + (0 if shared else skew) for skew in config.columns[0].skew]
     out = total(column(c, times) for c in config.columns)
     return out + logic(
-        "array", ff_short=2 * short, lut_long=long,
-        packed=config.simd * size * shared,
+        "array", ff_register=size * sum(n for n in chains if n < 3),
+        lut_shift=size * sum(n >= 3 for n in chains),
+        packed=config.simd * size * shared, lut_one=1,
     )
 
 
@@ -222,7 +222,6 @@ def adder(config) -> Resources:
     bits = config.product_bits
     words = registers = 0
     for _, _, values in pieces:
-        values = values - values.min() if False else values
         flat = (values[:, None] >> np.arange(bits)) & 1
         varying = int((flat != flat[:1]).any(0).sum())
         # Of a product with a constant the lowest bits depend on the lowest of the code.
@@ -363,7 +362,8 @@ def changes(values: list[np.ndarray], jump: int, modulus: int) -> list[int]:
     return [*out, (before + jump) % modulus]
 
 
-def window(config) -> Resources:
+def window(config, later: bool = False) -> Resources:
+    """``later``: its output registers are counted with those behind them."""
     course, stream = config.course, config.input
     bits, depth = config.position_bits, config.depth
     width = config.word_lanes * stream.tensor.bits
@@ -402,7 +402,7 @@ def window(config) -> Resources:
         lut_enables=per_word * (per_word > 1), phases=levels(phases) * (phases > 1),
         lut_release=bits,
     ) + logic(
-        "tap", ff_register=copies * (3 * address + 1 + register) + outs * width
+        "tap", ff_register=copies * (3 * address + 1 + register) + outs * width * (not later)
         + (copies * address if folds > 1 else 0),
         lut_address=copies * address, lut_one=copies, lut_offset=copies * choices,
         lut_fill=outs * width * filled, lut_banks=outs * width * (config.banks - 1),
@@ -430,30 +430,29 @@ def pool(config) -> Resources:
 def convolution(config) -> Resources:
     results = int(config.fold_results.max())
     counts = sorted({int(n) for n in config.fold_results})
-    pixels = getattr(config, "pixels_out", 1)
+    pixels, late = config.pixels_out, config.weight_latency
     held = config.requantiser.acc_bits * results * pixels
-    flags = config.array.latency + 1
     beats = (results // config.lanes_out).bit_length()
-    out = window(config.window) + requantiser(config.requantiser)
-    out += output_queues(config, len(counts)) + array(config.array, 3)
-    for width in config.array.weight_widths:
-        out += weights(width, config.weight_depth)
+    flags = late + config.array.latency
+    out = window(config.window, later=True) + requantiser(config.requantiser)
+    out += output_queues(config, len(counts)) + array(config.array, 1 + late)
+    out += total(weights(memory) for memory in config.weights)
     skew = max(config.array.skews)
     address = max(config.weight_depth - 1, 1).bit_length()
+    steps = levels(config.window.steps)
     return out + logic(
-        "convolution", one=1, flags=flags, beats=flags * beats, held=held,
-        shift=held * (results > config.lanes_out), x=config.window.word_lanes
-        * config.tensor.bits * config.tap_lanes * (skew == 0),
-        steps=levels(config.window.steps), address=address, late=address * max(skew, 1) / 2,
-        ends=len(config.fold_results) * (len(counts) > 1), left=beats,
-        phases=math.log2(config.phases),
+        "convolution", one=1, ff_flags=3 * flags, ff_beats=flags * beats * (len(counts) > 1),
+        ff_register=held + steps + address + beats, ff_address=address * (skew + late),
+        lut_held=held * (results > config.lanes_out), lut_steps=steps,
+        lut_counter=address, lut_left=beats, ends=len(config.fold_results) * (len(counts) > 1),
+        lut_address=address * (skew + late > 2), phases=math.log2(config.phases),
     )
 
 
-def weights(width: int, depth: int) -> Resources:
-    depth = max(depth, 2)
-    if memory_style(width, depth) == "block":
-        return Resources.memory(width, depth)
+def weights(memory) -> Resources:
+    if memory.style == "ultra" or memory.table.kind == "block":
+        return memory.resources()
+    width, depth = memory.width, max(memory.depth, 2)
     blocks = -(-depth // 64)
     return logic("words", lut_words=width * blocks, lut_choices=width * -(-(blocks - 1) // 3),
                  ff_words=width)

@@ -78,7 +78,7 @@ class _Drawer:
 
     def spread(self, low: int, high: int) -> int:
         """A number of a range, its logarithm evenly distributed."""
-        return int(round(math.exp(self.random.uniform(math.log(low), math.log(high)))))
+        return round(math.exp(self.random.uniform(math.log(low), math.log(high))))
 
     def one(self, *choices):
         """One of some values."""

@@ -111,7 +111,7 @@ class Shares:
     dsp: float = 0.97
     bram18: float = 0.95
     uram: float = 0.95
-    lut: float = 0.8
+    lut: float = 0.7
     ff: float = 0.8
 
     def __post_init__(self) -> None:

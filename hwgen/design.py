@@ -6,7 +6,7 @@ Plain data, saved as ``design.json``, so that it can be read, edited by hand and
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -104,12 +104,8 @@ class DesignPoint:
 
     def save(self, path: str | Path) -> None:
         """Write the design point as JSON."""
-        tensors = {name: {"lanes": self.lanes.get(name, 1), "pixels": self.pixels.get(name, 1)}
-                   for name in self.lanes | self.pixels}
-        edges: dict[str, dict] = {name: {"depth": depth} for name, depth in self.depths.items()}
-        for name, memory in self.memories.items():
-            if memory:
-                edges.setdefault(name, {})["memory"] = memory
+        tensors = _columns({"lanes": self.lanes, "pixels": self.pixels})
+        edges = _columns({"depth": self.depths, "memory": self.memories})
         body = {
             "format": FORMAT, "board": self.board, "clock_mhz": self.clock_mhz,
             "ops": {name: asdict(folding) for name, folding in self.foldings.items()},
@@ -142,21 +138,31 @@ class DesignPoint:
             for name, values in _table(body, "tensors"):
                 with naming(f"tensor {name!r}"):
                     _only(values, ["lanes", "pixels"])
-                    design.lanes[name] = _count(values, "lanes")
-                    design.pixels[name] = _count(values, "pixels")
+                    for key, found in (("lanes", design.lanes), ("pixels", design.pixels)):
+                        if key in values:
+                            found[name] = _count(values, key)
             for name, values in _table(body, "edges"):
                 with naming(f"edge {name!r}"):
                     _only(values, ["depth", "memory"])
                     if "depth" in values:
                         design.depths[name] = _count(values, "depth")
-                    memory = values.get("memory", "")
-                    if memory not in CHOICES["window"]:
-                        legal = ", ".join(map(repr, CHOICES["window"]))
-                        raise HwgenError(f"memory must be one of {legal}, not {memory!r}")
-                    design.memories[name] = memory
+                    if "memory" in values:
+                        if (memory := values["memory"]) not in STYLES:
+                            legal = ", ".join(map(repr, STYLES))
+                            raise HwgenError(f"memory must be one of {legal}, not {memory!r}")
+                        design.memories[name] = memory
         except HwgenError as error:
             raise HwgenError(f"{path}: {error}") from None
         return design
+
+
+def _columns(columns: dict[str, Mapping]) -> dict[str, dict]:
+    """Per name its entries, from a mapping of names for each entry."""
+    rows: dict[str, dict] = {}
+    for key, column in columns.items():
+        for name, value in column.items():
+            rows.setdefault(name, {})[key] = value
+    return rows
 
 
 def _text(body: dict, name: str) -> str:
@@ -173,7 +179,7 @@ def _positive(body: dict, name: str) -> float:
 
 
 def _count(values: dict, name: str) -> int:
-    value = values.get(name, 1)
+    value = values[name]
     if type(value) is not int or value < 1:
         raise HwgenError(f"{name} must be a positive integer, not {value!r}")
     return value

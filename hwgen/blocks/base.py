@@ -15,7 +15,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Self
 
 import numpy as np
@@ -179,17 +179,18 @@ class Resources:
     def __add__(self, other: Resources) -> Resources:
         return Resources(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
-    @classmethod
-    def memory(cls, width: int, depth: int, style: str = "") -> Resources:
+    @staticmethod
+    @cache
+    def memory(width: int, depth: int, style: str = "") -> Resources:
         """A memory with one port to write and one to read, in a style of its own or a given one."""
         style = memory_style(width, depth, style)
         if style == "distributed":
-            return cls(lut=int(ram_luts(width, depth)))
+            return Resources(lut=int(ram_luts(width, depth)))
         part_depth = memory_part(width, depth, style)[1]
         choice = int(choice_luts(width, -(-depth // part_depth)))
         if style == "ultra":
-            return cls(uram=int(ultra_count(width, depth)), lut=choice)
-        return cls(bram18=int(block_count(width, depth)), lut=choice)
+            return Resources(uram=int(ultra_count(width, depth)), lut=choice)
+        return Resources(bram18=int(block_count(width, depth)), lut=choice)
 
 
 def in_order(times: np.ndarray, spacing: int = 1) -> np.ndarray:
@@ -197,6 +198,8 @@ def in_order(times: np.ndarray, spacing: int = 1) -> np.ndarray:
 
     The max-plus recurrence ``t[j] = max(times[j], t[j-1] + spacing)``.
     """
+    if (times[1:] - times[:-1] >= spacing).all():
+        return times
     ramp = np.arange(len(times), dtype=np.int64) * spacing
     return np.maximum.accumulate(times - ramp) + ramp
 

@@ -24,7 +24,7 @@ _notes: list[tuple[str, dict[str, float]]] | None = None
 
 @cache
 def coefficients() -> dict[str, dict[str, dict[str, float]]]:
-    """Per kind, per feature, the ``lut`` and ``ff`` of a unit; one that is missing costs nothing."""
+    """Per kind, per feature, the ``lut`` and ``ff`` of a unit; what is missing costs nothing."""
     return tomllib.loads(files("hwgen.blocks").joinpath("cost.toml").read_text())
 
 

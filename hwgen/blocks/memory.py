@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from amaranth.hdl import Module, Signal, Value
 from amaranth.lib import wiring
@@ -21,7 +22,7 @@ from hwgen.blocks.storage import (
     rom_luts,
     table_count,
     table_cut,
-    table_ram,
+    table_style,
 )
 from hwgen.errors import HwgenError
 
@@ -187,8 +188,7 @@ class ReadOnlyMemory:
     @property
     def kind(self) -> str:
         """The style that is built."""
-        cheaper = "block" if table_ram(self.width, self.depth) else "distributed"
-        return self.style or cheaper
+        return self.style or table_style(self.width, self.depth)
 
     @property
     def part_depth(self) -> int:
@@ -212,12 +212,7 @@ class ReadOnlyMemory:
 
     def resources(self) -> Resources:
         """What it takes."""
-        if self.kind == "distributed":
-            return Resources(lut=int(rom_luts(self.width, self.depth)), ff=self.width)
-        blocks = int(table_count(self.width, self.depth))
-        return choice_resources(self.width, self.parts) + Resources(
-            bram18=blocks, ff=self.registers * self.width * self.parts
-        )
+        return _table_resources(self)
 
     def read(self, m: Module, name: str, address: Value, rows: Sequence[int]) -> Value:
         """The word at an address, ``latency`` cycles later."""
@@ -239,6 +234,16 @@ class ReadOnlyMemory:
             ]
         late = [delayed(m, w, self.registers, f"{name}_{k}") for k, w in enumerate(words)]
         return choose_word(m, name, late, address[low:], 1 + self.registers)
+
+
+@cache
+def _table_resources(table: ReadOnlyMemory) -> Resources:
+    width, depth, parts = table.width, table.depth, table.parts
+    if table.kind == "distributed":
+        return Resources(lut=int(rom_luts(width, depth)), ff=width)
+    return choice_resources(width, parts) + Resources(
+        bram18=int(table_count(width, depth)), ff=table.registers * width * parts
+    )
 
 
 def _filled(rows: list[int]) -> list[int]:

@@ -15,7 +15,7 @@ with INT8 Optimization on Xilinx Devices").  Beyond that paper:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
@@ -163,19 +163,20 @@ class Packing:
                 f"{self.multiplier}"
             )
 
-    @classmethod
+    @staticmethod
+    @cache
     def densest(
-        cls, multiplier: str, activation_bits: int, weight_bits: int, weight_limit: int
+        multiplier: str, activation_bits: int, weight_bits: int, weight_limit: int
     ) -> Packing:
         """The packing with the most products of which at least two can be summed."""
         for products in range(12, 1, -1):
             try:
-                packing = cls(multiplier, products, activation_bits, weight_bits, weight_limit)
+                packing = Packing(multiplier, products, activation_bits, weight_bits, weight_limit)
             except HwgenError:
                 continue
             if packing.capacity(1) > 1:
                 return packing
-        return cls(multiplier, 1, activation_bits, weight_bits, weight_limit)
+        return Packing(multiplier, 1, activation_bits, weight_bits, weight_limit)
 
     @property
     def device(self) -> Multiplier:

@@ -9,12 +9,14 @@ and tables of 64 bits in one; those of 7-series take a tenth more for RAMs.
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 
 __all__ = [
     "STYLES", "ULTRA_SHAPE", "block_count", "block_ram", "block_shape", "block_width",
     "choice_luts", "memory_part", "memory_style", "ram_luts", "rom_luts", "table_count",
-    "table_cut", "table_ram", "ultra_count", "ultra_weights",
+    "table_cut", "table_ram", "table_style", "ultra_count", "ultra_weights",
 ]
 
 STYLES = ("distributed", "block", "ultra")
@@ -50,6 +52,7 @@ def _blocks(width, depth, bits: int, words: int) -> np.ndarray:
     return full * -(-width // bits) + np.where(rest > 0, -(-width // block_width(rest)), 0)
 
 
+@cache
 def block_shape(width: int, depth: int) -> tuple[int, int]:
     """Shape of the parts that hold a memory in the fewest blocks; of several such, the deepest."""
     return min(BLOCK_SHAPES, key=lambda shape: int(_blocks(width, depth, *shape)))
@@ -98,6 +101,7 @@ def table_count(width, depth) -> np.ndarray:
     return np.take_along_axis(blocks, costs.argmin(0)[None], 0)[0]
 
 
+@cache
 def table_cut(width: int, depth: int) -> tuple[int, bool]:
     """How a table is cut: words of a part, and whether the parts lie side by side."""
     _, costs = _table_cuts(width, depth)
@@ -108,6 +112,12 @@ def table_cut(width: int, depth: int) -> tuple[int, bool]:
 def table_ram(width, depth) -> np.ndarray:
     """:func:`table_count`, but 0 where LUTs are cheaper."""
     return _unless_small(width, depth, table_count(width, depth))
+
+
+@cache
+def table_style(width: int, depth: int) -> str:
+    """``"distributed"`` where LUTs are the cheaper table, else ``"block"``."""
+    return "block" if table_ram(width, depth) else "distributed"
 
 
 def ultra_count(width, depth) -> np.ndarray:
@@ -145,6 +155,7 @@ def rom_luts(width, depth) -> np.ndarray:
     return np.asarray(width) * -(-depth // 64) + choice_luts(width, -(-depth // 256))
 
 
+@cache
 def memory_style(width: int, depth: int, style: str = "") -> str:
     """The style, or if it is empty ``"distributed"`` where LUTs are cheaper, else ``"block"``."""
     return style or ("block" if block_ram(width, depth) else "distributed")

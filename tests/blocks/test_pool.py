@@ -105,7 +105,7 @@ def test_interval() -> None:
 @pytest.mark.parametrize("wrong, message", [
     ({"lanes": 3}, r"^Lanes must divide the 4 channels, not 3$"),
     ({"tap_lanes": 5}, r"^Tap lanes must be between 1 and 4, not 5$"),
-    ({"capacity": 2}, r"^Capacity must be at least 7 pixels, not 2$"),
+    ({"capacity": 2}, r"^Capacity must be at least 7 sites, not 2$"),
     ({"tensor": TensorType((1, 5, 4))}, r"^Window \(2, 2\) does not fit into \(1, 5\)$"),
 ])
 def test_refuses(wrong: dict, message: str) -> None:

@@ -52,7 +52,7 @@ def test_interval() -> None:
 @pytest.mark.parametrize("wrong, message", [
     ({"lanes": 4}, r"^Lanes must divide the 6 channels, not 4$"),
     ({"op": Resize((2,))}, r"^Resize \(2,\) does not fit spatial extents \(4, 5\)$"),
-    ({"capacity": 4}, r"^Capacity must be at least 5 pixels, not 4$"),
+    ({"capacity": 4}, r"^Capacity must be at least 5 sites, not 4$"),
 ])
 def test_refuses(wrong: dict, message: str) -> None:
     good = {"op": Resize((2, 2)), "tensor": TensorType((4, 5, 6))}

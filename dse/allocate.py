@@ -1,0 +1,212 @@
+"""Dividing a device among the parts of a design: one way to build each, so that all of them fit.
+
+A multiple-choice knapsack with several resources.  Its linear relaxation is solved by column
+generation (Gilmore and Gomory, "A linear programming approach to the cutting-stock problem", 1961):
+under prices for the resources every part names its cheapest way, a small linear program over the
+ways named so far sets new prices, and the prices prove how good a solution can be at all.  As there
+are few resources, few parts are divided in its optimum, so a mixed-integer program over the same
+ways is close to it.  HiGHS solves both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from scipy.optimize import Bounds, LinearConstraint, linprog, milp
+from scipy.sparse import csr_array
+
+from dse.foldings import RESOURCES, Column
+
+__all__ = ["Allocation", "Part", "Table", "allocate", "fits"]
+
+ROUNDS = 30
+TIME_LIMIT = 4.0
+"""Seconds for a mixed-integer program; its gap is tiny before, so results do not depend on it."""
+GAP = 2e-3
+WEIGHTS = np.array([1.0, 0.5, 0.3, 0.2])
+"""What a share of each resource counts where there is a choice."""
+
+
+class Table(Protocol):
+    """The ways to build something."""
+
+    def limit(self, interval: int) -> bool:
+        """Drop those that take more than an interval; False: none is left."""
+        ...
+
+    def best(self, prices: np.ndarray) -> Column:
+        """The cheapest under prices of :data:`dse.foldings.RESOURCES`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Part:
+    """Something to be built, perhaps several times.
+
+    Members
+    -------
+    names : of those that are to be built
+    table : the ways to build each
+    """
+
+    names: tuple[str, ...]
+    table: Table
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """A way for every part, by name, and what they take together."""
+
+    columns: dict[str, Column]
+    takes: np.ndarray
+
+
+class _Master:
+    """The ways named so far, and the programs over them."""
+
+    def __init__(self, parts: Sequence[Part], have: np.ndarray) -> None:
+        self.parts = parts
+        self.have = np.maximum(have, 1e-6)
+        self.columns: list[tuple[int, Column]] = []
+        self._known: set[tuple[int, tuple[float, ...]]] = set()
+
+    def name(self, prices: np.ndarray) -> tuple[float, bool]:
+        """Let every part name its cheapest way; what that costs, and whether there is a new one."""
+        total, new = 0.0, False
+        for k, part in enumerate(self.parts):
+            column = part.table.best(prices)
+            total += len(part.names) * float(np.dot(column.takes, prices))
+            key = k, column.takes
+            if key not in self._known:
+                self._known.add(key)
+                self.columns.append((k, column))
+                new = True
+        return total, new
+
+    def takes(self) -> np.ndarray:
+        """Of each resource, each way."""
+        return np.array([column.takes for _, column in self.columns]).T
+
+    def members(self) -> csr_array:
+        """Which part each way belongs to."""
+        owner = [k for k, _ in self.columns]
+        count = len(owner)
+        return csr_array((np.ones(count), (owner, np.arange(count))), (len(self.parts), count))
+
+    @property
+    def counts(self) -> np.ndarray:
+        """How often each part is built."""
+        return np.array([len(part.names) for part in self.parts], float)
+
+
+def _share(master: _Master) -> tuple[float, np.ndarray]:
+    """Smallest largest share of any resource, and the prices that prove it."""
+    takes = master.takes() / master.have[:, None]
+    count = takes.shape[1]
+    result = linprog(
+        np.r_[np.zeros(count), 1],
+        A_ub=np.c_[takes, -np.ones(len(takes))], b_ub=np.zeros(len(takes)),
+        A_eq=csr_array(np.c_[master.members().toarray(), np.zeros(len(master.parts))]),
+        b_eq=master.counts, method="highs",
+    )
+    prices = np.maximum(-result.ineqlin.marginals, 0)
+    return float(result.fun), prices / max(prices.sum(), 1e-12) / master.have
+
+
+def fits(
+    parts: Sequence[Part], have: np.ndarray, interval: int, exact: bool = False
+) -> tuple[float, np.ndarray]:
+    """The share of the scarcest resource that parts need, were they divisible; and the prices.
+
+    Stops as soon as it is known to be at most 1 or more than that, unless ``exact``.
+
+    Parameters
+    ----------
+    parts : what is to be built
+    have : of each of :data:`dse.foldings.RESOURCES`
+    interval : cycles a frame, at most
+
+    Returns
+    -------
+    share, prices
+        The share is infinite if some part is never as fast.
+    """
+    master = _Master(parts, have)
+    prices = 1 / master.have / len(RESOURCES)
+    if not all(part.table.limit(interval) for part in parts):
+        return np.inf, prices
+    share = np.inf
+    for _ in range(ROUNDS):
+        least, new = master.name(prices)
+        if not exact and least > 1 + 1e-9:
+            return least, prices
+        if not new:
+            break
+        share, prices = _share(master)
+        if not exact and share <= 1:
+            break
+    return share, prices
+
+
+def allocate(
+    parts: Sequence[Part], have: np.ndarray, interval: int, latency: bool = False
+) -> Allocation | None:
+    """A way to build every part with as little as possible; None: there is none.
+
+    Parameters
+    ----------
+    parts, have, interval : see :func:`fits`
+    latency : rather with as few cycles as possible, whatever it takes
+    """
+    master = _Master(parts, have)
+    if not all(part.table.limit(interval) for part in parts):
+        return None
+    weights = WEIGHTS / master.have
+    prices, best = weights, np.inf
+    for _ in range(ROUNDS):
+        _, new = master.name(prices)
+        if not new:
+            break
+        takes = master.takes()
+        # What is missing may be bought, so that there always is a solution.
+        size = len(RESOURCES)
+        result = linprog(
+            np.r_[weights @ takes, np.full(size, 100.0)],
+            A_ub=np.c_[takes / master.have[:, None], -np.eye(size)], b_ub=np.ones(size),
+            A_eq=csr_array(np.c_[master.members().toarray(), np.zeros((len(parts), size))]),
+            b_eq=master.counts, method="highs",
+        )
+        best, prices = result.fun, weights - result.ineqlin.marginals / master.have
+    # Ways near the optimum, for the mixed-integer program to choose from.
+    for factor in (0.7, 0.85, 1.2, 1.5):
+        for k in range(len(RESOURCES)):
+            varied = prices.copy()
+            varied[k] *= factor
+            master.name(varied)
+    del best
+    takes, members = master.takes(), master.members()
+    cost = weights @ takes
+    if latency:
+        cycles = np.array([column.cycles for _, column in master.columns])
+        cost = cycles / interval + 1e-3 * cost
+    # In whole numbers of parts; resources as shares, for the solver's tolerances.
+    result = milp(
+        cost / max(cost.max(), 1e-12), integrality=np.ones(takes.shape[1]),
+        bounds=Bounds(0, np.inf),
+        constraints=[
+            LinearConstraint(takes / master.have[:, None], -np.inf, np.ones(len(RESOURCES))),
+            LinearConstraint(members, master.counts, master.counts),
+        ],
+        options={"time_limit": TIME_LIMIT, "mip_rel_gap": GAP},
+    )
+    if result.x is None:
+        return None
+    chosen: dict[str, Column] = {}
+    left = [list(part.names) for part in parts]
+    for (k, column), count in zip(master.columns, np.rint(result.x).astype(int), strict=True):
+        for _ in range(count):
+            chosen[left[k].pop(0)] = column
+    return Allocation(chosen, takes @ np.rint(result.x))

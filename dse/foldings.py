@@ -1,0 +1,290 @@
+"""Tables of foldings: for every way to fold an op, its cycles and what it takes.
+
+Numbers here are those of ``resources()`` of the blocks, computed for thousands of foldings at once:
+multipliers exactly, memories but for how weights are dealt out to ports, LUTs nearly.  What they
+miss for a whole design is found when it is planned (:mod:`dse.search`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hwgen.blocks.arithmetic import signed_width
+from hwgen.blocks.mac import chain_length
+from hwgen.blocks.multiplier import MULTIPLIERS, Packing
+from hwgen.blocks.storage import (
+    STYLES,
+    block_count,
+    choice_luts,
+    ram_luts,
+    rom_luts,
+    table_count,
+    ultra_count,
+    ultra_weights,
+)
+from hwgen.design import Folding
+from hwgen.ir import Convolution, TensorType
+
+from dse.streams import is_depthwise
+
+__all__ = ["RESOURCES", "Column", "ConvTable", "FixedTable", "fold_choices"]
+
+RESOURCES = ("dsp", "lut", "bram18", "uram")
+"""What the search divides; flip-flops are only checked, for no design runs out of them first."""
+
+DEEPEST_LUTS = 512
+"""Words of the deepest memory in LUTs: the choice among more would be slow."""
+
+NONE = 1e9
+"""Taken by what cannot be built."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One way to build something.
+
+    Members
+    -------
+    takes : of each of :data:`RESOURCES`
+    cycles : a frame
+    choice : what it is, for whoever made the table
+    """
+
+    takes: tuple[float, ...]
+    cycles: int
+    choice: object
+
+
+def fold_choices(extent: int, step: int = 1) -> np.ndarray:
+    """The smallest multiple of ``step`` for each number of folds that an extent can have."""
+    lanes = np.arange(step, extent + 1, step)
+    folds = -(-extent // lanes)
+    return lanes[np.r_[True, folds[1:] < folds[:-1]]]
+
+
+class FixedTable:
+    """A few ways to build something, each with the same cycles.
+
+    Parameters
+    ----------
+    columns : sequence of :class:`Column`
+    """
+
+    def __init__(self, columns: Sequence[Column]) -> None:
+        self.columns = columns
+        self._takes = np.array([column.takes for column in columns])
+
+    def limit(self, interval: int) -> bool:
+        """All ways are always as fast."""
+        return True
+
+    def best(self, prices: np.ndarray) -> Column:
+        """The cheapest way."""
+        return self.columns[int((self._takes @ prices).argmin())]
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """A memory of each folding, per style: what it takes of LUTs, blocks and UltraRAMs."""
+
+    lut: np.ndarray
+    bram18: np.ndarray
+    uram: np.ndarray
+
+    def cost(self, prices: np.ndarray) -> np.ndarray:
+        """``(styles, foldings)``."""
+        return self.lut * prices[1] + self.bram18 * prices[2] + self.uram * prices[3]
+
+    def take(self, keep: np.ndarray) -> _Memory:
+        return _Memory(self.lut[:, keep], self.bram18[:, keep], self.uram[:, keep])
+
+    def takes(self, style: int, k: int) -> np.ndarray:
+        return np.array([0, self.lut[style, k], self.bram18[style, k], self.uram[style, k]])
+
+
+def _buffer(width: np.ndarray, depth: np.ndarray, copies: np.ndarray) -> _Memory:
+    zero = np.zeros(len(width), np.int64)
+    luts = np.where(depth <= DEEPEST_LUTS, copies * ram_luts(width, depth), NONE)
+    return _Memory(
+        np.stack([luts, zero, zero]),
+        np.stack([zero, copies * block_count(width, depth), zero]),
+        np.stack([zero, zero, copies * ultra_count(width, depth)]),
+    )
+
+
+def _weights(width: np.ndarray, depth: np.ndarray, ports: np.ndarray) -> _Memory:
+    zero = np.zeros(len(width), np.int64)
+    each = -(-width // ports)
+    parts = -(-depth // 2048)
+    return _Memory(
+        np.stack([np.where(depth <= DEEPEST_LUTS, rom_luts(width, depth), NONE),
+                  choice_luts(width, parts),
+                  choice_luts(width, -(-depth // 4096)) + 60 * ports + width // 36]),
+        np.stack([zero, ports * table_count(each, depth), zero]),
+        np.stack([zero, zero, ports * ultra_weights(each, depth)]),
+    )
+
+
+class ConvTable:
+    """All foldings of a convolution between streams of given lanes and pixels.
+
+    Parameters
+    ----------
+    op, tensor : the convolution, and the type of its input
+    lanes_in, lanes_out, pixels_in, pixels_out : of the streams
+    multiplier : the board's
+    ultra : whether the device has UltraRAM
+    sites : pixels that the window's buffer will hold, if it is known
+    """
+
+    def __init__(
+        self, op: Convolution, tensor: TensorType, lanes_in: int, lanes_out: int, pixels_in: int,
+        pixels_out: int, multiplier: str, ultra: bool, sites: int = 0,
+    ) -> None:
+        self.op, self.tensor = op, tensor
+        self.lanes_out, self.pixels_out = lanes_out, pixels_out
+        self.multiplier = multiplier
+        stride = op.window.stride[-1]
+        self.banks = 1
+        if max(pixels_in, pixels_out) > 1:
+            self.banks = math.lcm(pixels_in, pixels_out * stride)
+        self.windows = op.infer(tensor)[0].pixels // pixels_out
+        self.styles = len(STYLES) if ultra else len(STYLES) - 1
+        self.sites = -(-(sites or self._guess_pixels()) // self.banks)
+        parts = [self._part(*choice) for choice in self._choices(lanes_in)]
+        self.cycles, self.dsp, self.lut = (
+            np.concatenate([part[n] for part in parts]) for n in range(3)
+        )
+        self.fields = np.concatenate([part[3] for part in parts], axis=1)
+        self.weights, self.window = (
+            _Memory(*(np.concatenate([getattr(part[n], name) for part in parts], axis=1)
+                      [: self.styles] for name in ("lut", "bram18", "uram")))
+            for n in (4, 5)
+        )
+        self.requantisers = self._requantisers()
+        self._all = self.cycles, self.dsp, self.lut, self.fields, self.weights, self.window
+
+    def _guess_pixels(self) -> int:
+        """Pixels in the buffer, more or less: the window's rows, and those coming in."""
+        window = self.op.window
+        outer = window.extent[0] + window.stride[0] - 1 if window.taps > 1 else 0
+        row = math.prod(self.tensor.spatial[1:])
+        return min(self.tensor.pixels, outer * row + 4 * self.banks)
+
+    def _choices(self, lanes_in: int):
+        """Channels, pes and groups in parallel, each with what multiplies."""
+        op = self.op
+        cin, cout = op.weight.shape[-1], op.cout // op.groups
+        for multiplier in dict.fromkeys((self.multiplier, "fabric")):
+            step = math.gcd(lanes_in, cin)
+            if cout % self.lanes_out == 0:
+                yield multiplier, fold_choices(cin, step), fold_choices(cout, self.lanes_out), \
+                    np.array([1])
+            if op.groups > 1:
+                groups = fold_choices(op.groups)[1:]
+                rest = op.groups % groups
+                whole = ((groups * cout % self.lanes_out == 0) & (rest * cout % self.lanes_out == 0)
+                         & (groups * cin % lanes_in == 0))
+                if whole.any():
+                    yield multiplier, np.array([cin]), np.array([cout]), groups[whole]
+
+    def shared(self, multiplier: str) -> str:
+        """What products in a multiplier share."""
+        pairs = self.pixels_out > 1 and is_depthwise(self.op) and self.tensor.bits <= 8
+        return "weight" if pairs and MULTIPLIERS[multiplier].dsp else "activation"
+
+    def packing(self, multiplier: str) -> Packing:
+        """How products share a multiplier."""
+        bits, op = self.tensor.bits, self.op
+        if self.shared(multiplier) == "weight":
+            return Packing.densest(multiplier, op.weight_bits, bits, 1 << (bits - 1))
+        return Packing.densest(multiplier, bits, op.weight_bits, op.weight_limit)
+
+    def _part(self, multiplier: str, channels: np.ndarray, pes: np.ndarray, groups: np.ndarray):
+        op = self.op
+        cin, cout = op.weight.shape[-1], op.cout // op.groups
+        taps = fold_choices(op.window.taps)
+        cl, tl, pe, gl = (a.ravel() for a in np.meshgrid(channels, taps, pes, groups,
+                                                         indexing="ij"))
+        steps = -(-op.window.taps // tl) * -(-cin // cl)
+        folds = -(-op.groups // gl) * -(-cout // pe)
+        beats = pe * gl // self.lanes_out
+        cycles = self.windows * folds * np.maximum(steps, beats)
+        packing, simd = self.packing(multiplier), cl * tl
+        by_weight = self.shared(multiplier) == "weight"
+        if by_weight:
+            columns = gl * pe * -(-self.pixels_out // packing.products)
+            word = packing.activation_bits
+        else:
+            columns = self.pixels_out * gl * -(-pe // packing.products)
+            word = packing.word_bits
+        dsp = packing.device.dsp * simd * columns
+        row, depth = gl * pe * simd * word, math.prod(op.repeat) * folds * steps
+        chain = chain_length(packing, simd)
+        ports = -(-chain // 2) if packing.device.sum_bits else np.ones_like(chain)
+        weights = _weights(row, depth, ports)
+        bits = gl * cl * self.tensor.bits
+        segments = np.where(gl > 1, 1, op.groups)
+        words = segments * -(-(self.tensor.channels // segments) // (gl * cl))
+        copies = tl * self.banks
+        window = _buffer(bits, self.sites * words, copies)
+        acc = signed_width(*op.accumulator_range(self.tensor))
+        results = gl * pe * self.pixels_out
+        chains = -(-simd // chain)
+        lut = results * (acc + acc + (chains - 1) * 20) + 200 + copies * (30 + bits // 2)
+        if not packing.device.dsp:
+            product = self.tensor.bits + op.weight_bits
+            lut = lut + results * simd * (op.weight_bits * (self.tensor.bits + 3) // 2 + product)
+        kind = np.full(len(cl), (self.multiplier, "fabric").index(multiplier))
+        return cycles, dsp, lut, np.stack([cl, tl, gl, pe, kind]), weights, window
+
+    def _requantisers(self) -> list[np.ndarray]:
+        """What the requantisers take, of the board's multipliers and of the fabric."""
+        bits = (signed_width(*self.op.accumulator_range(self.tensor)),
+                self.op.requantise.multiplier_bits + 1)
+        lanes = self.lanes_out * self.pixels_out
+        product = sum(bits)
+        dsps = MULTIPLIERS[self.multiplier].dsps(max(bits), min(bits))
+        rounding = 3 * product
+        return [
+            lanes * np.array([dsps, rounding, 0, 0]),
+            lanes * np.array([0, rounding + min(bits) * (product + 2) // 2 * 2, 0, 0]),
+        ]
+
+    def limit(self, interval: int) -> bool:
+        """Keep those that need at most an interval, and not far less; whether there are any."""
+        cycles, dsp, lut, fields, weights, window = self._all
+        keep = np.flatnonzero(cycles <= interval)
+        if not len(keep):
+            return False
+        keep = keep[cycles[keep] >= min(cycles[keep].max(), interval) // 4]
+        self.cycles, self.dsp, self.lut = cycles[keep], dsp[keep], lut[keep]
+        self.fields = fields[:, keep]
+        self.weights, self.window = weights.take(keep), window.take(keep)
+        return True
+
+    def best(self, prices: np.ndarray) -> Column:
+        """The cheapest folding, with the cheapest memories."""
+        weights, window = self.weights.cost(prices), self.window.cost(prices)
+        cost = self.dsp * prices[0] + self.lut * prices[1] + weights.min(0) + window.min(0)
+        # Of equal ones, the one with few copies of the buffer, and few, long columns.
+        ties = np.flatnonzero(cost <= cost.min() * (1 + 1e-9))
+        k = int(ties[np.lexsort((self.fields[3][ties], self.fields[1][ties]))[0]])
+        style = int(weights[:, k].argmin()), int(window[:, k].argmin())
+        which = int(np.argmin([takes @ prices for takes in self.requantisers]))
+        takes = np.array([self.dsp[k], self.lut[k], 0, 0]) + self.requantisers[which]
+        takes = takes + self.weights.takes(style[0], k) + self.window.takes(style[1], k)
+        cl, tl, gl, pe, kind = (int(n) for n in self.fields[:, k])
+        multiplier = (self.multiplier, "fabric")[kind]
+        requantiser = (self.multiplier, "fabric")[which]
+        folding = Folding(
+            channel_lanes=cl, tap_lanes=tl, group_lanes=gl, pe=pe, multiplier=multiplier,
+            requantiser="" if requantiser == multiplier else requantiser,
+            shared=self.shared(multiplier),
+            weights=STYLES[style[0]], window=STYLES[style[1]],
+        )
+        return Column(tuple(float(n) for n in takes), int(self.cycles[k]), folding)

@@ -1,0 +1,414 @@
+"""The search: the shortest interval for which everything fits the board.
+
+For an interval every stream gets the fewest lanes and pixels a beat that carry a frame
+(:mod:`dse.streams`), every op a table of its foldings (:mod:`dse.foldings`), and the device is
+divided among them (:mod:`dse.allocate`); the interval is found by bisection.  Then the design is
+planned and scheduled.  What its queues, buffers and control take beyond the tables is known now,
+so the device is divided again with what is left, until both agree.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from boards import Board
+from dse.allocate import Allocation, Part, allocate, fits
+from dse.bounds import Bounds, bounds, densest
+from dse.foldings import RESOURCES, Column, ConvTable, FixedTable, fold_choices
+from dse.streams import Streams, is_depthwise
+from hwgen.blocks.base import Resources, StreamType
+from hwgen.blocks.conv import FoldedConvConfig
+from hwgen.blocks.storage import STYLES
+from hwgen.design import DesignPoint, Folding
+from hwgen.errors import HwgenError
+from hwgen.ir import (
+    AveragePool,
+    Convolution,
+    GlobalAveragePool,
+    Graph,
+    MaxPool,
+    Mul,
+    Node,
+    TensorType,
+)
+from hwgen.pipeline import Netlist, as_conv, block_config, plan
+from sim.timing import Timing, sized
+
+__all__ = ["OBJECTIVES", "Found", "check_fits", "design_for", "search"]
+
+OBJECTIVES = ("throughput", "latency")
+PASSES = 6
+STEP = 1.002
+"""Intervals closer than this are alike."""
+SLACK = 0.004
+"""Improvement below which another pass does not pay."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A design and how good it is.
+
+    Members
+    -------
+    design, netlist, timing : the design, with all depths and capacities
+    bounds : what no design can beat
+    limit : the resource that is scarcest, or ``"stream"``
+    explored : designs on the way and beyond, as ``report.json`` lists them
+    seconds : time that the search took
+    """
+
+    design: DesignPoint
+    netlist: Netlist
+    timing: Timing
+    bounds: Bounds
+    limit: str
+    explored: list[dict] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def gap(self) -> float:
+        """How much longer the interval is than the bound, as a share."""
+        return self.timing.interval / max(self.bounds.cycles, 1) - 1
+
+
+def vector(resources: Resources) -> np.ndarray:
+    """Resources as the search divides them."""
+    return np.array([getattr(resources, name) for name in RESOURCES], float)
+
+
+def over(need: Resources, have: Resources) -> list[str]:
+    """Names of the resources of which more is needed than there is."""
+    return [name for name in (*RESOURCES, "ff") if getattr(need, name) > getattr(have, name)]
+
+
+def check_fits(need: Resources, board: Board) -> None:
+    """Raise :exc:`HwgenError`, naming the resource, if a design is larger than a board."""
+    for name in over(need, board.resources):
+        raise HwgenError(
+            f"The design needs {getattr(need, name)} {name}, board {board.name} has "
+            f"{getattr(board.resources, name)}: choose a larger board, a smaller --size or a lower "
+            f"--target-fps"
+        )
+
+
+class _Search:
+    """The state of a search: what is known of buffers, queues and of what the tables miss."""
+
+    def __init__(self, graph: Graph, board: Board, clock_mhz: float) -> None:
+        self.graph, self.board = graph, board
+        self.clock = clock_mhz or board.clock_mhz
+        self.streams = Streams(graph)
+        self.usable = board.usable
+        self.sites: dict[str, int] = {}
+        self.queues: list[FixedTable] = []
+        self.missing = np.zeros(len(RESOURCES))
+        self.explored: list[dict] = []
+        self._tables: dict[tuple, ConvTable] = {}
+        self.pairs = [False]
+        if any(conv is not None and is_depthwise(conv) for _, conv in self.convolutions()):
+            self.pairs = [True, False]
+
+    def convolutions(self) -> Iterator[tuple[Node, Convolution | None]]:
+        """Every node, with the convolution that it is."""
+        for node in self.graph.nodes:
+            yield node, as_conv(node.op, self.graph.types[node.inputs[0]])
+
+    @property
+    def have(self) -> np.ndarray:
+        """What can be divided."""
+        return vector(self.usable) - self.missing
+
+    def parts(self, lanes: dict[str, int], pixels: dict[str, int]) -> list[Part]:
+        """What is to be built between streams of given lanes and pixels."""
+        found: dict[tuple, list[str]] = {}
+        for node, conv in self.convolutions():
+            if conv is None:
+                continue
+            source = node.inputs[0]
+            tensor = self.graph.types[source]
+            key = (
+                _geometry(conv, tensor), lanes[source], lanes[node.name],
+                pixels[source], pixels[node.name], self.sites.get(node.name, 0),
+            )
+            found.setdefault(key, []).append(node.name)
+            if key not in self._tables:
+                self._tables[key] = ConvTable(
+                    conv, tensor, *key[1:5], self.board.multiplier, self.board.uram > 0, key[5]
+                )
+        parts = [Part(tuple(names), self._tables[key]) for key, names in found.items()]
+        for node in self.graph.nodes:
+            if isinstance(node.op, AveragePool | GlobalAveragePool | Mul):
+                parts.append(Part((node.name,), self._scaled(node, lanes, pixels)))
+        parts += [Part((f"queue {k}",), table) for k, table in enumerate(self.queues)]
+        return parts
+
+    def _scaled(self, node: Node, lanes: dict[str, int], pixels: dict[str, int]) -> FixedTable:
+        """An op without weights that multiplies: by the board's multipliers, or in the fabric."""
+        columns = []
+        for multiplier in dict.fromkeys((self.board.multiplier, "fabric")):
+            folding = Folding(multiplier=multiplier)
+            takes = vector(self._config(node, folding, lanes, pixels).resources())
+            columns.append(Column(tuple(takes), 0, folding))
+        # The rest of it is counted with all that the tables miss.
+        least = np.minimum.reduce([np.array(c.takes) for c in columns])
+        return FixedTable([replace(c, takes=tuple(np.array(c.takes) - least)) for c in columns])
+
+    def _config(self, node: Node, folding: Folding, lanes: dict, pixels: dict):
+        inputs = tuple(
+            StreamType(self.graph.types[t], lanes[t], pixels[t]) for t in node.inputs
+        )
+        return block_config(node.op, inputs, folding, lanes[node.name], pixels[node.name])
+
+    def feasible(self, interval: int) -> tuple[bool, bool]:
+        """Whether all fits at an interval, nearly; and whether with pixels in pairs."""
+        for pairs in self.pairs:
+            chosen = self.streams.choose(interval, pairs)
+            if chosen is not None:
+                share, _ = fits(self.parts(*chosen), self.have, interval)
+                if share <= 1:
+                    return True, pairs
+        return False, False
+
+    def least(self, low: int) -> tuple[int, bool]:
+        """The shortest interval at which all fits, not below one at which it may."""
+        high = low
+        while not (good := self.feasible(high))[0]:
+            low, high = high, int(high * 1.3) + 1
+            if high > self.slowest:
+                raise HwgenError(self.hopeless())
+        while high > low * STEP + 1:
+            middle = (low + high) // 2
+            if (found := self.feasible(middle))[0]:
+                high, good = middle, found
+            else:
+                low = middle
+        return high, good[1]
+
+    @property
+    def slowest(self) -> int:
+        """Cycles beyond which nothing becomes smaller."""
+        return 8 * max(self.graph.macs, max(t.size for t in self.graph.types.values()))
+
+    def hopeless(self) -> str:
+        """Why nothing fits: the scarcest resource, and what takes most of it."""
+        chosen = self.streams.choose(self.slowest, False)
+        assert chosen is not None
+        parts = self.parts(*chosen)
+        have = np.maximum(self.have, 1e-6)
+        _, prices = fits(parts, self.have, self.slowest, exact=True)
+        worst = int(np.argmax(prices * have))
+        columns = [(part, part.table.best(prices)) for part in parts]
+        takes = sum(len(part.names) * np.array(column.takes) for part, column in columns)
+        part, column = max(columns, key=lambda c: c[1].takes[worst])
+        name, ways = RESOURCES[worst], "choose a larger board, a smaller --size"
+        if name in ("bram18", "uram", "lut"):
+            ways += " or fewer bits (--precision w4a8)"
+        return (
+            f"Board {self.board.name} is too small for this network: it needs at least "
+            f"{takes[worst] + self.missing[worst]:.0f} {name} of {getattr(self.usable, name)} that "
+            f"may be used, {column.takes[worst]:.0f} of them for {part.names[0]!r}: {ways}"
+        )
+
+    def design(self, allocation: Allocation, interval: int, lanes: dict, pixels: dict
+               ) -> DesignPoint:
+        """The design point of an allocation."""
+        design = DesignPoint(
+            self.board.name, self.clock, lanes=dict(lanes),
+            pixels={name: n for name, n in pixels.items() if n > 1},
+        )
+        for node, conv in self.convolutions():
+            if node.name in allocation.columns:
+                folding = allocation.columns[node.name].choice
+                assert isinstance(folding, Folding)
+                design.foldings[node.name] = folding
+            elif isinstance(node.op, MaxPool):
+                design.foldings[node.name] = Folding(multiplier=self.board.multiplier)
+            if isinstance(node.op, MaxPool | AveragePool):
+                window = node.op.window
+                beats = self.graph.types[node.name].size // lanes[node.name]
+                taps = next((int(n) for n in fold_choices(window.taps)
+                             if beats * -(-window.taps // n) <= interval), window.taps)
+                design.foldings[node.name] = replace(design.foldings[node.name], tap_lanes=taps)
+        return design
+
+    def note(self, interval: int, need: Resources | np.ndarray) -> None:
+        """Remember a design that was looked at."""
+        takes = vector(need) if isinstance(need, Resources) else need
+        self.explored.append({
+            "interval_cycles": int(interval),
+            **{name: round(float(n)) for name, n in zip(RESOURCES, takes, strict=True)},
+            "ff": need.ff if isinstance(need, Resources) else 0,
+            "fits": bool((takes <= vector(self.usable) + 0.5).all()),
+        })
+
+    def learn(self, netlist: Netlist, allocation: Allocation) -> None:
+        """Take from a netlist what the tables miss, and how large buffers and queues are."""
+        queues = []
+        for config in netlist.blocks.values():
+            for stream, depth in zip(config.outputs, config.queue_depths, strict=True):
+                columns = _ways(stream.width, depth, self.board.uram > 0)
+                if columns[0].takes[1] > 300:
+                    queues.append(FixedTable(columns))
+        for node, conv in self.convolutions():
+            config = netlist.blocks.get(node.name)
+            if conv is not None and isinstance(config, FoldedConvConfig):
+                self.sites[node.name] = config.window.sites * config.window.banks
+        takes = sum((np.array(column.takes) for name, column in allocation.columns.items()
+                     if not name.startswith("queue ")), np.zeros(len(RESOURCES)))
+        for config in netlist.blocks.values():
+            for stream, depth, style in zip(config.outputs, config.queue_depths,
+                                            config.queue_styles, strict=True):
+                if _ways(stream.width, depth, False)[0].takes[1] > 300:
+                    takes = takes + vector(Resources.memory(stream.width, depth, style))
+        self.missing = vector(netlist.resources()) - takes
+        self.queues = queues
+
+
+def _ways(width: int, depth: int, ultra: bool) -> list[Column]:
+    """A buffer in each kind of memory."""
+    return [Column(tuple(vector(Resources.memory(width, depth, style))), 0, style)
+            for style in STYLES[: 3 if ultra else 2]]
+
+
+def _geometry(conv: Convolution, tensor: TensorType) -> tuple:
+    """What foldings of a convolution depend on, beside its streams."""
+    window = conv.window
+    return (
+        window, conv.repeat, conv.groups, conv.cout, conv.weight.shape[-1], conv.weight_bits,
+        conv.weight_limit, tensor.shape, tensor.bits, conv.accumulator_range(tensor),
+        conv.requantise.multiplier_bits,
+    )
+
+
+def assign_memories(
+    graph: Graph, design: DesignPoint, netlist: Netlist, board: Board
+) -> tuple[DesignPoint, Netlist]:
+    """The kinds of memory of all queues and window buffers, with which a design fits a board.
+
+    Their timing is the same for every kind, so the schedule stays what it is.
+    """
+    names: dict[str, tuple[str, str]] = {}
+    parts: list[Part] = []
+    fixed = vector(netlist.resources())
+    into = {edge.source: edge.name for edge in netlist.edges}
+    for name, config in netlist.blocks.items():
+        for k, (stream, depth, style) in enumerate(
+            zip(config.outputs, config.queue_depths, config.queue_styles, strict=True)
+        ):
+            fixed -= vector(Resources.memory(stream.width, depth, style))
+            names[f"queue {name} {k}"] = "queue", into[name, k]
+            parts.append(Part((f"queue {name} {k}",),
+                              FixedTable(_ways(stream.width, depth, board.uram > 0))))
+        window = getattr(config, "window", None)
+        if window is not None and name in design.foldings:
+            width = window.word_lanes * window.input.tensor.bits
+            copies = window.tap_lanes * window.banks
+            style = Resources.memory(width, window.depth, window.style)
+            fixed -= copies * vector(style)
+            names[f"window {name}"] = "window", name
+            parts.append(Part((f"window {name}",), FixedTable([
+                replace(column, takes=tuple(copies * n for n in column.takes))
+                for column in _ways(width, window.depth, board.uram > 0)
+            ])))
+    allocation = allocate(parts, vector(board.usable) - fixed, 1)
+    if allocation is None:
+        return design, netlist
+    foldings, memories = dict(design.foldings), {}
+    for name, column in allocation.columns.items():
+        kind, target = names[name]
+        style = str(column.choice)
+        if kind == "queue":
+            memories[target] = style
+        else:
+            foldings[target] = replace(foldings[target], window=style)
+    design = replace(design, foldings=foldings, memories=memories)
+    return design, plan(graph, design)
+
+
+def design_for(graph: Graph, board: Board, interval: int, pairs: bool = False) -> DesignPoint:
+    """The cheapest design that meets an interval, whether or not it fits; not sized yet.
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If no design is as fast.
+    """
+    state = _Search(graph, board, 0.0)
+    chosen = state.streams.choose(interval, pairs)
+    if chosen is not None:
+        found = allocate(state.parts(*chosen), np.full(len(RESOURCES), 1e9), interval)
+        if found is not None:
+            return state.design(found, interval, *chosen)
+    raise HwgenError(f"No design needs at most {interval} cycles a frame")
+
+
+def search(
+    graph: Graph, board: Board, *, clock_mhz: float = 0.0, target_fps: float = 0.0,
+    objective: str = "throughput", progress: Callable[[str], None] = lambda _: None,
+) -> Found:
+    """The best design for a board.
+
+    Parameters
+    ----------
+    graph : integer graph
+    board : what it must fit
+    clock_mhz : clock; 0: the board's default
+    target_fps : frames a second to reach with as little as possible; 0: as many as fit
+    objective : ``"throughput"``; or ``"latency"``: at the shortest interval, the rest of the board
+        makes ops faster than they need to be
+    progress : called with what is at work
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If nothing fits, or the target is out of reach.
+    """
+    if objective not in OBJECTIVES:
+        raise HwgenError(f"Objective must be one of {', '.join(OBJECTIVES)}, not {objective!r}")
+    begin = time.perf_counter()
+    state = _Search(graph, board, clock_mhz)
+    bound = bounds(graph, board, state.streams, state.clock)
+    target = int(state.clock * 1e6 / target_fps) if target_fps else 0
+    best: Found | None = None
+    low = max(bound.stream, target, 1)
+    for number in range(PASSES):
+        progress(f"dividing the device, pass {number + 1}")
+        interval, pairs = state.least(low)
+        if target and interval > target:
+            raise HwgenError(
+                f"{target_fps:g} frames a second are out of reach on {board.name} at "
+                f"{state.clock:g} MHz: lower --target-fps or choose a larger board"
+            )
+        while True:
+            chosen = state.streams.choose(interval, pairs)
+            assert chosen is not None
+            parts = state.parts(*chosen)
+            allocation = allocate(parts, state.have, interval, objective == "latency")
+            if allocation is not None:
+                break
+            interval = int(interval * STEP) + 1
+        progress(f"schedule at {interval:,} cycles")
+        design, netlist, timing = sized(graph, state.design(allocation, interval, *chosen))
+        design, netlist = assign_memories(graph, design, netlist, board)
+        need = netlist.resources()
+        state.note(timing.interval, need)
+        good = not over(need, state.usable)
+        before = best
+        if good and (best is None or timing.interval < best.timing.interval):
+            _, prices = fits(parts, state.have, timing.interval - 1, exact=True)
+            scarce = prices * np.maximum(state.have, 1e-6)
+            limit = "stream" if timing.interval <= bound.stream * STEP \
+                else RESOURCES[int(scarce.argmax())]
+            best = Found(design, netlist, timing, bound, limit)
+        if good and before is not None and before.timing.interval < timing.interval * (1 + SLACK):
+            break
+        if good and target:
+            break
+        state.learn(netlist, allocation)
+    if best is None:
+        raise HwgenError(state.hopeless())
+    return replace(best, explored=state.explored, seconds=time.perf_counter() - begin)
