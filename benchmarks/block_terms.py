@@ -169,13 +169,16 @@ def array(config, before: int = 0) -> Resources:
     """
     shared = config.weights_shared
     times = config.groups * (config.pe if shared else config.pixels)
-    size = config.x_bits * config.groups * config.pixels
-    chains = [before + (0 if shared else skew) for skew in config.columns[0].skew]
-    out = total(column(c, times) for c in config.columns)
-    return out + logic(
-        "array", ff_register=size * sum(n for n in chains if n < 3),
-        lut_shift=size * sum(n >= 3 for n in chains),
-        packed=config.simd * size * shared, lut_one=1,
+    skew = config.columns[0].skew
+    chains = [(before + (0 if shared else late), config.x_bits) for late in skew]
+    if shared:
+        # Packing takes a borrow off all but the first, and has registers of its own.
+        chains += [(1 + late, config.packing.word_bits) for late in skew]
+    size = config.groups * config.pixels
+    packed = config.simd * config.packing.word_bits * (size - config.groups) * shared
+    return total(column(c, times) for c in config.columns) + logic(
+        "array", ff_register=size * sum(n * bits for n, bits in chains if n < 3),
+        lut_shift=size * sum(bits for n, bits in chains if n >= 3), lut_packed=packed,
     )
 
 
@@ -454,7 +457,7 @@ def weights(memory) -> Resources:
         return memory.resources()
     width, depth = memory.width, max(memory.depth, 2)
     blocks = -(-depth // 64)
-    return logic("words", lut_words=width * blocks, lut_choices=width * -(-(blocks - 1) // 3),
+    return logic("weights", lut_words=width * blocks, lut_choices=width * -(-(blocks - 1) // 3),
                  ff_words=width)
 
 

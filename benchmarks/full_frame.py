@@ -18,7 +18,7 @@ from pathlib import Path
 
 import boards
 import models
-from dse.balance import search
+from dse.search import search
 from hwgen.emit.verilog import emit
 from models.images import photographs, to_stream
 from sim.verilator import VerilatorModel
@@ -45,7 +45,8 @@ def main() -> int:
     with phase("network"):
         graph = models.load("yolov5n", size=options.size)
     with phase("search"):
-        _, netlist, timing = search(graph, board, target_fps=1000 if options.quick else 0)
+        found = search(graph, board, target_fps=1000 if options.quick else 0)
+        netlist, timing = found.netlist, found.timing
     with phase("emit"):
         rtl = emit(netlist)
     photos = photographs(options.frames, (options.size, options.size), seed=1)

@@ -159,7 +159,7 @@ def _array(d: _Drawer) -> MacArrayConfig:
                           acc_bits=signed_width(-bound, bound))
 
 
-def _conv(d: _Drawer) -> FoldedConvConfig:
+def _conv(d: _Drawer, wide: bool = False) -> FoldedConvConfig:
     x, w = d.one((8, 8), (8, 8), (8, 8), (8, 4), (4, 4))
     kind = d.one("3x3", "3x3", "1x1", "depthwise", "depthwise", "5x5", "transposed")
     depthwise = kind == "depthwise"
@@ -167,7 +167,8 @@ def _conv(d: _Drawer) -> FoldedConvConfig:
     cout = cin if depthwise else 8 * d.whole(1, 12)
     kernel = {"1x1": 1, "5x5": 5, "transposed": 2}.get(kind, 3)
     groups = cin if depthwise else 1
-    tensor = TensorType((*(d.spread(8, 160),) * 2, cin), d.quantisation(x))
+    extent = 8 * d.spread(1, 20) if wide else d.spread(8, 160)
+    tensor = TensorType((extent, extent, cin), d.quantisation(x))
     limit = (1 << (w - 1)) - 1
     weight = d.random.integers(-limit, limit + 1, (cout, kernel, kernel, cin // groups))
     spread = float(np.sqrt(np.prod(weight.shape[1:]))) * limit * 2 ** (x - 2)
@@ -189,10 +190,14 @@ def _conv(d: _Drawer) -> FoldedConvConfig:
         folding |= {"group_lanes": lanes_in * d.one(1, 1, 2), "channel_lanes": 1}
     else:
         folding |= {"channel_lanes": lanes_in * d.spread(1, 4), "pe": d.spread(1, 16)}
+    if wide:
+        folding |= {"pixels_in": d.one(1, 2, 4), "pixels_out": d.one(2, 2, 4)}
+        if depthwise and d.chance(0.7):
+            folding["shared"] = "weight"
     multiplier = d.one(*("dsp48e2",) * 6, "fabric")
     config = FoldedConvConfig(op=op, tensor=tensor, multiplier=multiplier, **folding)
     most = 16 if multiplier == "fabric" else 96
-    if config.simd * config.pe * config.group_lanes > most:
+    if config.simd * config.pe * config.group_lanes * config.pixels_out > most:
         raise HwgenError("That takes long")
     return replace(config, depths=(d.depth(config.least_depths[0]),)).at_full_speed()
 
@@ -339,6 +344,7 @@ PARTS: dict[str, Callable[[_Drawer], object]] = {
 
 BLOCKS: dict[str, Callable[[_Drawer], BlockConfig]] = {
     "convolution": _conv,
+    "convolution, several pixels a beat": lambda d: _conv(d, wide=True),
     "pool": _pool,
     "resize": _resize,
     "pad": _pad,

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 import boards
-from dse.balance import folded_for
+from dse.search import design_for
 from hwgen.emit.verilog import emit
 from models import zoo
 from models.load import read
@@ -57,9 +57,8 @@ def run(name: str, interval: int, frames: int = 2) -> int:
     largest = max(t.size for t in graph.types.values())
     # Short for large networks, which are slow to simulate.
     share = 1_000 if graph.macs < 50_000_000 else 4_000
-    found = folded_for(graph, board, interval or max(graph.macs // share, largest // 4, 2_000))
-    assert found is not None
-    _, netlist, timing = sized(graph, found[0])
+    design = design_for(graph, board, interval or max(graph.macs // share, largest // 4, 2_000))
+    _, netlist, timing = sized(graph, design)
     inputs = source.frames(frames)
     wanted = graph.evaluate(inputs)
     with tempfile.TemporaryDirectory() as folder:

@@ -6,9 +6,8 @@ import math
 from dataclasses import dataclass
 
 from boards import Board
-from dse.foldings import ConvTable
 from dse.streams import Streams, is_depthwise
-from hwgen.blocks.multiplier import MULTIPLIERS, Packing
+from hwgen.blocks.multiplier import Packing
 from hwgen.ir import Convolution, Graph, TensorType
 from hwgen.pipeline import as_conv
 

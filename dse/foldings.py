@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dse.streams import is_depthwise
 from hwgen.blocks.arithmetic import signed_width
 from hwgen.blocks.mac import chain_length
 from hwgen.blocks.multiplier import MULTIPLIERS, Packing
@@ -28,8 +29,6 @@ from hwgen.blocks.storage import (
 )
 from hwgen.design import Folding
 from hwgen.ir import Convolution, TensorType
-
-from dse.streams import is_depthwise
 
 __all__ = ["RESOURCES", "Column", "ConvTable", "FixedTable", "fold_choices"]
 

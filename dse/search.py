@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
 from boards import Board
 from dse.allocate import Allocation, Part, allocate, fits
-from dse.bounds import Bounds, bounds, densest
+from dse.bounds import Bounds, bounds
 from dse.foldings import RESOURCES, Column, ConvTable, FixedTable, fold_choices
 from dse.streams import Streams, is_depthwise
 from hwgen.blocks.base import Resources, StreamType
@@ -38,7 +38,7 @@ from hwgen.ir import (
 from hwgen.pipeline import Netlist, as_conv, block_config, plan
 from sim.timing import Timing, sized
 
-__all__ = ["OBJECTIVES", "Found", "check_fits", "design_for", "search"]
+__all__ = ["OBJECTIVES", "Found", "check_design", "design_for", "search"]
 
 OBJECTIVES = ("throughput", "latency")
 PASSES = 6
@@ -71,8 +71,38 @@ class Found:
 
     @property
     def gap(self) -> float:
-        """How much longer the interval is than the bound, as a share."""
+        """How much longer the interval is than the bound, as a share; negative if multipliers in
+        the fabric make it shorter than the DSPs alone could."""
         return self.timing.interval / max(self.bounds.cycles, 1) - 1
+
+    @property
+    def bottlenecks(self) -> list[str]:
+        """The blocks that set the interval."""
+        return [name for name, config in self.netlist.blocks.items()
+                if config.interval == self.netlist.interval]
+
+    def advice(self) -> list[str]:
+        """What to change to go faster."""
+        if self.limit == "stream":
+            return ["The widest stream sets the interval: only a smaller --size makes it faster."]
+        what = {
+            "dsp": "DSPs are used up, and so are LUTs to multiply with",
+            "lut": "LUTs are used up",
+            "bram18": "Block memory is used up",
+            "uram": "On-chip memory is used up",
+        }[self.limit]
+        ways = "a larger board"
+        if self.limit in ("bram18", "uram", "lut"):
+            ways += ", fewer bits for weights (--precision w4a8)"
+        return [f"{what}: {ways} or a smaller --size makes it faster."]
+
+    def plain(self) -> dict:
+        """What ``report.json`` says about the search."""
+        return {
+            "bounds": asdict(self.bounds), "bound_cycles": self.bounds.cycles, "gap": self.gap,
+            "limit": self.limit, "bottlenecks": self.bottlenecks, "advice": self.advice(),
+            "explored": self.explored, "seconds": round(self.seconds, 3),
+        }
 
 
 def vector(resources: Resources) -> np.ndarray:
@@ -83,6 +113,22 @@ def vector(resources: Resources) -> np.ndarray:
 def over(need: Resources, have: Resources) -> list[str]:
     """Names of the resources of which more is needed than there is."""
     return [name for name in (*RESOURCES, "ff") if getattr(need, name) > getattr(have, name)]
+
+
+def check_design(graph: Graph, board: Board, design: DesignPoint, timing: Timing) -> Found:
+    """A design that was given, if it fits its board.
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If it does not.
+    """
+    netlist = plan(graph, design)
+    check_fits(netlist.resources(), board)
+    shares = vector(netlist.resources()) / np.maximum(vector(board.resources), 1)
+    streams = Streams(graph)
+    return Found(design, netlist, timing, bounds(graph, board, streams, design.clock_mhz),
+                 RESOURCES[int(shares.argmax())])
 
 
 def check_fits(need: Resources, board: Board) -> None:
@@ -220,7 +266,7 @@ class _Search:
             self.board.name, self.clock, lanes=dict(lanes),
             pixels={name: n for name, n in pixels.items() if n > 1},
         )
-        for node, conv in self.convolutions():
+        for node in self.graph.nodes:
             if node.name in allocation.columns:
                 folding = allocation.columns[node.name].choice
                 assert isinstance(folding, Folding)

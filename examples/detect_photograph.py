@@ -14,7 +14,7 @@ from PIL import Image
 
 import boards
 import models
-from dse.balance import search
+from dse.search import search
 from hwgen.emit.verilog import emit
 from models.detect import decode, draw
 from models.images import photographs, to_stream
@@ -31,7 +31,8 @@ def main() -> None:
     options = parser.parse_args()
 
     graph = models.load("yolov5n", size=options.size, weights=options.weights)
-    _, netlist, timing = search(graph, boards.load(options.board), target_fps=options.fps)
+    found = search(graph, boards.load(options.board), target_fps=options.fps)
+    netlist, timing = found.netlist, found.timing
     print(f"{graph.macs:,} MACs a frame in {timing.interval:,} cycles")
 
     model = VerilatorModel(emit(netlist), netlist, options.out / "simulation")

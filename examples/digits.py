@@ -33,7 +33,7 @@ from torch.nn import functional as F
 import boards
 import models
 from boards import Board
-from dse.balance import search
+from dse.search import search
 from hwgen.emit.verilog import emit
 from hwgen.ir import Graph
 from sim.verilator import VerilatorModel
@@ -226,7 +226,8 @@ class Outcome:
 
 def simulate(graph: Graph, images: Images, board: Board, fps: float, directory: Path) -> Outcome:
     """Design an accelerator for ``fps`` images a second, and run images through its Verilog."""
-    _, netlist, timing = search(graph, board, target_fps=fps)
+    found = search(graph, board, target_fps=fps)
+    netlist, timing = found.netlist, found.timing
     begin = time.perf_counter()
     model = VerilatorModel(emit(netlist), netlist, directory)
     inputs = to_codes(graph, images)

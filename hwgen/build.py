@@ -22,7 +22,7 @@ from rich.console import Console
 
 import boards
 from boards import Board
-from dse.balance import check_fits, search
+from dse.search import OBJECTIVES, Found, check_design, search
 from hwgen.design import DesignPoint
 from hwgen.emit.html import render
 from hwgen.emit.report import report, summary
@@ -30,7 +30,7 @@ from hwgen.emit.verilog import Rtl, emit
 from hwgen.errors import HwgenError
 from hwgen.ir import Graph
 from hwgen.pipeline import Netlist, plan
-from sim.timing import Timing, analyse
+from sim.timing import analyse
 
 if TYPE_CHECKING:
     from models.accuracy import Accuracy
@@ -110,6 +110,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--clock", type=positive, default=0.0, metavar="MHZ")
     parser.add_argument("--target-fps", type=positive, default=0.0, metavar="F",
                         help="reach F frames a second with as little as possible")
+    parser.add_argument("--objective", choices=OBJECTIVES, default="throughput",
+                        help="what the search is after")
     parser.add_argument("--design", type=Path, metavar="FILE", help="use this design.json")
     parser.add_argument("--simulate", type=count, default=0, metavar="FRAMES",
                         help="run frames through the Verilog, in Verilator")
@@ -118,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _given(graph: Graph, board: Board, path: Path) -> tuple[DesignPoint, Netlist, Timing]:
+def _given(graph: Graph, board: Board, path: Path) -> Found:
     """A design from a file, checked: it fits the board, and its queues cannot deadlock."""
     design = DesignPoint.load(path)
     if design.board != board.name:
@@ -141,9 +143,7 @@ def _given(graph: Graph, board: Board, path: Path) -> tuple[DesignPoint, Netlist
         if not have and name in foldings:
             foldings[name] = replace(foldings[name], capacity=capacity)
     design = replace(design, depths={**timing.depths, **design.depths}, foldings=foldings)
-    netlist = plan(graph, design)
-    check_fits(netlist.resources(), board)
-    return design, netlist, timing
+    return check_design(graph, board, design, timing)
 
 
 def _simulate(
@@ -246,14 +246,20 @@ def _build(arguments: argparse.Namespace, console: Console) -> dict:
                 accuracy = measure(source.network, graph, source.feeds)
             console.print(accuracy.table())
             more = _accuracy(accuracy)
-        with phases("search"):
+        with phases("search") as say:
             if arguments.design:
-                design, netlist, timing = _given(graph, board, arguments.design)
+                found = _given(graph, board, arguments.design)
             else:
-                design, netlist, timing = search(
-                    graph, board, clock_mhz=arguments.clock, target_fps=arguments.target_fps
+                found = search(
+                    graph, board, clock_mhz=arguments.clock, target_fps=arguments.target_fps,
+                    objective=arguments.objective, progress=say,
                 )
-        data = report(netlist, design, model=name, interval=timing.interval, latency=timing.latency)
+        design, netlist, timing = found.design, found.netlist, found.timing
+        data = report(
+            netlist, design, model=name, interval=timing.interval, latency=timing.latency,
+            board=board.resources, usable=board.usable,
+        )
+        data["search"] = found.plain()
         data |= more
         design.save(folder / "design.json")
         graph.save(folder / "graph.npz")

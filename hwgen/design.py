@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
-from hwgen.blocks.storage import STYLES
 from hwgen.blocks.multiplier import MULTIPLIERS
+from hwgen.blocks.storage import STYLES
 from hwgen.errors import HwgenError, naming
 
 __all__ = ["DesignPoint", "Folding"]
@@ -173,9 +173,9 @@ def _text(body: dict, name: str) -> str:
 
 def _positive(body: dict, name: str) -> float:
     value = body.get(name)
-    if type(value) not in (int, float) or not 0 < value < 1e9:
-        raise HwgenError(f"{name} must be a positive number, not {value!r}")
-    return float(value)
+    if isinstance(value, int | float) and 0 < value < 1e9:
+        return float(value)
+    raise HwgenError(f"{name} must be a positive number, not {value!r}")
 
 
 def _count(values: dict, name: str) -> int:

@@ -121,6 +121,10 @@ class Netlist:
         return sum_resources(config.resources() for config in self.blocks.values())
 
 
+LOAD = "load"
+"""Port for weights that are loaded."""
+
+
 def sum_resources(parts: Iterable[Resources]) -> Resources:
     """Sum of resources."""
     total = Resources()
@@ -394,7 +398,7 @@ class Pipeline(wiring.Component):
         members |= {n: wiring.Out(t.signature)
                     for n, t in zip(self.output_ports, self.outputs, strict=True)}
         if netlist.loading:
-            members["load"] = wiring.In(stream.Signature(LOAD_BITS, always_ready=True))
+            members[LOAD] = wiring.In(stream.Signature(LOAD_BITS, always_ready=True))
         super().__init__(members)
 
     @property
@@ -412,7 +416,7 @@ class Pipeline(wiring.Component):
         for name, config in self.netlist.blocks.items():
             blocks[name] = shared(m, name, config, platform)
         if self.netlist.loading:
-            load = wiring.flipped(self.load)
+            load = wiring.flipped(getattr(self, LOAD))
             for name in self.netlist.loading:
                 wiring.connect(m, load, blocks[name].load)
                 load = blocks[name].next

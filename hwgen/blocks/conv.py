@@ -348,7 +348,8 @@ class FoldedConv(wiring.Component):
     Timing
     ------
     ``group_folds * channel_folds * max(steps, results of a fold / lanes_out)`` cycles for each
-    ``pixels_out`` pixels of the output, where ``steps = ceil(taps / tap_lanes) * ceil(Cin / channel_lanes)``; see
+    ``pixels_out`` pixels of the output, where
+    ``steps = ceil(taps / tap_lanes) * ceil(Cin / channel_lanes)``; see
     :meth:`FoldedConvConfig.schedule`.
     """
 

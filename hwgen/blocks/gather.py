@@ -20,7 +20,7 @@ from hwgen.blocks.base import (
 )
 from hwgen.blocks.beat import most_claims, valid_chain
 from hwgen.blocks.memory import BufferMemory, ReadOnlyMemory
-from hwgen.blocks.queue import QUEUE_LATENCY, output_queue, output_queue_resources
+from hwgen.blocks.queue import QUEUE_LATENCY, Queue, output_queue, output_queue_resources
 from hwgen.blocks.route import last_of
 from hwgen.ir import GatherChannels
 

@@ -170,10 +170,10 @@ def output_queue(config: BlockConfig, k: int = 0, claims: tuple[int, ...] = (1,)
 def output_queue_resources(config: BlockConfig) -> Resources:
     """What the queues at all outputs of a block take."""
     total = Resources()
-    for stream, depth, style in zip(
+    for output, depth, style in zip(
         config.outputs, config.queue_depths, config.queue_styles, strict=True
     ):
-        total += queue_resources(stream.width, depth, style)
+        total += queue_resources(output.width, depth, style)
     return total
 
 

@@ -7,15 +7,19 @@ from dataclasses import asdict
 
 from rich.table import Table
 
-from hwgen.blocks.base import Resources
+from hwgen.blocks.base import BlockConfig, Resources
+from hwgen.blocks.conv import FoldedConvConfig
+from hwgen.blocks.queue import output_queue_resources
+from hwgen.blocks.window import SlidingWindowConfig
 from hwgen.design import DesignPoint
-from hwgen.pipeline import Netlist
+from hwgen.pipeline import Netlist, sum_resources
 
 __all__ = ["report", "summary"]
 
 
 def report(
-    netlist: Netlist, design: DesignPoint, *, model: str, interval: int, latency: int
+    netlist: Netlist, design: DesignPoint, *, model: str, interval: int, latency: int,
+    board: Resources, usable: Resources,
 ) -> dict:
     """What ``report.json`` holds, without the times that phases took and without simulation.
 
@@ -24,6 +28,7 @@ def report(
     netlist, design : the design
     model : name of the network
     interval, latency : cycles between frames; cycles from first input beat to first output beat
+    board, usable : what the device holds, and what of it a design may take
     """
     total = netlist.resources()
     macs = netlist.graph.macs
@@ -41,6 +46,8 @@ def report(
             stream.tensor.size * -(-stream.tensor.bits // 8) for stream in streams
         ),
         "mac_per_dsp_cycle": macs / (interval * total.dsp) if total.dsp else 0.0,
+        "board_resources": asdict(board),
+        "usable": asdict(usable),
         "layers": [_layer(netlist, name, design) for name in netlist.blocks],
     }
 
@@ -59,12 +66,29 @@ def _layer(netlist: Netlist, name: str, design: DesignPoint) -> dict:
         "block": type(config).__name__.removesuffix("Config"),
         "output": str(config.outputs[0].tensor),
         "lanes": [stream.lanes for stream in (*config.inputs, *config.outputs)],
+        "pixels": [stream.pixels for stream in (*config.inputs, *config.outputs)],
         "macs": macs,
         "interval_cycles": config.interval,
         "depths": list(config.queue_depths),
         **asdict(config.resources()),
         **({"folding": asdict(folding)} if folding else {}),
+        **({"products_per_dsp": config.array.packing.products}
+           if isinstance(config, FoldedConvConfig) and config.array.packing.device.dsp else {}),
+        "parts": {name: asdict(part) for name, part in _parts(config).items()},
     }
+
+
+def _parts(config: BlockConfig) -> dict[str, Resources]:
+    """What the parts of a block take; the rest of it is control."""
+    parts = {"queue": output_queue_resources(config)}
+    window = getattr(config, "window", None)
+    if isinstance(window, SlidingWindowConfig):
+        parts["window"] = window.resources()
+    if isinstance(config, FoldedConvConfig):
+        parts["weights"] = sum_resources(memory.resources() for memory in config.weights)
+        parts["multiply"] = config.array.resources()
+        parts["requantise"] = config.requantiser.resources()
+    return parts
 
 
 def summary(data: Mapping, have: Resources) -> Table:
@@ -87,6 +111,11 @@ def summary(data: Mapping, have: Resources) -> Table:
     for key in ("dsp", "bram18", "uram", "lut", "ff"):
         if data[key]:
             table.add_row(key.upper(), f"{data[key]:,}", share(key))
+    if bound := data.get("search", {}).get("bound_cycles"):
+        found = data["search"]
+        names = ", ".join(f"{name} {cycles:,}" for name, cycles in found["bounds"].items())
+        table.add_row("bound", f"{bound:,}", f"cycles ({names}); gap {found['gap']:+.1%}")
+        table.add_row("limited by", found["limit"], "")
     if "simulated" in data:
         run = data["simulated"]
         table.add_row("simulated", f"{run['mismatches']:,}",

@@ -370,7 +370,7 @@ GOOD = {"input": StreamType(TensorType((5, 5, 12)), 2), "window": Window((3, 3))
     ({"columns": 2}, r"^Windows 2 at a time, 1 pixels apart, do not fit a frame 5 wide that "),
     ({"columns": 0}, r"^Columns must be positive, not 0$"),
     ({"input": StreamType(TensorType((5, 6, 2)), 2, 2), "show_inside": True,
-      "window": Window((1, 1))}, r"^Windows that are repeated, repeat edges or count taps are sent "),
+      "window": Window((1, 1))}, r"^Windows that are repeated, repeat edges or count taps are "),
     ({"fill": None}, r"^Edges are repeated for windows of one tap, not \(3, 3\)$"),
 ])
 def test_refuses(wrong: dict, message: str) -> None:
