@@ -33,10 +33,19 @@ def wrap(count: int) -> int:
 
 def queue(width: int, depth: int, claims: int = 1, style: str = "") -> Resources:
     bits = depth.bit_length()
-    return Resources.memory(width, max(depth, 2), style) + logic(
+    return buffer(width, depth, style) + logic(
         "queue", one=1, bits=bits, address=2 * (max(depth, 2) - 1).bit_length(),
         lut_wrap=2 * wrap(depth), lut_five=min(bits, 5), claim=claims * (bits + 1),
         ff_register=buffer_registers(width, depth, style),
+    )
+
+
+def buffer(width: int, depth: int, style: str = "", copies: int = 1) -> Resources:
+    """``copies`` of a buffer memory, without its registers."""
+    depth = max(depth, 2)
+    parts = -(-depth // 64) if memory_style(width, depth, style) == "distributed" else 1
+    return total([Resources.memory(width, depth, style)] * copies) + logic(
+        "buffer", lut_choice=copies * width * (parts - 1)
     )
 
 
@@ -66,12 +75,13 @@ def round_shift(width: int, shifts: tuple[int, int], output, count: int = 1) -> 
     whole = max(width, high) + 1
     kept = max(whole - low, 2)
     span = (high - low).bit_length()
-    by_1 = {0: 0, 1: 1, 2: 1}.get(span, 2)
+    by_1 = {0: 0, 1: 1, 2: 1}.get(span, 2.5)
     by_8 = 0 if span <= 3 else (1 << span - 3) // 2
     return logic(
         "round", ff_register=count * (whole + 3 * kept + output.bits + 3 + span + min(span, 3)),
         lut_one=count, lut_kept=count * kept, lut_by_1=count * kept * by_1,
-        lut_by_8=count * kept * by_8, lut_dropped=count * low, lut_output=count * output.bits,
+        lut_by_8=count * kept * by_8, lut_dropped=count * low / 5,
+        lut_output=count * output.bits * 1.5,
         lut_zero=count * kept * (output.zero_point != 0),
     )
 
@@ -121,7 +131,7 @@ def requantiser(config) -> Resources:
         a, b = wide, narrow
     else:
         digits, a, b = (), int(live.sum()) + 1, narrow
-    words, choices = table_luts(table.reshape(config.rows, -1)) if some else (0, 0)
+    words, chosen = table_luts(table.reshape(config.rows, -1)) if some else (0, 0)
     # Without a bias three registers are left, a shift register.
     plain = bool(table[:, :, :bias].any())
     scales = table[:, :, bias : bias + scale]
@@ -133,7 +143,7 @@ def requantiser(config) -> Resources:
             address=(max(config.rows, 2) - 1).bit_length() * some,
             lut_wrap=wrap(config.rows) * some,
             sets=config.choice_latency * (max(config.rows, 2) - 1).bit_length(),
-            lut_table=words, lut_choices=choices,
+            lut_table=words, lut_choices=chosen,
             ff_bias=different(table[:, :, :bias]), moved=different(table[:, :, bias:]),
             ff_few=different(table[:, :, bias:]) * (config.rows < 16),
             ff_acc=count * config.acc_bits * (plain + 2 * (config.sets == 1) * plain),
@@ -191,8 +201,7 @@ def table_luts(columns: np.ndarray) -> tuple[int, int]:
     packed = np.packbits(blocks ^ blocks[:, :, :1], axis=2)
     words = {block.tobytes() for column in packed for block in column if block.any()}
     whole = np.packbits(blocks, axis=2)
-    choices = sum(-(-(len({b.tobytes() for b in column}) - 1) // 3) for column in whole)
-    return len(words), choices
+    return len(words), sum(choices(len({b.tobytes() for b in column})) for column in whole)
 
 
 def table_lookup(config) -> Resources:
@@ -202,7 +211,7 @@ def table_lookup(config) -> Resources:
         config.op.by_channel) else [values]
     columns = [(t.reshape(-1, 1) >> np.arange(memory.width)) & 1 for t in tables]
     counts = [table_luts(c) for c in columns]
-    luts, choices = (sum(n) * config.lanes // len(tables) for n in zip(*counts, strict=True))
+    luts, chosen = (sum(n) * config.lanes // len(tables) for n in zip(*counts, strict=True))
     varying = sum(int((c != c[:1]).any(0).sum()) for c in columns) * config.lanes // len(tables)
     out = output_queues(config) + logic(
         "table", one=1, valid=config.push_latency,
@@ -210,7 +219,7 @@ def table_lookup(config) -> Resources:
     )
     if storage.memory_style(memory.width, memory.depth) == "distributed":
         return out + logic(
-            "words", lut_words=luts, lut_choices=choices, ff_words=varying,
+            "words", lut_words=luts, lut_choices=chosen, ff_words=varying,
         )
     return out + total([memory.resources()] * config.lanes)
 
@@ -221,21 +230,17 @@ def pair(config) -> Resources:
 
 
 def adder(config) -> Resources:
-    pieces = config.pieces
     bits = config.product_bits
-    words = registers = 0
-    for _, _, values in pieces:
-        flat = (values[:, None] >> np.arange(bits)) & 1
-        varying = int((flat != flat[:1]).any(0).sum())
-        # Of a product with a constant the lowest bits depend on the lowest of the code.
-        per_word = max(1, len(values) // 64)
-        words += varying * per_word
-        registers += varying
+    columns = [(values[:, None] >> np.arange(bits)) & 1 for _, _, values in config.pieces]
+    words, chosen = (sum(n) for n in zip(*map(table_luts, columns), strict=True))
+    varying = sum(int((c != c[:1]).any(0).sum()) for c in columns)
+    lanes = config.lanes
     return total((
         pair(config),
-        logic("constant", lut_words=config.lanes * words, ff_words=config.lanes * registers),
-        logic("adder", sum=config.lanes * (config.sum_bits) * (len(pieces) - 1)),
-        round_shift(config.sum_bits, (config.op.shift,) * 2, config.op.output, config.lanes),
+        logic("constant", lut_words=lanes * words, lut_choices=lanes * chosen,
+              ff_words=lanes * varying),
+        logic("adder", sum=lanes * config.sum_bits * (len(columns) - 1)),
+        round_shift(config.sum_bits, (config.op.shift,) * 2, config.op.output, lanes),
     ))
 
 
@@ -256,16 +261,14 @@ def global_pool(config) -> Resources:
     maximum = config.requantiser is None
     out = output_queues(config)
     features: dict[str, Any] = {
-        "one": 1, "flags": config.join_latency, "counter": levels(beats), "wrap": wrap(beats),
-        "pixels": levels(config.tensor.pixels), "maximum": width * maximum,
-        "sum": width * (not maximum),
+        "one": 1, "flags": config.join_latency, "counter": levels(beats), "lut_wrap": wrap(beats),
+        "pixels": levels(config.tensor.pixels), "lut_maximum": width * maximum,
+        "lut_sum": width * (not maximum), "ff_register": beats * width + x,
     }
     if config.in_memory:
-        out += Resources.memory(width, beats)
-        features |= {"memory": buffer_registers(width, beats), "result": width, "later": x,
-                     "address": levels(beats)}
-    else:
-        features |= {"ring": beats * width, "early": x}
+        out += buffer(width, beats)
+        features |= {"ff_register": buffer_registers(width, beats) + width + 2 * x,
+                     "lut_address": levels(beats), "lut_later": x}
     out += logic("global pool", **features)
     return out + requantiser(config.requantiser) if config.requantiser else out
 
@@ -301,8 +304,7 @@ def gather(config) -> Resources:
             leaving=config.tensor.bits * len(config.op.order),
         )
     bits = config.tensor.bits
-    memories = total(Resources.memory(len(read) * bits, config.memory_depth)
-                     for read in config.lanes_read)
+    memories = total(buffer(len(read) * bits, config.memory_depth) for read in config.lanes_read)
     reads = [len(read) for read in config.lanes_read]
     return out + memories + config.walk.resources() + logic(
         "gather memories", **common, late=config.walk.latency * width,
@@ -365,8 +367,23 @@ def changes(values: list[np.ndarray], jump: int, modulus: int) -> list[int]:
     return [*out, (before + jump) % modulus]
 
 
-def window(config, later: bool = False) -> Resources:
-    """``later``: its output registers are counted with those behind them."""
+def shift_or_registers(registers: int, bits: int) -> dict[str, float]:
+    """Features of some registers in a row: three or more are a shift register."""
+    return {"lut_shift": bits} if registers > 2 else {"ff_register": registers * bits}
+
+
+def last_registers(config) -> int:
+    """Registers in a row at the end of a window: of the memory, if nothing is chosen after it."""
+    if config.fill is not None or config.banks > 1:
+        return 1
+    width = config.word_lanes * config.input.tensor.bits
+    if memory_style(width, max(config.depth, 2), config.style) == "distributed":
+        return 3
+    return 2 if buffer_registers(width, config.depth, config.style) == width else 1
+
+
+def window(config, behind: int | None = 0) -> Resources:
+    """With as many registers behind each output; None: those of the outputs are not counted."""
     course, stream = config.course, config.input
     bits, depth = config.position_bits, config.depth
     width = config.word_lanes * stream.tensor.bits
@@ -392,9 +409,10 @@ def window(config, later: bool = False) -> Resources:
     word_bits = levels(words)
     filled = config.fill is not None and inside > 0
     choices = (folds - 1) * address if folds > 1 else 0
-    register = buffer_registers(width, depth, config.style)
-    memory = Resources.memory(width, max(depth, 2), config.style)
-    return total([memory] * copies) + logic(
+    last = last_registers(config)
+    register = buffer_registers(width, depth, config.style) if last == 1 else 0
+    ends = {} if behind is None else shift_or_registers(last + behind, outs * width)
+    return buffer(width, depth, config.style, copies) + logic(
         "window", lut_one=1,
         ff_register=bits * (7 + len(axes)) + 3 * need_bits + 3 * step_bits + 4 * inside + index
         + width * stream.pixels + 4 * address + sum(map(levels, counters)) + 14 + word_bits,
@@ -405,8 +423,9 @@ def window(config, later: bool = False) -> Resources:
         lut_enables=per_word * (per_word > 1), phases=levels(phases) * (phases > 1),
         lut_release=bits,
     ) + logic(
-        "tap", ff_register=copies * (3 * address + 1 + register) + outs * width * (not later)
-        + (copies * address if folds > 1 else 0),
+        "tap", ff_register=copies * (3 * address + 1 + register)
+        + (copies * address if folds > 1 else 0) + ends.get("ff_register", 0),
+        lut_shift=ends.get("lut_shift", 0),
         lut_address=copies * address, lut_one=copies, lut_offset=copies * choices,
         lut_fill=outs * width * filled, lut_banks=outs * width * (config.banks - 1),
         lut_word=copies * word_bits, ff_flag=copies,
@@ -420,12 +439,14 @@ def pixel_reader(config) -> Resources:
 def pool(config) -> Resources:
     width = config.tensor.bits if config.requantiser is None else config.requantiser.acc_bits
     maximum = config.requantiser is None
-    out = window(config.window) + output_queues(config)
-    join, x = width * config.lanes * config.tap_lanes, config.tensor.bits * config.lanes
+    out = window(config.window, 1) + output_queues(config)
+    bits, lanes, taps = config.tensor.bits, config.lanes, config.tap_lanes
     out += logic(
-        "pool", one=1, flags=config.tree_levels + 2, steps=levels(config.window.steps),
-        x=x * config.tap_lanes, largest=join * maximum, sum=join * (not maximum),
-        counts=levels(config.window.window.taps) * config.counts * config.tap_lanes,
+        "pool", one=1, ff_flags=config.tree_levels + 2, steps=levels(config.window.steps),
+        ff_register=lanes * ((taps - 1) * (bits + 2 * (not maximum)) + width),
+        lut_largest=bits * lanes * taps * maximum, lut_result=width * lanes * (not maximum),
+        lut_tree=(bits + 2) * lanes * (taps - 1) * (not maximum),
+        counts=levels(config.window.window.taps) * config.counts * taps,
     )
     return out + requantiser(config.requantiser) if config.requantiser else out
 
@@ -437,8 +458,10 @@ def convolution(config) -> Resources:
     held = config.requantiser.acc_bits * results * pixels
     beats = (results // config.lanes_out).bit_length()
     flags = late + config.array.latency
-    out = window(config.window, later=True) + requantiser(config.requantiser)
-    out += output_queues(config, len(counts)) + array(config.array, 1 + late)
+    out = window(config.window, None) + requantiser(config.requantiser)
+    out += output_queues(config, len(counts)) + array(
+        config.array, last_registers(config.window) + late
+    )
     out += total(weights(memory) for memory in config.weights)
     skew = max(config.array.skews)
     address = max(config.weight_depth - 1, 1).bit_length()
@@ -457,8 +480,13 @@ def weights(memory) -> Resources:
         return memory.resources()
     width, depth = memory.width, max(memory.depth, 2)
     blocks = -(-depth // 64)
-    return logic("weights", lut_words=width * blocks, lut_choices=width * -(-(blocks - 1) // 3),
+    return logic("weights", lut_words=width * blocks, lut_choices=width * choices(blocks),
                  ff_words=width)
+
+
+def choices(blocks: int) -> int:
+    """How hard it is to choose one of some functions: synthesis finds it the harder the more."""
+    return (blocks - 1) * min(blocks - 1, 4)
 
 
 TERMS: dict[str, Callable[[Any], Resources]] = {

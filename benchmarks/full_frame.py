@@ -1,6 +1,7 @@
-"""YOLOv5n at full size: the whole network's Verilog on photographs, against reference and model.
+"""A network at full size: the whole Verilog, against reference and model.
 
-    python -m benchmarks.full_frame [--quick] [--size N] [--board BOARD] [--frames N]
+    python -m benchmarks.full_frame [MODEL] [--quick] [--size N] [--board BOARD] [--frames N]
+                                    [--dsp N]
 
 Prints the time of each phase; mismatches against the integer reference; simulated against
 predicted interval and latency; how full the queues become.  Exits with 1 if any of them differs.
@@ -9,18 +10,19 @@ predicted interval and latency; how full the queues become.  Exits with 1 if any
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import boards
-import models
 from dse.search import search
 from hwgen.emit.verilog import emit
-from models.images import photographs, to_stream
+from models.load import read
 from sim.verilator import VerilatorModel
 
 
@@ -32,25 +34,30 @@ def phase(name: str) -> Iterator[None]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="YOLOv5n at full size in Verilator")
+    parser = argparse.ArgumentParser(description="a network at full size in Verilator")
+    parser.add_argument("model", nargs="?", default="yolov5n")
     parser.add_argument("--quick", action="store_true", help="96x96, 1000 frames a second")
-    parser.add_argument("--size", type=int, default=640)
+    parser.add_argument("--size", type=int, help="default: the network's own")
     parser.add_argument("--board", default="zcu102")
     parser.add_argument("--frames", type=int, default=3)
+    parser.add_argument("--dsp", type=int, help="DSPs that may be used")
     options = parser.parse_args()
     if options.quick:
         options.size = 96
     board = boards.load(options.board)
+    if options.dsp:
+        board = replace(board, shares=replace(board.shares, dsp=options.dsp / board.dsp))
 
     with phase("network"):
-        graph = models.load("yolov5n", size=options.size)
+        source = read(options.model, size=options.size)
+        graph = source.graph
     with phase("search"):
         found = search(graph, board, target_fps=1000 if options.quick else 0)
         netlist, timing = found.netlist, found.timing
     with phase("emit"):
         rtl = emit(netlist)
-    photos = photographs(options.frames, (options.size, options.size), seed=1)
-    inputs = to_stream(photos, graph)
+    gc.collect()
+    inputs = source.frames(options.frames, seed=1)
     with phase("reference"):
         wanted = graph.evaluate(inputs)
     with tempfile.TemporaryDirectory() as folder:
@@ -61,11 +68,15 @@ def main() -> int:
 
     mismatches = sum(int((run.outputs[n] != wanted[n]).sum()) for n in wanted)
     total = netlist.resources()
-    print(f"\nyolov5n {options.size}x{options.size} on {board.name}, {options.frames} photographs")
+    shape = "x".join(str(n) for n in next(iter(graph.inputs.values())).shape)
+    print(f"\n{options.model} {shape} on {board.name}, {options.frames} frames")
     print(f"mismatches               {mismatches} of {sum(v.size for v in wanted.values()):,}")
     print(f"interval, cycles         {run.interval:,} simulated, {timing.interval:,} predicted")
     print(f"latency, cycles          {run.latency:,} simulated, {timing.latency:,} predicted")
-    print(f"DSP                      {total.dsp:,}")
+    print(f"bound, cycles            {found.bounds.cycles:,}, gap {found.gap:+.1%}, "
+          f"limited by {found.limit}")
+    print(f"DSP, BRAM18, URAM        {total.dsp:,}, {total.bram18:,}, {total.uram:,}")
+    print(f"LUT, FF                  {total.lut:,}, {total.ff:,}")
     print(f"MAC per DSP per cycle    {graph.macs / (run.interval * total.dsp):.3f}")
     over = [name for name, peak in run.peaks.items() if peak > timing.depths[name]]
     deepest = max(timing.depths, key=lambda name: timing.depths[name])

@@ -145,16 +145,16 @@ class ConvTable:
         pixels_out: int, multiplier: str, ultra: bool, sites: int = 0,
     ) -> None:
         self.op, self.tensor = op, tensor
+        self.lanes_in, self.pixels_in = lanes_in, pixels_in
         self.lanes_out, self.pixels_out = lanes_out, pixels_out
         self.multiplier = multiplier
-        stride = op.window.stride[-1]
         self.banks = 1
         if max(pixels_in, pixels_out) > 1:
-            self.banks = math.lcm(pixels_in, pixels_out * stride)
+            self.banks = math.lcm(pixels_in, pixels_out * op.window.stride[-1])
         self.windows = op.infer(tensor)[0].pixels // pixels_out
         self.styles = len(STYLES) if ultra else len(STYLES) - 1
         self.sites = -(-(sites or self._guess_pixels()) // self.banks)
-        parts = [self._part(*choice) for choice in self._choices(lanes_in)]
+        parts = [self._part(*choice) for choice in self._choices()]
         self.cycles, self.dsp, self.lut = (
             np.concatenate([part[n] for part in parts]) for n in range(3)
         )
@@ -174,12 +174,12 @@ class ConvTable:
         row = math.prod(self.tensor.spatial[1:])
         return min(self.tensor.pixels, outer * row + 4 * self.banks)
 
-    def _choices(self, lanes_in: int):
+    def _choices(self):
         """Channels, pes and groups in parallel, each with what multiplies."""
         op = self.op
         cin, cout = op.weight.shape[-1], op.cout // op.groups
         for multiplier in dict.fromkeys((self.multiplier, "fabric")):
-            step = math.gcd(lanes_in, cin)
+            step = math.gcd(self.lanes_in, cin)
             if cout % self.lanes_out == 0:
                 yield multiplier, fold_choices(cin, step), fold_choices(cout, self.lanes_out), \
                     np.array([1])
@@ -187,7 +187,7 @@ class ConvTable:
                 groups = fold_choices(op.groups)[1:]
                 rest = op.groups % groups
                 whole = ((groups * cout % self.lanes_out == 0) & (rest * cout % self.lanes_out == 0)
-                         & (groups * cin % lanes_in == 0))
+                         & (groups * cin % self.lanes_in == 0))
                 if whole.any():
                     yield multiplier, np.array([cin]), np.array([cout]), groups[whole]
 
@@ -213,6 +213,9 @@ class ConvTable:
         folds = -(-op.groups // gl) * -(-cout // pe)
         beats = pe * gl // self.lanes_out
         cycles = self.windows * folds * np.maximum(steps, beats)
+        # The window takes as many lanes as its words are made of.
+        taken = np.gcd(np.gcd(self.lanes_in, gl * cl), np.where(gl > 1, op.groups * cin, cin))
+        cycles = np.maximum(cycles, self.tensor.size // (taken * self.pixels_in))
         packing, simd = self.packing(multiplier), cl * tl
         by_weight = self.shared(multiplier) == "weight"
         if by_weight:

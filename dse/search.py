@@ -44,8 +44,8 @@ OBJECTIVES = ("throughput", "latency")
 PASSES = 6
 STEP = 1.002
 """Intervals closer than this are alike."""
-SLACK = 0.004
-"""Improvement below which another pass does not pay."""
+SLACK = 0.01
+"""Share of a resource below which it does not pay to use it."""
 
 
 @dataclass(frozen=True)
@@ -208,6 +208,19 @@ class _Search:
             StreamType(self.graph.types[t], lanes[t], pixels[t]) for t in node.inputs
         )
         return block_config(node.op, inputs, folding, lanes[node.name], pixels[node.name])
+
+    def look(self, interval: int) -> None:
+        """Learn from a design that would meet an interval if the device were large enough."""
+        while (chosen := self.streams.choose(interval, self.pairs[0])) is None:
+            interval *= 2
+        while True:
+            allocation = allocate(self.parts(*chosen), np.full(len(RESOURCES), 1e9), interval)
+            if allocation is not None:
+                break
+            interval *= 2
+        design = self.design(allocation, interval, *chosen)
+        design, netlist, _ = sized(self.graph, design)
+        self.learn(netlist, allocation)
 
     def feasible(self, interval: int) -> tuple[bool, bool]:
         """Whether all fits at an interval, nearly; and whether with pixels in pairs."""
@@ -421,6 +434,7 @@ def search(
     target = int(state.clock * 1e6 / target_fps) if target_fps else 0
     best: Found | None = None
     low = max(bound.stream, target, 1)
+    state.look(max(bound.cycles, low))
     for number in range(PASSES):
         progress(f"dividing the device, pass {number + 1}")
         interval, pairs = state.least(low)
@@ -443,18 +457,17 @@ def search(
         need = netlist.resources()
         state.note(timing.interval, need)
         good = not over(need, state.usable)
-        before = best
+        had = state.have
         if good and (best is None or timing.interval < best.timing.interval):
             _, prices = fits(parts, state.have, timing.interval - 1, exact=True)
             scarce = prices * np.maximum(state.have, 1e-6)
             limit = "stream" if timing.interval <= bound.stream * STEP \
                 else RESOURCES[int(scarce.argmax())]
             best = Found(design, netlist, timing, bound, limit)
-        if good and before is not None and before.timing.interval < timing.interval * (1 + SLACK):
-            break
-        if good and target:
-            break
         state.learn(netlist, allocation)
+        # What is left over now that it is known better would hardly make it faster.
+        if good and (target or (state.have <= had * (1 + SLACK) + 1).all()):
+            break
     if best is None:
         raise HwgenError(state.hopeless())
     return replace(best, explored=state.explored, seconds=time.perf_counter() - begin)

@@ -68,7 +68,7 @@ class Folding:
     weights: str = ""
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
+        for name, value in vars(self).items():
             if name in CHOICES:
                 if value not in CHOICES[name]:
                     legal = ", ".join(map(repr, CHOICES[name]))
