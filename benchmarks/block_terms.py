@@ -60,9 +60,8 @@ def buffer_registers(width: int, depth: int, style: str = "") -> int:
 
 
 def output_queues(config, claims: int = 1) -> Resources:
-    styles = getattr(config, "queue_styles", ("",) * len(config.outputs))
     return total(queue(stream.width, depth, claims, style) for stream, depth, style in
-                 zip(config.outputs, config.queue_depths, styles, strict=True))
+                 zip(config.outputs, config.queue_depths, config.queue_styles, strict=True))
 
 
 def skid(width: int) -> Resources:
@@ -113,7 +112,7 @@ def product(
 
 
 def requantiser(config) -> Resources:
-    count = config.lanes * getattr(config, "pixels", 1)
+    count = config.lanes * config.pixels
     (bias, scale, _), table = config._table
     table = table.reshape(config.rows, config.lanes, -1)
     some = config.rows > 1
@@ -256,7 +255,7 @@ def product_block(config) -> Resources:
 
 def global_pool(config) -> Resources:
     width = config.acc_bits * config.lanes
-    beats = getattr(config, "beats_per_site", None) or config.beats_per_pixel
+    beats = config.beats_per_site
     x = config.inputs[0].width
     maximum = config.requantiser is None
     out = output_queues(config)
@@ -323,22 +322,18 @@ def turns(counts: list[int]) -> dict[str, float]:
             "ends": sum(max(n - 1, 1).bit_length() for n in counts)}
 
 
-def beats_of(stream) -> int:
-    return getattr(stream, "beats_per_site", None) or stream.beats_per_pixel
-
-
 def concatenate(config) -> Resources:
     inputs = len(config.inputs)
     return output_queues(config) + logic(
         "concatenate", one=1, width=config.outputs[0].width,
         choices=config.outputs[0].width * ((inputs - 1) // 2 + (inputs > 4)),
-        **turns([beats_of(t) for t in config.inputs]),
+        **turns([t.beats_per_site for t in config.inputs]),
     )
 
 
 def splitter(config) -> Resources:
     return output_queues(config) + logic(
-        "splitter", one=1, **turns([beats_of(t) for t in config.outputs])
+        "splitter", one=1, **turns([t.beats_per_site for t in config.outputs])
     )
 
 

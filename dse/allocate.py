@@ -26,8 +26,8 @@ ROUNDS = 30
 TIME_LIMIT = 4.0
 """Seconds for a mixed-integer program; its gap is tiny before, so results do not depend on it."""
 GAP = 2e-3
-WEIGHTS = np.array([1.0, 0.5, 0.3, 0.2])
-"""What a share of each resource counts where there is a choice."""
+WEIGHTS = np.array([1.0, 2.0, 1.0, 0.5])
+"""What a share of each resource counts where there is a choice: LUTs are left free for routing."""
 
 
 class Table(Protocol):
