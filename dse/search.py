@@ -42,6 +42,8 @@ __all__ = ["OBJECTIVES", "Found", "check_design", "design_for", "search"]
 
 OBJECTIVES = ("throughput", "latency")
 PASSES = 6
+SLOWER = (1.25, 1.6, 2, 3, 5)
+"""How much longer the intervals are of designs that are looked at for comparison."""
 STEP = 1.002
 """Intervals closer than this are alike."""
 SLACK = 0.01
@@ -56,7 +58,7 @@ class Found:
     -------
     design, netlist, timing : the design, with all depths and capacities
     bounds : what no design can beat
-    limit : the resource that is scarcest, or ``"stream"``
+    limit : the resource that is scarcest, or ``"stream"``, or ``"target"`` if no more was wanted
     explored : designs on the way and beyond, as ``report.json`` lists them
     seconds : time that the search took
     """
@@ -85,6 +87,8 @@ class Found:
         """What to change to go faster."""
         if self.limit == "stream":
             return ["The widest stream sets the interval: only a smaller --size makes it faster."]
+        if self.limit == "target":
+            return ["The design is as fast as it was to be, and takes as little as possible."]
         what = {
             "dsp": "DSPs are used up, and so are LUTs to multiply with",
             "lut": "LUTs are used up",
@@ -101,7 +105,7 @@ class Found:
         return {
             "bounds": asdict(self.bounds), "bound_cycles": self.bounds.cycles, "gap": self.gap,
             "limit": self.limit, "bottlenecks": self.bottlenecks, "advice": self.advice(),
-            "explored": self.explored, "seconds": round(self.seconds, 3),
+            "explored": self.explored,
         }
 
 
@@ -293,6 +297,16 @@ class _Search:
                              if beats * -(-window.taps // n) <= interval), window.taps)
                 design.foldings[node.name] = replace(design.foldings[node.name], tap_lanes=taps)
         return design
+
+    def explore(self, interval: int) -> None:
+        """Look at slower designs, for the curve of intervals against resources."""
+        for factor in SLOWER:
+            slower = int(interval * factor)
+            chosen = self.streams.choose(slower, self.pairs[0])
+            if chosen is not None:
+                allocation = allocate(self.parts(*chosen), self.have, slower)
+                if allocation is not None:
+                    self.note(slower, allocation.takes + self.missing)
 
     def quicker(self, found: Found) -> Found:
         """The same interval, with ops made faster by what is left over."""
@@ -487,8 +501,11 @@ def search(
         if good and (best is None or timing.interval < best.timing.interval):
             _, prices = fits(parts, state.have, timing.interval - 1, exact=True)
             scarce = prices * np.maximum(state.have, 1e-6)
-            limit = "stream" if timing.interval <= bound.stream * STEP \
-                else RESOURCES[int(scarce.argmax())]
+            limit = RESOURCES[int(scarce.argmax())]
+            if target:
+                limit = "target"
+            elif timing.interval <= bound.stream * STEP:
+                limit = "stream"
             best = Found(design, netlist, timing, bound, limit)
         state.learn(netlist, allocation)
         # What is left over now that it is known better would hardly make it faster.
@@ -499,4 +516,6 @@ def search(
     if objective == "latency":
         progress("latency")
         best = state.quicker(best)
+    progress("what slower designs take")
+    state.explore(best.timing.interval)
     return replace(best, explored=state.explored, seconds=time.perf_counter() - begin)

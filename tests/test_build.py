@@ -1,6 +1,7 @@
 """The command line, as a user calls it: results, reports, and one line for every wrong input."""
 
 import json
+import re
 
 import numpy as np
 import onnx
@@ -20,6 +21,7 @@ from tests.models.test_import import CASES
 KEYS = {
     "model", "board", "clock_mhz", "macs", "interval_cycles", "latency_cycles", "fps", "dsp", "lut",
     "ff", "bram18", "uram", "offchip_bytes_per_frame", "mac_per_dsp_cycle", "layers", "seconds",
+    "board_resources", "usable", "search",
 }
 
 
@@ -164,6 +166,34 @@ def test_edited_design(network, tmp_path, capsys):
     assert attempt() == (0, "")
     body["board"] = "u50"
     assert "is a design for board 'u50', not 'zcu102'" in attempt()[1]
+
+
+@pytest.mark.parametrize("table, field, value, message", [
+    ("ops", "channel_lanes", 999, r"{name}.*hannel lanes must be between 1 and \d+, not 999"),
+    ("ops", "pe", 0, r"op '{name}': pe must be a positive integer, not 0"),
+    ("ops", "pe", "8", r"op '{name}': pe must be a positive integer, not '8'"),
+    ("ops", "multiplier", "abacus", r"op '{name}': multiplier must be one of 'dsp48e2', .*'abacus'"),
+    ("ops", "weights", "tape", r"op '{name}': weights must be one of '', 'distributed', .*'tape'"),
+    ("ops", "lane", 1, r"op '{name}': lane is not one of channel_lanes, tap_lanes, "),
+    ("tensors", "lanes", 7, r"[Ll]anes must (divide|be)"),
+    ("tensors", "pixels", 5, r"Pixels a beat must divide the extent \d+, not 5"),
+    ("tensors", "pixels", 0, r"tensor '{name}': pixels must be a positive integer, not 0"),
+    ("edges", "memory", "tape", r"edge '{name}': memory must be one of 'distributed', .*'tape'"),
+    ("edges", "depth", 0, r"edge '{name}': depth must be a positive integer, not 0"),
+])
+def test_illegal_design(network, tmp_path, capsys, table, field, value, message):
+    """An illegal value is refused with what it is of, the field, and what is legal."""
+    out = tmp_path / "out"
+    arguments = [network, "--board", "zcu102", "--out", str(out), "--report-only"]
+    assert main(arguments) == 0
+    body = json.loads((out / "design.json").read_text())
+    name = next(iter(body[table]))
+    body[table][name][field] = value
+    edited = tmp_path / "edited.json"
+    edited.write_text(json.dumps(body))
+    capsys.readouterr()
+    assert main([*arguments, "--design", str(edited)]) == 2
+    assert re.search(message.replace("{name}", re.escape(name)), capsys.readouterr().err)
 
 
 def test_same_input_same_bytes(network, tmp_path):

@@ -7,7 +7,7 @@ routers; Dally and Towles, "Principles and Practices of Interconnection Networks
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,14 +49,19 @@ def queue_depth(reserves: np.ndarray, pops: np.ndarray) -> int:
     depth = 1
     while not enough(depth, 64):
         depth *= 2
-    step = 1
+    depth = _least(depth // 2, depth, lambda middle: enough(middle, 64))
+    low, step = depth - 1, 1
     while not enough(depth):
-        depth, step = depth + step, 2 * step
-    low = 0
-    while depth - low > 1:
-        middle = (low + depth) // 2
-        low, depth = (low, middle) if enough(middle) else (middle, depth)
-    return depth
+        low, depth, step = depth, depth + step, 2 * step
+    return _least(low, depth, enough)
+
+
+def _least(low: int, high: int, good: Callable[[int], bool]) -> int:
+    """The least number for which something holds: not for ``low``, but for ``high``."""
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if good(middle) else (middle, high)
+    return high
 
 
 def queue_resources(width: int, depth: int, style: str = "") -> Resources:
