@@ -10,9 +10,10 @@ import numpy as np
 from amaranth.hdl import Module, Signal
 from amaranth.lib import data, wiring
 
+from hwgen.blocks import area
 from hwgen.blocks.argmax import ArgMaxConfig
 from hwgen.blocks.arithmetic import signed_width
-from hwgen.blocks.base import BlockConfig, StreamType
+from hwgen.blocks.base import BlockConfig, Resources, StreamType
 from hwgen.blocks.conv import FoldedConvConfig
 from hwgen.blocks.elementwise import AdderConfig, TableLookupConfig
 from hwgen.blocks.gather import GatherConfig
@@ -58,12 +59,20 @@ class QueueShape:
     depth: int
     claims: tuple[int, ...] = (1,)
 
+    def resources(self) -> Resources:
+        """What it takes."""
+        return area.queue(self.width, self.depth, len(self.claims))
+
 
 @dataclass(frozen=True)
 class SkidShape:
     """Parameters of a skid buffer."""
 
     width: int
+
+    def resources(self) -> Resources:
+        """What it takes."""
+        return area.skid(self.width)
 
 
 class _Drawer:

@@ -19,7 +19,6 @@ import numpy as np
 from scipy.optimize import nnls
 
 import hwgen.blocks
-from benchmarks.block_terms import resources
 from benchmarks.random_blocks import component, draw
 from benchmarks.synthesis import Synthesis
 from hwgen.blocks import cost
@@ -41,7 +40,7 @@ TEST = {
     "concatenate": 3, "splitter": 4, "lane change": 4,
 }
 """Configurations that the model is judged by."""
-FIT_SEED, TEST_SEED = 1000, 5000
+FIT_SEED, TEST_SEED = 1000, 7000
 SMALL = 25
 """LUTs or flip-flops below which an error counts less when coefficients are fitted."""
 LIKELY = 0.003
@@ -60,7 +59,7 @@ def fit(found: list[tuple[str, object, Resources]], what: str) -> dict[tuple[str
     rows, rest = [], []
     for _, config, area in found:
         with cost.noted() as parts:
-            exact = resources(config)
+            exact = config.resources()
         row: dict[tuple[str, str], float] = {}
         for kind, features in parts:
             for name, value in features.items():
@@ -111,7 +110,7 @@ def table(found: list[tuple[str, object, Resources]]) -> tuple[list[str], bool]:
     kinds = list(dict.fromkeys(kind for kind, *_ in found))
     wrong = 0
     for kind in [*kinds, "all"]:
-        mine = [(resources(config), area) for k, config, area in found if kind in (k, "all")]
+        mine = [(config.resources(), area) for k, config, area in found if kind in (k, "all")]
         cells = []
         for what in ("lut", "ff"):
             errors = 100 * np.abs([error(getattr(p, what), getattr(a, what)) for p, a in mine])

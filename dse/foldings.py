@@ -15,6 +15,7 @@ import numpy as np
 
 from dse.streams import is_depthwise
 from hwgen.blocks.arithmetic import signed_width
+from hwgen.blocks.cost import estimate
 from hwgen.blocks.mac import chain_length
 from hwgen.blocks.multiplier import MULTIPLIERS, Packing
 from hwgen.blocks.storage import (
@@ -234,27 +235,67 @@ class ConvTable:
         words = segments * -(-(self.tensor.channels // segments) // (gl * cl))
         copies = tl * self.banks
         window = _buffer(bits, self.sites * words, copies)
-        acc = signed_width(*op.accumulator_range(self.tensor))
-        results = gl * pe * self.pixels_out
-        chains = -(-simd // chain)
-        lut = results * (acc + acc + (chains - 1) * 20) + 200 + copies * (30 + bits // 2)
-        if not packing.device.dsp:
-            product = self.tensor.bits + op.weight_bits
-            lut = lut + results * simd * (op.weight_bits * (self.tensor.bits + 3) // 2 + product)
+        lut = self._logic(
+            packing, simd, chain, columns, gl * pe * self.pixels_out, copies, bits, tl, beats
+        )
         kind = np.full(len(cl), (self.multiplier, "fabric").index(multiplier))
         return cycles, dsp, lut, np.stack([cl, tl, gl, pe, kind]), weights, window
+
+    def _logic(
+        self, packing: Packing, simd: np.ndarray, chain: np.ndarray, columns: np.ndarray,
+        results: np.ndarray, copies: np.ndarray, bits: np.ndarray, taps: np.ndarray,
+        beats: np.ndarray,
+    ) -> np.ndarray:
+        """LUTs that grow with the folding, as :mod:`hwgen.blocks.area` has them."""
+        acc = signed_width(*self.op.accumulator_range(self.tensor))
+        chains = -(-simd // chain)
+        extra = results - columns
+        field = packing.field if packing.products > 1 else signed_width(
+            -packing.bound(1), packing.bound(1)) + 3
+        lut = estimate(
+            "column", "lut", sum=results * (chains - 1) * (field + 3), acc=results * acc,
+            one=results, carry=extra * chains, lowest=extra * simd * packing.guard,
+            field=extra * chains * packing.guard,
+        )
+        lut = lut + estimate("convolution", "lut", lut_held=results * acc * (beats > 1))
+        word = bits
+        choices = np.maximum(-(-self.op.window.taps // taps) - 1, 0)
+        address = np.log2(np.maximum(self.sites * 4, 2))
+        lut = lut + estimate(
+            "tap", "lut", lut_address=copies * address, lut_one=copies,
+            lut_offset=copies * choices * address,
+            lut_fill=taps * self.pixels_out * word * (self.op.window.taps > 1),
+            lut_banks=taps * self.pixels_out * word * (self.banks > 1),
+        )
+        if not packing.device.dsp:
+            wide, narrow = self.op.weight_bits, self.tensor.bits
+            rows = -(-narrow // 2)
+            tree = sum((rows >> k) * (wide + (2 << k)) for k in range(1, rows.bit_length()))
+            count = results * simd
+            lut = lut + estimate("fabric", "lut", double=count * rows * (wide + 2),
+                                 tree=count * tree, one=count)
+            lut = lut + estimate("tree", "lut", operand=count * (wide + narrow),
+                                 sum=results * (simd - chains) * (wide + narrow + 1))
+        return lut
 
     def _requantisers(self) -> list[np.ndarray]:
         """What the requantisers take, of the board's multipliers and of the fabric."""
         bits = (signed_width(*self.op.accumulator_range(self.tensor)),
                 self.op.requantise.multiplier_bits + 1)
         lanes = self.lanes_out * self.pixels_out
-        product = sum(bits)
-        dsps = MULTIPLIERS[self.multiplier].dsps(max(bits), min(bits))
-        rounding = 3 * product
+        wide, narrow = max(bits), min(bits)
+        dsps = MULTIPLIERS[self.multiplier].dsps(wide, narrow)
+        kept = wide + narrow - 1 - int(self.op.requantise.shift.min())
+        rounding = estimate(
+            "round", "lut", lut_one=1, lut_kept=kept, lut_by_1=2.5 * kept,
+            lut_output=1.5 * self.op.output.bits, lut_zero=kept,
+        )
+        rows = -(-narrow // 2)
+        tree = sum((rows >> k) * (wide + (2 << k)) for k in range(1, rows.bit_length()))
+        product = estimate("fabric", "lut", double=rows * (wide + 2), tree=tree, one=1)
         return [
             lanes * np.array([dsps, rounding, 0, 0]),
-            lanes * np.array([0, rounding + min(bits) * (product + 2) // 2 * 2, 0, 0]),
+            lanes * np.array([0, rounding + product, 0, 0]),
         ]
 
     def limit(self, interval: int) -> bool:

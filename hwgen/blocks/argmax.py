@@ -9,10 +9,11 @@ import numpy as np
 from amaranth.hdl import Const, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 
+from hwgen.blocks import area
 from hwgen.blocks.arithmetic import delayed, levels
 from hwgen.blocks.base import OpConfig, Resources, StreamType, counter
 from hwgen.blocks.beat import BeatConfig, most_claims
-from hwgen.blocks.queue import output_queue, output_queue_resources
+from hwgen.blocks.queue import output_queue
 from hwgen.blocks.route import last_of
 from hwgen.ir import ArgMax as ArgMaxOp
 
@@ -56,12 +57,7 @@ class ArgMaxConfig(BeatConfig, OpConfig):
         return beats[count - 1 :: count]
 
     def resources(self) -> Resources:
-        bits, index = self.tensor.bits, self.outputs[0].width
-        pairs = max(self.lanes, 2)
-        return output_queue_resources(self) + Resources(
-            lut=pairs * (3 * bits // 2 + self.tree_levels) + 3 * index + 10,
-            ff=2 * pairs * (bits + self.tree_levels // 2) + 4 * index + 3 * self.push_latency,
-        )
+        return area.argmax(self)
 
     def create(self) -> ArgMax:
         return ArgMax(self)

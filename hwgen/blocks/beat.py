@@ -10,8 +10,8 @@ import numpy as np
 from amaranth.hdl import Module, Signal, Value
 from amaranth.lib import wiring
 
-from hwgen.blocks.base import BlockConfig, Resources, Schedule, StreamType, in_order
-from hwgen.blocks.queue import QUEUE_LATENCY, Skid, output_queue, output_queue_resources
+from hwgen.blocks.base import BlockConfig, Schedule, StreamType, in_order
+from hwgen.blocks.queue import QUEUE_LATENCY, Skid, output_queue
 from hwgen.ir import Add, Mul
 from hwgen.ir.types import TensorType
 
@@ -96,13 +96,6 @@ class PairConfig(BeatConfig):
         free = np.append(np.full(2, -1), join[:-2]) + 1
         accepts = tuple(np.maximum(times, free[: len(times)]) for times in arrivals)
         return Schedule(accepts, (join + self.push_latency + QUEUE_LATENCY,), (join,))
-
-    def resources(self) -> Resources:
-        """What the buffers and the queue take."""
-        total = output_queue_resources(self)
-        for stream in self.inputs:
-            total += Resources(lut=stream.width + 4, ff=2 * stream.width + 2)
-        return total
 
     def compute(self, *frames: np.ndarray) -> tuple[np.ndarray, ...]:
         return self.op.evaluate(frames, self.tensors)

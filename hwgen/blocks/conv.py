@@ -23,7 +23,8 @@ import numpy as np
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 
-from hwgen.blocks.arithmetic import delayed, signed_width
+from hwgen.blocks import area
+from hwgen.blocks.arithmetic import delayed
 from hwgen.blocks.base import (
     BlockConfig,
     Resources,
@@ -34,7 +35,7 @@ from hwgen.blocks.base import (
 )
 from hwgen.blocks.mac import MacArray, MacArrayConfig
 from hwgen.blocks.multiplier import Packing
-from hwgen.blocks.queue import QUEUE_LATENCY, output_queue, output_queue_resources
+from hwgen.blocks.queue import QUEUE_LATENCY, output_queue
 from hwgen.blocks.requantise import Requantiser, RequantiserConfig
 from hwgen.blocks.weights import LOAD_BITS, WeightMemory, WeightMemoryConfig
 from hwgen.blocks.window import READ_LATENCY, SlidingWindow, SlidingWindowConfig
@@ -291,13 +292,7 @@ class FoldedConvConfig(BlockConfig):
         return Schedule((window.accepts,), (out,), (claims,), window.capacity)
 
     def resources(self) -> Resources:
-        total = self.window.resources() + self.requantiser.resources()
-        total += output_queue_resources(self)
-        acc = signed_width(*self.acc_range) * int(self.fold_results.max()) * self.pixels_out
-        total += Resources(lut=acc + 60, ff=acc + 60)
-        for memory in self.weights:
-            total += memory.resources()
-        return total + self.array.resources()
+        return area.convolution(self)
 
     def compute(self, *frames: np.ndarray) -> tuple[np.ndarray, ...]:
         return self.op.evaluate(frames, (self.tensor,))

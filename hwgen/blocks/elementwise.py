@@ -9,11 +9,12 @@ import numpy as np
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 
+from hwgen.blocks import area
 from hwgen.blocks.arithmetic import adder_tree, levels, signed_width
 from hwgen.blocks.base import OpConfig, Resources, counter, pack_rows
 from hwgen.blocks.beat import BeatConfig, Pair, PairConfig, valid_chain
 from hwgen.blocks.memory import ReadOnlyMemory, read_words
-from hwgen.blocks.queue import output_queue, output_queue_resources
+from hwgen.blocks.queue import output_queue
 from hwgen.blocks.requantise import RoundShift
 from hwgen.ir import Add, Table
 
@@ -61,10 +62,7 @@ class TableLookupConfig(BeatConfig, OpConfig):
         return self.memory.latency
 
     def resources(self) -> Resources:
-        total = output_queue_resources(self)
-        for _ in range(self.lanes):
-            total += self.memory.resources()
-        return total
+        return area.table_lookup(self)
 
     def create(self) -> TableLookup:
         return TableLookup(self)
@@ -168,14 +166,7 @@ class AdderConfig(PairConfig):
         return 1 + levels(len(self.pieces)) + RoundShift.latency
 
     def resources(self) -> Resources:
-        bits = self.product_bits
-        lane = Resources(lut=(len(self.pieces) + 1) * bits + 20, ff=(len(self.pieces) + 3) * bits)
-        for _, _, values in self.pieces:
-            lane += Resources(lut=bits * max(1, len(values) // 64), ff=bits)
-        total = super().resources()
-        for _ in range(self.lanes):
-            total += lane
-        return total
+        return area.adder(self)
 
     def create(self) -> Adder:
         return Adder(self)

@@ -10,6 +10,7 @@ import numpy as np
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 
+from hwgen.blocks import area
 from hwgen.blocks.arithmetic import delayed, levels
 from hwgen.blocks.base import (
     OpConfig,
@@ -20,7 +21,7 @@ from hwgen.blocks.base import (
 )
 from hwgen.blocks.beat import most_claims, valid_chain
 from hwgen.blocks.memory import BufferMemory, ReadOnlyMemory
-from hwgen.blocks.queue import QUEUE_LATENCY, Queue, output_queue, output_queue_resources
+from hwgen.blocks.queue import QUEUE_LATENCY, Queue, output_queue
 from hwgen.blocks.route import last_of
 from hwgen.ir import GatherChannels
 
@@ -143,11 +144,7 @@ class GatherConfig(OpConfig):
         return total
 
     def resources(self) -> Resources:
-        total = output_queue_resources(self)
-        total += Resources(lut=30, ff=30)
-        if self.way == "filter":
-            return total
-        return total + (self._registers if self.way == "registers" else self._memories)
+        return area.gather(self)
 
     def create(self) -> Gather:
         return Gather(self)

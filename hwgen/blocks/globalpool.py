@@ -9,11 +9,12 @@ import numpy as np
 from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 
+from hwgen.blocks import area
 from hwgen.blocks.arithmetic import delayed
 from hwgen.blocks.base import OpConfig, Resources, counter
 from hwgen.blocks.beat import BeatConfig, most_claims
 from hwgen.blocks.memory import BufferMemory
-from hwgen.blocks.queue import output_queue, output_queue_resources
+from hwgen.blocks.queue import output_queue
 from hwgen.blocks.requantise import Requantiser, RequantiserConfig, lane_requantiser
 from hwgen.blocks.route import last_of
 from hwgen.ir import GlobalAveragePool, GlobalMaxPool
@@ -91,16 +92,7 @@ class GlobalPoolConfig(BeatConfig, OpConfig):
         return beats.reshape(-1, self.tensor.pixels, self.beats_per_site)[:, -1].ravel()
 
     def resources(self) -> Resources:
-        width = self.acc_bits * self.lanes
-        total = output_queue_resources(self)
-        if self.in_memory:
-            total += Resources.memory(width, self.beats_per_site) + Resources(
-                ff=3 * width + 2 * self.inputs[0].width
-            )
-        else:
-            total += Resources(ff=self.beats_per_site * width + self.inputs[0].width)
-        total += Resources(lut=2 * width + 30, ff=40)
-        return total + self.requantiser.resources() if self.requantiser else total
+        return area.global_pool(self)
 
     def create(self) -> GlobalPool:
         return GlobalPool(self)

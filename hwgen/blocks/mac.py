@@ -20,6 +20,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
+from hwgen.blocks import area
 from hwgen.blocks.arithmetic import add_carry, adder_tree, delayed, levels, signed_width
 from hwgen.blocks.base import Resources, shared
 from hwgen.blocks.multiplier import MultiplyAdd, Packing
@@ -132,19 +133,7 @@ class MacColumnConfig:
 
     def resources(self) -> Resources:
         """What a column takes."""
-        packing, bits = self.packing, self.field_bits
-        lut = self.outputs * ((self.chains - 1) * (bits + 2) + self.acc_bits)
-        ff = lut
-        if self.guard:
-            lut += (self.outputs - 1) * self.simd
-            ff += (self.outputs - 1) * self.simd * 2
-        if not packing.device.sum_bits:
-            product = packing.activation_bits + self.operand_bits
-            lut += (self.simd - self.chains) * (product + 2)
-            ff += self.simd * (2 * product + packing.activation_bits + packing.word_bits)
-        if not packing.device.dsp:
-            lut += self.simd * packing.word_bits * (packing.activation_bits + 3)
-        return Resources(dsp=self.simd * packing.device.dsp, lut=lut, ff=ff)
+        return area.column(self)
 
     @property
     def signature(self) -> wiring.Signature:
@@ -413,17 +402,7 @@ class MacArrayConfig:
 
     def resources(self) -> Resources:
         """What an array takes."""
-        skewed = sum(s > 0 for s in self.columns[0].skew)
-        total = Resources()
-        for column in self.columns:
-            total += column.resources()
-        times = self.groups * (self.pe if self.weights_shared else self.pixels)
-        late = skewed * self.x_bits * self.groups * self.pixels
-        packed = 0
-        if self.weights_shared:
-            packed = self.simd * self.pixels * self.groups * self.packing.word_bits
-        return Resources(dsp=total.dsp * times, lut=total.lut * times + late + packed,
-                         ff=total.ff * times + 2 * late + packed)
+        return area.array(self)
 
     @property
     def signature(self) -> wiring.Signature:

@@ -11,8 +11,9 @@ import numpy as np
 from amaranth.hdl import Module, Mux, Shape, Signal, Value, signed, unsigned
 from amaranth.lib import data, wiring
 
+from hwgen.blocks import area
 from hwgen.blocks.base import OpConfig, Resources, Schedule, counter
-from hwgen.blocks.queue import QUEUE_LATENCY, output_queue, output_queue_resources
+from hwgen.blocks.queue import QUEUE_LATENCY, output_queue
 from hwgen.blocks.requantise import Requantiser, RequantiserConfig, lane_requantiser
 from hwgen.blocks.window import READ_LATENCY, SlidingWindow, SlidingWindowConfig
 from hwgen.ir import AveragePool, MaxPool
@@ -114,13 +115,7 @@ class PoolConfig(OpConfig):
         return Schedule((window.accepts,), (claims + delay,), (claims,), window.capacity)
 
     def resources(self) -> Resources:
-        total = self.window.resources() + output_queue_resources(self)
-        width = self.tensor.bits if self.requantiser is None else self.requantiser.acc_bits
-        total += Resources(lut=2 * width * self.lanes * self.tap_lanes,
-                           ff=width * self.lanes * (2 * self.tap_lanes + 1))
-        if self.requantiser:
-            total += self.requantiser.resources()
-        return total
+        return area.pool(self)
 
     def create(self) -> Pool:
         return Pool(self)

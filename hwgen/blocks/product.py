@@ -7,6 +7,7 @@ from functools import cached_property
 
 from amaranth.hdl import Module, Signal, Value, signed
 
+from hwgen.blocks import area
 from hwgen.blocks.arithmetic import signed_width
 from hwgen.blocks.base import Resources
 from hwgen.blocks.beat import Pair, PairConfig
@@ -81,14 +82,7 @@ class ProductConfig(PairConfig):
         return self.product_latency + self.requantiser.latency
 
     def resources(self) -> Resources:
-        bits = sum(self.operands)
-        lane = Resources(dsp=self.device.dsps(*self.operands), lut=bits, ff=2 * bits)
-        if not self.device.dsp:
-            lane += Resources(lut=bits * self.operands[1], ff=bits * self.operands[1])
-        total = super().resources() + self.requantiser.resources()
-        for _ in range(self.lanes):
-            total += lane
-        return total
+        return area.product_block(self)
 
     def create(self) -> Product:
         return Product(self)

@@ -15,6 +15,7 @@ from amaranth.hdl import Cat, Module, Mux, Shape, Signal, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from hwgen.blocks import area
 from hwgen.blocks.arithmetic import add_carry
 from hwgen.blocks.base import (
     BlockConfig,
@@ -27,7 +28,7 @@ from hwgen.blocks.memory import BufferMemory
 from hwgen.errors import HwgenError
 
 __all__ = ["QUEUE_LATENCY", "Fifo", "FifoConfig", "Queue", "Skid", "output_queue",
-           "output_queue_resources", "queue_depth", "queue_resources"]
+           "queue_depth"]
 
 QUEUE_LATENCY = 3
 """Cycles from a push to the beat being visible at the output."""
@@ -62,12 +63,6 @@ def _least(low: int, high: int, good: Callable[[int], bool]) -> int:
         middle = (low + high) // 2
         low, high = (low, middle) if good(middle) else (middle, high)
     return high
-
-
-def queue_resources(width: int, depth: int, style: str = "") -> Resources:
-    """What a :class:`Queue` takes."""
-    control = 4 * max(depth, 1).bit_length()
-    return Resources.memory(width, depth, style) + Resources(lut=control, ff=control + 2 * width)
 
 
 class Queue(wiring.Component):
@@ -172,16 +167,6 @@ def output_queue(config: BlockConfig, k: int = 0, claims: tuple[int, ...] = (1,)
     )
 
 
-def output_queue_resources(config: BlockConfig) -> Resources:
-    """What the queues at all outputs of a block take."""
-    total = Resources()
-    for output, depth, style in zip(
-        config.outputs, config.queue_depths, config.queue_styles, strict=True
-    ):
-        total += queue_resources(output.width, depth, style)
-    return total
-
-
 class Skid(wiring.Component):
     """Two registers between streams, so that no path leads through, forwards or backwards.
 
@@ -257,10 +242,7 @@ class FifoConfig(BlockConfig):
         )
 
     def resources(self) -> Resources:
-        total = Resources()
-        for depth, style in zip(self.queue_depths, self.queue_styles, strict=True):
-            total += queue_resources(self.stream.width, depth, style)
-        return total
+        return area.fifo(self)
 
     def compute(self, *frames: np.ndarray) -> tuple[np.ndarray, ...]:
         return (frames[0],) * self.branches

@@ -16,6 +16,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from hwgen.blocks import area
 from hwgen.blocks.arithmetic import delayed, signed_width
 from hwgen.blocks.base import Resources, pack_rows
 from hwgen.blocks.multiplier import MULTIPLIERS, Multiplier
@@ -222,14 +223,7 @@ class RequantiserConfig:
 
     def resources(self) -> Resources:
         """What the requantisers take."""
-        widths, _ = self._table
-        dsps = self.device.dsps(*self._operands)
-        product = self.acc_bits + self.requantise.multiplier_bits
-        lane = Resources(dsp=dsps, lut=3 * product + 30, ff=4 * product + 40)
-        total = Resources.memory(sum(widths) * self.lanes, self.rows)
-        for _ in range(self.lanes * self.pixels):
-            total += lane
-        return total
+        return area.requantiser(self)
 
     def compute(self, acc: np.ndarray, set: np.ndarray | int = 0) -> np.ndarray:
         """Golden meaning: accumulators ``(..., C)`` without bias, and sets ``(...)``."""

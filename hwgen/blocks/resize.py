@@ -14,8 +14,9 @@ import numpy as np
 from amaranth.hdl import Module
 from amaranth.lib import wiring
 
+from hwgen.blocks import area
 from hwgen.blocks.base import OpConfig, Resources, Schedule
-from hwgen.blocks.queue import QUEUE_LATENCY, output_queue, output_queue_resources
+from hwgen.blocks.queue import QUEUE_LATENCY, output_queue
 from hwgen.blocks.window import READ_LATENCY, SlidingWindow, SlidingWindowConfig
 from hwgen.ir import Resize, Window
 
@@ -73,7 +74,7 @@ class PixelReaderConfig(OpConfig):
         return Schedule((window.accepts,), (out,), (claims,), window.capacity)
 
     def resources(self) -> Resources:
-        return self.window.resources() + output_queue_resources(self)
+        return area.pixel_reader(self)
 
 
 class PixelReader(wiring.Component):

@@ -11,6 +11,7 @@ import numpy as np
 from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
 
+from hwgen.blocks import area
 from hwgen.blocks.base import (
     BlockConfig,
     OpConfig,
@@ -20,7 +21,7 @@ from hwgen.blocks.base import (
     counter,
     in_order,
 )
-from hwgen.blocks.queue import QUEUE_LATENCY, output_queue, output_queue_resources
+from hwgen.blocks.queue import QUEUE_LATENCY, output_queue
 from hwgen.ir import Concat, Split
 from hwgen.ir.types import TensorType
 
@@ -97,10 +98,7 @@ class ConcatenateConfig(BlockConfig):
         )
 
     def resources(self) -> Resources:
-        width = self.outputs[0].width
-        return output_queue_resources(self) + Resources(
-            lut=width * len(self.tensors) // 2 + 20, ff=20
-        )
+        return area.concatenate(self)
 
     def compute(self, *frames: np.ndarray) -> tuple[np.ndarray, ...]:
         return Concat().evaluate(frames, self.tensors)
@@ -177,8 +175,7 @@ class SplitterConfig(OpConfig):
         return Schedule((accept,), tuple(p + QUEUE_LATENCY for p in parts), tuple(parts))
 
     def resources(self) -> Resources:
-        total = Resources(lut=20, ff=20)
-        return total + output_queue_resources(self)
+        return area.splitter(self)
 
     def create(self) -> Splitter:
         return Splitter(self)
@@ -272,10 +269,7 @@ class LaneChangeConfig(BlockConfig):
         return Schedule((accept,), (last + 1 + QUEUE_LATENCY,), (last,))
 
     def resources(self) -> Resources:
-        width = self.inputs[0].width + self.outputs[0].width
-        return output_queue_resources(self) + Resources(
-            lut=width // 2 + 20, ff=width + 20
-        )
+        return area.lane_change(self)
 
     def compute(self, *frames: np.ndarray) -> tuple[np.ndarray, ...]:
         return (frames[0],)

@@ -21,6 +21,7 @@ import numpy as np
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 
+from hwgen.blocks import area
 from hwgen.blocks.arithmetic import add_carry, delayed
 from hwgen.blocks.base import (
     Resources,
@@ -308,16 +309,7 @@ class SlidingWindowConfig:
 
     def resources(self) -> Resources:
         """What the buffer and its address generators take."""
-        width, depth = self.word_lanes * self.input.tensor.bits, self.depth
-        memory = Resources.memory(width, depth, self.style)
-        address = depth.bit_length()
-        total = Resources(
-            lut=120 + 20 * len(self.spatial) * self.position_bits // 4 + width,
-            ff=150 + 10 * self.position_bits + width,
-        )
-        for _ in range(self.tap_lanes * self.banks):
-            total += memory + Resources(lut=3 * address + width // 2, ff=3 * address + width)
-        return total
+        return area.window(self)
 
     @property
     def sites(self) -> int:

@@ -7,9 +7,9 @@ from dataclasses import asdict
 
 from rich.table import Table
 
+from hwgen.blocks import area
 from hwgen.blocks.base import BlockConfig, Resources
 from hwgen.blocks.conv import FoldedConvConfig
-from hwgen.blocks.queue import output_queue_resources
 from hwgen.blocks.window import SlidingWindowConfig
 from hwgen.design import DesignPoint
 from hwgen.pipeline import Netlist, sum_resources
@@ -80,7 +80,7 @@ def _layer(netlist: Netlist, name: str, design: DesignPoint) -> dict:
 
 def _parts(config: BlockConfig) -> dict[str, Resources]:
     """What the parts of a block take; the rest of it is control."""
-    parts = {"queue": output_queue_resources(config)}
+    parts = {"queue": area.output_queues(config)}
     window = getattr(config, "window", None)
     if isinstance(window, SlidingWindowConfig):
         parts["window"] = window.resources()

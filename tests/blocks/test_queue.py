@@ -13,8 +13,9 @@ from amaranth.sim import Simulator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hwgen.blocks import area
 from hwgen.blocks.base import Resources, StreamType, in_order
-from hwgen.blocks.queue import QUEUE_LATENCY, FifoConfig, Queue, queue_depth, queue_resources
+from hwgen.blocks.queue import QUEUE_LATENCY, FifoConfig, Queue, queue_depth
 from hwgen.blocks.storage import STYLES
 from hwgen.errors import HwgenError
 from hwgen.ir import TensorType
@@ -122,8 +123,8 @@ def test_styles_of_a_fifo() -> None:
     config = replace(fifo(branches=2), depths=(5000, 9), styles=("ultra", ""))
     assert config.queue_styles == ("ultra", "")
     assert (config.resources().uram, config.resources().bram18) == (2, 0)
-    assert queue_resources(73, 10, "ultra").uram == Resources.memory(73, 10, "ultra").uram == 2
-    assert queue_resources(73, 10, "block").bram18 == 3
+    assert area.queue(73, 10, style="ultra").uram == Resources.memory(73, 10, "ultra").uram == 2
+    assert area.queue(73, 10, style="block").bram18 == 3
     assert fifo(branches=2).queue_styles == ("", "")
     wrong = replace(fifo(), styles=("", ""))
     with pytest.raises(HwgenError, match=r"^Styles must have 1 entries, not \('', ''\)$"):

@@ -1,19 +1,21 @@
-"""Resources of every block as sums of parts, with the features of :mod:`hwgen.blocks.cost`.
+"""What every block takes of a device, as a sum of parts.
 
-Each function is what the ``resources`` of the configuration of that name says.
+Multipliers and memories are counted exactly (:mod:`hwgen.blocks.storage`); LUTs and flip-flops are
+estimated from features of each part, with coefficients fitted to synthesis
+(:mod:`hwgen.blocks.cost`, ``benchmarks/resources.py``).  Each function takes the configuration of
+a block or of a part, which calls it in its ``resources``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import reduce
 from operator import add
 from typing import Any
 
 import numpy as np
 
-from hwgen.blocks import storage
 from hwgen.blocks.arithmetic import levels
 from hwgen.blocks.base import Resources
 from hwgen.blocks.cost import logic
@@ -117,10 +119,13 @@ def requantiser(config) -> Resources:
     table = table.reshape(config.rows, config.lanes, -1)
     some = config.rows > 1
 
-    def different(columns) -> int:
+    def different(columns: np.ndarray) -> int:
+        """Bits of a row that are not always the same; where rows are few, none is like another."""
         columns = columns.reshape(config.rows, -1)
         varying = (columns != columns[:1]).any(0)
-        return np.unique(columns[:, varying], axis=1).shape[1] if varying.any() else 0
+        if config.rows > 12 or not varying.any():
+            return int(varying.sum())
+        return np.unique(columns[:, varying], axis=1).shape[1]
 
     live = table[:, 0, bias : bias + scale].any(0)
     wide, narrow = config._operands
@@ -130,7 +135,7 @@ def requantiser(config) -> Resources:
         a, b = wide, narrow
     else:
         digits, a, b = (), int(live.sum()) + 1, narrow
-    words, chosen = table_luts(table.reshape(config.rows, -1)) if some else (0, 0)
+    blocks = -(-config.rows // 64)
     # Without a bias three registers are left, a shift register.
     plain = bool(table[:, :, :bias].any())
     scales = table[:, :, bias : bias + scale]
@@ -142,7 +147,7 @@ def requantiser(config) -> Resources:
             address=(max(config.rows, 2) - 1).bit_length() * some,
             lut_wrap=wrap(config.rows) * some,
             sets=config.choice_latency * (max(config.rows, 2) - 1).bit_length(),
-            lut_table=words, lut_choices=chosen,
+            lut_table=different(table) * blocks, lut_choices=different(table) * choices(blocks),
             ff_bias=different(table[:, :, :bias]), moved=different(table[:, :, bias:]),
             ff_few=different(table[:, :, bias:]) * (config.rows < 16),
             ff_acc=count * config.acc_bits * (plain + 2 * (config.sets == 1) * plain),
@@ -216,7 +221,7 @@ def table_lookup(config) -> Resources:
         "table", one=1, valid=config.push_latency,
         counter=levels(config.tables), wrap=wrap(config.tables) if config.tables > 1 else 0,
     )
-    if storage.memory_style(memory.width, memory.depth) == "distributed":
+    if memory.kind == "distributed":
         return out + logic(
             "words", lut_words=luts, lut_choices=chosen, ff_words=varying,
         )
@@ -369,12 +374,18 @@ def shift_or_registers(registers: int, bits: int) -> dict[str, float]:
 
 def last_registers(config) -> int:
     """Registers in a row at the end of a window: of the memory, if nothing is chosen after it."""
-    if config.fill is not None or config.banks > 1:
+    if config.fill is not None or len(banks_read(config, 0)) > 1:
         return 1
     width = config.word_lanes * config.input.tensor.bits
     if memory_style(width, max(config.depth, 2), config.style) == "distributed":
         return 3
     return 2 if buffer_registers(width, config.depth, config.style) == width else 1
+
+
+def banks_read(config, tap: int) -> set[int]:
+    """Banks of a copy of the buffer that are read; synthesis takes away the others."""
+    folds = range(tap, config.tap_folds * config.tap_lanes, config.tap_lanes)
+    return {bank for turn in config.taps for k in folds if k < len(turn) for _, bank in turn[k]}
 
 
 def window(config, behind: int | None = 0) -> Resources:
@@ -399,7 +410,8 @@ def window(config, behind: int | None = 0) -> Resources:
              config.fold_cycles - config.steps + 1)
     beats = {stream.beats_per_site, per_segment, per_word}
     counters = [*steps, *beats, turns]
-    copies = config.tap_lanes * config.banks
+    banks = [len(banks_read(config, tap)) for tap in range(config.tap_lanes)]
+    copies = sum(banks)
     folds, outs = config.tap_folds * config.turns, config.tap_lanes * config.columns
     word_bits = levels(words)
     filled = config.fill is not None and inside > 0
@@ -422,7 +434,9 @@ def window(config, behind: int | None = 0) -> Resources:
         + (copies * address if folds > 1 else 0) + ends.get("ff_register", 0),
         lut_shift=ends.get("lut_shift", 0),
         lut_address=copies * address, lut_one=copies, lut_offset=copies * choices,
-        lut_fill=outs * width * filled, lut_banks=outs * width * (config.banks - 1),
+        lut_fill=outs * width * filled,
+        lut_banks=config.columns * width * sum(n - 1 for n in banks),
+        ff_choice=5 * levels(config.banks) * sum(n > 1 for n in banks),
         lut_word=copies * word_bits, ff_flag=copies,
     )
 
@@ -482,31 +496,3 @@ def weights(memory) -> Resources:
 def choices(blocks: int) -> int:
     """How hard it is to choose one of some functions: synthesis finds it the harder the more."""
     return (blocks - 1) * min(blocks - 1, 4)
-
-
-TERMS: dict[str, Callable[[Any], Resources]] = {
-    "QueueShape": lambda c: queue(c.width, c.depth, len(c.claims)),
-    "SkidShape": lambda c: skid(c.width),
-    "RequantiserConfig": requantiser,
-    "MacArrayConfig": array,
-    "SlidingWindowConfig": window,
-    "FoldedConvConfig": convolution,
-    "PoolConfig": pool,
-    "NearestResizeConfig": pixel_reader,
-    "PadConfig": pixel_reader,
-    "TableLookupConfig": table_lookup,
-    "AdderConfig": adder,
-    "ProductConfig": product_block,
-    "GlobalPoolConfig": global_pool,
-    "ArgMaxConfig": argmax,
-    "GatherConfig": gather,
-    "FifoConfig": fifo,
-    "ConcatenateConfig": concatenate,
-    "SplitterConfig": splitter,
-    "LaneChangeConfig": lane_change,
-}
-
-
-def resources(config) -> Resources:
-    """What a block or part takes."""
-    return TERMS[type(config).__name__](config)
