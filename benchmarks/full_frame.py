@@ -1,7 +1,7 @@
 """A network at full size: the whole Verilog, against reference and model.
 
     python -m benchmarks.full_frame [MODEL] [--quick] [--size N] [--board BOARD] [--frames N]
-                                    [--dsp N]
+                                    [--dsp N] [--lut SHARE]
 
 Prints the time of each phase; mismatches against the integer reference; simulated against
 predicted interval and latency; how full the queues become.  Exits with 1 if any of them differs.
@@ -41,12 +41,15 @@ def main() -> int:
     parser.add_argument("--board", default="zcu102")
     parser.add_argument("--frames", type=int, default=3)
     parser.add_argument("--dsp", type=int, help="DSPs that may be used")
+    parser.add_argument("--lut", type=float, help="share of the LUTs that may be used")
     options = parser.parse_args()
     if options.quick:
         options.size = 96
     board = boards.load(options.board)
     if options.dsp:
         board = replace(board, shares=replace(board.shares, dsp=options.dsp / board.dsp))
+    if options.lut:
+        board = replace(board, shares=replace(board.shares, lut=options.lut))
 
     with phase("network"):
         source = read(options.model, size=options.size)

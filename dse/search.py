@@ -497,7 +497,7 @@ def search(
         need = netlist.resources()
         state.note(timing.interval, need)
         good = not over(need, state.usable)
-        had = state.have
+        had, before = state.have, best
         if good and (best is None or timing.interval < best.timing.interval):
             _, prices = fits(parts, state.have, timing.interval - 1, exact=True)
             scarce = prices * np.maximum(state.have, 1e-6)
@@ -509,7 +509,8 @@ def search(
             best = Found(design, netlist, timing, bound, limit)
         state.learn(netlist, allocation)
         # What is left over now that it is known better would hardly make it faster.
-        if good and (target or (state.have <= had * (1 + SLACK) + 1).all()):
+        if good and (target or (state.have <= had * (1 + SLACK) + 1).all()
+                     or (before is not None and before.timing.interval <= timing.interval * STEP)):
             break
     if best is None:
         raise HwgenError(state.hopeless())

@@ -77,7 +77,7 @@ def analyse(netlist: Netlist, interval: int = 0) -> Timing:
     interval = interval or least
     if interval < least:
         raise HwgenError(f"Interval must be at least {least} cycles, not {interval!r}")
-    frames = 2
+    frames = 3
     while True:
         timing, steady = _walk(netlist, interval, frames)
         if steady:

@@ -311,12 +311,18 @@ class FoldedConvConfig(BlockConfig):
             self.phases, self.op.groups, cout, self.op.window.taps, cin
         )
         weight = np.pad(weight, (
-            (0, 0),
-            (0, groups * self.group_lanes - self.op.groups),
-            (0, folds * self.pe - cout),
+            *((0, 0),) * 3,
             (0, taps * self.tap_lanes - self.op.window.taps),
             (0, words * self.channel_lanes - cin),
         ))
+        # Outputs beyond the last are sent nowhere.  They have weights like others, so that no bit of
+        # a memory is constant, and synthesis makes of it what was counted.
+        weight = np.pad(weight, (
+            (0, 0),
+            (0, groups * self.group_lanes - self.op.groups),
+            (0, folds * self.pe - cout),
+            *((0, 0),) * 2,
+        ), mode="wrap")
         weight = weight.reshape(
             self.phases, groups, self.group_lanes, folds, self.pe, taps, self.tap_lanes, words,
             self.channel_lanes,

@@ -46,7 +46,7 @@ def test_figures(name):
     assert board.offchip_practical_gbps == pytest.approx(0.8 * gbps)
     assert board.shares == Shares()
     assert board.usable == Resources(
-        dsp=dsp * 97 // 100, lut=lut * 8 // 10, ff=ff * 8 // 10, bram18=bram18 * 95 // 100,
+        dsp=dsp * 97 // 100, lut=lut * 7 // 10, ff=ff * 8 // 10, bram18=bram18 * 95 // 100,
         uram=uram * 95 // 100,
     )
 
@@ -133,7 +133,7 @@ def test_the_one_of_the_guide(tmp_path):
     own.write_text(re.search(r"^```toml\n(part = .*?)^```", guide, re.M | re.S)[1])
     mine, zcu104 = boards.load(own), boards.load("zcu104")
     assert (mine.resources, mine.memory) == (zcu104.resources, zcu104.memory)
-    assert mine.shares == Shares(lut=0.7)
+    assert mine.shares == Shares(lut=0.6)
 
 
 def test_not_toml(tmp_path):

@@ -57,7 +57,8 @@ class Page(HTMLParser):
 
 
 def reported(netlist, design):
-    return report(netlist, design, model="net", interval=netlist.interval, latency=1000)
+    return report(netlist, design, model="net", interval=netlist.interval, latency=1000,
+                  board=BOARD.resources, usable=BOARD.usable)
 
 
 def small():
