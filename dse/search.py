@@ -19,10 +19,10 @@ from boards import Board
 from dse.allocate import Allocation, Part, allocate, fits
 from dse.bounds import Bounds, bounds
 from dse.foldings import RESOURCES, Column, ConvTable, FixedTable, fold_choices
+from dse.memories import assign_memories, vector, ways
 from dse.streams import Streams, is_depthwise
 from hwgen.blocks.base import Resources, StreamType
 from hwgen.blocks.conv import FoldedConvConfig
-from hwgen.blocks.storage import STYLES
 from hwgen.design import DesignPoint, Folding
 from hwgen.errors import HwgenError
 from hwgen.ir import (
@@ -107,11 +107,6 @@ class Found:
             "limit": self.limit, "bottlenecks": self.bottlenecks, "advice": self.advice(),
             "explored": self.explored,
         }
-
-
-def vector(resources: Resources) -> np.ndarray:
-    """Resources as the search divides them."""
-    return np.array([getattr(resources, name) for name in RESOURCES], float)
 
 
 def over(need: Resources, have: Resources) -> list[str]:
@@ -349,7 +344,7 @@ class _Search:
         queues = []
         for config in netlist.blocks.values():
             for stream, depth in zip(config.outputs, config.queue_depths, strict=True):
-                columns = _ways(stream.width, depth, self.board.uram > 0)
+                columns = ways(stream.width, depth, self.board.uram > 0)
                 if columns[0].takes[1] > 300:
                     queues.append(FixedTable(columns))
         for node, conv in self.convolutions():
@@ -361,16 +356,10 @@ class _Search:
         for config in netlist.blocks.values():
             for stream, depth, style in zip(config.outputs, config.queue_depths,
                                             config.queue_styles, strict=True):
-                if _ways(stream.width, depth, False)[0].takes[1] > 300:
+                if ways(stream.width, depth, False)[0].takes[1] > 300:
                     takes = takes + vector(Resources.memory(stream.width, depth, style))
         self.missing = vector(netlist.resources()) - takes
         self.queues = queues
-
-
-def _ways(width: int, depth: int, ultra: bool) -> list[Column]:
-    """A buffer in each kind of memory."""
-    return [Column(tuple(vector(Resources.memory(width, depth, style))), 0, style)
-            for style in STYLES[: 3 if ultra else 2]]
 
 
 def _geometry(conv: Convolution, tensor: TensorType) -> tuple:
@@ -381,51 +370,6 @@ def _geometry(conv: Convolution, tensor: TensorType) -> tuple:
         conv.weight_limit, tensor.shape, tensor.bits, conv.accumulator_range(tensor),
         conv.requantise.multiplier_bits,
     )
-
-
-def assign_memories(
-    graph: Graph, design: DesignPoint, netlist: Netlist, board: Board
-) -> tuple[DesignPoint, Netlist]:
-    """The kinds of memory of all queues and window buffers, with which a design fits a board.
-
-    Their timing is the same for every kind, so the schedule stays what it is.
-    """
-    names: dict[str, tuple[str, str]] = {}
-    parts: list[Part] = []
-    fixed = vector(netlist.resources())
-    into = {edge.source: edge.name for edge in netlist.edges}
-    for name, config in netlist.blocks.items():
-        for k, (stream, depth, style) in enumerate(
-            zip(config.outputs, config.queue_depths, config.queue_styles, strict=True)
-        ):
-            fixed -= vector(Resources.memory(stream.width, depth, style))
-            names[f"queue {name} {k}"] = "queue", into[name, k]
-            parts.append(Part((f"queue {name} {k}",),
-                              FixedTable(_ways(stream.width, depth, board.uram > 0))))
-        window = getattr(config, "window", None)
-        if window is not None and name in design.foldings:
-            width = window.word_lanes * window.input.tensor.bits
-            copies = window.tap_lanes * window.banks
-            style = Resources.memory(width, window.depth, window.style)
-            fixed -= copies * vector(style)
-            names[f"window {name}"] = "window", name
-            parts.append(Part((f"window {name}",), FixedTable([
-                replace(column, takes=tuple(copies * n for n in column.takes))
-                for column in _ways(width, window.depth, board.uram > 0)
-            ])))
-    allocation = allocate(parts, vector(board.usable) - fixed, 1)
-    if allocation is None:
-        return design, netlist
-    foldings, memories = dict(design.foldings), {}
-    for name, column in allocation.columns.items():
-        kind, target = names[name]
-        style = str(column.choice)
-        if kind == "queue":
-            memories[target] = style
-        else:
-            foldings[target] = replace(foldings[target], window=style)
-    design = replace(design, foldings=foldings, memories=memories)
-    return design, plan(graph, design)
 
 
 def design_for(graph: Graph, board: Board, interval: int, pairs: bool = False) -> DesignPoint:

@@ -315,8 +315,8 @@ class FoldedConvConfig(BlockConfig):
             (0, taps * self.tap_lanes - self.op.window.taps),
             (0, words * self.channel_lanes - cin),
         ))
-        # Outputs beyond the last are sent nowhere.  They have weights like others, so that no bit of
-        # a memory is constant, and synthesis makes of it what was counted.
+        # Outputs beyond the last are sent nowhere.  They have weights like others, so that no bit
+        # of a memory is constant, and synthesis makes of it what was counted.
         weight = np.pad(weight, (
             (0, 0),
             (0, groups * self.group_lanes - self.op.groups),
