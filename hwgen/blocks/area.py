@@ -269,6 +269,9 @@ def global_pool(config) -> Resources:
         "pixels": levels(config.tensor.pixels), "lut_maximum": width * maximum,
         "lut_sum": width * (not maximum), "ff_register": beats * width + x,
     }
+    if beats == 4:
+        # All of the ring but its first: three registers that go nowhere else.
+        features |= {"ff_register": width + x, "lut_shift": width}
     if config.in_memory:
         out += buffer(width, beats)
         features |= {"ff_register": buffer_registers(width, beats) + width + 2 * x,
@@ -310,11 +313,18 @@ def gather(config) -> Resources:
     bits = config.tensor.bits
     memories = total(buffer(len(read) * bits, config.memory_depth) for read in config.lanes_read)
     reads = [len(read) for read in config.lanes_read]
+    held = shifted = 0
+    for count in reads:
+        register = buffer_registers(count * bits, config.memory_depth)
+        if count == 1 and register == 2 * bits:
+            # The memory's two registers and the one behind them, with no choice between.
+            shifted += bits
+        else:
+            held += register + bits
     return out + memories + config.walk.resources() + logic(
-        "gather memories", **common, late=config.walk.latency * width,
-        memory=sum(buffer_registers(n * bits, config.memory_depth) for n in reads),
-        out=bits * len(reads), choose=sum(bits * (n // 2) for n in reads),
-        choice=sum(map(levels, reads)), words=config.walk.width,
+        "gather memories", **common, ff_register=held, lut_shift=shifted,
+        late=config.walk.latency * width, lut_choose=sum(bits * (n // 2) for n in reads),
+        choice=sum(map(levels, reads)),
     )
 
 
