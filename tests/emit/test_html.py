@@ -57,8 +57,16 @@ class Page(HTMLParser):
 
 
 def reported(netlist, design):
-    return report(netlist, design, model="net", interval=netlist.interval, latency=1000,
+    """A report without all that a page can do without."""
+    data = report(netlist, design, model="net", interval=netlist.interval, latency=1000,
                   board=BOARD.resources, usable=BOARD.usable)
+    assert data.pop("board_resources")["dsp"] == BOARD.dsp
+    assert data.pop("usable")["dsp"] == BOARD.usable.dsp
+    for layer in data["layers"]:
+        parts = layer.pop("parts")
+        for key in ("dsp", "bram18", "uram"):
+            assert sum(part[key] for part in parts.values()) <= layer[key]
+    return data
 
 
 def small():
