@@ -87,7 +87,12 @@ def main() -> int:
     print(f"deepest queue            {deepest}: {run.peaks[deepest]:,} beats held, "
           f"{timing.depths[deepest]:,} predicted")
     print(f"simulation               {run.cycles / run.seconds:,.0f} cycles a second")
-    exact = (run.interval, run.latency) == (timing.interval, timing.latency)
+    first, last = timing.of_frames(options.frames)
+    exact = all(
+        (run.first[name] == first[k]).all() and (run.last[name] == last[k]).all()
+        for k, name in enumerate(netlist.outputs)
+    )
+    print(f"every frame              {'as' if exact else 'NOT as'} predicted")
     return 0 if exact and not mismatches and not over else 1
 
 

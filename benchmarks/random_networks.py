@@ -243,20 +243,12 @@ def check(graph: Graph, design: DesignPoint, frames: int = 3) -> str:
         for name, value in wanted.items():
             if (run.outputs[name] != value).any():
                 return f"{name} differs from the reference"
-    for k, name in enumerate(netlist.outputs):
-        first, last = (frames_like(times, timing.interval, frames)
-                       for times in (timing.first[k], timing.last[k]))
+    for name, first, last in zip(netlist.outputs, *timing.of_frames(frames), strict=True):
         if (paced.first[name] != first).any() or (paced.last[name] != last).any():
             return f"{name} does not come when predicted"
         if (runs[1].last[name] > last).any():
             return f"{name} comes later than predicted without gaps"
     return ""
-
-
-def frames_like(times: np.ndarray, interval: int, frames: int) -> np.ndarray:
-    """Times of some frames; those beyond the ones that were analysed are like the last."""
-    more = times[-1] + interval * np.arange(1, max(frames - len(times), 0) + 1)
-    return np.append(times, more)[:frames]
 
 
 def drawn(count: int) -> list[tuple[Graph, DesignPoint]]:

@@ -51,6 +51,13 @@ class Timing:
     first: list[np.ndarray]
     last: list[np.ndarray]
 
+    def of_frames(self, frames: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """``first`` and ``last`` of some frames; those not analysed are like the one before."""
+        later = self.interval * np.arange(1, frames + 1)
+        first, last = ([np.append(each, each[-1] + later)[:frames] for each in times]
+                       for times in (self.first, self.last))
+        return first, last
+
 
 def arrivals(beats: int, interval: int, frames: int) -> np.ndarray:
     """Cycles at which evenly spaced beats arrive, ``(frames * beats,)``."""

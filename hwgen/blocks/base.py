@@ -168,7 +168,7 @@ class StreamType:
 
 @dataclass(frozen=True)
 class Resources:
-    """What a block takes of a device; BRAM in 18 Kb.  ``dsp`` is exact, the rest estimated."""
+    """What a block takes of a device; BRAM in 18 Kb.  ``lut`` and ``ff`` are estimates."""
 
     dsp: int = 0
     lut: int = 0
