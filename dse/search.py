@@ -42,12 +42,14 @@ __all__ = ["OBJECTIVES", "Found", "check_design", "design_for", "search"]
 
 OBJECTIVES = ("throughput", "latency")
 PASSES = 6
-SLOWER = (1.25, 1.6, 2, 3, 5)
+SLOWER = (1.3, 2, 4)
 """How much longer the intervals are of designs that are looked at for comparison."""
 STEP = 1.002
 """Intervals closer than this are alike."""
-SLACK = 0.01
-"""Share of a resource below which it does not pay to use it."""
+RESERVE = np.array([0, 0.015, 0, 0])
+"""Share of each resource that is held back while it is divided."""
+WORTH = 1.01
+"""How much faster a design must be to be worth another pass."""
 
 
 @dataclass(frozen=True)
@@ -164,8 +166,8 @@ class _Search:
 
     @property
     def have(self) -> np.ndarray:
-        """What can be divided."""
-        return vector(self.usable) - self.missing
+        """What can be divided: a little less than there is, for LUTs are not known exactly."""
+        return vector(self.usable) * (1 - RESERVE) - self.missing
 
     def parts(self, lanes: dict[str, int], pixels: dict[str, int]) -> list[Part]:
         """What is to be built between streams of given lanes and pixels."""
@@ -219,7 +221,7 @@ class _Search:
             interval *= 2
         design = self.design(allocation, interval, *chosen)
         design, netlist, _ = sized(self.graph, design)
-        self.learn(netlist, allocation)
+        self.learn(netlist, netlist.resources(), allocation)
 
     def feasible(self, interval: int) -> tuple[bool, bool]:
         """Whether all fits at an interval, nearly; and whether with pixels in pairs."""
@@ -339,7 +341,7 @@ class _Search:
             "fits": bool((takes <= vector(self.usable) + 0.5).all()),
         })
 
-    def learn(self, netlist: Netlist, allocation: Allocation) -> None:
+    def learn(self, netlist: Netlist, need: Resources, allocation: Allocation) -> None:
         """Take from a netlist what the tables miss, and how large buffers and queues are."""
         queues = []
         for config in netlist.blocks.values():
@@ -358,7 +360,7 @@ class _Search:
                                             config.queue_styles, strict=True):
                 if ways(stream.width, depth, False)[0].takes[1] > 300:
                     takes = takes + vector(Resources.memory(stream.width, depth, style))
-        self.missing = vector(netlist.resources()) - takes
+        self.missing = vector(need) - takes
         self.queues = queues
 
 
@@ -427,6 +429,7 @@ def search(
                 f"{target_fps:g} frames a second are out of reach on {board.name} at "
                 f"{state.clock:g} MHz: lower --target-fps or choose a larger board"
             )
+        step = STEP
         while True:
             chosen = state.streams.choose(interval, pairs)
             assert chosen is not None
@@ -434,14 +437,14 @@ def search(
             allocation = allocate(parts, state.have, interval)
             if allocation is not None:
                 break
-            interval = int(interval * STEP) + 1
+            interval, step = int(interval * step) + 1, step * step
         progress(f"schedule at {interval:,} cycles")
         design, netlist, timing = sized(graph, state.design(allocation, interval, *chosen))
         design, netlist = assign_memories(graph, design, netlist, board)
         need = netlist.resources()
         state.note(timing.interval, need)
         good = not over(need, state.usable)
-        had, before = state.have, best
+        before = best
         if good and (best is None or timing.interval < best.timing.interval):
             _, prices = fits(parts, state.have, timing.interval - 1, exact=True)
             scarce = prices * np.maximum(state.have, 1e-6)
@@ -451,10 +454,11 @@ def search(
             elif timing.interval <= bound.stream * STEP:
                 limit = "stream"
             best = Found(design, netlist, timing, bound, limit)
-        state.learn(netlist, allocation)
-        # What is left over now that it is known better would hardly make it faster.
-        if good and (target or (state.have <= had * (1 + SLACK) + 1).all()
-                     or (before is not None and before.timing.interval <= timing.interval * STEP)):
+        state.learn(netlist, need, allocation)
+        # What is left over, now that it is known better, may make it faster; or not.
+        if good and (target or (before is not None
+                                and before.timing.interval <= timing.interval * STEP)
+                     or not state.feasible(int(timing.interval / WORTH))[0]):
             break
     if best is None:
         raise HwgenError(state.hopeless())
