@@ -48,7 +48,7 @@ STEP = 1.002
 """Intervals closer than this are alike."""
 RESERVE = np.array([0, 0.015, 0, 0])
 """Share of each resource that is held back while it is divided."""
-WORTH = 1.01
+WORTH = 1.03
 """How much faster a design must be to be worth another pass."""
 
 
