@@ -444,7 +444,6 @@ def search(
         need = netlist.resources()
         state.note(timing.interval, need)
         good = not over(need, state.usable)
-        before = best
         if good and (best is None or timing.interval < best.timing.interval):
             _, prices = fits(parts, state.have, timing.interval - 1, exact=True)
             scarce = prices * np.maximum(state.have, 1e-6)
@@ -455,10 +454,8 @@ def search(
                 limit = "stream"
             best = Found(design, netlist, timing, bound, limit)
         state.learn(netlist, need, allocation)
-        # What is left over, now that it is known better, may make it faster; or not.
-        if good and (target or (before is not None
-                                and before.timing.interval <= timing.interval * STEP)
-                     or not state.feasible(int(timing.interval / WORTH))[0]):
+        # What is left over, now that it is known better, may make it faster: once.
+        if good and (target or number or not state.feasible(int(timing.interval / WORTH))[0]):
             break
     if best is None:
         raise HwgenError(state.hopeless())
