@@ -5,20 +5,21 @@ generation (Gilmore and Gomory, "A linear programming approach to the cutting-st
 under prices for the resources every part names its cheapest way, a small linear program over the
 ways named so far sets new prices, and the prices prove how good a solution can be at all.  As there
 are few resources, few parts are divided in its optimum, so a mixed-integer program over the same
-ways is close to it.  HiGHS solves both.
+ways is close to it.  HiGHS solves both; it is loaded when first used.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, linprog, milp
-from scipy.sparse import csr_array
 
 from dse.foldings import RESOURCES, Column
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 __all__ = ["Allocation", "Part", "Table", "allocate", "fits"]
 
@@ -90,11 +91,15 @@ class _Master:
         """Of each resource, each way."""
         return np.array([column.takes for _, column in self.columns]).T
 
-    def members(self) -> csr_array:
-        """Which part each way belongs to."""
+    def members(self, more: int = 0) -> csr_array:
+        """Which part each way belongs to; and ``more`` columns that belong to none."""
+        from scipy.sparse import csr_array
+
         owner = [k for k, _ in self.columns]
         count = len(owner)
-        return csr_array((np.ones(count), (owner, np.arange(count))), (len(self.parts), count))
+        return csr_array(
+            (np.ones(count), (owner, np.arange(count))), (len(self.parts), count + more)
+        )
 
     @property
     def counts(self) -> np.ndarray:
@@ -104,12 +109,14 @@ class _Master:
 
 def _share(master: _Master) -> tuple[float, np.ndarray]:
     """Smallest largest share of any resource, and the prices that prove it."""
+    from scipy.optimize import linprog
+
     takes = master.takes() / master.have[:, None]
     count = takes.shape[1]
     result = linprog(
         np.r_[np.zeros(count), 1],
         A_ub=np.c_[takes, -np.ones(len(takes))], b_ub=np.zeros(len(takes)),
-        A_eq=csr_array(np.c_[master.members().toarray(), np.zeros(len(master.parts))]),
+        A_eq=master.members(1),
         b_eq=master.counts, method="highs",
     )
     prices = np.maximum(-result.ineqlin.marginals, 0)
@@ -161,11 +168,13 @@ def allocate(
     parts, have, interval : see :func:`fits`
     latency : rather with as few cycles as possible, whatever it takes
     """
+    from scipy.optimize import Bounds, LinearConstraint, linprog, milp
+
     master = _Master(parts, have)
     if not all(part.table.limit(interval) for part in parts):
         return None
     weights = WEIGHTS / master.have
-    prices, best = weights, np.inf
+    prices = weights
     for _ in range(ROUNDS):
         _, new = master.name(prices)
         if not new:
@@ -176,18 +185,17 @@ def allocate(
         result = linprog(
             np.r_[weights @ takes, np.full(size, 100.0)],
             A_ub=np.c_[takes / master.have[:, None], -np.eye(size)], b_ub=np.ones(size),
-            A_eq=csr_array(np.c_[master.members().toarray(), np.zeros((len(parts), size))]),
+            A_eq=master.members(size),
             b_eq=master.counts, method="highs",
         )
-        best, prices = result.fun, weights - result.ineqlin.marginals / master.have
+        prices = weights - result.ineqlin.marginals / master.have
     # Ways near the optimum, for the mixed-integer program to choose from.
     for factor in (0.7, 0.85, 1.2, 1.5):
         for k in range(len(RESOURCES)):
             varied = prices.copy()
             varied[k] *= factor
             master.name(varied)
-    del best
-    takes, members = master.takes(), master.members()
+    takes = master.takes()
     cost = weights @ takes
     if latency:
         cycles = np.array([column.cycles for _, column in master.columns])
@@ -198,7 +206,7 @@ def allocate(
         bounds=Bounds(0, np.inf),
         constraints=[
             LinearConstraint(takes / master.have[:, None], -np.inf, np.ones(len(RESOURCES))),
-            LinearConstraint(members, master.counts, master.counts),
+            LinearConstraint(master.members(), master.counts, master.counts),
         ],
         options={"time_limit": TIME_LIMIT, "mip_rel_gap": GAP},
     )

@@ -166,6 +166,7 @@ class ConvTable:
             for n in (4, 5)
         )
         self.requantisers = self._requantisers()
+        self._columns: dict[tuple[int, int, int, int], Column] = {}
         self._all = self.cycles, self.dsp, self.lut, self.fields, self.weights, self.window
 
     def _guess_pixels(self) -> int:
@@ -308,6 +309,7 @@ class ConvTable:
         self.cycles, self.dsp, self.lut = cycles[keep], dsp[keep], lut[keep]
         self.fields = fields[:, keep]
         self.weights, self.window = weights.take(keep), window.take(keep)
+        self._columns = {}
         return True
 
     def best(self, prices: np.ndarray) -> Column:
@@ -316,11 +318,19 @@ class ConvTable:
         cost = self.dsp * prices[0] + self.lut * prices[1] + weights.min(0) + window.min(0)
         # Of equal ones, the one with few copies of the buffer, and few, long columns.
         ties = np.flatnonzero(cost <= cost.min() * (1 + 1e-9))
-        k = int(ties[np.lexsort((self.fields[3][ties], self.fields[1][ties]))[0]])
-        style = int(weights[:, k].argmin()), int(window[:, k].argmin())
-        which = int(np.argmin([takes @ prices for takes in self.requantisers]))
+        k = int(ties[0])
+        if len(ties) > 1:
+            k = int(ties[np.lexsort((self.fields[3][ties], self.fields[1][ties]))[0]])
+        first, second = (float(takes @ prices) for takes in self.requantisers)
+        key = k, int(weights[:, k].argmin()), int(window[:, k].argmin()), int(second < first)
+        if key not in self._columns:
+            self._columns[key] = self._column(*key)
+        return self._columns[key]
+
+    def _column(self, k: int, weights: int, window: int, which: int) -> Column:
+        """A folding with a style for each memory, and what requantises."""
         takes = np.array([self.dsp[k], self.lut[k], 0, 0]) + self.requantisers[which]
-        takes = takes + self.weights.takes(style[0], k) + self.window.takes(style[1], k)
+        takes = takes + self.weights.takes(weights, k) + self.window.takes(window, k)
         cl, tl, gl, pe, kind = (int(n) for n in self.fields[:, k])
         multiplier = (self.multiplier, "fabric")[kind]
         requantiser = (self.multiplier, "fabric")[which]
@@ -328,6 +338,6 @@ class ConvTable:
             channel_lanes=cl, tap_lanes=tl, group_lanes=gl, pe=pe, multiplier=multiplier,
             requantiser="" if requantiser == multiplier else requantiser,
             shared=self.shared(multiplier),
-            weights=STYLES[style[0]], window=STYLES[style[1]],
+            weights=STYLES[weights], window=STYLES[window],
         )
         return Column(tuple(float(n) for n in takes), int(self.cycles[k]), folding)

@@ -48,6 +48,8 @@ STEP = 1.002
 """Intervals closer than this are alike."""
 RESERVE = np.array([0, 0.015, 0, 0])
 """Share of each resource that is held back while it is divided."""
+LARGE = 300
+"""LUTs above which it is decided for each queue where it is."""
 WORTH = 1.03
 """How much faster a design must be to be worth another pass."""
 
@@ -97,10 +99,10 @@ class Found:
             "bram18": "Block memory is used up",
             "uram": "On-chip memory is used up",
         }[self.limit]
-        ways = "a larger board"
+        helps = "a larger board"
         if self.limit in ("bram18", "uram", "lut"):
-            ways += ", fewer bits for weights (--precision w4a8)"
-        return [f"{what}: {ways} or a smaller --size makes it faster."]
+            helps += ", fewer bits for weights (--precision w4a8)"
+        return [f"{what}: {helps} or a smaller --size makes it faster."]
 
     def plain(self) -> dict:
         """What ``report.json`` says about the search."""
@@ -155,14 +157,17 @@ class _Search:
         self.missing = np.zeros(len(RESOURCES))
         self.explored: list[dict] = []
         self._tables: dict[tuple, ConvTable] = {}
-        self.pairs = [False]
-        if any(conv is not None and is_depthwise(conv) for _, conv in self.convolutions()):
-            self.pairs = [True, False]
+        self.convolutions = list(self._convolutions())
+        depthwise = any(is_depthwise(conv) for _, conv, _ in self.convolutions)
+        self.pairs = [True, False] if depthwise else [False]
 
-    def convolutions(self) -> Iterator[tuple[Node, Convolution | None]]:
-        """Every node, with the convolution that it is."""
+    def _convolutions(self) -> Iterator[tuple[Node, Convolution, tuple]]:
+        """Nodes that are convolutions, the convolutions, and what their foldings depend on."""
         for node in self.graph.nodes:
-            yield node, as_conv(node.op, self.graph.types[node.inputs[0]])
+            tensor = self.graph.types[node.inputs[0]]
+            conv = as_conv(node.op, tensor)
+            if conv is not None:
+                yield node, conv, _geometry(conv, tensor)
 
     @property
     def have(self) -> np.ndarray:
@@ -172,19 +177,17 @@ class _Search:
     def parts(self, lanes: dict[str, int], pixels: dict[str, int]) -> list[Part]:
         """What is to be built between streams of given lanes and pixels."""
         found: dict[tuple, list[str]] = {}
-        for node, conv in self.convolutions():
-            if conv is None:
-                continue
+        for node, conv, geometry in self.convolutions:
             source = node.inputs[0]
-            tensor = self.graph.types[source]
             key = (
-                _geometry(conv, tensor), lanes[source], lanes[node.name],
+                geometry, lanes[source], lanes[node.name],
                 pixels[source], pixels[node.name], self.sites.get(node.name, 0),
             )
             found.setdefault(key, []).append(node.name)
             if key not in self._tables:
                 self._tables[key] = ConvTable(
-                    conv, tensor, *key[1:5], self.board.multiplier, self.board.uram > 0, key[5]
+                    conv, self.graph.types[source], *key[1:5], self.board.multiplier,
+                    self.board.uram > 0, key[5],
                 )
         parts = [Part(tuple(names), self._tables[key]) for key, names in found.items()]
         for node in self.graph.nodes:
@@ -219,8 +222,7 @@ class _Search:
             if allocation is not None:
                 break
             interval *= 2
-        design = self.design(allocation, interval, *chosen)
-        design, netlist, _ = sized(self.graph, design)
+        _, netlist, _ = sized(self.graph, self.design(allocation, interval, *chosen))
         self.learn(netlist, netlist.resources(), allocation)
 
     def feasible(self, interval: int) -> tuple[bool, bool]:
@@ -264,13 +266,13 @@ class _Search:
         columns = [(part, part.table.best(prices)) for part in parts]
         takes = sum(len(part.names) * np.array(column.takes) for part, column in columns)
         part, column = max(columns, key=lambda c: c[1].takes[worst])
-        name, ways = RESOURCES[worst], "choose a larger board, a smaller --size"
+        name, helps = RESOURCES[worst], "choose a larger board, a smaller --size"
         if name in ("bram18", "uram", "lut"):
-            ways += " or fewer bits (--precision w4a8)"
+            helps += " or fewer bits (--precision w4a8)"
         return (
             f"Board {self.board.name} is too small for this network: it needs at least "
             f"{takes[worst] + self.missing[worst]:.0f} {name} of {getattr(self.usable, name)} that "
-            f"may be used, {column.takes[worst]:.0f} of them for {part.names[0]!r}: {ways}"
+            f"may be used, {column.takes[worst]:.0f} of them for {part.names[0]!r}: {helps}"
         )
 
     def design(self, allocation: Allocation, interval: int, lanes: dict, pixels: dict
@@ -316,11 +318,7 @@ class _Search:
                 allocation = allocate(self.parts(*chosen), have, interval, latency=True)
                 if allocation is None:
                     break
-                design = self.design(allocation, interval, *chosen)
-                design, netlist, timing = sized(self.graph, design)
-                design, netlist = assign_memories(self.graph, design, netlist, self.board)
-                need = netlist.resources()
-                self.note(timing.interval, need)
+                design, netlist, timing, need = self.build(allocation, interval, *chosen)
                 if over(need, self.usable):
                     have = have - np.maximum(vector(need) - vector(self.usable), 0) * 1.1
                 elif (timing.interval, timing.frame_latency) < (interval,
@@ -330,6 +328,18 @@ class _Search:
                 else:
                     break
         return found
+
+    def build(
+        self, allocation: Allocation, interval: int, lanes: dict, pixels: dict
+    ) -> tuple[DesignPoint, Netlist, Timing, Resources]:
+        """The design of an allocation, planned and scheduled, and what it takes."""
+        design, netlist, timing = sized(
+            self.graph, self.design(allocation, interval, lanes, pixels)
+        )
+        design, netlist = assign_memories(self.graph, design, netlist, self.board)
+        need = netlist.resources()
+        self.note(timing.interval, need)
+        return design, netlist, timing, need
 
     def note(self, interval: int, need: Resources | np.ndarray) -> None:
         """Remember a design that was looked at."""
@@ -343,25 +353,19 @@ class _Search:
 
     def learn(self, netlist: Netlist, need: Resources, allocation: Allocation) -> None:
         """Take from a netlist what the tables miss, and how large buffers and queues are."""
-        queues = []
-        for config in netlist.blocks.values():
-            for stream, depth in zip(config.outputs, config.queue_depths, strict=True):
-                columns = ways(stream.width, depth, self.board.uram > 0)
-                if columns[0].takes[1] > 300:
-                    queues.append(FixedTable(columns))
-        for node, conv in self.convolutions():
-            config = netlist.blocks.get(node.name)
-            if conv is not None and isinstance(config, FoldedConvConfig):
-                self.sites[node.name] = config.window.sites * config.window.banks
-        takes = sum((np.array(column.takes) for name, column in allocation.columns.items()
+        self.queues = []
+        known = sum((np.array(column.takes) for name, column in allocation.columns.items()
                      if not name.startswith("queue ")), np.zeros(len(RESOURCES)))
-        for config in netlist.blocks.values():
+        for name, config in netlist.blocks.items():
+            if isinstance(config, FoldedConvConfig):
+                self.sites[name] = config.window.sites * config.window.banks
             for stream, depth, style in zip(config.outputs, config.queue_depths,
                                             config.queue_styles, strict=True):
-                if ways(stream.width, depth, False)[0].takes[1] > 300:
-                    takes = takes + vector(Resources.memory(stream.width, depth, style))
-        self.missing = vector(need) - takes
-        self.queues = queues
+                columns = ways(stream.width, depth, self.board.uram > 0)
+                if columns[0].takes[1] > LARGE:
+                    self.queues.append(FixedTable(columns))
+                    known = known + vector(Resources.memory(stream.width, depth, style))
+        self.missing = vector(need) - known
 
 
 def _geometry(conv: Convolution, tensor: TensorType) -> tuple:
@@ -439,10 +443,7 @@ def search(
                 break
             interval, step = int(interval * step) + 1, step * step
         progress(f"schedule at {interval:,} cycles")
-        design, netlist, timing = sized(graph, state.design(allocation, interval, *chosen))
-        design, netlist = assign_memories(graph, design, netlist, board)
-        need = netlist.resources()
-        state.note(timing.interval, need)
+        design, netlist, timing, need = state.build(allocation, interval, *chosen)
         good = not over(need, state.usable)
         if good and (best is None or timing.interval < best.timing.interval):
             _, prices = fits(parts, state.have, timing.interval - 1, exact=True)
