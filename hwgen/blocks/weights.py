@@ -15,6 +15,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from hwgen.blocks import area
 from hwgen.blocks.base import Resources, counter, library_instance
 from hwgen.blocks.memory import (
     ReadOnlyMemory,
@@ -96,6 +97,8 @@ class WeightMemoryConfig:
     def resources(self) -> Resources:
         """What it takes."""
         if self.style != "ultra":
+            if self.table.kind == "distributed":
+                return area.weight_table(self.width, self.depth)
             return self.table.resources()
         # Address, row counter, write enables; counter, columns, and the register of the chain.
         bits = (self.depth - 1).bit_length()

@@ -12,16 +12,15 @@ from hypothesis.extra import numpy as arrays
 from hwgen.blocks.base import (
     Resources,
     StreamType,
-    block_ram,
     counter,
     in_order,
-    memory_style,
     pack_rows,
     shared,
     unpack_rows,
 )
 from hwgen.blocks.queue import FifoConfig
 from hwgen.blocks.route import ConcatenateConfig
+from hwgen.blocks.storage import block_ram, memory_style
 from hwgen.errors import HwgenError
 from hwgen.ir import Quantisation, TensorType
 

