@@ -95,15 +95,10 @@ class _Memory:
     bram18: np.ndarray
     uram: np.ndarray
 
-    def cost(self, prices: np.ndarray) -> np.ndarray:
-        """``(styles, foldings)``."""
-        return self.lut * prices[1] + self.bram18 * prices[2] + self.uram * prices[3]
-
-    def take(self, keep: np.ndarray) -> _Memory:
-        return _Memory(self.lut[:, keep], self.bram18[:, keep], self.uram[:, keep])
-
-    def takes(self, style: int, k: int) -> np.ndarray:
-        return np.array([0, self.lut[style, k], self.bram18[style, k], self.uram[style, k]])
+    def takes(self, keep: np.ndarray) -> np.ndarray:
+        """Of each of :data:`RESOURCES`, ``(4, styles, foldings kept)``."""
+        kept = self.lut[:, keep], self.bram18[:, keep], self.uram[:, keep]
+        return np.stack([np.zeros_like(kept[0]), *kept])
 
 
 def _buffer(width: np.ndarray, depth: np.ndarray, copies: np.ndarray) -> _Memory:
@@ -156,18 +151,20 @@ class ConvTable:
         self.styles = len(STYLES) if ultra else len(STYLES) - 1
         self.sites = -(-(sites or self._guess_pixels()) // self.banks)
         parts = [self._part(*choice) for choice in self._choices()]
-        self.cycles, self.dsp, self.lut = (
+        self._cycles, self._dsp, self._lut = (
             np.concatenate([part[n] for part in parts]) for n in range(3)
         )
-        self.fields = np.concatenate([part[3] for part in parts], axis=1)
-        self.weights, self.window = (
+        self._fields = np.concatenate([part[3] for part in parts], axis=1)
+        self._weights, self._window = (
             _Memory(*(np.concatenate([getattr(part[n], name) for part in parts], axis=1)
                       [: self.styles] for name in ("lut", "bram18", "uram")))
             for n in (4, 5)
         )
-        self.requantisers = self._requantisers()
-        self._columns: dict[tuple[int, int, int, int], Column] = {}
-        self._all = self.cycles, self.dsp, self.lut, self.fields, self.weights, self.window
+        # Of equal ones, first the one with few copies of the buffer, and few, long columns.
+        self._preferred = np.lexsort((self._fields[3], self._fields[1]))
+        self.requantisers = np.array(self._requantisers())
+        self._columns: dict[tuple[int, int], Column] = {}
+        self._interval = 0
 
     def _guess_pixels(self) -> int:
         """Pixels in the buffer, more or less: the window's rows, and those coming in."""
@@ -301,37 +298,38 @@ class ConvTable:
 
     def limit(self, interval: int) -> bool:
         """Keep those that need at most an interval, and not far less; whether there are any."""
-        cycles, dsp, lut, fields, weights, window = self._all
-        keep = np.flatnonzero(cycles <= interval)
-        if not len(keep):
+        if interval == self._interval:
+            return True
+        cycles = self._cycles[self._preferred]
+        quick = cycles <= interval
+        if not quick.any():
             return False
-        keep = keep[cycles[keep] >= min(cycles[keep].max(), interval) // 4]
-        self.cycles, self.dsp, self.lut = cycles[keep], dsp[keep], lut[keep]
-        self.fields = fields[:, keep]
-        self.weights, self.window = weights.take(keep), window.take(keep)
-        self._columns = {}
+        least = min(cycles[quick].max(), interval) // 4
+        self._kept = keep = self._preferred[quick & (cycles >= least)]
+        logic = np.zeros((len(RESOURCES), 1, 1, len(keep)))
+        logic[0], logic[1] = self._dsp[keep], self._lut[keep]
+        # Folding, style of the weights, style of the window's buffer; the last changes fastest.
+        takes = (logic + self._weights.takes(keep)[:, :, None] + self._window.takes(keep)[:, None])
+        self._takes = np.moveaxis(takes, -1, 1).reshape(len(RESOURCES), -1).T
+        self._columns, self._interval = {}, interval
         return True
 
     def best(self, prices: np.ndarray) -> Column:
         """The cheapest folding, with the cheapest memories."""
-        weights, window = self.weights.cost(prices), self.window.cost(prices)
-        cost = self.dsp * prices[0] + self.lut * prices[1] + weights.min(0) + window.min(0)
-        # Of equal ones, the one with few copies of the buffer, and few, long columns.
-        ties = np.flatnonzero(cost <= cost.min() * (1 + 1e-9))
-        k = int(ties[0])
-        if len(ties) > 1:
-            k = int(ties[np.lexsort((self.fields[3][ties], self.fields[1][ties]))[0]])
-        first, second = (float(takes @ prices) for takes in self.requantisers)
-        key = k, int(weights[:, k].argmin()), int(window[:, k].argmin()), int(second < first)
+        cost = self._takes @ prices
+        k = int((cost <= cost.min() * (1 + 1e-9)).argmax())
+        key = k, int((self.requantisers @ prices).argmin())
         if key not in self._columns:
             self._columns[key] = self._column(*key)
         return self._columns[key]
 
-    def _column(self, k: int, weights: int, window: int, which: int) -> Column:
+    def _column(self, k: int, which: int) -> Column:
         """A folding with a style for each memory, and what requantises."""
-        takes = np.array([self.dsp[k], self.lut[k], 0, 0]) + self.requantisers[which]
-        takes = takes + self.weights.takes(weights, k) + self.window.takes(window, k)
-        cl, tl, gl, pe, kind = (int(n) for n in self.fields[:, k])
+        takes = self._takes[k] + self.requantisers[which]
+        k, styles = divmod(k, self.styles**2)
+        weights, window = divmod(styles, self.styles)
+        k = self._kept[k]
+        cl, tl, gl, pe, kind = (int(n) for n in self._fields[:, k])
         multiplier = (self.multiplier, "fabric")[kind]
         requantiser = (self.multiplier, "fabric")[which]
         folding = Folding(
@@ -340,4 +338,4 @@ class ConvTable:
             shared=self.shared(multiplier),
             weights=STYLES[weights], window=STYLES[window],
         )
-        return Column(tuple(float(n) for n in takes), int(self.cycles[k]), folding)
+        return Column(tuple(float(n) for n in takes), int(self._cycles[k]), folding)
