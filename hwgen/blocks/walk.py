@@ -43,6 +43,7 @@ class Axis:
     open : per place, whether its first row is read at no later place: then that row's pixels are
         free one by one, as windows pass them by
     repeat, crop : see :class:`Course`
+    tile, passes : places that are walked through as often as that before the next ones
     """
 
     size: int
@@ -54,6 +55,8 @@ class Axis:
     open: np.ndarray
     repeat: int
     crop: tuple[int, int]
+    tile: int = 1
+    passes: int = 1
 
     @property
     def places(self) -> int:
@@ -63,21 +66,45 @@ class Axis:
     @cached_property
     def index(self) -> np.ndarray:
         """Per output position, the window's place."""
-        return self._positions // self.repeat
+        return self._positions[1] // self.repeat
 
     @cached_property
     def again(self) -> np.ndarray:
         """Per output position, the repetition."""
-        return self._positions % self.repeat
+        return self._positions[1] % self.repeat
+
+    @cached_property
+    def turn(self) -> np.ndarray:
+        """Per output position, the pass over the tile."""
+        return self._positions[0]
 
     @cached_property
     def final(self) -> np.ndarray:
-        """Per output position, whether no repetition of the place follows."""
+        """Per output position, whether the place does not come again."""
+        if self.passes > 1:
+            return (self.turn == self.passes - 1) & (self.again == self.repeat - 1)
         return np.append(np.diff(self.index) > 0, True)
 
-    @property
-    def _positions(self) -> np.ndarray:
-        return np.arange(self.crop[0], self.places * self.repeat - self.crop[1])
+    @cached_property
+    def first(self) -> np.ndarray:
+        """Per place, the first of its tile."""
+        return np.arange(self.places) // self.tile * self.tile
+
+    @cached_property
+    def held(self) -> np.ndarray:
+        """Per output position, the place from which on pixels are kept."""
+        return np.where(self.turn == self.passes - 1, self.index, self.first[self.index])
+
+    @cached_property
+    def _positions(self) -> tuple[np.ndarray, np.ndarray]:
+        """Per output position, the pass and the position among places and repetitions."""
+        positions = np.arange(self.crop[0], self.places * self.repeat - self.crop[1])
+        if self.passes == 1:
+            return np.zeros_like(positions), positions
+        tiles = positions.reshape(self.places // self.tile, 1, self.tile * self.repeat)
+        turns = np.arange(self.passes)[None, :, None]
+        turns, positions = np.broadcast_arrays(turns, tiles)
+        return turns.ravel(), positions.ravel()
 
     def inside(self, tap: int) -> np.ndarray:
         """Per place, whether a tap lies in the frame."""
@@ -92,7 +119,8 @@ class State:
     Members
     -------
     frame : frames before it
-    index, again : per axis, place and repetition
+    index, again, turn : per axis, place, repetition and pass
+    held : per axis, the place from which on pixels are kept
     phase : place among all repetitions, row-major
     need : pixels of the stream that must be there
     free : pixels at the stream's beginning that neither it nor a later window reads
@@ -103,6 +131,8 @@ class State:
     frame: int
     index: tuple[int, ...]
     again: tuple[int, ...]
+    turn: tuple[int, ...]
+    held: tuple[int, ...]
     phase: int
     need: int
     free: int
@@ -125,6 +155,9 @@ class Course:
         Repetitions left out of the first window and of the last.
     edge : :class:`bool`
         A window beyond the frame reads the nearest pixel; for windows of one tap.
+    tile, passes : :class:`int`
+        All windows of ``tile`` places along the outermost dimension are walked through ``passes``
+        times, then those of the next ones.
 
     Raises
     ------
@@ -137,6 +170,8 @@ class Course:
     repeat: tuple[int, ...]
     crop: Pads
     edge: bool = False
+    tile: int = 1
+    passes: int = 1
 
     def __post_init__(self) -> None:
         places = self.window.output(self.spatial)
@@ -153,6 +188,13 @@ class Course:
                     f"Crop must be less than the repetitions {self.repeat!r} and leave some, "
                     f"not {self.crop!r}"
                 )
+        if self.passes < 1 or self.tile < 1 or places[0] % self.tile:
+            raise HwgenError(
+                f"A tile must divide the {places[0]} places of a window and be walked at least "
+                f"once, not {self.tile!r} and {self.passes!r}"
+            )
+        if self.passes > 1 and any(self.crop[0]):
+            raise HwgenError(f"Tiles are not cropped, not {self.crop[0]!r}")
         if self.edge and self.window.taps > 1:
             raise HwgenError(
                 f"Edges are repeated for windows of one tap, not {self.window.kernel!r}"
@@ -160,10 +202,11 @@ class Course:
 
     @cached_property
     def output(self) -> tuple[int, ...]:
-        """Extents of the output."""
-        return tuple(n * r - sum(cut) for n, r, cut in zip(
+        """Extents of the output; all passes count."""
+        outer, *inner = (n * r - sum(cut) for n, r, cut in zip(
             self.window.output(self.spatial), self.repeat, self.crop, strict=True
         ))
+        return (outer * self.passes, *inner)
 
     @property
     def windows(self) -> int:
@@ -208,6 +251,8 @@ class Course:
                 open=(origin >= 0) & (origin < size) & moves,
                 repeat=self.repeat[d],
                 crop=self.crop[d],
+                tile=1 if d else self.tile,
+                passes=1 if d else self.passes,
             ))
             unit *= size
         return tuple(reversed(axes))
@@ -221,7 +266,7 @@ class Course:
             shape = [1] * len(self.axes)
             shape[d] = -1
             need += axis.need[axis.index].reshape(shape)
-            free += np.where(open_, axis.free[axis.index].reshape(shape), 0)
+            free += np.where(open_, axis.free[axis.held].reshape(shape), 0)
             # A row that will be read again, or lies outside, frees nothing of what is in it.
             open_ = open_ & (axis.open[axis.index] & axis.final).reshape(shape)
         return need.ravel(), free.ravel()
@@ -236,18 +281,20 @@ class Course:
         """Window ``n`` of endless frames."""
         frame, window = divmod(n, self.windows)
         need = free = base = frame * self.pixels
-        index, again, inside, phase, open_ = [], [], [], 0, True
+        index, again, turn, held, inside, phase, open_ = [], [], [], [], [], 0, True
         for axis, p in zip(self.axes, np.unravel_index(window, self.output), strict=True):
             i, k = int(axis.index[p]), int(axis.again[p])
             need += int(axis.need[i])
-            free += int(axis.free[i]) if open_ else 0
+            held.append(int(axis.held[p]))
+            free += int(axis.free[held[-1]]) if open_ else 0
             base += int(axis.origin[i]) * axis.unit
             open_ = open_ and bool(axis.open[i] and axis.final[p])
             inside.append(sum(int(axis.inside(t)[i]) << t for t in range(len(axis.taps))))
             index.append(i)
             again.append(k)
+            turn.append(int(axis.turn[p]))
             phase = phase * axis.repeat + k
-        return State(frame, tuple(index), tuple(again), phase, need, free, base, tuple(inside))
+        return State(frame, tuple(index), tuple(again), tuple(turn), tuple(held), phase, need, free, base, tuple(inside))
 
 
 class Walk:
@@ -320,7 +367,7 @@ class Walk:
         for d, axis in self._axes:
             term = self._free(d, axis, pixels if d == 0 else 0, bits, states[AHEAD])
             total = total + Mux(open_, term, 0)
-            open_ = open_ & self._final[d]
+            open_ = open_ & self._final[d] & self._last_pass[d]
             for bound in _bounds(self._index[d], axis.open):
                 open_ = open_ & bound
         free, before, _ = self._later(total[:bits], "free", [s.free for s in states[:-1]])
@@ -341,6 +388,20 @@ class Walk:
             again == (a.repeat - 1) * unit
             for (_, a), unit, again in zip(axes, self._units, self._again, strict=True)
         ]
+        # The last pass over a tile, and the last place of one.
+        self._last_pass: list[Value] = []
+        self._tile_end: list[Value] = []
+        for d, axis in axes:
+            last_pass, tile_end = Const(1, 1), Const(1, 1)
+            if axis.passes > 1:
+                turn = counter(axis.passes, name=f"turn_{d}", init=begin.turn[d])
+                last_pass = turn == axis.passes - 1
+                tile_end = Signal(name=f"tile_end_{d}")
+                ends = range(axis.tile - 1, axis.places, axis.tile)
+                m.d.comb += tile_end.eq(self._index[d].matches(*ends))
+                self._turn = turn
+            self._last_pass.append(last_pass)
+            self._tile_end.append(tile_end)
         self._moves = []
         moves = self._advance
         for d, axis in reversed(axes):
@@ -356,9 +417,14 @@ class Walk:
                 m.d.sync += again.eq(Mux(final, begin_again, again + unit))
                 with m.If(final):
                     m.d.sync += index.eq(Mux(last, 0, index + 1))
+                    if axis.passes > 1:
+                        with m.If(self._tile_end[d]):
+                            m.d.sync += self._turn.eq(Mux(self._last_pass[d], 0, self._turn + 1))
+                            with m.If(~self._last_pass[d]):
+                                m.d.sync += index.eq(index - (axis.tile - 1))
             # The axis outside this one moves when this one wraps.
             carry = Signal(name=f"carry_{d}")
-            m.d.comb += carry.eq(moves & final & last)
+            m.d.comb += carry.eq(moves & final & last & self._last_pass[d])
             moves = carry
 
     def _phase(self) -> Value:
@@ -396,6 +462,16 @@ class Walk:
             usual, others = _by_value([int(v) for v in np.diff(values[d])])
             with m.If(~self._final[d]):
                 m.d.comb += out.eq(before % modulus)
+            axis = self._axes[d][1]
+            if axis.passes > 1:
+                ends = range(axis.tile - 1, axis.places, axis.tile)
+                back, rest = _by_value([int(values[d][axis.first[k]] - values[d][k]) for k in ends])
+                with m.Elif(self._tile_end[d] & ~self._last_pass[d]), m.Switch(self._index[d]):
+                    for step, tiles in rest.items():
+                        with m.Case(*(ends[n] for n in tiles)):
+                            m.d.comb += out.eq((before + step) % modulus)
+                    with m.Default():
+                        m.d.comb += out.eq((before + back) % modulus)
             with m.Else():
                 with m.Switch(self._index[d]):
                     for step, places in others.items():
@@ -414,7 +490,7 @@ class Walk:
         m = self._m
         values = [int(v) for v in axis.free]
         usual, others = _by_value([b - a for a, b in pairwise([*values, values[0] + jump])])
-        register = Signal(bits, name=f"free_{d}", init=values[begin.index[d]] + jump * begin.frame)
+        register = Signal(bits, name=f"free_{d}", init=values[begin.held[d]] + jump * begin.frame)
         step = Signal(signed(bits), name=f"free_step_{d}")
         with m.Switch(self._index[d]):
             for value, places in others.items():
@@ -422,7 +498,8 @@ class Walk:
                     m.d.comb += step.eq(value)
             with m.Default():
                 m.d.comb += step.eq(usual)
-        with m.If(self._moves[d] & self._final[d]):
+        # In all passes but the last over a tile, what its first place reads is kept.
+        with m.If(self._moves[d] & self._final[d] & self._last_pass[d]):
             m.d.sync += register.eq(register + step)
         return register
 

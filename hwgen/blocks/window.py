@@ -89,6 +89,9 @@ class SlidingWindowConfig:
         several pixels a beat, the frame must be as wide as all windows' strides together.
     folds : :class:`int`
         Times each group is sent.
+    tile, passes : :class:`int`
+        All windows of ``tile`` rows (places along the outermost dimension; divides them) are sent
+        ``passes`` times, then those of the next rows.
     fold_cycles : :class:`int`
         Cycles of a fold, if more than its beats.
     capacity : :class:`int`
@@ -115,6 +118,8 @@ class SlidingWindowConfig:
     tap_lanes: int = 1
     columns: int = 1
     folds: int = 1
+    tile: int = 1
+    passes: int = 1
     fold_cycles: int = 0
     capacity: int = 0
     style: str = ""
@@ -207,13 +212,14 @@ class SlidingWindowConfig:
         """Where the windows go, in sites; those that begin in the same one are its repetitions."""
         window = self.window
         if self.banks == 1:
-            return Course(self.spatial, window, self.repeat, self.crop, self.fill is None)
+            return Course(self.spatial, window, self.repeat, self.crop, self.fill is None,
+                          self.tile, self.passes)
         first, last = self._reach
         return Course(
             (*self.spatial[:-1], self.spatial[-1] // self.banks),
             Window((*window.kernel[:-1], last - first + 1), (*window.stride[:-1], 1),
                    (*window.pads[:-1], (-first, last)), (*window.dilation[:-1], 1)),
-            (*self.repeat[:-1], self.turns), self.crop,
+            (*self.repeat[:-1], self.turns), self.crop, tile=self.tile, passes=self.passes,
         )
 
     @cached_property
@@ -336,6 +342,9 @@ class SlidingWindowConfig:
         for axis, (times, (before, after)) in enumerate(zip(self.repeat, self.crop), start=1):
             views = np.repeat(views, times, axis=axis)
             views = np.take(views, range(before, views.shape[axis] - after), axis=axis)
+        if self.passes > 1:
+            tiles = (-1, 1, self.tile * self.repeat[0], *views.shape[2:])
+            views = np.repeat(views.reshape(len(views), *tiles), self.passes, axis=2)
         views = views.reshape(-1, self.columns, self.window.taps, self.input.tensor.channels)
         extra = self.tap_folds * self.tap_lanes - self.window.taps
         views = np.pad(views, ((0, 0), (0, 0), (0, extra), (0, 0)), constant_values=self.fill or 0)

@@ -42,7 +42,11 @@ def window_configs(draw: st.DrawFn) -> SlidingWindowConfig:
     largest, pixels = {0: (1, 1), 1: (6, 24), 2: (6, 36), 3: (3, 30)}[dims]
     edge = draw(st.sampled_from([False, False, True]))
     window, spatial = draw(windows(dims, 1 if edge else largest, 36, pixels))
+    places = window.output(spatial) if spatial else (1,)
     repeat, crop = draw(repetitions(window.output(spatial)))
+    passes = draw(st.sampled_from([1, 1, 2, 3]))
+    if passes > 1:
+        crop = ((0, 0), *crop[1:]) if crop else ()
     lanes, beats = draw(st.integers(1, 2)), draw(st.integers(1, 4))
     segments = draw(st.integers(1, 2))
     segment = lanes * beats
@@ -54,6 +58,7 @@ def window_configs(draw: st.DrawFn) -> SlidingWindowConfig:
         fill=None if edge else draw(st.integers(-8, 7)), repeat=repeat, crop=crop,
         show_inside=draw(st.booleans()), word_lanes=word_lanes, segment=segment,
         groups=draw(divisors(words)), tap_lanes=window.taps, folds=draw(st.integers(1, 3)),
+        tile=draw(divisors(places[0])), passes=passes,
         fold_cycles=draw(st.sampled_from([0, 0, 3, 7])),
     )
     # The cycles of a fold were raised to its steps with all taps in parallel.
@@ -82,7 +87,8 @@ def several_columns(draw: st.DrawFn) -> SlidingWindowConfig:
         fill=draw(st.integers(-8, 7)), word_lanes=lanes * draw(st.integers(1, beats)),
         segment=lanes * beats, groups=draw(st.sampled_from([1, segments])),
         tap_lanes=draw(st.integers(1, window.taps)), folds=draw(st.integers(1, 2)),
-        fold_cycles=draw(st.sampled_from([0, 0, 5])),
+        tile=draw(divisors(window.output((height, width))[0])),
+        passes=draw(st.sampled_from([1, 1, 2])), fold_cycles=draw(st.sampled_from([0, 0, 5])),
     )
 
 
@@ -155,7 +161,11 @@ def positions(config: SlidingWindowConfig) -> tuple[np.ndarray, np.ndarray]:
         where.append([[o + t * d for o, t, d in zip(first, tap, window.dilation)]
                       for tap in product(*map(range, window.kernel))])
         phases.append(phase)
-    return np.array(where), np.array(phases)
+    order = np.arange(len(where))
+    if config.passes > 1:
+        tile = len(where) // extents[0] * config.tile * config.repeat[0]
+        order = order.reshape(-1, 1, tile).repeat(config.passes, axis=1).ravel()
+    return np.array(where)[order], np.array(phases)[order]
 
 
 def expected_marks(config: SlidingWindowConfig) -> np.ndarray:
