@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ from amaranth.sim import Simulator
 from hwgen.blocks.base import StreamType
 from hwgen.errors import HwgenError
 
-__all__ = ["Run", "run_streams", "simulate"]
+__all__ = ["Run", "run_streams", "serve_reads", "simulate"]
 
 LOAD_LATENCY = 32
 """Cycles from the last word of weights until all blocks have theirs, with a reserve."""
@@ -44,6 +45,7 @@ def run_streams(
     stall: float | tuple[float, float] = 0.0,
     seed: int = 0,
     arrivals: Sequence[np.ndarray] | None = None,
+    processes: Sequence[Callable] = (),
 ) -> Run:
     """Drive streams of packed beats through a component in the ``sync`` domain.
 
@@ -54,6 +56,7 @@ def run_streams(
     sinks : (port name, number of beats to wait for) for every output
     stall : probability that a source or a sink pauses, each cycle; or a pair, for sources and sinks
     arrivals : per source, earliest cycle of each beat; default as soon as possible
+    processes : test benches that run beside
 
     Raises
     ------
@@ -123,8 +126,41 @@ def run_streams(
         simulator.add_testbench(source(k, getattr(component, name), values), background=True)
     for k, (name, count) in enumerate(sinks):
         simulator.add_testbench(sink(k, getattr(component, name), count))
+    for process in processes:
+        simulator.add_testbench(process, background=True)
     simulator.run()
     return Run(beats, [np.array(a) for a in accepts], [np.array(t) for t in times])
+
+
+def serve_reads(client, memory: bytes, latency: int):
+    """A process that answers a client's requests to read, a word a cycle.
+
+    Parameters
+    ----------
+    client : see :attr:`hwgen.blocks.axi.AxiConfig.read_client`
+    memory : from address 0
+    latency : cycles from a request to its first word
+    """
+    size = len(client.data.p) // 8
+
+    async def process(ctx):
+        words: deque[tuple[int, int]] = deque()
+        cycle, request = 0, client.request
+        ticks = ctx.tick().sample(request.valid, request.p.address, request.p.bytes)
+        ctx.set(request.ready, 1)
+        while True:
+            due = bool(words) and words[0][0] <= cycle
+            ctx.set(client.data.valid, due)
+            if due:
+                ctx.set(client.data.p, words.popleft()[1])
+            _, _, valid, address, count = await ticks
+            if valid:
+                for begin in range(address, address + count, size):
+                    word = int.from_bytes(memory[begin : begin + size], "little")
+                    words.append((cycle + latency, word))
+            cycle += 1
+
+    return process
 
 
 def simulate(
@@ -133,23 +169,33 @@ def simulate(
     stall: float | tuple[float, float] = 0.0,
     seed: int = 0,
     arrivals: Sequence[np.ndarray] | None = None,
+    latency: int = 20,
 ) -> Run:
     """Run whole frames through a block in the Amaranth simulator.
 
-    Weights that the block wants loaded are loaded first; cycles count from then on.
+    Weights that the block wants loaded are loaded first; cycles count from then on.  So it is with
+    those that it fetches from off-chip memory.
 
     Parameters
     ----------
     block : a component with a ``config`` (:class:`hwgen.blocks.base.BlockConfig`)
     frames : per input, integer array ``(frames, *shape)``
     stall, seed, arrivals : see :func:`run_streams`
+    latency : cycles from a request of a client to the first word
     """
     config = block.config
     inputs: Sequence[StreamType] = config.inputs
     outputs: Sequence[StreamType] = config.outputs
     count = len(frames[0])
     sources = [(n, t.pack(f)) for n, t, f in zip(config.input_ports, inputs, frames, strict=True)]
-    begin = 0
+    begin, processes = 0, []
+    if "loaded" in block.signature.members:
+        memory = config.image()
+        processes = [serve_reads(block.read, memory, latency)]
+        begin = latency + config.offchip.ahead // (len(block.read.data.p) // 8) + LOAD_LATENCY
+        arrivals = [np.zeros(len(beats), int) for _, beats in sources] \
+            if arrivals is None else list(arrivals)
+        arrivals = [times + begin for times in arrivals]
     if "load" in block.signature.members:
         words = config.load_words()
         begin = len(words) + LOAD_LATENCY
@@ -160,7 +206,7 @@ def simulate(
     run = run_streams(
         block, sources,
         [(n, t.beats * count) for n, t in zip(config.output_ports, outputs, strict=True)],
-        stall=stall, seed=seed, arrivals=arrivals,
+        stall=stall, seed=seed, arrivals=arrivals, processes=processes,
     )
     unpacked = [t.unpack(b) for t, b in zip(outputs, run.outputs, strict=True)]
     return Run(unpacked, [times - begin for times in run.accepts[: len(inputs)]],

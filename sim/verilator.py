@@ -26,9 +26,10 @@ from hwgen.blocks.weights import LOAD_BITS
 from hwgen.emit.verilog import WEIGHTS, Rtl, element_bytes, from_axi, to_axi
 from hwgen.errors import HwgenError
 from hwgen.pipeline import Netlist
+from sim.memory import MemoryModel, MemoryUse
 from sim.timing import analyse
 
-__all__ = ["Simulation", "VerilatorModel", "compile_verilog", "lint"]
+__all__ = ["MemoryModel", "MemoryUse", "Simulation", "VerilatorModel", "compile_verilog", "lint"]
 
 SEPARATE = ("mac_column_", "folded_conv_", "pool_", "adder_", "nearest_resize_")
 """Modules that Verilator keeps as functions of their own: inlined, their many copies would only
@@ -37,6 +38,14 @@ make the compiler slow."""
 WORD_BYTES = LOAD_BITS // 8
 LONG_LOAD = 1 << 20
 """Bytes of weights above which a simulation does not wait until they are loaded."""
+
+MEMORY_BASE = 0x1000_0000
+"""Where a design finds its region of off-chip memory, if its addresses reach so far."""
+
+MEMORY_PATIENCE = 1 << 17
+"""Cycles without any answer after which memory counts as dead.  A design's own time-out is
+shorter, and says more.
+"""
 
 CFLAGS = "-std=gnu++20 -DVL_TIME_CONTEXT -fno-strict-aliasing"
 RUNTIME = ("verilated.o", "verilated_threads.o")
@@ -55,6 +64,7 @@ class Simulation:
     cycles : cycles simulated
     seconds : wall-clock time of the run
     peaks : edge name to the most beats that its queue's memory held, if the model monitors them
+    memory : what moved to and from off-chip memory, if the design uses any
     """
 
     outputs: dict[str, np.ndarray]
@@ -64,6 +74,7 @@ class Simulation:
     cycles: int
     seconds: float
     peaks: dict[str, int]
+    memory: MemoryUse | None = None
 
     @property
     def latency(self) -> int:
@@ -183,6 +194,11 @@ class VerilatorModel:
         one = len(netlist.inputs) == 1
         template = files("sim").joinpath("harness.cpp.j2").read_text()
         environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
+        self.offchip = getattr(netlist, "offchip", None)
+        if self.offchip is not None:
+            header = files("sim").joinpath("memory.hpp").read_text()
+            (directory / "memory.hpp").write_text(header)
+            (directory / "memory.bin").write_bytes(getattr(rtl, "memory", b""))
         (directory / "harness.cpp").write_text(environment.from_string(template).render(
             top=rtl.top,
             slaves=[_port("s_axis" if one else f"s_axis_{n}", s)
@@ -190,6 +206,11 @@ class VerilatorModel:
             masters=[_port(f"m_axis_{n}", s) for n, s in netlist.outputs.items()],
             weights=WEIGHTS if rtl.weights and not preload else "",
             words=len(rtl.weights) // WORD_BYTES, word_bytes=WORD_BYTES,
+            memory=None if self.offchip is None else {
+                "ports": self.offchip.ports, "word_bytes": self.offchip.axi.data_bits // 8,
+                "base": _memory_base(self.offchip.size, self.offchip.axi.address_bits),
+                "size": self.offchip.size, "patience": MEMORY_PATIENCE,
+            },
         ))
         modules = [n[:-2] for n in rtl.verilog if n.startswith(SEPARATE)]
         (directory / "hierarchy.vlt").write_text(
@@ -211,6 +232,7 @@ class VerilatorModel:
         stall: float = 0.0,
         seed: int = 0,
         idle_limit: int | None = None,
+        memory: MemoryModel | None = None,
     ) -> Simulation:
         """Run frames back to back.
 
@@ -222,11 +244,14 @@ class VerilatorModel:
         seed : of the pauses
         idle_limit : cycles without output after which the design counts as stuck; default: four
             times what the schedule says
+        memory : how off-chip memory behaves; default: ``MemoryModel()``; of no effect on a design
+            that uses none
 
         Raises
         ------
         :exc:`HwgenError`
-            If the design is stuck, or breaks the stream protocol.
+            If the design is stuck, or breaks the stream protocol or that of AXI4, or if it reports
+            an error of the memory.  What it had delivered is in ``out_NAME.bin``, then.
         """
         netlist = self.netlist
         frames = len(next(iter(inputs.values())))
@@ -239,7 +264,12 @@ class VerilatorModel:
         if idle_limit is None:
             expected = analyse(netlist, max(interval, netlist.interval))
             idle_limit = 4 * (expected.frame_latency + expected.interval) + 10_000
+            idle_limit += MEMORY_PATIENCE if self.offchip is not None else 0
         arguments = [str(a) for a in (frames, interval, stall, seed, idle_limit, *paths, *outs)]
+        if self.offchip is not None:
+            settings = self.directory / "memory.txt"
+            settings.write_text((memory or MemoryModel()).settings())
+            arguments += [str(settings), str(self.directory / "memory.bin")]
         begin = time.perf_counter()
         result = subprocess.run(
             [self.program, *arguments],
@@ -262,6 +292,7 @@ class VerilatorModel:
             cycles=report["cycles"],
             seconds=seconds,
             peaks=self._peaks(monitored),
+            memory=MemoryUse.of_report(report["memory"]) if "memory" in report else None,
         )
 
     def _peaks(self, lines: Sequence[str]) -> dict[str, int]:
@@ -280,6 +311,15 @@ class VerilatorModel:
             if "queue" in parts[-3]:
                 found[names[parts[-4], parts[-3]]] = int(peak)
         return found
+
+
+def _memory_base(size: int, address_bits: int) -> int:
+    """A base of a region, a multiple of 4 KB: not 0, if addresses leave any choice."""
+    base = min(MEMORY_BASE, ((1 << address_bits) - size) // 4096 * 4096)
+    if base < 0:
+        raise HwgenError(f"size of off-chip memory must be at most what {address_bits} bits of "
+                         f"address reach, not {size!r}")
+    return base
 
 
 def _port(name: str, stream: StreamType) -> dict[str, object]:

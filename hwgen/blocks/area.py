@@ -478,12 +478,15 @@ def convolution(config) -> Resources:
     beats = (results // config.lanes_out).bit_length()
     flags = late + config.array.latency
     out = window(config.window, None) + requantiser(config.requantiser)
-    out += output_queues(config, len(counts)) + array(
+    out += output_queues(config, 1 if config.tile else len(counts)) + array(
         config.array, last_registers(config.window) + late
     )
     out += total(memory.resources() for memory in config.weights)
-    skew = max(config.array.skews)
-    address = max(config.weight_depth - 1, 1).bit_length()
+    skew, depth = max(config.array.skews), config.weight_depth
+    if config.stream is not None:
+        out += config.stream.resources() + reorder(config)
+        depth = config.window_depth
+    address = max(depth - 1, 1).bit_length()
     steps = levels(config.window.steps)
     return out + logic(
         "convolution", one=1, ff_flags=3 * flags, ff_beats=flags * beats * (len(counts) > 1),
@@ -492,6 +495,14 @@ def convolution(config) -> Resources:
         lut_counter=address, lut_left=beats, ends=len(config.fold_results) * (len(counts) > 1),
         lut_address=address * (skew + late > 2), phases=math.log2(config.phases),
     )
+
+
+def reorder(config) -> Resources:
+    """What results that come tile by tile take beside the queue, and counters of their sites."""
+    order = config.order
+    bits = max(config.queue_depths[0] - 1, 1).bit_length()
+    counters = 4 * levels(order.sites) + 2 * levels(len(order.parts)) + levels(order.parts[0])
+    return Resources(lut=3 * counters + 5 * bits, ff=counters + 4 * bits)
 
 
 def weight_table(width: int, depth: int) -> Resources:

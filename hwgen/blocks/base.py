@@ -37,6 +37,7 @@ from hwgen.ir.types import TensorType
 
 __all__ = [
     "BlockConfig",
+    "OffChip",
     "OpConfig",
     "Resources",
     "Schedule",
@@ -188,6 +189,27 @@ class Resources:
         return Resources(bram18=int(block_count(width, depth)), lut=choice)
 
 
+@dataclass(frozen=True)
+class OffChip:
+    """What a block keeps in off-chip memory.
+
+    Such a block is a client of an AXI port (:mod:`hwgen.blocks.axi`): it has a member ``read``, if
+    it writes also ``write``, and ``base``, where its region begins; ``waits`` says that it had to
+    wait for the memory in this cycle, and ``loaded`` that what is fetched ahead has come.
+
+    Members
+    -------
+    size : bytes of its region
+    reads, writes : bytes a frame
+    ahead : bytes read before the first frame
+    """
+
+    size: int
+    reads: int
+    writes: int = 0
+    ahead: int = 0
+
+
 def in_order(times: np.ndarray, spacing: int = 1) -> np.ndarray:
     """Earliest times, not before ``times``, that are in order and ``spacing`` apart.
 
@@ -263,6 +285,15 @@ class BlockConfig(ABC):
         members |= {n: wiring.Out(t.signature)
                     for n, t in zip(self.output_ports, self.outputs, strict=True)}
         return wiring.Signature(members)
+
+    @property
+    def offchip(self) -> OffChip | None:
+        """What the block keeps off chip, if anything."""
+        return None
+
+    def image(self) -> bytes:
+        """What the block's region of off-chip memory holds at the beginning."""
+        return b""
 
     @property
     @abstractmethod

@@ -7,6 +7,10 @@ of the output do not depend on ``pe``.  Folds need not divide: the last one has 
 Several output pixels side by side may be computed together: they share the weights that are read.
 Where an activation meets one weight only (depthwise layers) they share the multipliers, too.
 
+Where the weights are too many, a tile of output rows is computed fold by fold, so that each fold is
+needed once a tile: it may stay in off-chip memory until then (:mod:`hwgen.blocks.weight_stream`),
+and the results are put in order behind (:mod:`hwgen.blocks.reorder`).
+
 A transposed convolution sends each window once for every phase (Shi et al., "Is the deconvolution
 layer the same as a convolutional layer?", 2016), which chooses the weights and the biases.
 """
@@ -15,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
 
@@ -25,8 +29,10 @@ from amaranth.lib import data, stream, wiring
 
 from hwgen.blocks import area
 from hwgen.blocks.arithmetic import delayed
+from hwgen.blocks.axi import AxiConfig
 from hwgen.blocks.base import (
     BlockConfig,
+    OffChip,
     Resources,
     Schedule,
     StreamType,
@@ -35,8 +41,10 @@ from hwgen.blocks.base import (
 )
 from hwgen.blocks.mac import MacArray, MacArrayConfig
 from hwgen.blocks.multiplier import Packing
-from hwgen.blocks.queue import QUEUE_LATENCY, output_queue
+from hwgen.blocks.queue import QUEUE_LATENCY, Queue, output_queue, queue_depth
+from hwgen.blocks.reorder import ReorderQueue, TileOrder
 from hwgen.blocks.requantise import Requantiser, RequantiserConfig
+from hwgen.blocks.weight_stream import WeightStreamConfig
 from hwgen.blocks.weights import LOAD_BITS, WeightMemory, WeightMemoryConfig
 from hwgen.blocks.window import READ_LATENCY, SlidingWindow, SlidingWindowConfig
 from hwgen.errors import HwgenError
@@ -78,6 +86,14 @@ class FoldedConvConfig(BlockConfig):
         Sites in the window's buffer; 0: the fewest with which it works.
     window_style, weight_style : :class:`str`
         Memories of the window's buffer and of the weights; "": whichever is cheaper.
+    tile : :class:`int`
+        Rows of windows (along the outermost dimension; divides them) that are computed fold by
+        fold, with weights from off-chip memory; 0: site by site, all weights on chip.
+    resident : :class:`int`
+        Folds of such weights that stay on chip.
+    axi : :class:`AxiConfig`
+    burst, memory_latency : :class:`int`
+        For such weights: most words of a request, and cycles that one takes at most.
 
     Raises
     ------
@@ -102,6 +118,11 @@ class FoldedConvConfig(BlockConfig):
     capacity: int = 0
     window_style: str = ""
     weight_style: str = ""
+    tile: int = 0
+    resident: int = 0
+    axi: AxiConfig = field(default=AxiConfig())
+    burst: int = 64
+    memory_latency: int = 512
 
     def __post_init__(self) -> None:
         _ = self.op.infer(self.tensor)
@@ -132,7 +153,14 @@ class FoldedConvConfig(BlockConfig):
             raise HwgenError(
                 f"Depth must be at least the {beats} beats of a fold, not {self.depths[0]!r}"
             )
-        _ = self.window
+        if self.tile and self.group_folds > 1:
+            raise HwgenError(
+                f"Tiles take all groups in parallel, group lanes {self.op.groups}, "
+                f"not {self.group_lanes!r}"
+            )
+        if self.resident and not self.tile:
+            raise HwgenError(f"Resident must be 0 without tiles, not {self.resident!r}")
+        _ = self.window, self.stream
 
     @property
     def group_channels(self) -> tuple[int, int]:
@@ -184,7 +212,9 @@ class FoldedConvConfig(BlockConfig):
             groups=self.group_folds,
             tap_lanes=self.tap_lanes,
             columns=self.pixels_out,
-            folds=self.channel_folds,
+            folds=1 if self.tile else self.channel_folds,
+            tile=self.tile or 1,
+            passes=self.channel_folds if self.tile else 1,
             fold_cycles=int(self.fold_results.max()) // self.lanes_out,
             capacity=self.capacity,
             style=self.window_style,
@@ -202,6 +232,7 @@ class FoldedConvConfig(BlockConfig):
             requantise=self.op.requantise, bias=self.op.biases(self.tensor),
             output=self.op.output, acc_range=self.acc_range, lanes=self.lanes_out,
             pixels=self.pixels_out, multiplier=self.requantiser_multiplier or self.multiplier,
+            folded=self.tile > 0,
         )
 
     @cached_property
@@ -220,14 +251,60 @@ class FoldedConvConfig(BlockConfig):
         )
 
     @cached_property
+    def order(self) -> TileOrder | None:
+        """In which order results come, if tile by tile."""
+        if not self.tile:
+            return None
+        tiles = self.window.course.output[0] // (
+            self.tile * self.window.course.repeat[0] * self.channel_folds
+        )
+        sites = self.window.windows // self.channel_folds // tiles
+        return TileOrder(sites, tuple(int(n) // self.lanes_out for n in self.fold_results))
+
+    @cached_property
+    def stream(self) -> WeightStreamConfig | None:
+        """The memory of the weights, if they are off chip."""
+        if self.order is None:
+            return None
+        config = WeightStreamConfig(
+            self.array.weight_widths, self.array.skews, self.window_depth, self.channel_folds,
+            self.resident, axi=self.axi, burst=self.burst, style=self.weight_style,
+        )
+        # A fold has the time of all slots but one to come.  It takes what the memory needs at most,
+        # and nearly its own time, for the bandwidth may be used up nearly.
+        cycles = self.order.sites * self.window.fold_cycles
+        late = self.memory_latency + READ_LATENCY + config.overhead
+        share = max(config.fold_words / cycles, 0.85)
+        return replace(config, slots=1 + math.ceil(late / cycles + share))
+
+    @property
+    def offchip(self) -> OffChip | None:
+        if self.order is None or self.stream is None:
+            return None
+        tiles = self.outputs[0].beats // self.order.cycle
+        return OffChip(self.stream.image_bytes, tiles * self.stream.bytes_per_turn,
+                       ahead=self.stream.places * self.stream.fold_bytes)
+
+    def image(self) -> bytes:
+        return self.stream.image(self.memory_rows) if self.stream else b""
+
+    @property
+    def queue_depths(self) -> tuple[int, ...]:
+        if self.order is None or not self.depths:
+            return super().queue_depths
+        return (self.order.whole(self.depths[0]),)
+
+    @cached_property
     def weights(self) -> tuple[WeightMemoryConfig, ...]:
-        """The memories of the weights, one for each port of the array."""
+        """The memories of the weights, one for each port of the array, if they are on chip."""
         return tuple(WeightMemoryConfig(width, self.weight_depth, self.weight_style)
-                     for width in self.array.weight_widths)
+                     for width in (() if self.tile else self.array.weight_widths))
 
     @property
     def weight_latency(self) -> int:
         """Cycles from the address of weights to the weights."""
+        if self.stream is not None:
+            return self.stream.latency
         return max(memory.latency for memory in self.weights)
 
     @property
@@ -256,6 +333,12 @@ class FoldedConvConfig(BlockConfig):
 
     @property
     def signature(self) -> wiring.Signature:
+        if self.stream is not None:
+            return wiring.Signature({
+                **super().signature.members, "read": wiring.Out(self.axi.read_client),
+                "base": wiring.In(self.axi.address_bits), "loaded": wiring.Out(1),
+                "waits": wiring.Out(1),
+            })
         if not self.loads:
             return super().signature
         words = stream.Signature(LOAD_BITS, always_ready=True)
@@ -274,21 +357,35 @@ class FoldedConvConfig(BlockConfig):
 
     @cached_property
     def least_depths(self) -> tuple[int, ...]:
-        claim = READ_LATENCY + self.window.steps - 1 + self.result_latency + QUEUE_LATENCY
+        claim = self._delay
+        if self.order is not None:
+            # At full speed, a tile is read while the next one is computed.
+            passes = self.channel_folds * self.order.sites
+            tiles = 3 + claim // (passes * self.window.fold_cycles)
+            starts = np.arange(tiles * passes) * self.window.fold_cycles
+            claims, ready = self.order.times(starts)
+            return (self.order.whole(queue_depth(claims, ready + claim)),)
         beats = self.fold_results // self.lanes_out
         # A place is claimed when its fold begins and freed when its beat is taken.
         folds = math.ceil((claim + int(beats.max()) + 1) / self.window.fold_cycles) + 1
         many = np.tile(beats, math.ceil(folds / len(beats)) + 1)
         return (int(max(many[k : k + folds].sum() for k in range(len(beats)))),)
 
+    @property
+    def _delay(self) -> int:
+        """Cycles from the start of a fold to its first result being visible."""
+        return READ_LATENCY + self.window.steps - 1 + self.result_latency + QUEUE_LATENCY
+
     def schedule(self, arrivals: Sequence[np.ndarray]) -> Schedule:
         window = self.window.schedule(arrivals[0])
+        if self.order is not None:
+            claims, ready = self.order.times(window.starts)
+            return Schedule((window.accepts,), (ready + self._delay,), (claims,), window.capacity)
         beats = self.fold_results // self.lanes_out
         fold = np.repeat(np.arange(len(beats)), beats) * self.window.fold_cycles
         beat = np.concatenate([np.arange(n) for n in beats])
         claims = (window.starts[:, None] + fold).ravel()
-        delay = READ_LATENCY + self.window.steps - 1 + self.result_latency + QUEUE_LATENCY
-        out = (window.starts[:, None] + (fold + beat + delay)).ravel()
+        out = (window.starts[:, None] + (fold + beat + self._delay)).ravel()
         return Schedule((window.accepts,), (out,), (claims,), window.capacity)
 
     def resources(self) -> Resources:
@@ -298,9 +395,14 @@ class FoldedConvConfig(BlockConfig):
         return self.op.evaluate(frames, (self.tensor,))
 
     @property
+    def window_depth(self) -> int:
+        """Rows of the weight memories for a fold of a window, or of all its phases."""
+        return self.window.steps * self.phases
+
+    @property
     def weight_depth(self) -> int:
         """Rows of the weight memories: for each beat of a window, one of each phase."""
-        return self.group_folds * self.channel_folds * self.window.steps * self.phases
+        return self.group_folds * self.channel_folds * self.window_depth
 
     def weight_rows(self) -> np.ndarray:
         """Rows of the weight memories: ``(weight_depth, group_lanes * pe, simd)``."""
@@ -345,6 +447,7 @@ class FoldedConv(wiring.Component):
     i : :py:`In(stream.Signature(ArrayLayout(signed(bits), lanes_in * pixels_in)))`
     o : :py:`Out(stream.Signature(ArrayLayout(signed(bits), lanes_out * pixels_out)))`
     load, next : see :class:`hwgen.blocks.weights.WeightMemory`, if weights are loaded
+    read, base, loaded, waits : see :class:`hwgen.blocks.base.OffChip`, if weights are off chip
 
     Timing
     ------
@@ -365,30 +468,27 @@ class FoldedConv(wiring.Component):
         m.submodules.requantiser = requantiser = Requantiser(config.requantiser)
         counts = [int(n) // config.lanes_out for n in config.fold_results]
         claims = tuple(sorted(set(counts), reverse=True))
-        m.submodules.queue = queue = output_queue(config, 0, claims)
         wiring.connect(m, wiring.flipped(self.i), window.i)
-        wiring.connect(m, requantiser.o, queue.i)
-        wiring.connect(m, queue.o, wiring.flipped(self.o))
 
         m.submodules.array = array = MacArray(config.array)
-        # A fold starts when the queue has places for all its results, which may be fewer at an end.
-        steps, phases = config.window.steps, config.phases
-        claim = self._which_claim(m, "starting", counts, window.start)
-        address = counter(config.weight_depth)
-        late = config.weight_latency
-        loaded = self._weights(m, array, address)
-        m.d.comb += [
-            window.room.eq(queue.room.bit_select(claim, 1) & loaded),
-            queue.reserve.eq(Mux(window.start, 1 << claim, 0)),
-        ]
-        step = counter(steps, name="step")
+        steps, phases, late = config.window.steps, config.phases, config.weight_latency
+        # Of weights on chip a window reads all rows, else those of a fold.
+        rows = config.window_depth if config.tile else config.weight_depth
+        address, step = counter(rows), counter(steps, name="step")
         fire, step_end = window.o.valid, step == steps - 1
-        fold = self._which_claim(m, "summed", counts, fire & step_end)
+        fold_end = fire & step_end
+        if config.tile:
+            queue = self._tiles(m, window, array, address, fold_end)
+        else:
+            queue = self._sites(m, window, array, address, counts, claims)
+        wiring.connect(m, requantiser.o, queue.i)
+        wiring.connect(m, queue.o, wiring.flipped(self.o))
+        fold = self._which_claim(m, "summed", counts, self._last_site(m, "summed", fold_end))
         beats = Mux(fold, claims[-1], claims[0])
         with m.If(fire):
             m.d.sync += [
                 step.eq(Mux(step_end, 0, step + 1)),
-                address.eq(Mux(address == config.weight_depth - 1, 0, address + phases)),
+                address.eq(Mux(address == rows - 1, 0, address + phases)),
             ]
 
         # The array: weights read beside the activations, sums accumulated over the fold.
@@ -398,11 +498,11 @@ class FoldedConv(wiring.Component):
             members["phase"] = range(phases)
         flags = Signal(data.StructLayout(members))
         m.d.comb += [
-            flags.add.eq(fire), flags.first.eq(step == 0), flags.last.eq(fire & step_end),
+            flags.add.eq(fire), flags.first.eq(step == 0), flags.last.eq(fold_end),
             flags.beats.eq(beats),
         ]
         if phases > 1:
-            m.d.comb += flags.phase.eq(self._begin_phase(m, window, address))
+            m.d.comb += flags.phase.eq(self._begin_phase(m, window, address, rows // phases))
         marks = [flags]
         for k in range(1, late + config.array.latency + 1):
             marks.append(Signal(flags.shape(), name=f"flags_{k}"))
@@ -440,7 +540,74 @@ class FoldedConv(wiring.Component):
             with m.If(done.last):
                 m.d.sync += held_phase.eq(done.phase)
             m.d.comb += requantiser.set.eq(held_phase)
+        if config.tile:
+            end = left == 1
+            again = ~self._last_site(m, "sent", end)
+            m.d.comb += [requantiser.end.eq(end), requantiser.again.eq(again)]
         return m
+
+    def _sites(
+        self, m: Module, window: SlidingWindow, array: MacArray, address: Signal,
+        counts: list[int], claims: tuple[int, ...],
+    ) -> Queue:
+        """The queue of results that come site by site, with all weights on chip."""
+        m.submodules.queue = queue = output_queue(self.config, 0, claims)
+        # A fold starts when the queue has places for all its results, which may be fewer at an end.
+        claim = self._which_claim(m, "starting", counts, window.start)
+        loaded = self._weights(m, array, address)
+        m.d.comb += [
+            window.room.eq(queue.room.bit_select(claim, 1) & loaded),
+            queue.reserve.eq(Mux(window.start, 1 << claim, 0)),
+        ]
+        return queue
+
+    def _tiles(
+        self, m: Module, window: SlidingWindow, array: MacArray, address: Signal, fold_end: Value
+    ) -> ReorderQueue:
+        """The queue of results that come tile by tile, with weights that are streamed."""
+        config = self.config
+        assert config.order is not None
+        assert config.stream is not None
+        m.submodules.queue = queue = ReorderQueue(
+            config.outputs[0].payload, config.queue_depths[0], config.order, config.queue_styles[0]
+        )
+        m.submodules.weights = weights = config.stream.create()
+        wiring.connect(m, weights.read, wiring.flipped(self.read))
+        # A fold of weights is taken with the first site; places for results with the first fold.
+        last = self._last_site(m, "starting", window.start)
+        first_site, first_fold = Signal(init=1), Signal(init=1)
+        fold = counter(config.channel_folds, name="starting_fold")
+        with m.If(window.start):
+            m.d.sync += first_site.eq(last)
+        with m.If(last):
+            last_fold = fold == config.channel_folds - 1
+            m.d.sync += [fold.eq(Mux(last_fold, 0, fold + 1)), first_fold.eq(last_fold)]
+        there = weights.available | ~first_site
+        room = queue.room | ~first_fold
+        m.d.comb += [
+            window.room.eq(room & there),
+            queue.reserve.eq(window.start & first_fold),
+            weights.take.eq(window.start & first_site),
+            weights.row.eq(address),
+            weights.next.eq(self._last_site(m, "read", fold_end)),
+            weights.base.eq(self.base),
+            self.loaded.eq(weights.loaded),
+            self.waits.eq(window.ready & room & ~there),
+            *(getattr(array, f"w_{k}").eq(getattr(weights, f"w_{k}"))
+              for k in range(len(config.array.skews))),
+        ]
+        return queue
+
+    def _last_site(self, m: Module, name: str, advance: Value) -> Value:
+        """``advance`` with the last site of a tile: then comes another fold of weights."""
+        if self.config.order is None:
+            return advance
+        sites = self.config.order.sites
+        site, last = counter(sites, name=f"{name}_site"), Signal(name=f"{name}_last")
+        m.d.comb += last.eq(advance & (site == sites - 1))
+        with m.If(advance):
+            m.d.sync += site.eq(Mux(last, 0, site + 1))
+        return last
 
     def _weights(self, m: Module, array: MacArray, address: Signal) -> Value:
         """Connect the memories of the weights; returns whether all of them are loaded."""
@@ -467,12 +634,14 @@ class FoldedConv(wiring.Component):
             wiring.connect(m, chain, wiring.flipped(self.next))
         return Cat(loaded).all()
 
-    def _begin_phase(self, m: Module, window: SlidingWindow, address: Signal) -> Signal:
+    def _begin_phase(
+        self, m: Module, window: SlidingWindow, address: Signal, beats: int
+    ) -> Signal:
         """Let every window begin with the weights of its phase; returns that of the beat at ``o``.
 
         Rows of the phases take turns, so that from there on the address moves by their number.
         """
-        phases, beats = self.config.phases, self.config.weight_depth // self.config.phases
+        phases = self.config.phases
         beat, phase = counter(beats, name="beat"), Signal(range(phases))
         fire, end = window.o.valid, beat == beats - 1
         m.d.sync += phase.eq(window.phase)

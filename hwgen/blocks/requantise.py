@@ -136,6 +136,8 @@ class RequantiserConfig:
         Pixels a beat, which share the parameters.
     multiplier : :class:`str`
         One of :data:`hwgen.blocks.multiplier.MULTIPLIERS`.
+    folded : :class:`bool`
+        Channels come in folds, each several times before the next one.
     """
 
     requantise: Requantise
@@ -145,6 +147,7 @@ class RequantiserConfig:
     lanes: int = 1
     pixels: int = 1
     multiplier: str = "dsp48e2"
+    folded: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "bias", np.atleast_2d(self.bias))
@@ -268,6 +271,8 @@ class Requantiser(wiring.Component):
         Accumulators in channel order, those of the pixels side by side.
     set : :py:`In(range(sets))`, if there are several
         With each beat: the set of its parameters.
+    end, again : :py:`In(1)`, if ``config.folded``
+        With the last beat of a fold; and whether the fold comes again.
     o : :py:`Out(stream.Signature(ArrayLayout(signed(output.bits), lanes * pixels), \
         always_ready=True))`
 
@@ -287,6 +292,8 @@ class Requantiser(wiring.Component):
         }
         if config.sets > 1:
             members["set"] = In(range(config.sets))
+        if config.folded:
+            members |= {"end": In(1), "again": In(1)}
         super().__init__(members)
 
     def elaborate(self, platform):
@@ -306,10 +313,16 @@ class Requantiser(wiring.Component):
         if config.sets > 1:
             first = Signal.like(read.addr, name="first")
             m.d.sync += read.addr.eq(first + self.set)
+        after = Signal.like(first, name="after")
+        m.d.comb += after.eq(Mux(first == config.rows - config.sets, 0, first + config.sets))
         with m.If(self.i.valid):
-            m.d.sync += first.eq(
-                Mux(first == config.rows - config.sets, 0, first + config.sets)
-            )
+            m.d.sync += first.eq(after)
+            if config.folded:
+                fold = Signal.like(first, name="fold")
+                with m.If(self.end & self.again):
+                    m.d.sync += first.eq(fold)
+                with m.Elif(self.end):
+                    m.d.sync += fold.eq(after)
         valid = self.i.valid
         for k in range(config.latency):
             later = Signal(name=f"valid_{k}")

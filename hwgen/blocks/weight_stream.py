@@ -147,6 +147,11 @@ class WeightStreamConfig:
         return 3 + (self.rows_per_word > 1)
 
     @property
+    def overhead(self) -> int:
+        """Cycles from ``next`` to the next fold in the same place, but for those of the memory."""
+        return self.skews[-1] + 8
+
+    @property
     def bytes_per_turn(self) -> int:
         """Bytes fetched for all folds in turn."""
         return self.streamed * self.fold_bytes
@@ -360,7 +365,8 @@ class WeightStream(wiring.Component):
         stays = self._stays(m, "read", self.next)
         low = config.rows_per_word.bit_length() - 1
         kept = counter(max(config.resident, 1) * config.fold_depth, name="kept")
-        ring = counter(config.depth, name="ring", init=config.resident * config.fold_depth)
+        ring = counter(config.depth, name="ring",
+                       init=config.resident * config.fold_depth % config.depth)
         if config.resident:
             with m.If(self.next & stays):
                 end = kept == (config.resident - 1) * config.fold_depth

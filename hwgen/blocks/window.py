@@ -378,6 +378,8 @@ class SlidingWindow(wiring.Component):
     i : :py:`In(stream.Signature(input payload))`
     room : :py:`In(1, init=1)`
         The consumer has places for what it makes of the next fold.
+    ready : :py:`Out(1)`
+        A fold would start, were there room.
     start : :py:`Out(1)`
         A fold starts, which claims those places.
     o : :py:`Out(stream.Signature(payload, always_ready=True))`
@@ -400,6 +402,7 @@ class SlidingWindow(wiring.Component):
         members: dict[str, wiring.Member] = {
             "i": wiring.In(config.input.signature),
             "room": wiring.In(1, init=1),
+            "ready": wiring.Out(1),
             "start": wiring.Out(1),
             "o": wiring.Out(stream.Signature(config.payload, always_ready=True)),
         }
@@ -500,7 +503,8 @@ class SlidingWindow(wiring.Component):
         walk = Walk(m, config.course, bits=config.position_bits, depth=config.depth,
                     words=config.words_per_pixel, advance=step.load)
         m.d.comb += [
-            self.start.eq(step.fold_first & self.room & ~(step.first & step.missing[-1])),
+            self.ready.eq(step.fold_first & ~(step.first & step.missing[-1])),
+            self.start.eq(self.ready & self.room),
             step.go.eq(self.start | ~step.fold_first),
             step.load.eq(step.go & step.last),
         ]

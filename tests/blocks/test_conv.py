@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hwgen.blocks.axi import AxiConfig
 from hwgen.blocks.conv import FoldedConvConfig
 from hwgen.blocks.multiplier import MULTIPLIERS
 from hwgen.errors import HwgenError
@@ -175,6 +176,43 @@ def several_pixels(draw: st.DrawFn) -> FoldedConvConfig:
 def test_several_pixels(config: FoldedConvConfig, seed: int) -> None:
     check_on_time(config, seed)
     check_under_stalls(config, seed)
+
+
+MEMORY_LATENCY = 20
+
+
+@st.composite
+def tiled(draw: st.DrawFn) -> FoldedConvConfig:
+    """Convolutions whose weights are off chip, so that a tile is computed fold by fold."""
+    config = draw(st.one_of(convolutions(), transposed_convolutions(), several_pixels()).filter(
+        lambda config: config.group_folds == 1 and not any(config.window.crop[0])
+    ))
+    rows = config.window.course.output[0] // config.window.course.repeat[0]
+    return replace(
+        config, tile=draw(divisors(rows)), memory_latency=MEMORY_LATENCY,
+        resident=draw(st.sampled_from([0, 0, draw(st.integers(0, config.channel_folds))])),
+        # A word of the bus for every row at least, so that the memory is quick enough.
+        axi=AxiConfig(data_bits=min(max(64, 1 << (sum(config.array.weight_widths) - 1).bit_length()), 1024)),
+        burst=draw(st.sampled_from([1, 3, 4])),
+    )
+
+
+@given(tiled().filter(lambda config: sum(config.array.weight_widths) <= 1024), st.integers(0, 999))
+@settings(max_examples=70)
+def test_tiles(config: FoldedConvConfig, seed: int) -> None:
+    check_on_time(config, seed)
+
+
+@given(tiled(), st.sampled_from([32, 64, 128]), st.integers(0, 999), st.data())
+@settings(max_examples=50)
+def test_tiles_under_stalls(
+    config: FoldedConvConfig, data_bits: int, seed: int, data: st.DataObject
+) -> None:
+    """The memory may be slower than the multipliers, and rows have many words or share one."""
+    config = replace(config, axi=AxiConfig(data_bits=data_bits))
+    assert config.order is not None
+    depth = data.draw(st.integers(config.order.cycle, config.least_depths[0] + 2))
+    check_under_stalls(config, seed, depths=(depth,))
 
 
 @pytest.mark.parametrize("weight_style", ["distributed", "block", "ultra"])

@@ -1,0 +1,434 @@
+"""Off-chip memory through AXI4: several clients, which read and write by requests, on one port.
+
+A client asks for up to 4096 bytes at once, and reads or writes them as a plain stream of words;
+all that AXI4 demands of a master is here: bursts that stay within 4 KB and 256 beats, identifiers,
+responses, bursts in flight, and what happens when the memory fails (AMBA AXI and ACE protocol
+specification, ARM IHI 0022: A3.2 handshakes, A3.4 bursts, A5.3 order by identifier).
+
+Nothing here waits for the memory to be ready before it offers something, and nothing comes out of
+turn: reads of a client have one identifier, so that they come back in order, as do the responses
+of its writes.  After an error all that was begun is brought to its end, as an interconnect has no
+other way to forget it, but nothing of it reaches a client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from amaranth.hdl import Cat, Module, Shape, Signal, Value, signed
+from amaranth.lib import stream, wiring
+from amaranth.lib.data import StructLayout
+from amaranth.lib.wiring import In, Out
+
+from hwgen.blocks import area
+from hwgen.blocks.arithmetic import levels
+from hwgen.blocks.base import Resources
+from hwgen.blocks.bursts import Issuer, Writer, burst_layout
+from hwgen.errors import HwgenError
+
+__all__ = ["REQUEST_LIMIT", "AxiConfig", "AxiPort", "AxiPortConfig", "axi_ports", "connect_axi"]
+
+PAGE = 4096
+"""Bytes of which no burst may cross a boundary."""
+
+BURST_LIMIT = 256
+"""Most beats of a burst."""
+
+REQUEST_LIMIT = 4096
+"""Most bytes of a request."""
+
+INCREMENTING = 1
+"""``AxBURST``: each beat is at the next word."""
+
+MODIFIABLE = 3
+"""``AxCACHE``: normal memory, bufferable, not cached; the interconnect may merge bursts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AxiConfig:
+    """Widths of an AXI4 master, and what follows from them.
+
+    Parameters
+    ----------
+    data_bits : :class:`int`
+        Bits of a word, a power of two from 32 to 1024.
+    address_bits : :class:`int`
+        Bits of a byte address, 12 to 64.
+    id_bits : :class:`int`
+        Bits of an identifier, 1 to 16.
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If a width is out of range.
+    """
+
+    data_bits: int = 128
+    address_bits: int = 40
+    id_bits: int = 4
+
+    def __post_init__(self) -> None:
+        if not 32 <= self.data_bits <= 1024 or self.data_bits & (self.data_bits - 1):
+            raise HwgenError(
+                f"AXI data bits must be a power of two from 32 to 1024, not {self.data_bits!r}"
+            )
+        if not 12 <= self.address_bits <= 64:
+            raise HwgenError(
+                f"AXI address bits must be between 12 and 64, not {self.address_bits!r}"
+            )
+        if not 1 <= self.id_bits <= 16:
+            raise HwgenError(f"AXI identifier bits must be between 1 and 16, not {self.id_bits!r}")
+
+    @property
+    def word_bytes(self) -> int:
+        """Bytes of a word."""
+        return self.data_bits // 8
+
+    @property
+    def word_shift(self) -> int:
+        """Bits of a byte's place within a word."""
+        return self.word_bytes.bit_length() - 1
+
+    @property
+    def burst_bits(self) -> int:
+        """Bits of a word's place within the aligned block that no burst leaves.
+
+        That is a page, or 256 words of it.
+        """
+        return min(PAGE // self.word_bytes, BURST_LIMIT).bit_length() - 1
+
+    def words(self, size: int) -> int:
+        """Words that ``size`` bytes take."""
+        return -(-size // self.word_bytes)
+
+    @property
+    def request_layout(self) -> StructLayout:
+        """A client's request: byte offset, and number of bytes."""
+        return StructLayout({
+            "address": self.address_bits, "bytes": REQUEST_LIMIT.bit_length(),
+        })
+
+    @property
+    def address_layout(self) -> StructLayout:
+        """Payload of AW and AR."""
+        return StructLayout({"addr": self.address_bits, "len": 8, "id": self.id_bits})
+
+    @property
+    def write_layout(self) -> StructLayout:
+        """Payload of W."""
+        return StructLayout({"data": self.data_bits, "strb": self.word_bytes, "last": 1})
+
+    @property
+    def signature(self) -> wiring.Signature:
+        """The five channels, seen from the master, without those pins that are constants."""
+        return wiring.Signature({
+            "aw": Out(stream.Signature(self.address_layout)),
+            "w": Out(stream.Signature(self.write_layout)),
+            "b": In(stream.Signature(StructLayout({"id": self.id_bits, "resp": 2}))),
+            "ar": Out(stream.Signature(self.address_layout)),
+            "r": In(stream.Signature(StructLayout({
+                "id": self.id_bits, "data": self.data_bits, "resp": 2, "last": 1,
+            }))),
+        })
+
+    @property
+    def read_client(self) -> wiring.Signature:
+        """What a client that reads has: requests, and the words of them all in order.
+
+        The last word of a request comes whole.  A client asks only for what it has room for.
+        """
+        return wiring.Signature({
+            "request": Out(stream.Signature(self.request_layout)),
+            "data": In(stream.Signature(self.data_bits, always_ready=True)),
+        })
+
+    @property
+    def write_client(self) -> wiring.Signature:
+        """What a client that writes has: requests, the words of them all in order, and ``done``.
+
+        Of the last word of a request only those bytes are written that the request covers.  A
+        client has the words of what it asks for, or they come every cycle; ``done`` is a pulse for
+        each request when all of it is in memory.
+        """
+        return wiring.Signature({
+            "request": Out(stream.Signature(self.request_layout)),
+            "data": Out(stream.Signature(self.data_bits)),
+            "done": In(1),
+        })
+
+
+@dataclass(frozen=True)
+class _Pin:
+    """A pin of an AXI4 master: what part of a channel it is, or the constant that it shows."""
+
+    name: str
+    flow: wiring.Flow
+    width: int
+    channel: str
+    part: str | int
+
+
+def _pins(config: AxiConfig) -> Iterator[_Pin]:
+    constants = {"size": (3, config.word_shift), "burst": (2, INCREMENTING),
+                 "cache": (4, MODIFIABLE), "prot": (3, 0)}
+    for channel, member in config.signature.members.items():
+        flow = member.flow
+        for name, shape in member.signature.members["payload"].shape.members.items():
+            yield _Pin(channel + name, flow, Shape.cast(shape).width, channel, name)
+        if channel in ("aw", "ar"):
+            for name, (width, value) in constants.items():
+                yield _Pin(channel + name, flow, width, channel, value)
+        yield _Pin(f"{channel}valid", flow, 1, channel, "valid")
+        yield _Pin(f"{channel}ready", flow.flip(), 1, channel, "ready")
+
+
+def axi_ports(config: AxiConfig, name: str) -> dict[str, wiring.Member]:
+    """Members for the pins of an AXI4 master under their usual names, such as ``m_axi_0_awaddr``.
+
+    Parameters
+    ----------
+    config : :class:`AxiConfig`
+    name : what all names begin with, such as ``"m_axi_0"``
+    """
+    return {f"{name}_{pin.name}": pin.flow(pin.width) for pin in _pins(config)}
+
+
+def connect_axi(m: Module, config: AxiConfig, axi, outer, name: str) -> None:
+    """Wire an AXI4 master to members of :func:`axi_ports`.
+
+    Parameters
+    ----------
+    m : the module where the master is a submodule
+    config : :class:`AxiConfig`
+    axi : the master's interface, such as ``port.axi``
+    outer : the component that has the members
+    name : what their names begin with
+    """
+    for pin in _pins(config):
+        outside = getattr(outer, f"{name}_{pin.name}")
+        if isinstance(pin.part, int):
+            m.d.comb += outside.eq(pin.part)
+            continue
+        channel = getattr(axi, pin.channel)
+        inside = getattr(channel if pin.part in ("valid", "ready") else channel.p, pin.part)
+        m.d.comb += outside.eq(inside) if pin.flow == Out else inside.eq(outside)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AxiPortConfig:
+    """An AXI4 master with clients.
+
+    Parameters
+    ----------
+    axi : :class:`AxiConfig`
+    reads, writes : :class:`int`
+        Clients that read and clients that write; at least one, and identifiers for all of a kind.
+    outstanding : :class:`int`
+        Bursts in flight, in each direction.
+    timeout : :class:`int`
+        Cycles in which a direction may stand still while it has bursts in flight.
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If there are no clients, more than identifiers, or if a number is not positive.
+    """
+
+    axi: AxiConfig
+    reads: int
+    writes: int
+    outstanding: int = 8
+    timeout: int = 1 << 16
+
+    def __post_init__(self) -> None:
+        for what, count in (("Reads", self.reads), ("Writes", self.writes)):
+            if not 0 <= count <= 1 << self.axi.id_bits:
+                raise HwgenError(
+                    f"{what} must be between 0 and the {1 << self.axi.id_bits} identifiers, "
+                    f"not {count!r}"
+                )
+        if not self.reads + self.writes:
+            raise HwgenError("An AXI port must have at least one client")
+        if self.outstanding < 1:
+            raise HwgenError(f"Outstanding bursts must be positive, not {self.outstanding!r}")
+        if self.timeout < 1:
+            raise HwgenError(f"AXI timeout must be positive, not {self.timeout!r}")
+
+    @property
+    def read_ports(self) -> tuple[str, ...]:
+        """Names of the clients that read."""
+        return tuple(f"read_{k}" for k in range(self.reads))
+
+    @property
+    def write_ports(self) -> tuple[str, ...]:
+        """Names of the clients that write."""
+        return tuple(f"write_{k}" for k in range(self.writes))
+
+    @property
+    def signature(self) -> wiring.Signature:
+        """Signature of the component."""
+        axi = self.axi
+        return wiring.Signature({
+            **{name: In(axi.read_client) for name in self.read_ports},
+            **{name: In(axi.write_client) for name in self.write_ports},
+            "axi": Out(axi.signature), "base": In(axi.address_bits), "error": Out(3),
+            "idle": Out(1),
+        })
+
+    def resources(self) -> Resources:
+        """What it takes of a device, LUTs and flip-flops within a quarter."""
+        axi, flight = self.axi, self.outstanding.bit_length()
+        timer = self.timeout.bit_length()
+        out = Resources(lut=4, ff=3)
+        for clients in filter(None, (self.reads, self.writes)):
+            index = (clients - 1).bit_length()
+            out += Resources(
+                # The choice among requests, one-hot; base and next address; length; counters.
+                lut=(axi.address_bits + 12) * max(7 * clients - 14, 0) // 10 + 4 * clients
+                + 2 * (axi.address_bits - axi.word_shift) + 3 * 12 + 2 * flight + timer,
+                ff=2 * (axi.address_bits + index) + 12 + 8 + 2 * clients + flight + timer + 4,
+            )
+        if self.reads:
+            out += Resources(lut=3 * self.reads, ff=axi.data_bits + self.reads)
+        if self.writes:
+            width = Shape.cast(burst_layout(axi, self.writes)).width
+            out += area.queue(width, self.outstanding) + area.skid(
+                Shape.cast(axi.write_layout).width
+            )
+            out += Resources(
+                lut=axi.data_bits * -(-(self.writes - 1) // 3) + axi.word_bytes + 12
+                + self.writes * (2 * flight + self.outstanding + 4),
+                ff=width + 2 + self.writes * (flight + self.outstanding + 1),
+            )
+        return out
+
+    def create(self) -> AxiPort:
+        """The hardware."""
+        return AxiPort(self)
+
+
+class AxiPort(wiring.Component):
+    """An AXI4 master whose clients' requests are taken in turn, reads and writes on their own.
+
+    Parameters
+    ----------
+    config : :class:`AxiPortConfig`
+
+    Members
+    -------
+    read_0, … : :py:`In(axi.read_client)`
+    write_0, … : :py:`In(axi.write_client)`
+        The clients; ``address`` of a request is a multiple of the word, ``bytes`` 1 to 4096.
+    axi : :py:`Out(axi.signature)`
+        Addresses are ``base`` and the client's; the identifier is the client's number.
+    base : :py:`In(address_bits)`
+        A byte address, a multiple of the word; it stays while clients ask.
+    error : :py:`Out(3)`
+        Bit 0: a response was SLVERR (or EXOKAY, which nobody asked for); bit 1: DECERR; bit 2: a
+        direction stood still for ``timeout`` cycles with bursts in flight.  They stay until reset.
+    idle : :py:`Out(1)`
+        No burst is in flight.
+
+    Errors
+    ------
+    With the first bad response, no word reaches a client any more, that one's neither; no request
+    is done any more, and no burst is issued.  An address that is offered stays until it is taken,
+    bursts that were issued are completed by words that write nothing, and what comes back is
+    dropped.  When ``idle`` says that all of it is over, a reset makes the port as new.
+
+    Timing
+    ------
+    Three cycles from a request to its address on the bus, if nothing else is in the way, and three
+    cycles between requests (two more for each further burst of a request): bursts of four words or
+    more follow each other without a gap.  Words of writes follow five cycles after the address or
+    later.  From R to a client takes one cycle, from B to ``done`` too.  All outputs are registers
+    or come from registers through a few gates; nothing leads through the port in one cycle.
+    """
+
+    def __init__(self, config: AxiPortConfig) -> None:
+        self.config = config
+        super().__init__(config.signature)
+
+    def elaborate(self, platform):
+        m = Module()
+        config, axi = self.config, self.axi
+        failed, busy = Signal(), []
+        m.d.comb += [failed.eq(self.error.any()), axi.r.ready.eq(1), axi.b.ready.eq(1)]
+        if config.reads:
+            busy.append(self._read(m, failed))
+        if config.writes:
+            busy.append(self._write(m, failed))
+        m.d.comb += self.idle.eq(~Cat(busy).any())
+        return m
+
+    def _issuer(self, m: Module, kind: str, ports: tuple[str, ...], failed: Value) -> Issuer:
+        m.submodules[kind] = issuer = Issuer(self.config.axi, len(ports), self.config.outstanding)
+        m.d.comb += [issuer.base.eq(self.base), issuer.stop.eq(failed)]
+        for k, port in enumerate(ports):
+            wiring.connect(
+                m, wiring.flipped(getattr(self, port).request), getattr(issuer, f"request_{k}")
+            )
+        return issuer
+
+    def _watch(self, m: Module, kind: str, issuer: Issuer, answer, moved: Value) -> Value:
+        """Sets the error bits of a direction; returns whether its answer is good."""
+        good = answer.p.resp == 0
+        with m.If(answer.valid & ~good):
+            with m.If(answer.p.resp == 3):
+                m.d.sync += self.error[1].eq(1)
+            with m.Else():
+                m.d.sync += self.error[0].eq(1)
+        still = Signal(range(self.config.timeout + 1), name=f"{kind}_still")
+        m.d.sync += still.eq(still + 1)
+        with m.If(moved | ~issuer.busy):
+            m.d.sync += still.eq(0)
+        with m.If(still == self.config.timeout):
+            m.d.sync += [self.error[2].eq(1), still.eq(0)]
+        return answer.valid & good
+
+    def _read(self, m: Module, failed: Value) -> Value:
+        ar, r = self.axi.ar, self.axi.r
+        issuer = self._issuer(m, "reads", self.config.read_ports, failed)
+        wiring.connect(m, issuer.a, wiring.flipped(ar))
+        m.d.comb += issuer.complete.eq(r.valid & r.p.last)
+        good = self._watch(m, "read", issuer, r, r.valid | (ar.valid & ar.ready))
+        word = Signal(self.config.axi.data_bits, reset_less=True)
+        m.d.sync += word.eq(r.p.data)
+        for k, port in enumerate(self.config.read_ports):
+            data = getattr(self, port).data
+            m.d.comb += data.p.eq(word)
+            m.d.sync += data.valid.eq(good & (r.p.id == k) & ~failed)
+        return issuer.busy
+
+    def _write(self, m: Module, failed: Value) -> Value:
+        config = self.config
+        aw, w, b = self.axi.aw, self.axi.w, self.axi.b
+        issuer = self._issuer(m, "writes", config.write_ports, failed)
+        m.submodules.writer = writer = Writer(config.axi, config.writes, config.outstanding)
+        wiring.connect(m, issuer.a, wiring.flipped(aw))
+        wiring.connect(m, writer.w, wiring.flipped(w))
+        m.d.comb += [
+            issuer.complete.eq(b.valid), writer.issued.eq(issuer.issued),
+            writer.burst.eq(issuer.burst), writer.stop.eq(failed),
+        ]
+        moved = b.valid | (aw.valid & aw.ready) | (w.valid & w.ready)
+        good = self._watch(m, "write", issuer, b, moved)
+        index = max(levels(config.outstanding), 1)
+        for k, port in enumerate(config.write_ports):
+            client = getattr(self, port)
+            wiring.connect(m, wiring.flipped(client.data), getattr(writer, f"data_{k}"))
+            # Which of the client's bursts in flight end a request, the youngest first.
+            final = Signal(config.outstanding, name=f"final_{k}")
+            oldest = Signal(signed(index + 1), name=f"oldest_{k}", init=-1)
+            issued = issuer.issued & (issuer.burst.client == k)
+            answered = b.valid & (b.p.id == k)
+            with m.If(issued):
+                m.d.sync += final.eq(Cat(issuer.burst.final, final))
+            m.d.sync += [
+                oldest.eq(oldest + issued - answered),
+                client.done.eq(
+                    good & answered & ~failed & final.bit_select(oldest[:index], 1)
+                ),
+            ]
+        return issuer.busy

@@ -1,0 +1,463 @@
+"""A FIFO whose body lies off the chip: for the long skip connections that no chip has room for.
+
+Beats are packed into words and written to memory in bursts, read back in the same order, and
+unpacked.  On the chip are only two short FIFOs: one that a burst collects in, and one that has room
+for what is under way while the memory takes its time (SMOF; Toupas, Yu, Bouganis and Tzovaras,
+"SMOF: Streaming Modern CNNs on FPGAs with Smart Off-Chip Eviction", FCCM 2024).
+
+Places are claimed before they are filled here too: a slot of the ring before a burst is written,
+places of the second FIFO before one is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from hwgen.blocks import area
+from hwgen.blocks.arithmetic import add_carry, levels
+from hwgen.blocks.axi import REQUEST_LIMIT, AxiConfig
+from hwgen.blocks.base import (
+    BlockConfig,
+    Resources,
+    Schedule,
+    StreamType,
+    counter,
+    in_order,
+)
+from hwgen.blocks.queue import QUEUE_LATENCY, Queue
+from hwgen.blocks.route import last_of
+from hwgen.errors import HwgenError
+
+__all__ = ["EvictionBuffer", "EvictionConfig"]
+
+LEAST_HEAD = 32
+"""Words of the head memory at least; so many are no dearer than one."""
+
+WRITE_LATENCY = QUEUE_LATENCY
+"""Cycles from a request's last word entering the head memory to the request.
+
+The word is visible then, so that whoever takes the request finds all of its words.
+"""
+
+READ_LATENCY = 2
+"""Cycles from ``done`` to the request that reads what was written."""
+
+CLAIM_LATENCY = 1 + QUEUE_LATENCY + 1
+"""Cycles that a place of the tail memory is claimed, beside those that the memory takes: from the
+claim to the request, from the word to its being visible, and until its place is free."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvictionConfig(BlockConfig):
+    """A FIFO of any depth in a ring of off-chip memory.
+
+    A word holds as many whole beats as fit, or a beat takes several words.  Every frame begins a
+    word and a request, so that none waits for the next one; its last word and its last request may
+    be shorter.  Where the ring lies is no part of the configuration, but an input of the component:
+    buffers that differ in nothing else are one module.
+
+    Parameters
+    ----------
+    stream : :class:`StreamType`
+    axi : :class:`hwgen.blocks.axi.AxiConfig`
+    burst : :class:`int`
+        Words of a request, and of a slot of the ring; a power of two, at most 4096 bytes.
+    memory_latency : :class:`int`
+        Most cycles that the memory takes: from a request being offered, to ``done`` or to the last
+        word of its data.  For the schedule, and for the size of the tail memory: with a slower
+        memory the block only becomes slower.
+    depths : sequence of :class:`int`
+        Depth of the whole FIFO in beats; it gives the number of slots.
+    styles : sequence of :class:`str`
+        Of the tail memory, the largest on the chip.
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If a number is out of range, or the ring larger than what an address can reach.
+    """
+
+    stream: StreamType
+    axi: AxiConfig
+    burst: int = 64
+    memory_latency: int = 512
+
+    def __post_init__(self) -> None:
+        most = REQUEST_LIMIT // self.axi.word_bytes
+        if not 1 <= self.burst <= most or self.burst & (self.burst - 1):
+            raise HwgenError(
+                f"Burst must be a power of two from 1 to {most} words, not {self.burst!r}"
+            )
+        least = self.request_words[0]
+        if self.memory_latency < least:
+            raise HwgenError(
+                f"Memory latency must be at least the {least} words of a request, "
+                f"not {self.memory_latency!r}"
+            )
+        _ = self.queue_styles
+        if self.queue_depths[0] < 1:
+            raise HwgenError(f"Queue depth must be positive, not {self.queue_depths[0]!r}")
+        if self.ring_bytes > 1 << self.axi.address_bits:
+            raise HwgenError(
+                f"Ring must be within {self.axi.address_bits} bits of address, "
+                f"not of {self.ring_bytes!r} bytes"
+            )
+
+    @property
+    def inputs(self) -> tuple[StreamType, ...]:
+        return (self.stream,)
+
+    @property
+    def outputs(self) -> tuple[StreamType, ...]:
+        return (self.stream,)
+
+    @property
+    def signature(self) -> wiring.Signature:
+        return wiring.Signature({
+            **super().signature.members,
+            "read": Out(self.axi.read_client), "write": Out(self.axi.write_client),
+            "base": In(self.axi.address_bits), "waits": Out(1),
+        })
+
+    @property
+    def beats_per_word(self) -> int:
+        """Beats that a word holds."""
+        return max(self.axi.data_bits // self.stream.width, 1)
+
+    @property
+    def words_per_beat(self) -> int:
+        """Words that a beat takes."""
+        return -(-self.stream.width // self.axi.data_bits)
+
+    @property
+    def word_bits(self) -> int:
+        """Bits of a word that are used; the others need no memory on the chip."""
+        return min(self.stream.width * self.beats_per_word, self.axi.data_bits)
+
+    @property
+    def words_per_frame(self) -> int:
+        """Words of a frame."""
+        return -(-self.stream.beats // self.beats_per_word) * self.words_per_beat
+
+    @property
+    def requests_per_frame(self) -> int:
+        """Requests of a frame, in each direction."""
+        return -(-self.words_per_frame // self.burst)
+
+    @property
+    def request_words(self) -> tuple[int, ...]:
+        """Words of a request, and of the last one of a frame if it is shorter."""
+        whole, rest = divmod(self.words_per_frame, self.burst)
+        return tuple(n for n in (self.burst * (whole > 0), rest) if n)
+
+    @property
+    def bytes_per_frame(self) -> int:
+        """Bytes written and read for a frame, those that fill words included."""
+        return 2 * self.words_per_frame * self.axi.word_bytes
+
+    @property
+    def slot_bytes(self) -> int:
+        """Bytes of a slot of the ring, and what its base is a multiple of."""
+        return self.burst * self.axi.word_bytes
+
+    @property
+    def ring_bytes(self) -> int:
+        """Bytes of the ring."""
+        return self.slots * self.slot_bytes
+
+    @property
+    def interval(self) -> int:
+        return max(self.stream.beats, self.words_per_frame)
+
+    @property
+    def _request_steps(self) -> int:
+        """Steps of a request: beats, or words where a beat takes several; one a cycle."""
+        return min(self.burst * self.beats_per_word, self.interval)
+
+    @cached_property
+    def _request_ends(self) -> np.ndarray:
+        """The last step of each request of a frame."""
+        ends = np.arange(1, self.requests_per_frame + 1) * self._request_steps
+        return np.minimum(ends, self.interval) - 1
+
+    @cached_property
+    def slots(self) -> int:
+        """Slots of the ring: as many as there are requests that beats of the FIFO belong to.
+
+        That is most if they begin with a request's last beat.
+        """
+        last = self._request_ends + self.queue_depths[0] * self.words_per_beat - 1
+        frames, step = np.divmod(last, self.interval)
+        requests = frames * self.requests_per_frame + step // self._request_steps + 1
+        return int((requests - np.arange(self.requests_per_frame)).max())
+
+    @property
+    def head_words(self) -> int:
+        """Words of the head memory: a request and, while it waits for the memory, the next one."""
+        return max(2 * self.request_words[0], LEAST_HEAD)
+
+    @property
+    def tail_words(self) -> int:
+        """Words of the tail memory: with so many the reader never waits, if the consumer does not.
+
+        They are those asked for while a request is under way, and those of the next one.  Where a
+        frame's last request is short, it comes before the one ahead of it is unpacked: one more.
+        """
+        frames, steps = divmod(self.memory_latency + CLAIM_LATENCY, self.interval)
+        under_way = frames * self.words_per_frame + -(-steps // self.beats_per_word) + 1
+        return under_way + len(self.request_words) * self.request_words[0]
+
+    @property
+    def _pack_latency(self) -> int:
+        """Cycles from the end of a word to its entering the head memory."""
+        return int(self.beats_per_word * self.words_per_beat > 1)
+
+    @property
+    def _path(self) -> int:
+        """Cycles from a request's last step to the first one of it being visible, at most."""
+        unpack = int(self.beats_per_word > 1)
+        return (self._pack_latency + WRITE_LATENCY + self.memory_latency
+                + READ_LATENCY + self.memory_latency + QUEUE_LATENCY + unpack)
+
+    @property
+    def least_depths(self) -> tuple[int, ...]:
+        # All that comes in while a request collects, is under way and is unpacked, and waits for
+        # the one ahead of it to be unpacked.
+        steps = self._path + 2 * self._request_steps + 1
+        return (-(-steps // self.words_per_beat) + 1,)
+
+    def schedule(self, arrivals: Sequence[np.ndarray]) -> Schedule:
+        """When beats are taken, exactly, and when they are visible at the latest.
+
+        That is if the memory keeps its latency, takes words as fast as they come, and the depth
+        suffices.
+        """
+        words = self.words_per_beat
+        begin = in_order(arrivals[0], words)
+        steps = (begin[:, None] + np.arange(words)).reshape(-1, self.interval)
+        closed = steps[:, self._request_ends]
+        counts = np.diff(self._request_ends, prepend=-1)
+        visible = in_order(np.repeat(closed + self._path, counts, axis=1).ravel())
+        return Schedule((begin + words - 1,), (visible[words - 1 :: words],), (begin,))
+
+    def resources(self) -> Resources:
+        claims = len(self.request_words)
+        beats, words = self.beats_per_word, self.words_per_beat
+        out = area.queue(self.word_bits, self.head_words)
+        out += area.queue(self.word_bits, self.tail_words, claims, self.queue_styles[0])
+        # Addresses and sizes of requests, slots, counters of requests, words and beats.
+        address = self.axi.address_bits - levels(self.slot_bytes)
+        slot, frame = levels(self.slots), levels(self.requests_per_frame)
+        word = _end_bits(self.burst, self.words_per_frame)
+        requests = 2 * (address + slot + frame + word)
+        pending = 2 * slot + levels(self.head_words) + 6
+        out += Resources(lut=requests + 2 * pending + 20, ff=requests + pending + 8)
+        if beats > 1:
+            beat = 2 * _end_bits(beats, self.stream.beats) + levels(beats)
+            out += Resources(lut=self.word_bits + beat + 2 * beats,
+                             ff=2 * self.word_bits + beat + 2)
+        if words > 1:
+            out += Resources(lut=self.axi.data_bits * -(-(words - 1) // 3) + 3 * levels(words),
+                             ff=words * self.axi.data_bits + 3 * levels(words) + 4)
+        return out
+
+    def compute(self, *frames: np.ndarray) -> tuple[np.ndarray, ...]:
+        return (frames[0],)
+
+    def create(self) -> EvictionBuffer:
+        return EvictionBuffer(self)
+
+
+def _end_bits(group: int, total: int) -> int:
+    """Bits of the counters of :func:`_ends`."""
+    if total % group == 0 or total < group:
+        return levels(min(group, total)) + 1
+    return levels(group) + levels(total) + 2
+
+
+def _ends(m: Module, group: int, total: int, step: Value, name: str) -> Value:
+    """Whether the next step is the last of a group; groups begin anew every ``total`` steps."""
+    if total % group == 0 or total < group:
+        return last_of(m, min(group, total), step, name)
+    left = Signal(signed(levels(group) + 1), init=group - 2, name=name)
+    last = left[-1] | last_of(m, total, step, f"{name}_frame")
+    with m.If(step):
+        m.d.sync += left.eq(Mux(last, group - 2, left - 1))
+    return last
+
+
+def _any(m: Module, name: str, most: int, more: Value, less: Value, init: int = 0) -> Value:
+    """Whether a number of things, at most ``most``, is positive: the sign of a register."""
+    left = Signal(signed(most.bit_length() + 1), init=init - 1, name=name)
+    m.d.sync += left.eq(add_carry(left, less.replicate(2).as_signed(), more))
+    return ~left[-1]
+
+
+class EvictionBuffer(wiring.Component):
+    """Drop-in for a FIFO, with two ports to memory.
+
+    Parameters
+    ----------
+    config : :class:`EvictionConfig`
+
+    Members
+    -------
+    i : :py:`In(stream.Signature(payload))`
+    o : :py:`Out(stream.Signature(payload))`
+    read : :py:`Out(axi.read_client)`
+    write : :py:`Out(axi.write_client)`
+        Words of a request are all there when it is made, and come one a cycle.
+    base : :py:`In(address_bits)`
+        Where the ring begins; a constant, and a multiple of ``slot_bytes``.
+    waits : :py:`Out(1)`
+        A cycle ago a beat was offered that did not fit into the head memory, although a slot is
+        free: the memory does not take words as fast as they come.
+
+    Timing
+    ------
+    One beat a cycle, or a word of a beat.  A beat of several words is accepted with its last word.
+    When a request's last beat is accepted in cycle t, the request to write it is visible in
+    t + 3, a cycle later if words are packed; the one to read it two cycles after ``done``; and a
+    word that comes in cycle u is visible at ``o`` in u + 3, a cycle later if it has several beats.
+    """
+
+    def __init__(self, config: EvictionConfig) -> None:
+        self.config = config
+        super().__init__(config.signature)
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        m.submodules.head = head = Queue(config.word_bits, config.head_words)
+        m.submodules.tail = tail = Queue(
+            config.word_bits, config.tail_words, config.request_words, config.queue_styles[0]
+        )
+        self._pack(m, head)
+        self._unpack(m, tail)
+        m.d.comb += [
+            self.write.data.valid.eq(head.o.valid), self.write.data.p.eq(head.o.p),
+            head.o.ready.eq(self.write.data.ready),
+            tail.i.valid.eq(self.read.data.valid), tail.i.p.eq(self.read.data.p),
+        ]
+        # Requests whose words are all in the head, and slots whose words are all in the tail.
+        words = config.burst, config.words_per_frame
+        closed, freed = Signal(), Signal()
+        m.d.sync += [
+            closed.eq(head.i.valid & _ends(m, *words, head.i.valid, "closing")),
+            freed.eq(tail.i.valid & _ends(m, *words, tail.i.valid, "freeing")),
+        ]
+        due, made, _ = self._requests(m, "write", self.write.request)
+        free = _any(m, "free", config.slots, freed, made, init=config.slots)
+        m.d.comb += due.eq(free & _any(m, "full", config.head_words, closed, made))
+        # Not in the cycle in which a slot became free, for which the head had to wait.
+        m.d.sync += self.waits.eq(self.i.valid & ~head.room & free & ~made)
+
+        due, made, short = self._requests(m, "read", self.read.request)
+        written = _any(m, "written", config.slots, self.write.done, made)
+        m.d.comb += due.eq(written & Mux(short, tail.room[-1], tail.room[0]))
+        claims = (made & ~short, made & short)
+        m.d.comb += tail.reserve.eq(Cat(claims[: len(config.request_words)]))
+        return m
+
+    def _requests(self, m: Module, name: str, request) -> tuple[Signal, Signal, Value]:
+        """Requests for one slot after the other.
+
+        When the next one may be made, which is to be driven; whether it is made; and whether it is
+        the short one at the end of a frame.
+        """
+        config = self.config
+        due, made = Signal(name=f"{name}_due"), Signal(name=f"{name}_made")
+        slot = counter(config.slots, name=f"{name}_slot")
+        whole, *rest = config.request_words
+        short = last_of(m, config.requests_per_frame, made, f"{name}_left") if rest else Const(0)
+        low = levels(config.slot_bytes)
+        free = ~request.valid | request.ready
+        m.d.comb += made.eq(due & free)
+        with m.If(free):
+            m.d.sync += [
+                request.valid.eq(due),
+                request.p.address[low:].eq(self.base[low:] + slot),
+                request.p.bytes.eq(
+                    Mux(short, rest[0] if rest else 0, whole) * config.axi.word_bytes
+                ),
+            ]
+        with m.If(made):
+            m.d.sync += slot.eq(Mux(slot == config.slots - 1, 0, slot + 1))
+        return due, made, short
+
+    def _pack(self, m: Module, head: Queue) -> None:
+        """From beats to words in the head memory."""
+        config = self.config
+        beats, words = config.beats_per_word, config.words_per_beat
+        beat = self.i.p.as_value()
+        move = Signal(name="pack_move")
+        m.d.comb += move.eq(self.i.valid & head.room)
+        if beats == words == 1:
+            m.d.comb += [
+                self.i.ready.eq(head.room), head.i.p.eq(beat), head.i.valid.eq(move),
+                head.reserve.eq(move),
+            ]
+            return
+        word = Signal(config.word_bits, name="packed", reset_less=True)
+        place = counter(max(beats, words), name="pack_place")
+        if beats > 1:
+            last = _ends(m, beats, config.stream.beats, move, "packing")
+            push = move & last
+            m.d.comb += self.i.ready.eq(head.room)
+            # What is there before the beat is offered is written over when it is.
+            for k in range(beats):
+                with m.If(place == k):
+                    m.d.sync += word.word_select(k, len(beat)).eq(beat)
+        else:
+            last = last_of(m, words, move, "packing")
+            push = move
+            m.d.comb += self.i.ready.eq(head.room & last)
+            with m.Switch(place):
+                for k in range(words):
+                    with m.Case(k) if k < words - 1 else m.Default():
+                        m.d.sync += word.eq(beat[k * len(word) : (k + 1) * len(word)])
+        m.d.comb += [head.reserve.eq(push), head.i.p.eq(word)]
+        m.d.sync += head.i.valid.eq(push)
+        with m.If(move):
+            m.d.sync += place.eq(Mux(last, 0, place + 1))
+
+    def _unpack(self, m: Module, tail: Queue) -> None:
+        """From words of the tail memory to beats."""
+        config = self.config
+        beats, words = config.beats_per_word, config.words_per_beat
+        beat = self.o.p.as_value()
+        if beats > 1:
+            word = Signal(config.word_bits, name="unpacked", reset_less=True)
+            step = self.o.valid & self.o.ready
+            last = _ends(m, beats, config.stream.beats, step, "unpacking")
+            m.d.comb += [
+                beat.eq(word[: len(beat)]),
+                tail.o.ready.eq(~self.o.valid | (self.o.ready & last)),
+            ]
+            with m.If(tail.o.ready):
+                m.d.sync += [self.o.valid.eq(tail.o.valid), word.eq(tail.o.p)]
+            with m.Elif(self.o.ready):
+                m.d.sync += word.eq(word >> len(beat))
+            return
+        if words == 1:
+            m.d.comb += [
+                beat.eq(tail.o.p), self.o.valid.eq(tail.o.valid), tail.o.ready.eq(self.o.ready)
+            ]
+            return
+        # The words of a beat before the last; that one stays where it is.
+        held = Signal((words - 1) * config.word_bits, name="unpacked", reset_less=True)
+        step = tail.o.valid & tail.o.ready
+        last = last_of(m, words, step, "unpacking")
+        m.d.comb += [
+            beat.eq(Cat(held, tail.o.p)), self.o.valid.eq(tail.o.valid & last),
+            tail.o.ready.eq(~last | self.o.ready),
+        ]
+        with m.If(step):
+            m.d.sync += held.eq(Cat(held, tail.o.p) >> config.word_bits)
