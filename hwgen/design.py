@@ -14,9 +14,12 @@ from hwgen.blocks.multiplier import MULTIPLIERS
 from hwgen.blocks.storage import STYLES
 from hwgen.errors import HwgenError, naming
 
-__all__ = ["DesignPoint", "Folding"]
+__all__ = ["OFF_CHIP", "DesignPoint", "Folding", "MemoryPorts"]
 
 FORMAT = "hwgen-design-1"
+
+OFF_CHIP = "offchip"
+"""The memory of a queue whose body is in off-chip memory."""
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "multiplier": tuple(MULTIPLIERS),
@@ -26,6 +29,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "weights": ("", *STYLES),
 }
 """Legal values of those fields that are texts."""
+
+UNSET = ("capacity", "products", "resident", "tile")
+"""Fields that are numbers and may be 0."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,9 @@ class Folding:
     window, weights : :class:`str`
         Memories of the window's buffer and of the weights: one of
         :data:`hwgen.blocks.storage.STYLES`; "": whichever is cheaper, LUTs or block memory.
+    tile, resident : :class:`int`
+        Of a convolution whose weights are in off-chip memory: rows that are computed fold by fold,
+        and folds that stay on chip; 0: its weights are on chip.
 
     Raises
     ------
@@ -66,6 +75,8 @@ class Folding:
     products: int = 0
     window: str = ""
     weights: str = ""
+    tile: int = 0
+    resident: int = 0
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -73,9 +84,41 @@ class Folding:
                 if value not in CHOICES[name]:
                     legal = ", ".join(map(repr, CHOICES[name]))
                     raise HwgenError(f"{name} must be one of {legal}, not {value!r}")
-            elif type(value) is not int or value < (least := name not in ("capacity", "products")):
+            elif type(value) is not int or value < (least := name not in UNSET):
                 kind = "positive integer" if least else "integer, 0 or more"
                 raise HwgenError(f"{name} must be a {kind}, not {value!r}")
+
+
+@dataclass(frozen=True)
+class MemoryPorts:
+    """The AXI ports to off-chip memory.
+
+    Parameters
+    ----------
+    count : :class:`int`
+        Ports, if there are as many blocks that use them.
+    data_bits : :class:`int`
+        Width; see :class:`hwgen.blocks.axi.AxiConfig`.
+    burst : :class:`int`
+        Most words of a request.
+    latency : :class:`int`
+        Cycles that a request takes at most, waiting for others included.
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If a value is not a positive integer.
+    """
+
+    count: int = 1
+    data_bits: int = 128
+    burst: int = 64
+    latency: int = 1024
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if type(value) is not int or value < 1:
+                raise HwgenError(f"{name} must be a positive integer, not {value!r}")
 
 
 @dataclass
@@ -91,7 +134,9 @@ class DesignPoint:
     pixels : tensor name to pixels a beat; default 1
     depths : edge name to queue depth in beats; what is missing has the block's least depth.
         An edge is named ``tensor>consumer``, as :class:`hwgen.pipeline.Netlist` lists them.
-    memories : edge name to the memory of its queue; default: whichever is cheaper
+    memories : edge name to the memory of its queue, which may be :data:`OFF_CHIP`; default:
+        whichever is cheaper
+    ports : how off-chip memory is reached
     """
 
     board: str = ""
@@ -101,6 +146,7 @@ class DesignPoint:
     pixels: dict[str, int] = field(default_factory=dict)
     depths: dict[str, int] = field(default_factory=dict)
     memories: dict[str, str] = field(default_factory=dict)
+    ports: MemoryPorts = field(default=MemoryPorts())
 
     def save(self, path: str | Path) -> None:
         """Write the design point as JSON."""
@@ -108,6 +154,7 @@ class DesignPoint:
         edges = _columns({"depth": self.depths, "memory": self.memories})
         body = {
             "format": FORMAT, "board": self.board, "clock_mhz": self.clock_mhz,
+            "ports": asdict(self.ports),
             "ops": {name: asdict(folding) for name, folding in self.foldings.items()},
             "tensors": tensors, "edges": edges,
         }
@@ -131,6 +178,12 @@ class DesignPoint:
             raise HwgenError(f"{path} is not a design point: format must be {FORMAT!r}")
         try:
             design = cls(_text(body, "board"), _positive(body, "clock_mhz"))
+            with naming("ports"):
+                ports = body.get("ports", {})
+                if not isinstance(ports, dict):
+                    raise HwgenError(f"must be an object, not {ports!r}")
+                _only(ports, [f.name for f in fields(MemoryPorts)])
+                design.ports = MemoryPorts(**ports)
             for name, values in _table(body, "ops"):
                 with naming(f"op {name!r}"):
                     _only(values, [f.name for f in fields(Folding)])
@@ -147,8 +200,8 @@ class DesignPoint:
                     if "depth" in values:
                         design.depths[name] = _count(values, "depth")
                     if "memory" in values:
-                        if (memory := values["memory"]) not in STYLES:
-                            legal = ", ".join(map(repr, STYLES))
+                        if (memory := values["memory"]) not in (*STYLES, OFF_CHIP):
+                            legal = ", ".join(map(repr, (*STYLES, OFF_CHIP)))
                             raise HwgenError(f"memory must be one of {legal}, not {memory!r}")
                         design.memories[name] = memory
         except HwgenError as error:

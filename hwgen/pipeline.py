@@ -12,13 +12,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from amaranth.hdl import Module
+from amaranth.hdl import Cat, Module
 from amaranth.lib import stream, wiring
 
 from hwgen.blocks.argmax import ArgMaxConfig
+from hwgen.blocks.axi import AxiConfig
 from hwgen.blocks.base import BlockConfig, Resources, StreamType, shared
 from hwgen.blocks.conv import FoldedConvConfig
 from hwgen.blocks.elementwise import AdderConfig, TableLookupConfig
+from hwgen.blocks.evict import EvictionConfig
 from hwgen.blocks.gather import GatherConfig
 from hwgen.blocks.globalpool import GlobalPoolConfig
 from hwgen.blocks.pad import PadConfig
@@ -28,7 +30,7 @@ from hwgen.blocks.queue import FifoConfig
 from hwgen.blocks.resize import NearestResizeConfig
 from hwgen.blocks.route import ConcatenateConfig, LaneChangeConfig, SplitterConfig
 from hwgen.blocks.weights import LOAD_BITS
-from hwgen.design import DesignPoint, Folding
+from hwgen.design import OFF_CHIP, DesignPoint, Folding, MemoryPorts
 from hwgen.errors import HwgenError, naming
 from hwgen.ir import (
     Add,
@@ -51,6 +53,8 @@ from hwgen.ir import (
     Table,
     TensorType,
 )
+
+from hwgen.offchip import ID_BITS, Layout, lay_out
 
 __all__ = ["Edge", "Netlist", "Pipeline", "block_config", "plan"]
 
@@ -83,6 +87,7 @@ class Netlist:
     ops : block name to the name of the node that it carries out (helpers are missing)
     edges : every stream
     inputs, outputs : tensor names and stream types at the outside
+    offchip : how off-chip memory is used, if it is
     """
 
     graph: Graph
@@ -91,6 +96,7 @@ class Netlist:
     edges: list[Edge] = field(default_factory=list)
     inputs: dict[str, StreamType] = field(default_factory=dict)
     outputs: dict[str, StreamType] = field(default_factory=dict)
+    offchip: Layout | None = None
 
     @property
     def interval(self) -> int:
@@ -117,8 +123,11 @@ class Netlist:
         return words
 
     def resources(self) -> Resources:
-        """What all blocks take together."""
-        return sum_resources(config.resources() for config in self.blocks.values())
+        """What all blocks take together, and the ports to off-chip memory."""
+        ports = self.offchip.port_configs if self.offchip else ()
+        return sum_resources(
+            config.resources() for config in (*self.blocks.values(), *ports)
+        )
 
 
 LOAD = "load"
@@ -166,8 +175,14 @@ def flat_op(op: Op, pixels: int) -> Op:
     raise HwgenError(f"{type(op).__name__} takes one pixel a beat, not {pixels!r}")
 
 
+def axi_config(ports: MemoryPorts) -> AxiConfig:
+    """Widths of the AXI ports."""
+    return AxiConfig(data_bits=ports.data_bits, id_bits=ID_BITS)
+
+
 def block_config(
-    op: Op, streams: tuple[StreamType, ...], folding: Folding, lanes: int, pixels: int = 1
+    op: Op, streams: tuple[StreamType, ...], folding: Folding, lanes: int, pixels: int = 1,
+    ports: MemoryPorts = MemoryPorts(),
 ) -> BlockConfig:
     """The block that carries out an op.
 
@@ -178,11 +193,12 @@ def block_config(
     folding : how it is folded
     lanes, pixels : channels and pixels a beat of the output; all blocks but convolutions and
         ArgMax take the same at the input
+    ports : how off-chip memory is reached
     """
     tensor = streams[0].tensor
     conv = as_conv(op, tensor)
     if conv is not None:
-        return FoldedConvConfig(
+        config = FoldedConvConfig(
             op=conv, tensor=tensor, lanes_in=conv_lanes_in(conv, streams[0].lanes, folding),
             lanes_out=lanes, pixels_in=streams[0].pixels, pixels_out=pixels,
             channel_lanes=folding.channel_lanes,
@@ -190,7 +206,12 @@ def block_config(
             capacity=folding.capacity, multiplier=folding.multiplier,
             requantiser_multiplier=folding.requantiser, shared=folding.shared,
             products=folding.products, window_style=folding.window, weight_style=folding.weights,
+            tile=folding.tile, resident=folding.resident,
         )
+        if config.tile:
+            config = replace(config, axi=axi_config(ports), burst=ports.burst,
+                             memory_latency=ports.latency)
+        return config
     if any(stream.pixels != pixels for stream in streams):
         raise HwgenError(
             f"{type(op).__name__} takes as many pixels a beat as it sends, {pixels!r}, "
@@ -265,7 +286,10 @@ def plan(graph: Graph, design: DesignPoint) -> Netlist:
             uses[origin[tensor]].append(node.name)
     for name in graph.outputs:
         uses[origin[name]].append("output")
-    depths, memories = dict(design.depths), dict(design.memories)
+    depths = dict(design.depths)
+    evicted = {name for name, style in design.memories.items() if style == OFF_CHIP}
+    memories = {name: style for name, style in design.memories.items() if name not in evicted}
+    axi = axi_config(design.ports)
 
     def edge_name(tensor: str, k: int) -> str:
         same = uses[tensor][:k].count(uses[tensor][k])
@@ -274,7 +298,8 @@ def plan(graph: Graph, design: DesignPoint) -> Netlist:
     def add(name: str, config: BlockConfig, edges: list[str]) -> None:
         wanted = tuple(depths.pop(edge, 0) for edge in edges)
         if any(wanted):
-            least = config.least_depths
+            # The least depths take time to find.
+            least = wanted if all(wanted) else config.least_depths
             full = tuple(w or d for w, d in zip(wanted, least, strict=True))
             config = replace(config, depths=full)
         styles = tuple(memories.pop(edge, "") for edge in edges)
@@ -301,6 +326,15 @@ def plan(graph: Graph, design: DesignPoint) -> Netlist:
         name = edge_name(tensor, k)
         source = sources[tensor].pop(0)
         have = streams[tensor]
+        if name in evicted:
+            evicted.discard(name)
+            block = f"evict_{name.replace('>', '_').replace('~', '_')}"
+            config = EvictionConfig(
+                stream=have, axi=axi, burst=design.ports.burst, memory_latency=design.ports.latency
+            )
+            netlist.edges.append(Edge(name, tensor, source, (block, 0)))
+            name, source = f"{name}:{OFF_CHIP}", (block, 0)
+            add(block, config, [name])
         if have.elements != wanted.elements:
             block = f"lanes_{name.replace('>', '_').replace('~', '_')}"
             flat = have.flat.tensor
@@ -333,7 +367,7 @@ def plan(graph: Graph, design: DesignPoint) -> Netlist:
                 for t in node.inputs
             )
             config = block_config(node.op, inputs, folding, design.lanes.get(node.name, 1),
-                                  design.pixels.get(node.name, 1))
+                                  design.pixels.get(node.name, 1), design.ports)
         for port, tensor in enumerate(node.inputs):
             connect(tensor, (node.name, port), config.inputs[port])
         for tensor in node.outputs:
@@ -354,8 +388,9 @@ def plan(graph: Graph, design: DesignPoint) -> Netlist:
         connect(name, (None, k), netlist.outputs[name])
     if depths:
         raise HwgenError(f"The design sets the depth of {min(depths)!r}, which is not an edge")
-    if memories:
-        raise HwgenError(f"The design sets the memory of {min(memories)!r}, which is not an edge")
+    if wrong := evicted or memories:
+        raise HwgenError(f"The design sets the memory of {min(wrong)!r}, which is not an edge")
+    netlist.offchip = lay_out(netlist.blocks, axi, design.ports.count)
     return netlist
 
 
@@ -381,6 +416,14 @@ class Pipeline(wiring.Component):
         One for each output of the graph.
     load : :py:`In(stream.Signature(LOAD_BITS, always_ready=True))`, if weights are loaded
         :meth:`Netlist.load_words`, once after reset, before blocks with such weights start.
+    axi_0, axi_1, … : :py:`Out(axi.signature)`, if there is off-chip memory
+        See :class:`hwgen.blocks.axi.AxiPort`.
+    memory_base : :py:`In(address_bits)`, if there is off-chip memory
+        Where it begins, a multiple of 4 KB.
+    memory_error, memory_idle : :py:`Out(3)`, :py:`Out(1)`, if there is off-chip memory
+        The ports' errors together; whether all are idle.
+    memory_ready, memory_waits : :py:`Out(1)`, if there is off-chip memory
+        All that is fetched ahead has come; something waited for the memory in the cycle before.
 
     Timing
     ------
@@ -399,6 +442,14 @@ class Pipeline(wiring.Component):
                     for n, t in zip(self.output_ports, self.outputs, strict=True)}
         if netlist.loading:
             members[LOAD] = wiring.In(stream.Signature(LOAD_BITS, always_ready=True))
+        if netlist.offchip:
+            axi = netlist.offchip.axi
+            members |= {f"axi_{k}": wiring.Out(axi.signature) for k in range(netlist.offchip.ports)}
+            members |= {
+                "memory_base": wiring.In(axi.address_bits), "memory_error": wiring.Out(3),
+                "memory_idle": wiring.Out(1), "memory_ready": wiring.Out(1),
+                "memory_waits": wiring.Out(1),
+            }
         super().__init__(members)
 
     @property
@@ -420,6 +471,8 @@ class Pipeline(wiring.Component):
             for name in self.netlist.loading:
                 wiring.connect(m, load, blocks[name].load)
                 load = blocks[name].next
+        if self.netlist.offchip:
+            self._connect_memory(m, blocks, self.netlist.offchip, platform)
         for edge in self.netlist.edges:
             (source, out), (sink, into) = edge.source, edge.sink
             if source is None:
@@ -441,6 +494,31 @@ class Pipeline(wiring.Component):
                 raise HwgenError(f"Edge {edge.name!r} joins {sent} and {wanted}")
             wiring.connect(m, port, end)
         return m
+
+    def _connect_memory(self, m: Module, blocks: dict, layout: Layout, platform) -> None:
+        """Add the ports to off-chip memory, and connect the blocks that use them."""
+        ports = []
+        for k, (config, names) in enumerate(
+            zip(layout.port_configs, layout.clients, strict=True)
+        ):
+            port = shared(m, f"port_{k}", config, platform)
+            ports.append(port)
+            wiring.connect(m, port.axi, wiring.flipped(getattr(self, f"axi_{k}")))
+            m.d.comb += port.base.eq(self.memory_base)
+            for n, name in enumerate(names):
+                wiring.connect(m, blocks[name].read, getattr(port, f"read_{n}"))
+            for n, name in enumerate(layout.writers(names)):
+                wiring.connect(m, blocks[name].write, getattr(port, f"write_{n}"))
+        ready = [blocks[name].loaded for name, use in layout.uses.items() if use.ahead]
+        waits = Cat(blocks[name].waits for name in layout.uses)
+        m.d.comb += [blocks[name].base.eq(offset) for name, offset in layout.offsets.items()]
+        m.d.sync += [self.memory_ready.eq(Cat(ready).all()), self.memory_waits.eq(waits.any())]
+        error = ports[0].error
+        for port in ports[1:]:
+            error |= port.error
+        m.d.comb += [
+            self.memory_error.eq(error), self.memory_idle.eq(Cat(port.idle for port in ports).all()),
+        ]
 
 
 def _port_names(prefix: str, count: int) -> tuple[str, ...]:

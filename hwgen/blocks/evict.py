@@ -25,6 +25,7 @@ from hwgen.blocks.arithmetic import add_carry, levels
 from hwgen.blocks.axi import REQUEST_LIMIT, AxiConfig
 from hwgen.blocks.base import (
     BlockConfig,
+    OffChip,
     Resources,
     Schedule,
     StreamType,
@@ -171,6 +172,10 @@ class EvictionConfig(BlockConfig):
     def ring_bytes(self) -> int:
         """Bytes of the ring."""
         return self.slots * self.slot_bytes
+
+    @property
+    def offchip(self) -> OffChip:
+        return OffChip(self.ring_bytes, self.bytes_per_frame // 2, self.bytes_per_frame // 2)
 
     @property
     def interval(self) -> int:

@@ -34,6 +34,7 @@ from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from hwgen.blocks.axi import axi_ports, connect_axi
 from hwgen.blocks.base import StreamType
 from hwgen.blocks.weights import LOAD_BITS
 from hwgen.errors import HwgenError
@@ -56,11 +57,13 @@ class Rtl:
     top : name of the top module
     files : file name to text (Verilog and memory images)
     weights : words that are loaded after reset, 9 bytes each; written to ``weights.bin``
+    memory : what off-chip memory holds from its base on; written to ``memory.bin``
     """
 
     top: str
     files: dict[str, str] = field(default_factory=dict)
     weights: bytes = b""
+    memory: bytes = b""
 
     @property
     def verilog(self) -> list[str]:
@@ -75,6 +78,8 @@ class Rtl:
             (directory / name).write_text(text)
         if self.weights:
             (directory / "weights.bin").write_bytes(self.weights)
+        if self.memory:
+            (directory / "memory.bin").write_bytes(self.memory)
 
 
 def element_bytes(stream: StreamType) -> int:
@@ -123,6 +128,9 @@ class AxiTop(wiring.Component):
         lowest, then the other lanes, then the other pixels.
     s_axis_weights_tdata, _tvalid, _tready : if weights are loaded
         After reset, the words of ``weights.bin``, 9 bytes each.
+    m_axi_0_awaddr, … : if there is off-chip memory, the pins of each AXI4 port
+    memory_base, memory_error, memory_idle, memory_ready, memory_waits : see :class:`Pipeline`
+        From ``memory_base`` on the memory holds ``memory.bin`` before reset ends.
     """
 
     def __init__(self, netlist: Netlist) -> None:
@@ -146,6 +154,12 @@ class AxiTop(wiring.Component):
         if netlist.loading:
             members |= {f"{WEIGHTS}_tdata": In(LOAD_BITS), f"{WEIGHTS}_tvalid": In(1),
                         f"{WEIGHTS}_tready": Out(1)}
+        if netlist.offchip:
+            axi = netlist.offchip.axi
+            for k in range(netlist.offchip.ports):
+                members |= axi_ports(axi, f"m_axi_{k}")
+            members |= {"memory_base": In(axi.address_bits), "memory_error": Out(3),
+                        "memory_idle": Out(1), "memory_ready": Out(1), "memory_waits": Out(1)}
         super().__init__(members)
 
     def elaborate(self, platform):
@@ -168,6 +182,17 @@ class AxiTop(wiring.Component):
                 pipeline.load.p.eq(getattr(self, f"{WEIGHTS}_tdata")),
                 pipeline.load.valid.eq(getattr(self, f"{WEIGHTS}_tvalid")),
                 getattr(self, f"{WEIGHTS}_tready").eq(1),
+            ]
+        if self.netlist.offchip:
+            for k in range(self.netlist.offchip.ports):
+                connect_axi(m, self.netlist.offchip.axi, getattr(pipeline, f"axi_{k}"), self,
+                            f"m_axi_{k}")
+            m.d.comb += [
+                pipeline.memory_base.eq(self.memory_base),
+                self.memory_error.eq(pipeline.memory_error),
+                self.memory_idle.eq(pipeline.memory_idle),
+                self.memory_ready.eq(pipeline.memory_ready),
+                self.memory_waits.eq(pipeline.memory_waits),
             ]
         for port, (name, stream) in zip(pipeline.output_ports, self.masters.items(), strict=True):
             inner = getattr(pipeline, port)
@@ -317,6 +342,8 @@ def emit(
     """
     rtl = emit_component(AxiTop(netlist), top=top, progress=progress)
     rtl.weights = b"".join(word.to_bytes(LOAD_BITS // 8, "little") for word in netlist.load_words())
+    if netlist.offchip:
+        rtl.memory = netlist.offchip.image(netlist.blocks)
     return rtl
 
 

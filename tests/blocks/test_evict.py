@@ -488,7 +488,8 @@ def test_resources_count_the_memories() -> None:
     assert deep.lut - config.resources().lut < 60
 
 
-def test_verilog_lints(tmp_path: Path) -> None:
-    for k, (bits, lanes, data_bits) in enumerate(WIDTHS[2::4]):
-        rtl = emit_component(evict(23, bits, lanes, data_bits).create())
-        lint(rtl, tmp_path / str(k))
+@pytest.mark.parametrize("bits, lanes, data_bits", WIDTHS[2::4])
+def test_verilog_has_no_warnings(bits: int, lanes: int, data_bits: int, tmp_path: Path) -> None:
+    rtl = emit_component(evict(23, bits, lanes, data_bits).create())
+    rtl.write(tmp_path)
+    lint(rtl, tmp_path)
