@@ -27,7 +27,7 @@ ROUNDS = 30
 TIME_LIMIT = 4.0
 """Seconds for a mixed-integer program; its gap is tiny before, so results do not depend on it."""
 GAP = 2e-3
-WEIGHTS = np.array([1.0, 2.0, 1.0, 0.5])
+WEIGHTS = np.array([1.0, 2.0, 1.0, 0.5, 0.5])
 """What a share of each resource counts where there is a choice: LUTs are left free for routing."""
 
 
@@ -159,7 +159,8 @@ def fits(
 
 
 def allocate(
-    parts: Sequence[Part], have: np.ndarray, interval: int, latency: bool = False
+    parts: Sequence[Part], have: np.ndarray, interval: int, latency: bool = False,
+    weights: np.ndarray = WEIGHTS,
 ) -> Allocation | None:
     """A way to build every part with as little as possible; None: there is none.
 
@@ -167,13 +168,14 @@ def allocate(
     ----------
     parts, have, interval : see :func:`fits`
     latency : rather with as few cycles as possible, whatever it takes
+    weights : what a share of each resource counts
     """
     from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 
     master = _Master(parts, have)
     if not all(part.table.limit(interval) for part in parts):
         return None
-    weights = WEIGHTS / master.have
+    weights = weights / master.have
     prices = weights
     for _ in range(ROUNDS):
         _, new = master.name(prices)

@@ -8,11 +8,13 @@ miss for a whole design is found when it is planned (:mod:`dse.search`).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 
+from dse.streaming import External, Foldings, streamed, tiles_of
 from dse.streams import is_depthwise
 from hwgen.blocks.arithmetic import signed_width
 from hwgen.blocks.cost import estimate
@@ -33,11 +35,15 @@ from hwgen.ir import Convolution, TensorType
 
 __all__ = ["RESOURCES", "Column", "ConvTable", "FixedTable", "fold_choices"]
 
-RESOURCES = ("dsp", "lut", "bram18", "uram")
-"""What the search divides; flip-flops are only checked, for no design runs out of them first."""
+RESOURCES = ("dsp", "lut", "bram18", "uram", "bandwidth")
+"""What the search divides: bandwidth in bytes of off-chip memory a frame.  Flip-flops are only
+checked, for no design runs out of them first."""
 
 DEEPEST_LUTS = 512
 """Words of the deepest memory in LUTs: the choice among more would be slow."""
+
+LARGE_WEIGHTS = 6 * 18432
+"""Bits of weights from which on they may be streamed."""
 
 NONE = 1e9
 """Taken by what cannot be built."""
@@ -96,9 +102,9 @@ class _Memory:
     uram: np.ndarray
 
     def takes(self, keep: np.ndarray) -> np.ndarray:
-        """Of each of :data:`RESOURCES`, ``(4, styles, foldings kept)``."""
+        """Of each of :data:`RESOURCES`, ``(5, styles, foldings kept)``."""
         kept = self.lut[:, keep], self.bram18[:, keep], self.uram[:, keep]
-        return np.stack([np.zeros_like(kept[0]), *kept])
+        return np.stack([np.zeros_like(kept[0]), *kept, np.zeros_like(kept[0])])
 
 
 def _buffer(width: np.ndarray, depth: np.ndarray, copies: np.ndarray) -> _Memory:
@@ -134,11 +140,15 @@ class ConvTable:
     multiplier : the board's
     ultra : whether the device has UltraRAM
     sites : pixels that the window's buffer will hold, if it is known
+    external : off-chip memory, if weights may be there
+    known : for some tiles, the sites of the window's buffer and the depth of the queue
     """
 
     def __init__(
         self, op: Convolution, tensor: TensorType, lanes_in: int, lanes_out: int, pixels_in: int,
         pixels_out: int, multiplier: str, ultra: bool, sites: int = 0,
+        external: External | None = None,
+        known: Mapping[int, tuple[int, int]] = MappingProxyType({}),
     ) -> None:
         self.op, self.tensor = op, tensor
         self.lanes_in, self.pixels_in = lanes_in, pixels_in
@@ -163,6 +173,11 @@ class ConvTable:
         # Of equal ones, first the one with few copies of the buffer, and few, long columns.
         self._preferred = np.lexsort((self._fields[3], self._fields[1]))
         self.requantisers = np.array(self._requantisers())
+        self._shapes = Foldings(*np.concatenate([part[6] for part in parts], axis=1), self._cycles)
+        self.external, self.known, self.tiles = external, known, None
+        weights = op.weight.size * op.weight_bits
+        if external is not None and weights > LARGE_WEIGHTS:
+            self.tiles = tiles_of(op, tensor, self.banks, pixels_out, lanes_out)
         self._columns: dict[tuple[int, int], Column] = {}
         self._interval = 0
 
@@ -237,7 +252,9 @@ class ConvTable:
             packing, simd, chain, columns, gl * pe * self.pixels_out, copies, bits, tl, beats
         )
         kind = np.full(len(cl), (self.multiplier, "fabric").index(multiplier))
-        return cycles, dsp, lut, np.stack([cl, tl, gl, pe, kind]), weights, window
+        shapes = np.stack([steps * math.prod(op.repeat), folds, np.maximum(steps, beats), row, bits,
+                           words, copies])
+        return cycles, dsp, lut, np.stack([cl, tl, gl, pe, kind]), weights, window, shapes
 
     def _logic(
         self, packing: Packing, simd: np.ndarray, chain: np.ndarray, columns: np.ndarray,
@@ -292,8 +309,8 @@ class ConvTable:
         tree = sum((rows >> k) * (wide + (2 << k)) for k in range(1, rows.bit_length()))
         product = estimate("fabric", "lut", double=rows * (wide + 2), tree=tree, one=1)
         return [
-            lanes * np.array([dsps, rounding, 0, 0]),
-            lanes * np.array([0, rounding + product, 0, 0]),
+            lanes * np.array([dsps, rounding, 0, 0, 0]),
+            lanes * np.array([0, rounding + product, 0, 0, 0]),
         ]
 
     def limit(self, interval: int) -> bool:
@@ -312,7 +329,22 @@ class ConvTable:
         takes = (logic + self._weights.takes(keep)[:, :, None] + self._window.takes(keep)[:, None])
         self._takes = np.moveaxis(takes, -1, 1).reshape(len(RESOURCES), -1).T
         self._columns, self._interval = {}, interval
+        if self.tiles is not None and self.external is not None:
+            self._stream(keep[self._cycles[keep] >= least * 2], interval)
         return True
+
+    def _stream(self, keep: np.ndarray, interval: int) -> None:
+        """Add the ways that stream the weights."""
+        assert self.tiles is not None
+        assert self.external is not None
+        ways = streamed(self.tiles, self._shapes.take(keep), self.external, self.known, interval,
+                        self.styles > len(STYLES) - 1)
+        self._resident = len(self._takes)
+        self._ways = replace(ways, folding=keep[ways.folding])
+        takes = np.concatenate([np.zeros((*ways.takes.shape[:-1], 1)), ways.takes], axis=-1)
+        takes[..., 0] += self._dsp[self._ways.folding][:, None, None, None]
+        takes[..., 1] += self._lut[self._ways.folding][:, None, None, None]
+        self._takes = np.concatenate([self._takes, takes.reshape(-1, len(RESOURCES))])
 
     def best(self, prices: np.ndarray) -> Column:
         """The cheapest folding, with the cheapest memories."""
@@ -326,9 +358,19 @@ class ConvTable:
     def _column(self, k: int, which: int) -> Column:
         """A folding with a style for each memory, and what requantises."""
         takes = self._takes[k] + self.requantisers[which]
-        k, styles = divmod(k, self.styles**2)
-        weights, window = divmod(styles, self.styles)
-        k = self._kept[k]
+        tile = resident = 0
+        if self.tiles is not None and k >= self._resident:
+            count = self.styles - 1
+            k, styles = divmod(k - self._resident, count**3)
+            weights, window = (
+                ("", "ultra")[n] for n in (styles // count**2, styles // count % count)
+            )
+            tile, resident = int(self._ways.tile[k]), int(self._ways.resident[k])
+            k = self._ways.folding[k]
+        else:
+            k, styles = divmod(k, self.styles**2)
+            weights, window = (STYLES[n] for n in divmod(styles, self.styles))
+            k = self._kept[k]
         cl, tl, gl, pe, kind = (int(n) for n in self._fields[:, k])
         multiplier = (self.multiplier, "fabric")[kind]
         requantiser = (self.multiplier, "fabric")[which]
@@ -336,6 +378,6 @@ class ConvTable:
             channel_lanes=cl, tap_lanes=tl, group_lanes=gl, pe=pe, multiplier=multiplier,
             requantiser="" if requantiser == multiplier else requantiser,
             shared=self.shared(multiplier),
-            weights=STYLES[weights], window=STYLES[window],
+            weights=weights, window=window, tile=tile, resident=resident,
         )
         return Column(tuple(float(n) for n in takes), int(self._cycles[k]), folding)

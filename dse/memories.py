@@ -10,8 +10,9 @@ from boards import Board
 from dse.allocate import Part, allocate
 from dse.foldings import RESOURCES, Column, FixedTable
 from hwgen.blocks.base import Resources
+from hwgen.blocks.evict import EvictionConfig
 from hwgen.blocks.storage import STYLES
-from hwgen.design import DesignPoint
+from hwgen.design import OFF_CHIP, DesignPoint
 from hwgen.ir import Graph
 from hwgen.pipeline import Netlist, plan
 
@@ -20,7 +21,7 @@ __all__ = ["assign_memories", "vector", "ways"]
 
 def vector(resources: Resources) -> np.ndarray:
     """Resources as the search divides them."""
-    return np.array([getattr(resources, name) for name in RESOURCES], float)
+    return np.array([getattr(resources, name, 0) for name in RESOURCES], float)
 
 
 def ways(width: int, depth: int, ultra: bool) -> list[Column]:
@@ -41,6 +42,8 @@ def assign_memories(
     fixed = vector(netlist.resources())
     into = {edge.source: edge.name for edge in netlist.edges}
     for name, config in netlist.blocks.items():
+        if isinstance(config, EvictionConfig):
+            continue
         for k, (stream, depth, style) in enumerate(
             zip(config.outputs, config.queue_depths, config.queue_styles, strict=True)
         ):
@@ -62,12 +65,13 @@ def assign_memories(
     allocation = allocate(parts, vector(board.usable) - fixed, 1)
     if allocation is None:
         return design, netlist
-    foldings, memories = dict(design.foldings), {}
+    foldings = dict(design.foldings)
+    memories = {name: style for name, style in design.memories.items() if style == OFF_CHIP}
     for name, column in allocation.columns.items():
         kind, target = names[name]
         style = str(column.choice)
         if kind == "queue":
-            memories[target] = style
+            memories.setdefault(target, style)
         else:
             foldings[target] = replace(foldings[target], window=style)
     design = replace(design, foldings=foldings, memories=memories)

@@ -11,19 +11,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from copy import copy
+from dataclasses import asdict, dataclass, field, fields, replace
 
 import numpy as np
 
 from boards import Board
-from dse.allocate import Allocation, Part, allocate, fits
+from dse.allocate import WEIGHTS, Allocation, Part, allocate, fits
 from dse.bounds import Bounds, bounds
 from dse.foldings import RESOURCES, Column, ConvTable, FixedTable, fold_choices
 from dse.memories import assign_memories, vector, ways
+from dse.streaming import External
 from dse.streams import Streams, is_depthwise
 from hwgen.blocks.base import Resources, StreamType
 from hwgen.blocks.conv import FoldedConvConfig
-from hwgen.design import DesignPoint, Folding
+from hwgen.blocks.evict import EvictionConfig
+from hwgen.design import OFF_CHIP, DesignPoint, Folding
 from hwgen.errors import HwgenError
 from hwgen.ir import (
     AveragePool,
@@ -35,21 +38,29 @@ from hwgen.ir import (
     Node,
     TensorType,
 )
-from hwgen.pipeline import Netlist, as_conv, block_config, plan
+from hwgen.pipeline import Edge, Netlist, as_conv, axi_config, block_config, plan
 from sim.timing import Timing, sized
 
-__all__ = ["OBJECTIVES", "Found", "check_design", "design_for", "search"]
+__all__ = ["OBJECTIVES", "OFFCHIP", "Found", "check_design", "design_for", "search"]
 
 OBJECTIVES = ("throughput", "latency")
+QUEUE = "queue "
+"""Before the names of edges, where queues are parts."""
 PASSES = 6
 SLOWER = (1.3, 2, 4)
 """How much longer the intervals are of designs that are looked at for comparison."""
 STEP = 1.002
 """Intervals closer than this are alike."""
-RESERVE = np.array([0, 0.015, 0, 0])
+RESERVE = np.array([0, 0.015, 0, 0, 0.1])
 """Share of each resource that is held back while it is divided."""
 LARGE = 300
 """LUTs above which it is decided for each queue where it is."""
+PREFER = np.array([1, 1, 8, 8, 0.05])
+"""How much more resources count if off-chip memory is preferred."""
+LARGE_BITS = 6 * 18432
+"""Bits above which a queue may be off chip."""
+OFFCHIP = ("auto", "never", "prefer")
+"""When off-chip memory is used: where a design is short of memory; not at all; wherever it can."""
 WORTH = 1.03
 """How much faster a design must be to be worth another pass."""
 
@@ -98,9 +109,10 @@ class Found:
             "lut": "LUTs are used up",
             "bram18": "Block memory is used up",
             "uram": "On-chip memory is used up",
+            "bandwidth": "The bandwidth of off-chip memory is used up",
         }[self.limit]
         helps = "a larger board"
-        if self.limit in ("bram18", "uram", "lut"):
+        if self.limit in ("bram18", "uram", "lut", "bandwidth"):
             helps += ", fewer bits for weights (--precision w4a8)"
         return [f"{what}: {helps} or a smaller --size makes it faster."]
 
@@ -115,7 +127,7 @@ class Found:
 
 def over(need: Resources, have: Resources) -> list[str]:
     """Names of the resources of which more is needed than there is."""
-    return [name for name in (*RESOURCES, "ff") if getattr(need, name) > getattr(have, name)]
+    return [f.name for f in fields(Resources) if getattr(need, f.name) > getattr(have, f.name)]
 
 
 def check_design(graph: Graph, board: Board, design: DesignPoint, timing: Timing) -> Found:
@@ -152,14 +164,30 @@ class _Search:
         self.clock = clock_mhz or board.clock_mhz
         self.streams = Streams(graph)
         self.usable = board.usable
+        self.external: External | None = None
+        self.weights = WEIGHTS
         self.sites: dict[str, int] = {}
-        self.queues: list[FixedTable] = []
+        self.tiles: dict[str, dict[int, tuple[int, int]]] = {}
+        self.queues: dict[str, FixedTable] = {}
         self.missing = np.zeros(len(RESOURCES))
         self.explored: list[dict] = []
         self._tables: dict[tuple, ConvTable] = {}
         self.convolutions = list(self._convolutions())
         depthwise = any(is_depthwise(conv) for _, conv, _ in self.convolutions)
         self.pairs = [True, False] if depthwise else [False]
+
+    def with_external(self, external: External | None, prefer: bool) -> _Search:
+        """The same with off-chip memory, which takes as much as it can if it is preferred."""
+        other = copy(self)
+        other.external = external
+        other.weights = WEIGHTS * (PREFER if prefer else 1)
+        return other
+
+    def allocate(self, parts: list[Part], interval: int, latency: bool = False,
+                 have: np.ndarray | None = None) -> Allocation | None:
+        """Divide what there is."""
+        have = self.have(interval) if have is None else have
+        return allocate(parts, have, interval, latency, self.weights)
 
     def _convolutions(self) -> Iterator[tuple[Node, Convolution, tuple]]:
         """Nodes that are convolutions, the convolutions, and what their foldings depend on."""
@@ -169,31 +197,35 @@ class _Search:
             if conv is not None:
                 yield node, conv, _geometry(conv, tensor)
 
-    @property
-    def have(self) -> np.ndarray:
+    def have(self, interval: int) -> np.ndarray:
         """What can be divided: a little less than there is, for LUTs are not known exactly."""
-        return vector(self.usable) * (1 - RESERVE) - self.missing
+        have = vector(self.usable)
+        if self.external is not None:
+            have[-1] = interval * self.external.bytes_per_cycle
+        return have * (1 - RESERVE) - self.missing
 
     def parts(self, lanes: dict[str, int], pixels: dict[str, int]) -> list[Part]:
         """What is to be built between streams of given lanes and pixels."""
         found: dict[tuple, list[str]] = {}
         for node, conv, geometry in self.convolutions:
             source = node.inputs[0]
+            known = self.tiles.get(node.name, {}) if self.external else {}
             key = (
                 geometry, lanes[source], lanes[node.name],
                 pixels[source], pixels[node.name], self.sites.get(node.name, 0),
+                self.external, tuple(sorted(known.items())),
             )
             found.setdefault(key, []).append(node.name)
             if key not in self._tables:
                 self._tables[key] = ConvTable(
                     conv, self.graph.types[source], *key[1:5], self.board.multiplier,
-                    self.board.uram > 0, key[5],
+                    self.board.uram > 0, key[5], self.external, dict(known),
                 )
         parts = [Part(tuple(names), self._tables[key]) for key, names in found.items()]
         for node in self.graph.nodes:
             if isinstance(node.op, AveragePool | GlobalAveragePool | Mul):
                 parts.append(Part((node.name,), self._scaled(node, lanes, pixels)))
-        parts += [Part((f"queue {k}",), table) for k, table in enumerate(self.queues)]
+        parts += [Part((QUEUE + edge,), table) for edge, table in self.queues.items()]
         return parts
 
     def _scaled(self, node: Node, lanes: dict[str, int], pixels: dict[str, int]) -> FixedTable:
@@ -222,15 +254,15 @@ class _Search:
             if allocation is not None:
                 break
             interval *= 2
-        _, netlist, _ = sized(self.graph, self.design(allocation, interval, *chosen))
-        self.learn(netlist, netlist.resources(), allocation)
+        _, netlist, timing = sized(self.graph, self.design(allocation, interval, *chosen))
+        self.learn(netlist, netlist.resources(), timing, allocation)
 
     def feasible(self, interval: int) -> tuple[bool, bool]:
         """Whether all fits at an interval, nearly; and whether with pixels in pairs."""
         for pairs in self.pairs:
             chosen = self.streams.choose(interval, pairs)
             if chosen is not None:
-                share, _ = fits(self.parts(*chosen), self.have, interval)
+                share, _ = fits(self.parts(*chosen), self.have(interval), interval)
                 if share <= 1:
                     return True, pairs
         return False, False
@@ -238,10 +270,10 @@ class _Search:
     def least(self, low: int) -> tuple[int, bool]:
         """The shortest interval at which all fits, not below one at which it may."""
         high = low
+        if not self.feasible(low)[0] and not self.feasible(self.slowest)[0]:
+            raise HwgenError(self.hopeless())
         while not (good := self.feasible(high))[0]:
             low, high = high, int(high * 1.3) + 1
-            if high > self.slowest:
-                raise HwgenError(self.hopeless())
         while high > low * STEP + 1:
             middle = (low + high) // 2
             if (found := self.feasible(middle))[0]:
@@ -260,8 +292,8 @@ class _Search:
         chosen = self.streams.choose(self.slowest, False)
         assert chosen is not None
         parts = self.parts(*chosen)
-        have = np.maximum(self.have, 1e-6)
-        _, prices = fits(parts, self.have, self.slowest, exact=True)
+        have = np.maximum(self.have(self.slowest), 1e-6)
+        _, prices = fits(parts, have, self.slowest, exact=True)
         worst = int(np.argmax(prices * have))
         columns = [(part, part.table.best(prices)) for part in parts]
         takes = sum(len(part.names) * np.array(column.takes) for part, column in columns)
@@ -271,7 +303,7 @@ class _Search:
             helps += " or fewer bits (--precision w4a8)"
         return (
             f"Board {self.board.name} is too small for this network: it needs at least "
-            f"{takes[worst] + self.missing[worst]:.0f} {name} of {getattr(self.usable, name)} that "
+            f"{takes[worst] + self.missing[worst]:.0f} {name} of {have[worst]:.0f} that "
             f"may be used, {column.takes[worst]:.0f} of them for {part.names[0]!r}: {helps}"
         )
 
@@ -281,7 +313,11 @@ class _Search:
         design = DesignPoint(
             self.board.name, self.clock, lanes=dict(lanes),
             pixels={name: n for name, n in pixels.items() if n > 1},
+            memories={name.removeprefix(QUEUE): OFF_CHIP
+                      for name, column in allocation.columns.items() if column.choice == OFF_CHIP},
         )
+        if self.external is not None:
+            design.ports = self.external.ports
         for node in self.graph.nodes:
             if node.name in allocation.columns:
                 folding = allocation.columns[node.name].choice
@@ -303,19 +339,20 @@ class _Search:
             slower = int(interval * factor)
             chosen = self.streams.choose(slower, self.pairs[0])
             if chosen is not None:
-                allocation = allocate(self.parts(*chosen), self.have, slower)
+                allocation = self.allocate(self.parts(*chosen), slower)
                 if allocation is not None:
                     self.note(slower, allocation.takes + self.missing)
 
     def quicker(self, found: Found) -> Found:
         """The same interval, with ops made faster by what is left over."""
-        interval, have = found.timing.interval, self.have
+        interval = found.timing.interval
+        have = self.have(interval)
         for pairs in self.pairs:
             chosen = self.streams.choose(interval, pairs)
             for _ in range(3):
                 if chosen is None:
                     break
-                allocation = allocate(self.parts(*chosen), have, interval, latency=True)
+                allocation = self.allocate(self.parts(*chosen), interval, True, have)
                 if allocation is None:
                     break
                 design, netlist, timing, need = self.build(allocation, interval, *chosen)
@@ -346,26 +383,77 @@ class _Search:
         takes = vector(need) if isinstance(need, Resources) else need
         self.explored.append({
             "interval_cycles": int(interval),
-            **{name: round(float(n)) for name, n in zip(RESOURCES, takes, strict=True)},
+            **{name: round(float(n)) for name, n in zip(RESOURCES[:-1], takes[:-1], strict=True)},
             "ff": need.ff if isinstance(need, Resources) else 0,
-            "fits": bool((takes <= vector(self.usable) + 0.5).all()),
+            "fits": bool((takes[:-1] <= vector(self.usable)[:-1] + 0.5).all()),
         })
 
-    def learn(self, netlist: Netlist, need: Resources, allocation: Allocation) -> None:
+    def learn(
+        self, netlist: Netlist, need: Resources, timing: Timing, allocation: Allocation
+    ) -> None:
         """Take from a netlist what the tables miss, and how large buffers and queues are."""
-        self.queues = []
+        self.queues = {}
         known = sum((np.array(column.takes) for name, column in allocation.columns.items()
-                     if not name.startswith("queue ")), np.zeros(len(RESOURCES)))
+                     if not name.startswith(QUEUE)), np.zeros(len(RESOURCES)))
+        edges = {edge.source: edge for edge in netlist.edges}
+        before = {edge.sink: edge for edge in netlist.edges}
         for name, config in netlist.blocks.items():
             if isinstance(config, FoldedConvConfig):
+                if config.tile:
+                    tiles = self.tiles.setdefault(name, {})
+                    tiles[config.tile] = config.window.sites, config.queue_depths[0]
+                    # Their queue is in the table.
+                    continue
                 self.sites[name] = config.window.sites * config.window.banks
-            for stream, depth, style in zip(config.outputs, config.queue_depths,
-                                            config.queue_styles, strict=True):
+            if isinstance(config, EvictionConfig):
+                assert config.offchip is not None
+                edge = before[name, 0].name
+                self.queues[edge] = FixedTable([
+                    *ways(config.stream.width, config.queue_depths[0], self.board.uram > 0),
+                    self._evicted(config),
+                ])
+                takes = vector(config.resources())
+                takes[-1] = config.offchip.reads + config.offchip.writes
+                known = known + takes
+                continue
+            for k, (stream, depth, style) in enumerate(zip(
+                config.outputs, config.queue_depths, config.queue_styles, strict=True
+            )):
+                edge = edges[name, k]
                 columns = ways(stream.width, depth, self.board.uram > 0)
                 if columns[0].takes[1] > LARGE:
-                    self.queues.append(FixedTable(columns))
+                    if evicted := self._eviction(netlist, edge, stream, depth, timing):
+                        columns.append(evicted)
+                    self.queues[edge.name] = FixedTable(columns)
                     known = known + vector(Resources.memory(stream.width, depth, style))
         self.missing = vector(need) - known
+        if self.external is not None:
+            streams = (*netlist.inputs.values(), *netlist.outputs.values())
+            frames = sum(t.tensor.size * -(-t.tensor.bits // 8) for t in streams)
+            self.missing[-1] = frames
+
+    def _eviction(
+        self, netlist: Netlist, edge: Edge, stream: StreamType, depth: int, timing: Timing
+    ) -> Column | None:
+        """The queue of an edge off chip, if it can be there and nobody waits for it."""
+        sink, external = edge.sink[0], self.external
+        if (external is None or depth * stream.width < LARGE_BITS or ":" in edge.name
+                or (sink is not None and sink not in netlist.ops)):
+            return None
+        ports = external.ports
+        config = EvictionConfig(stream=stream, axi=axi_config(ports), burst=ports.burst,
+                                memory_latency=ports.latency, depths=(depth,))
+        # Beats wait until a burst is there, which then goes both ways.
+        burst = ports.burst * config.beats_per_word * timing.interval // stream.beats
+        if timing.waits[edge.name] < 2 * ports.latency + 2 * burst:
+            return None
+        return self._evicted(config)
+
+    def _evicted(self, config: EvictionConfig) -> Column:
+        takes = vector(config.resources())
+        assert config.offchip is not None
+        takes[-1] = config.offchip.reads + config.offchip.writes
+        return Column(tuple(takes), 0, OFF_CHIP)
 
 
 def _geometry(conv: Convolution, tensor: TensorType) -> tuple:
@@ -397,7 +485,8 @@ def design_for(graph: Graph, board: Board, interval: int, pairs: bool = False) -
 
 def search(
     graph: Graph, board: Board, *, clock_mhz: float = 0.0, target_fps: float = 0.0,
-    objective: str = "throughput", progress: Callable[[str], None] = lambda _: None,
+    objective: str = "throughput", offchip: str = "auto",
+    progress: Callable[[str], None] = lambda _: None,
 ) -> Found:
     """The best design for a board.
 
@@ -409,6 +498,7 @@ def search(
     target_fps : frames a second to reach with as little as possible; 0: as many as fit
     objective : ``"throughput"``; or ``"latency"``: at the shortest interval, the rest of the board
         makes ops faster than they need to be
+    offchip : when queues and weights may be in off-chip memory, one of :data:`OFFCHIP`
     progress : called with what is at work
 
     Raises
@@ -416,15 +506,54 @@ def search(
     :exc:`HwgenError`
         If nothing fits, or the target is out of reach.
     """
-    if objective not in OBJECTIVES:
-        raise HwgenError(f"Objective must be one of {', '.join(OBJECTIVES)}, not {objective!r}")
+    for name, value, legal in (("Objective", objective, OBJECTIVES), ("Offchip", offchip, OFFCHIP)):
+        if value not in legal:
+            raise HwgenError(f"{name} must be one of {', '.join(legal)}, not {value!r}")
     begin = time.perf_counter()
     state = _Search(graph, board, clock_mhz)
     bound = bounds(graph, board, state.streams, state.clock)
     target = int(state.clock * 1e6 / target_fps) if target_fps else 0
-    best: Found | None = None
+    external = External.of_board(board, state.clock)
+    if offchip == "prefer" and external is None:
+        raise HwgenError(f"Board {board.name} has no off-chip memory for --offchip prefer")
+    state.look(max(bound.cycles, bound.stream, target, 1))
+    best, failure = None, None
+    if offchip != "prefer":
+        try:
+            best = _passes(state, bound, target, target_fps, progress)
+        except HwgenError as error:
+            if offchip == "never" or external is None:
+                raise
+            failure = error
+    if offchip == "prefer" or (
+        offchip == "auto" and external and (best is None or best.limit in ("bram18", "uram"))
+    ):
+        progress("off-chip memory")
+        found = None
+        state = state.with_external(external, offchip == "prefer")
+        try:
+            found = _passes(state, bound, target, target_fps, progress)
+        except HwgenError:
+            if best is None:
+                raise
+        if found and (best is None or found.timing.interval < best.timing.interval):
+            best = found
+    if best is None:
+        raise failure or HwgenError(state.hopeless())
+    if objective == "latency":
+        progress("latency")
+        best = state.quicker(best)
+    progress("what slower designs take")
+    state.explore(best.timing.interval)
+    return replace(best, explored=state.explored, seconds=time.perf_counter() - begin)
+
+
+def _passes(
+    state: _Search, bound: Bounds, target: int, target_fps: float, progress: Callable[[str], None]
+) -> Found:
+    """Divide the device, plan and schedule, until both agree: the best design on the way."""
+    board, best = state.board, None
     low = max(bound.stream, target, 1)
-    state.look(max(bound.cycles, low))
     for number in range(PASSES):
         progress(f"dividing the device, pass {number + 1}")
         interval, pairs = state.least(low)
@@ -438,7 +567,7 @@ def search(
             chosen = state.streams.choose(interval, pairs)
             assert chosen is not None
             parts = state.parts(*chosen)
-            allocation = allocate(parts, state.have, interval)
+            allocation = state.allocate(parts, interval)
             if allocation is not None:
                 break
             interval, step = int(interval * step) + 1, step * step
@@ -446,23 +575,19 @@ def search(
         design, netlist, timing, need = state.build(allocation, interval, *chosen)
         good = not over(need, state.usable)
         if good and (best is None or timing.interval < best.timing.interval):
-            _, prices = fits(parts, state.have, timing.interval - 1, exact=True)
-            scarce = prices * np.maximum(state.have, 1e-6)
+            have = state.have(timing.interval)
+            _, prices = fits(parts, have, timing.interval - 1, exact=True)
+            scarce = prices * np.maximum(have, 1e-6)
             limit = RESOURCES[int(scarce.argmax())]
             if target:
                 limit = "target"
             elif timing.interval <= bound.stream * STEP:
                 limit = "stream"
             best = Found(design, netlist, timing, bound, limit)
-        state.learn(netlist, need, allocation)
+        state.learn(netlist, need, timing, allocation)
         # What is left over, now that it is known better, may make it faster: once.
         if good and (target or number or not state.feasible(int(timing.interval / WORTH))[0]):
             break
     if best is None:
         raise HwgenError(state.hopeless())
-    if objective == "latency":
-        progress("latency")
-        best = state.quicker(best)
-    progress("what slower designs take")
-    state.explore(best.timing.interval)
-    return replace(best, explored=state.explored, seconds=time.perf_counter() - begin)
+    return best

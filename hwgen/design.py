@@ -113,7 +113,7 @@ class MemoryPorts:
     count: int = 1
     data_bits: int = 128
     burst: int = 64
-    latency: int = 1024
+    latency: int = 360
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():

@@ -48,6 +48,7 @@ struct Settings {
     uint64_t seed = 0;
     Fault fault = Fault::NONE;
     uint64_t fault_at = 0;          // number of the request, of its direction, from 0
+    bool recover = false;           // after an error, reset the design and begin again without it
 
     // From a file of lines "name value".
     static Settings read(const char* path) {
@@ -65,6 +66,7 @@ struct Settings {
             else if (name == "back_pressure") s.back_pressure = atof(value);
             else if (name == "seed") s.seed = strtoull(value, nullptr, 10);
             else if (name == "fault") s.fault = kind(value);
+            else if (name == "recover") s.recover = atoi(value);
             else if (name == "fault_at") s.fault_at = strtoull(value, nullptr, 10);
             else { fprintf(stderr, "%s: %s is unknown\n", path, word); exit(3); }
         }

@@ -40,6 +40,7 @@ class Timing:
     frame_latency : the same, to the last beat of the last output (first frame)
     depths : edge name to queue depth, in beats
     capacities : block name to pixels in its window buffer
+    waits : edge name to the fewest cycles from the claim of a place to its beat being taken
     first, last : per output, cycle of the first and last beat of each frame that was analysed
     """
 
@@ -48,6 +49,7 @@ class Timing:
     frame_latency: int
     depths: dict[str, int]
     capacities: dict[str, int]
+    waits: dict[str, int]
     first: list[np.ndarray]
     last: list[np.ndarray]
 
@@ -102,6 +104,7 @@ def _walk(netlist: Netlist, interval: int, frames: int) -> tuple[Timing, bool]:
         visible[None, k] = arrivals(stream.beats, interval, frames)
     into = {edge.sink: edge for edge in netlist.edges}
     depths: dict[str, int] = {}
+    waits: dict[str, int] = {}
     capacities: dict[str, int] = {}
     steady = True
     for name, config in netlist.blocks.items():
@@ -111,6 +114,7 @@ def _walk(netlist: Netlist, interval: int, frames: int) -> tuple[Timing, bool]:
             claim = claims.pop(edge.source, None)
             if claim is not None:
                 depths[edge.name] = queue_depth(claim, accept)
+                waits[edge.name] = int((accept - claim).min())
         if schedule.capacity is not None:
             capacities[name] = schedule.capacity
         for k, (times, claim) in enumerate(zip(schedule.outputs, schedule.reserves, strict=True)):
@@ -130,6 +134,7 @@ def _walk(netlist: Netlist, interval: int, frames: int) -> tuple[Timing, bool]:
         frame_latency=int(max(n[0] for n in last)),
         depths=depths,
         capacities=capacities,
+        waits=waits,
         first=first,
         last=last,
     ), steady

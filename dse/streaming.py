@@ -1,0 +1,216 @@
+"""Convolutions whose weights are in off-chip memory: what tiles and residents cost and save."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from boards import Board
+from hwgen.blocks.storage import block_ram, ram_luts, ultra_count
+from hwgen.design import MemoryPorts
+
+__all__ = ["External", "Foldings", "Streamed", "streamed"]
+
+READ_AHEAD = 32
+"""Cycles that a fold of weights takes beside those of the memory, more or less."""
+
+LEAST_FOLDS = 3
+"""Folds below which nothing is gained."""
+
+RESIDENT = (0.0, 0.35, 0.7)
+"""Shares of the folds that stay on chip, at least; they fill the memory that is there anyway."""
+
+
+@dataclass(frozen=True)
+class External:
+    """Off-chip memory as the search sees it.
+
+    Members
+    -------
+    ports : how it is reached
+    bytes_per_cycle : what it moves in practice
+    """
+
+    ports: MemoryPorts
+    bytes_per_cycle: float
+
+    @classmethod
+    def of_board(cls, board: Board, clock_mhz: float) -> External | None:
+        """That of a board, if it has any."""
+        if not board.memory:
+            return None
+        main = max(board.memory, key=lambda memory: memory.total_gbps)
+        ports = MemoryPorts(count=main.count * main.ports, data_bits=main.axi_bits,
+                            burst=min(64, 4096 * 8 // main.axi_bits))
+        rate = main.practical_gbps * 125 / clock_mhz
+        return cls(ports, min(rate, ports.count * ports.data_bits / 8 * 0.95))
+
+
+@dataclass(frozen=True)
+class Foldings:
+    """What of foldings matters here; arrays, one entry each.
+
+    Members
+    -------
+    steps : rows of weights for a window, all phases
+    folds : runs of output channels
+    cycles : of a fold
+    row_bits : bits of a row
+    word_bits, words, copies : of the window's buffer: bits of a word, words a site, copies
+    frame : cycles a frame
+    """
+
+    steps: np.ndarray
+    folds: np.ndarray
+    cycles: np.ndarray
+    row_bits: np.ndarray
+    word_bits: np.ndarray
+    words: np.ndarray
+    copies: np.ndarray
+    frame: np.ndarray
+
+    def take(self, keep: np.ndarray) -> Foldings:
+        """Some of them."""
+        return Foldings(**{name: value[keep] for name, value in vars(self).items()})
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """Ways to stream weights.
+
+    Members
+    -------
+    folding : index among the foldings
+    tile, resident : see :class:`hwgen.blocks.conv.FoldedConvConfig`
+    takes : of LUTs, blocks, UltraRAMs and bytes, ``(ways, styles, styles, styles, 4)``, for each
+        style (block memory or LUTs, UltraRAM) of weights, window and queue
+    """
+
+    folding: np.ndarray
+    tile: np.ndarray
+    resident: np.ndarray
+    takes: np.ndarray
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """A convolution that may be tiled.
+
+    Members
+    -------
+    places : rows of windows
+    stride, extent : of windows, in rows
+    rows, row_sites : rows of the input, and sites of a row
+    sites : sites of the output a frame
+    site_bits, beat_bits : bits of an output site, and of a beat
+    """
+
+    places: int
+    stride: int
+    extent: int
+    rows: int
+    row_sites: int
+    sites: int
+    site_bits: int
+    beat_bits: int
+
+    @property
+    def choices(self) -> list[int]:
+        """Rows that a tile can have."""
+        return [n for n in range(1, self.places + 1) if self.places % n == 0]
+
+
+def streamed(
+    tiles: Tiles, foldings: Foldings, external: External, known: Mapping[int, tuple[int, int]],
+    interval: int, ultra: bool,
+) -> Streamed:
+    """All ways to stream the weights of a convolution.
+
+    Parameters
+    ----------
+    tiles, foldings : the convolution
+    external : off-chip memory
+    known : for some tiles, the sites of the window and the depth of the queue that they need
+    interval : cycles a frame of the whole design
+    ultra : whether there is UltraRAM
+    """
+    found = []
+    for tile in tiles.choices:
+        for share in RESIDENT:
+            found.append(_ways(tiles, foldings, external, known.get(tile), interval, ultra, tile,
+                               share))
+    return Streamed(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+
+
+def _ways(
+    tiles: Tiles, all_foldings: Foldings, external: External, known: tuple[int, int] | None,
+    interval: int, ultra: bool, tile: int, share: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    bus, count = external.ports.data_bits, tiles.places // tile
+    f = all_foldings
+    per_tile = tiles.sites // count
+    rows_per_word = 1 << np.maximum(np.log2(np.maximum(bus // f.row_bits, 1)).astype(int), 0)
+    columns = -(-f.row_bits * rows_per_word // bus)
+    depth = -(-f.steps // rows_per_word)
+    turn = per_tile * f.cycles
+    late = external.ports.latency + READ_AHEAD
+    slots = 1 + np.ceil(late / turn + np.maximum(depth * columns / turn, 0.85)).astype(int)
+    resident = np.ceil(share * f.folds).astype(int)
+    # As many more as there is memory for anyway.
+    blocks = 512 * -(-(resident + slots) * depth // 512)
+    resident = np.maximum(blocks // depth - slots, 0)
+    good = np.flatnonzero((f.folds >= LEAST_FOLDS) & (slots + resident < f.folds))
+    f, depth, columns, slots, resident, rows_per_word = (
+        f.take(good), depth[good], columns[good], slots[good], resident[good], rows_per_word[good]
+    )
+    whole = (slots + resident) * depth
+    last = f.row_bits * rows_per_word - (columns - 1) * bus
+    weights = _memory(bus, whole, columns - 1, ultra) + _memory(last, whole, 1, ultra)
+    if known is None:
+        rows = np.minimum(tiles.extent - tiles.stride + tile * tiles.stride * (2 - 1 / f.folds),
+                          tiles.rows * (2 - 1 / f.folds))
+        sites = np.ceil(rows * tiles.row_sites).astype(int)
+        queue = np.full(len(good), 2 * per_tile * tiles.site_bits // tiles.beat_bits)
+    else:
+        sites, queue = (np.full(len(good), n) for n in known)
+    window = _memory(f.word_bits, sites * f.words, f.copies, ultra)
+    queues = _memory(np.full(len(good), tiles.beat_bits), queue, 1, ultra)
+    takes = weights[:, :, None, None] + window[:, None, :, None] + queues[:, None, None]
+    # While it is at work, and it must not wait then.
+    moved = (f.folds - resident) * depth * columns * (bus // 8) * count * interval / f.frame
+    logic = np.stack([
+        200 + f.row_bits * (rows_per_word // 3), np.zeros(len(good)), np.zeros(len(good)), moved
+    ], axis=-1)
+    takes = takes + logic[:, None, None, None]
+    return good, np.full(len(good), tile), resident, takes
+
+
+def _memory(width, depth: np.ndarray, copies, ultra: bool) -> np.ndarray:
+    """What memories take in each style, ``(ways, styles, 4)``."""
+    width, depth, copies = np.broadcast_arrays(width, np.maximum(depth, 2), copies)
+    zero = np.zeros(len(depth))
+    blocks = copies * block_ram(np.maximum(width, 1), depth)
+    luts = np.where(blocks > 0, 0, copies * ram_luts(np.maximum(width, 1), depth))
+    styles = [np.stack([luts, blocks, zero, zero], axis=-1)]
+    if ultra:
+        rams = copies * ultra_count(width, depth)
+        styles.append(np.stack([zero, zero, rams, zero], axis=-1))
+    return np.stack(styles, axis=1)
+
+
+def tiles_of(op, tensor, banks: int, pixels_out: int, lanes_out: int) -> Tiles | None:
+    """The tiles of a convolution, if it can be tiled."""
+    spatial = tensor.spatial or (1,)
+    if op.groups > 1 or (op.crop and any(op.crop[0])) or (banks > 1 and len(spatial) < 2):
+        return None
+    window, (out,) = op.window, op.infer(tensor)
+    places = window.output(tensor.spatial)[0] if tensor.spatial else 1
+    return Tiles(
+        places=places, stride=window.stride[0] if tensor.spatial else 1,
+        extent=window.extent[0] if tensor.spatial else 1, rows=spatial[0],
+        row_sites=math.prod(spatial[1:]) // banks, sites=out.pixels // pixels_out,
+        site_bits=out.channels * out.bits * pixels_out, beat_bits=lanes_out * out.bits * pixels_out,
+    )
