@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
 
-from dse.streaming import External, Foldings, streamed, tiles_of
+from dse.streaming import External, Foldings, Streamed, streamed, tiles_of
 from dse.streams import is_depthwise
 from hwgen.blocks.arithmetic import signed_width
 from hwgen.blocks.cost import estimate
@@ -174,10 +174,13 @@ class ConvTable:
         self._preferred = np.lexsort((self._fields[3], self._fields[1]))
         self.requantisers = np.array(self._requantisers())
         self._shapes = Foldings(*np.concatenate([part[6] for part in parts], axis=1), self._cycles)
-        self.external, self.known, self.tiles = external, known, None
+        self._streamed: Streamed | None = None
         weights = op.weight.size * op.weight_bits
         if external is not None and weights > LARGE_WEIGHTS:
-            self.tiles = tiles_of(op, tensor, self.banks, pixels_out, lanes_out)
+            tiles = tiles_of(op, tensor, self.banks, pixels_out, lanes_out)
+            shapes = Foldings(*np.concatenate([part[6] for part in parts], axis=1), self._cycles)
+            if tiles is not None:
+                self._streamed = streamed(tiles, shapes, external, known, ultra)
         self._columns: dict[tuple[int, int], Column] = {}
         self._interval = 0
 
@@ -329,21 +332,20 @@ class ConvTable:
         takes = (logic + self._weights.takes(keep)[:, :, None] + self._window.takes(keep)[:, None])
         self._takes = np.moveaxis(takes, -1, 1).reshape(len(RESOURCES), -1).T
         self._columns, self._interval = {}, interval
-        if self.tiles is not None and self.external is not None:
-            self._stream(keep[self._cycles[keep] >= least * 2], interval)
+        if self._streamed is not None:
+            self._stream(self._streamed, interval, least * 2)
         return True
 
-    def _stream(self, keep: np.ndarray, interval: int) -> None:
+    def _stream(self, ways: Streamed, interval: int, least: int) -> None:
         """Add the ways that stream the weights."""
-        assert self.tiles is not None
-        assert self.external is not None
-        ways = streamed(self.tiles, self._shapes.take(keep), self.external, self.known, interval,
-                        self.styles > len(STYLES) - 1)
+        cycles = self._cycles[ways.folding]
+        self._ways = ways = ways.take(np.flatnonzero((cycles <= interval) & (cycles >= least)))
         self._resident = len(self._takes)
-        self._ways = replace(ways, folding=keep[ways.folding])
-        takes = np.concatenate([np.zeros((*ways.takes.shape[:-1], 1)), ways.takes], axis=-1)
-        takes[..., 0] += self._dsp[self._ways.folding][:, None, None, None]
-        takes[..., 1] += self._lut[self._ways.folding][:, None, None, None]
+        takes = np.zeros((*ways.takes.shape[:-1], len(RESOURCES)))
+        takes[..., 1:4] = ways.takes
+        each = np.stack([self._dsp[ways.folding], self._lut[ways.folding]], axis=-1)
+        takes[..., :2] += each[:, None, None, None]
+        takes[..., 4] = (ways.rate * interval)[:, None, None, None]
         self._takes = np.concatenate([self._takes, takes.reshape(-1, len(RESOURCES))])
 
     def best(self, prices: np.ndarray) -> Column:
@@ -359,7 +361,7 @@ class ConvTable:
         """A folding with a style for each memory, and what requantises."""
         takes = self._takes[k] + self.requantisers[which]
         tile = resident = 0
-        if self.tiles is not None and k >= self._resident:
+        if self._streamed is not None and k >= self._resident:
             count = self.styles - 1
             k, styles = divmod(k - self._resident, count**3)
             weights, window = (

@@ -51,7 +51,7 @@ SLOWER = (1.3, 2, 4)
 """How much longer the intervals are of designs that are looked at for comparison."""
 STEP = 1.002
 """Intervals closer than this are alike."""
-RESERVE = np.array([0, 0.015, 0, 0, 0.1])
+RESERVE = np.array([0, 0.015, 0, 0, 0.2])
 """Share of each resource that is held back while it is divided."""
 LARGE = 300
 """LUTs above which it is decided for each queue where it is."""

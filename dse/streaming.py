@@ -85,14 +85,20 @@ class Streamed:
     -------
     folding : index among the foldings
     tile, resident : see :class:`hwgen.blocks.conv.FoldedConvConfig`
-    takes : of LUTs, blocks, UltraRAMs and bytes, ``(ways, styles, styles, styles, 4)``, for each
-        style (block memory or LUTs, UltraRAM) of weights, window and queue
+    rate : bytes a cycle while it is at work
+    takes : of LUTs, blocks and UltraRAMs, ``(ways, styles, styles, styles, 3)``, for each style
+        (block memory or LUTs, UltraRAM) of weights, window and queue
     """
 
     folding: np.ndarray
     tile: np.ndarray
     resident: np.ndarray
+    rate: np.ndarray
     takes: np.ndarray
+
+    def take(self, keep: np.ndarray) -> Streamed:
+        """Some of them."""
+        return Streamed(**{name: value[keep] for name, value in vars(self).items()})
 
 
 @dataclass(frozen=True)
@@ -125,7 +131,7 @@ class Tiles:
 
 def streamed(
     tiles: Tiles, foldings: Foldings, external: External, known: Mapping[int, tuple[int, int]],
-    interval: int, ultra: bool,
+    ultra: bool,
 ) -> Streamed:
     """All ways to stream the weights of a convolution.
 
@@ -134,25 +140,17 @@ def streamed(
     tiles, foldings : the convolution
     external : off-chip memory
     known : for some tiles, the sites of the window and the depth of the queue that they need
-    interval : cycles a frame of the whole design
     ultra : whether there is UltraRAM
     """
-    found = []
-    for tile in tiles.choices:
-        for share in RESIDENT:
-            found.append(_ways(tiles, foldings, external, known.get(tile), interval, ultra, tile,
-                               share))
-    return Streamed(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
-
-
-def _ways(
-    tiles: Tiles, all_foldings: Foldings, external: External, known: tuple[int, int] | None,
-    interval: int, ultra: bool, tile: int, share: float,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    bus, count = external.ports.data_bits, tiles.places // tile
-    f = all_foldings
+    choices, shares = np.array(tiles.choices), np.array(RESIDENT)
+    which, share, index = (a.ravel() for a in np.meshgrid(
+        np.arange(len(choices)), shares, np.arange(len(foldings.folds)), indexing="ij"
+    ))
+    f, bus = foldings.take(index), external.ports.data_bits
+    # Of a tile, the sites and how often it comes.
+    count = tiles.places // choices[which]
     per_tile = tiles.sites // count
-    rows_per_word = 1 << np.maximum(np.log2(np.maximum(bus // f.row_bits, 1)).astype(int), 0)
+    rows_per_word = 1 << np.log2(np.maximum(bus // f.row_bits, 1)).astype(int)
     columns = -(-f.row_bits * rows_per_word // bus)
     depth = -(-f.steps // rows_per_word)
     turn = per_tile * f.cycles
@@ -163,41 +161,40 @@ def _ways(
     blocks = 512 * -(-(resident + slots) * depth // 512)
     resident = np.maximum(blocks // depth - slots, 0)
     good = np.flatnonzero((f.folds >= LEAST_FOLDS) & (slots + resident < f.folds))
-    f, depth, columns, slots, resident, rows_per_word = (
-        f.take(good), depth[good], columns[good], slots[good], resident[good], rows_per_word[good]
+    f, which, depth, columns, slots, resident, rows_per_word, count, per_tile = (
+        f.take(good), *(a[good] for a in (
+            which, depth, columns, slots, resident, rows_per_word, count, per_tile))
     )
+    tile = choices[which]
     whole = (slots + resident) * depth
     last = f.row_bits * rows_per_word - (columns - 1) * bus
     weights = _memory(bus, whole, columns - 1, ultra) + _memory(last, whole, 1, ultra)
-    if known is None:
-        rows = np.minimum(tiles.extent - tiles.stride + tile * tiles.stride * (2 - 1 / f.folds),
-                          tiles.rows * (2 - 1 / f.folds))
-        sites = np.ceil(rows * tiles.row_sites).astype(int)
-        queue = np.full(len(good), 2 * per_tile * tiles.site_bits // tiles.beat_bits)
-    else:
-        sites, queue = (np.full(len(good), n) for n in known)
+    rows = np.minimum(tiles.extent - tiles.stride + tile * tiles.stride * (2 - 1 / f.folds),
+                      tiles.rows * (2 - 1 / f.folds))
+    sites = np.ceil(rows * tiles.row_sites).astype(int)
+    queue = 2 * per_tile * tiles.site_bits // tiles.beat_bits
+    for n, choice in enumerate(tiles.choices):
+        if choice in known:
+            sites[which == n], queue[which == n] = known[choice]
     window = _memory(f.word_bits, sites * f.words, f.copies, ultra)
-    queues = _memory(np.full(len(good), tiles.beat_bits), queue, 1, ultra)
+    queues = _memory(tiles.beat_bits, queue, 1, ultra)
     takes = weights[:, :, None, None] + window[:, None, :, None] + queues[:, None, None]
+    takes[..., 0] += (200 + f.row_bits * (rows_per_word // 3))[:, None, None, None]
     # While it is at work, and it must not wait then.
-    moved = (f.folds - resident) * depth * columns * (bus // 8) * count * interval / f.frame
-    logic = np.stack([
-        200 + f.row_bits * (rows_per_word // 3), np.zeros(len(good)), np.zeros(len(good)), moved
-    ], axis=-1)
-    takes = takes + logic[:, None, None, None]
-    return good, np.full(len(good), tile), resident, takes
+    rate = (f.folds - resident) * depth * columns * (bus // 8) * count / f.frame
+    return Streamed(index[good], tile, resident, rate, takes)
 
 
 def _memory(width, depth: np.ndarray, copies, ultra: bool) -> np.ndarray:
-    """What memories take in each style, ``(ways, styles, 4)``."""
+    """What memories take in each style, ``(ways, styles, 3)``."""
     width, depth, copies = np.broadcast_arrays(width, np.maximum(depth, 2), copies)
     zero = np.zeros(len(depth))
     blocks = copies * block_ram(np.maximum(width, 1), depth)
     luts = np.where(blocks > 0, 0, copies * ram_luts(np.maximum(width, 1), depth))
-    styles = [np.stack([luts, blocks, zero, zero], axis=-1)]
+    styles = [np.stack([luts, blocks, zero], axis=-1)]
     if ultra:
         rams = copies * ultra_count(width, depth)
-        styles.append(np.stack([zero, zero, rams, zero], axis=-1))
+        styles.append(np.stack([zero, zero, rams], axis=-1))
     return np.stack(styles, axis=1)
 
 

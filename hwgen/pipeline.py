@@ -8,6 +8,7 @@ is the hardware.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
@@ -328,7 +329,7 @@ def plan(graph: Graph, design: DesignPoint) -> Netlist:
         have = streams[tensor]
         if name in evicted:
             evicted.discard(name)
-            block = f"evict_{name.replace('>', '_').replace('~', '_')}"
+            block = _block_name("evict", name)
             config = EvictionConfig(
                 stream=have, axi=axi, burst=design.ports.burst, memory_latency=design.ports.latency
             )
@@ -336,7 +337,7 @@ def plan(graph: Graph, design: DesignPoint) -> Netlist:
             name, source = f"{name}:{OFF_CHIP}", (block, 0)
             add(block, config, [name])
         if have.elements != wanted.elements:
-            block = f"lanes_{name.replace('>', '_').replace('~', '_')}"
+            block = _block_name("lanes", name)
             flat = have.flat.tensor
             if type != graph.types[tensor]:
                 # Reshaped: lanes need not divide the channels of both shapes.
@@ -394,6 +395,11 @@ def plan(graph: Graph, design: DesignPoint) -> Netlist:
     return netlist
 
 
+def _block_name(kind: str, edge: str) -> str:
+    """Name of a helper on an edge."""
+    return f"{kind}_{re.sub('[>~:]', '_', edge)}"
+
+
 def _reshaped(type: TensorType, stream: StreamType) -> StreamType:
     """A stream under another shape: lanes that divide the channels of both."""
     if stream.pixels > 1:
@@ -421,7 +427,8 @@ class Pipeline(wiring.Component):
     memory_base : :py:`In(address_bits)`, if there is off-chip memory
         Where it begins, a multiple of 4 KB.
     memory_error, memory_idle : :py:`Out(3)`, :py:`Out(1)`, if there is off-chip memory
-        The ports' errors together; whether all are idle.
+        The ports' errors together; whether all are idle.  After an error no port begins anything:
+        once both are up, a reset is clean.
     memory_ready, memory_waits : :py:`Out(1)`, if there is off-chip memory
         All that is fetched ahead has come; something waited for the memory in the cycle before.
 
@@ -516,8 +523,11 @@ class Pipeline(wiring.Component):
         error = ports[0].error
         for port in ports[1:]:
             error |= port.error
+        # By the time that the error is seen, all ports have stopped: idle is idle until reset.
+        m.d.sync += self.memory_error.eq(error)
         m.d.comb += [
-            self.memory_error.eq(error), self.memory_idle.eq(Cat(port.idle for port in ports).all()),
+            *(port.stop.eq(self.memory_error.any()) for port in ports),
+            self.memory_idle.eq(Cat(port.idle for port in ports).all()),
         ]
 
 

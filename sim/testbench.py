@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from amaranth.hdl import Elaboratable
+from amaranth.hdl import Elaboratable, Value
 from amaranth.sim import Simulator
 
 from hwgen.blocks.base import StreamType
 from hwgen.errors import HwgenError
+from sim.axi_memory import AxiMemory, serve_reads
 
-__all__ = ["Run", "run_streams", "serve_reads", "simulate"]
+__all__ = ["Run", "run_streams", "simulate"]
 
 LOAD_LATENCY = 32
 """Cycles from the last word of weights until all blocks have theirs, with a reserve."""
@@ -45,6 +45,7 @@ def run_streams(
     stall: float | tuple[float, float] = 0.0,
     seed: int = 0,
     arrivals: Sequence[np.ndarray] | None = None,
+    ready: Value | None = None,
     processes: Sequence[Callable] = (),
 ) -> Run:
     """Drive streams of packed beats through a component in the ``sync`` domain.
@@ -56,13 +57,14 @@ def run_streams(
     sinks : (port name, number of beats to wait for) for every output
     stall : probability that a source or a sink pauses, each cycle; or a pair, for sources and sinks
     arrivals : per source, earliest cycle of each beat; default as soon as possible
+    ready : sources and sinks begin the cycle after it is up first, and cycles count from then on
     processes : test benches that run beside
 
     Raises
     ------
     :exc:`HwgenError`
-        If nothing moves any more, or a source port breaks the stream protocol: valid dropped, or
-        payload changed, while not ready.
+        If nothing begins or moves any more, or a source port breaks the stream protocol: valid
+        dropped, or payload changed, while not ready.
     """
     accepts: list[list[int]] = [[] for _ in sources]
     times: list[list[int]] = [[] for _ in sinks]
@@ -70,6 +72,16 @@ def run_streams(
     source_stall, sink_stall = stall if isinstance(stall, tuple) else (stall, stall)
     simulator = Simulator(component)
     simulator.add_clock(1e-6)
+
+    async def begin(ctx):
+        if ready is None:
+            return
+        ticks = ctx.tick().sample(ready)
+        for _ in range(IDLE_LIMIT):
+            _, _, up = await ticks
+            if up:
+                return
+        raise HwgenError(f"Not ready to begin within {IDLE_LIMIT} cycles")
 
     def source(k: int, port, values: Sequence[int]):
         random = np.random.default_rng([seed, k, 0])
@@ -80,6 +92,7 @@ def run_streams(
             cycle, index, offered = 0, 0, False
             payload = port.payload.as_value() if hasattr(port.payload, "as_value") else port.payload
             ticks = ctx.tick().sample(port.ready)
+            await begin(ctx)
             while True:
                 if not offered and index < len(values):
                     due = earliest is None or cycle >= earliest[index]
@@ -103,6 +116,7 @@ def run_streams(
             cycle, last, waiting = 0, 0, None
             payload = port.payload.as_value() if hasattr(port.payload, "as_value") else port.payload
             ticks = ctx.tick().sample(port.valid, payload)
+            await begin(ctx)
             while len(beats[k]) < count:
                 ready = not pauses[cycle % 4099]
                 ctx.set(port.ready, ready)
@@ -132,37 +146,6 @@ def run_streams(
     return Run(beats, [np.array(a) for a in accepts], [np.array(t) for t in times])
 
 
-def serve_reads(client, memory: bytes, latency: int):
-    """A process that answers a client's requests to read, a word a cycle.
-
-    Parameters
-    ----------
-    client : see :attr:`hwgen.blocks.axi.AxiConfig.read_client`
-    memory : from address 0
-    latency : cycles from a request to its first word
-    """
-    size = len(client.data.p) // 8
-
-    async def process(ctx):
-        words: deque[tuple[int, int]] = deque()
-        cycle, request = 0, client.request
-        ticks = ctx.tick().sample(request.valid, request.p.address, request.p.bytes)
-        ctx.set(request.ready, 1)
-        while True:
-            due = bool(words) and words[0][0] <= cycle
-            ctx.set(client.data.valid, due)
-            if due:
-                ctx.set(client.data.p, words.popleft()[1])
-            _, _, valid, address, count = await ticks
-            if valid:
-                for begin in range(address, address + count, size):
-                    word = int.from_bytes(memory[begin : begin + size], "little")
-                    words.append((cycle + latency, word))
-            cycle += 1
-
-    return process
-
-
 def simulate(
     block,
     *frames: np.ndarray,
@@ -170,33 +153,37 @@ def simulate(
     seed: int = 0,
     arrivals: Sequence[np.ndarray] | None = None,
     latency: int = 20,
+    back_pressure: float = 0.0,
 ) -> Run:
-    """Run whole frames through a block in the Amaranth simulator.
+    """Run whole frames through a block or a pipeline in the Amaranth simulator.
 
-    Weights that the block wants loaded are loaded first; cycles count from then on.  So it is with
-    those that it fetches from off-chip memory.
+    What is fetched ahead from off-chip memory, and weights that are loaded, come first; cycles
+    count from then on.
 
     Parameters
     ----------
-    block : a component with a ``config`` (:class:`hwgen.blocks.base.BlockConfig`)
+    block : a component with a ``config`` (:class:`hwgen.blocks.base.BlockConfig`), or a
+        :class:`hwgen.pipeline.Pipeline`
     frames : per input, integer array ``(frames, *shape)``
     stall, seed, arrivals : see :func:`run_streams`
-    latency : cycles from a request of a client to the first word
+    latency : of off-chip memory: cycles from a request of a client, or from an address of a
+        pipeline's port, to the first word
+    back_pressure : probability that a channel of a pipeline's ports pauses, each cycle
     """
-    config = block.config
+    config, members = block.config, block.signature.members
     inputs: Sequence[StreamType] = config.inputs
     outputs: Sequence[StreamType] = config.outputs
     count = len(frames[0])
     sources = [(n, t.pack(f)) for n, t, f in zip(config.input_ports, inputs, frames, strict=True)]
-    begin, processes = 0, []
-    if "loaded" in block.signature.members:
-        memory = config.image()
-        processes = [serve_reads(block.read, memory, latency)]
-        begin = latency + config.offchip.ahead // (len(block.read.data.p) // 8) + LOAD_LATENCY
-        arrivals = [np.zeros(len(beats), int) for _, beats in sources] \
-            if arrivals is None else list(arrivals)
-        arrivals = [times + begin for times in arrivals]
-    if "load" in block.signature.members:
+    begin, ready, processes = 0, None, []
+    if "memory_ready" in members:
+        netlist, layout = block.netlist, block.netlist.offchip
+        memory = AxiMemory(layout.axi, layout.image(netlist.blocks), layout.size, latency=latency,
+                           back_pressure=back_pressure, seed=seed)
+        ready, processes = block.memory_ready, memory.processes(block)
+    elif "loaded" in members:
+        ready, processes = block.loaded, [serve_reads(block.read, config.image(), latency)]
+    if "load" in members:
         words = config.load_words()
         begin = len(words) + LOAD_LATENCY
         arrivals = [np.zeros(len(beats), int) for _, beats in sources] \
@@ -206,7 +193,7 @@ def simulate(
     run = run_streams(
         block, sources,
         [(n, t.beats * count) for n, t in zip(config.output_ports, outputs, strict=True)],
-        stall=stall, seed=seed, arrivals=arrivals, processes=processes,
+        stall=stall, seed=seed, arrivals=arrivals, ready=ready, processes=processes,
     )
     unpacked = [t.unpack(b) for t, b in zip(outputs, run.outputs, strict=True)]
     return Run(unpacked, [times - begin for times in run.accepts[: len(inputs)]],

@@ -65,6 +65,7 @@ class Simulation:
     seconds : wall-clock time of the run
     peaks : edge name to the most beats that its queue's memory held, if the model monitors them
     memory : what moved to and from off-chip memory, if the design uses any
+    error : what the design said of the memory before it was reset, if it was
     """
 
     outputs: dict[str, np.ndarray]
@@ -75,6 +76,7 @@ class Simulation:
     seconds: float
     peaks: dict[str, int]
     memory: MemoryUse | None = None
+    error: str = ""
 
     @property
     def latency(self) -> int:
@@ -233,6 +235,7 @@ class VerilatorModel:
         seed: int = 0,
         idle_limit: int | None = None,
         memory: MemoryModel | None = None,
+        recover: bool = False,
     ) -> Simulation:
         """Run frames back to back.
 
@@ -246,12 +249,15 @@ class VerilatorModel:
             times what the schedule says
         memory : how off-chip memory behaves; default: ``MemoryModel()``; of no effect on a design
             that uses none
+        recover : after an error of the memory, reset the design and begin again, with a memory
+            that has no fault
 
         Raises
         ------
         :exc:`HwgenError`
             If the design is stuck, or breaks the stream protocol or that of AXI4, or if it reports
-            an error of the memory.  What it had delivered is in ``out_NAME.bin``, then.
+            an error of the memory.  What it had delivered, until nothing moved any more, is in
+            ``out_NAME.bin``, then.
         """
         netlist = self.netlist
         frames = len(next(iter(inputs.values())))
@@ -268,7 +274,8 @@ class VerilatorModel:
         arguments = [str(a) for a in (frames, interval, stall, seed, idle_limit, *paths, *outs)]
         if self.offchip is not None:
             settings = self.directory / "memory.txt"
-            settings.write_text((memory or MemoryModel()).settings())
+            text = (memory or MemoryModel()).settings()
+            settings.write_text(text + "recover 1\n" * recover)
             arguments += [str(settings), str(self.directory / "memory.bin")]
         begin = time.perf_counter()
         result = subprocess.run(
@@ -293,6 +300,7 @@ class VerilatorModel:
             seconds=seconds,
             peaks=self._peaks(monitored),
             memory=MemoryUse.of_report(report["memory"]) if "memory" in report else None,
+            error=result.stderr.strip(),
         )
 
     def _peaks(self, lines: Sequence[str]) -> dict[str, int]:

@@ -272,8 +272,8 @@ class AxiPortConfig:
         return wiring.Signature({
             **{name: In(axi.read_client) for name in self.read_ports},
             **{name: In(axi.write_client) for name in self.write_ports},
-            "axi": Out(axi.signature), "base": In(axi.address_bits), "error": Out(3),
-            "idle": Out(1),
+            "axi": Out(axi.signature), "base": In(axi.address_bits), "stop": In(1),
+            "error": Out(3), "idle": Out(1),
         })
 
     def resources(self) -> Resources:
@@ -324,6 +324,8 @@ class AxiPort(wiring.Component):
         Addresses are ``base`` and the client's; the identifier is the client's number.
     base : :py:`In(address_bits)`
         A byte address, a multiple of the word; it stays while clients ask.
+    stop : :py:`In(1)`
+        Another port had an error: do as if it were one's own.  It stays until reset.
     error : :py:`Out(3)`
         Bit 0: a response was SLVERR (or EXOKAY, which nobody asked for); bit 1: DECERR; bit 2: a
         direction stood still for ``timeout`` cycles with bursts in flight.  They stay until reset.
@@ -354,7 +356,7 @@ class AxiPort(wiring.Component):
         m = Module()
         config, axi = self.config, self.axi
         failed, busy = Signal(), []
-        m.d.comb += [failed.eq(self.error.any()), axi.r.ready.eq(1), axi.b.ready.eq(1)]
+        m.d.comb += [failed.eq(self.error.any() | self.stop), axi.r.ready.eq(1), axi.b.ready.eq(1)]
         if config.reads:
             busy.append(self._read(m, failed))
         if config.writes:

@@ -38,15 +38,15 @@ FOLD_LIMIT = 1024
 """Most bits of several words of a table side by side; more would save little."""
 
 
+_WIDTHS, _DEPTHS = np.array(BLOCK_SHAPES[::-1]).T
+
+
 def block_width(depth):
     """Bits of a word in a block at least this deep, up to 16384 words."""
-    width = np.full(np.shape(depth), BLOCK_SHAPES[0][0])
-    for bits, words in BLOCK_SHAPES[1:]:
-        width = np.where(np.asarray(depth) <= words, bits, width)
-    return width
+    return _WIDTHS[np.minimum(np.searchsorted(_DEPTHS, depth), len(_WIDTHS) - 1)]
 
 
-def _blocks(width, depth, bits: int, words: int) -> np.ndarray:
+def _blocks(width, depth, bits, words) -> np.ndarray:
     """Blocks of a memory in parts of ``words`` words; the last has a shape of its own."""
     full, rest = np.divmod(depth, words)
     return full * -(-width // bits) + np.where(rest > 0, -(-width // block_width(rest)), 0)
@@ -60,8 +60,10 @@ def block_shape(width: int, depth: int) -> tuple[int, int]:
 
 def block_count(width, depth) -> np.ndarray:
     """18 Kb blocks of a memory of ``depth`` words of ``width`` bits in block memory."""
-    width, depth = np.asarray(width), np.asarray(depth)
-    return np.minimum.reduce([_blocks(width, depth, *shape) for shape in BLOCK_SHAPES])
+    width, depth = np.broadcast_arrays(width, depth)
+    return _blocks(width[None], depth[None], *(
+        shape.reshape(-1, *(1,) * width.ndim) for shape in (_WIDTHS, _DEPTHS)
+    )).min(0)
 
 
 def block_ram(width, depth) -> np.ndarray:

@@ -294,7 +294,8 @@ class Course:
             again.append(k)
             turn.append(int(axis.turn[p]))
             phase = phase * axis.repeat + k
-        return State(frame, tuple(index), tuple(again), tuple(turn), tuple(held), phase, need, free, base, tuple(inside))
+        return State(frame, tuple(index), tuple(again), tuple(turn), tuple(held), phase, need, free,
+                     base, tuple(inside))
 
 
 class Walk:
