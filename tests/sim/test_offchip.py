@@ -7,19 +7,22 @@ but evicted edges, some of which carry several pixels a beat.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from hwgen.blocks.evict import EvictionConfig
 from hwgen.design import OFF_CHIP, DesignPoint, Folding, MemoryPorts
 from hwgen.emit.verilog import emit, to_axi
 from hwgen.errors import HwgenError
 from hwgen.ir import ConvTranspose, Requantise
+from hwgen.offchip import Layout
 from hwgen.pipeline import Netlist
-from sim.memory import MemoryModel
+from sim.memory import FAULTS, MemoryModel, MemoryUse
 from sim.timing import Timing, sized
 from sim.verilator import Simulation, VerilatorModel, lint
 from tests.networks import Builder, Q, every_op
@@ -35,7 +38,7 @@ def mixed() -> tuple[Builder, DesignPoint]:
     ):
         design.foldings[name] = replace(design.foldings[name], tile=tile, resident=resident)
     design.memories = {"add>cat2": OFF_CHIP, "c3>cat": OFF_CHIP}
-    design.ports = MemoryPorts(count=2, data_bits=64, burst=16, latency=160)
+    design.ports = MemoryPorts(count=2, data_bits=64, burst=8, latency=160)
     return b, design
 
 
@@ -65,7 +68,7 @@ def decoder() -> tuple[Builder, DesignPoint]:
 
 
 def evicting() -> tuple[Builder, DesignPoint]:
-    """No weights off chip, so that nothing is fetched ahead; the input and an output are evicted."""
+    """No weights off chip, so that nothing is fetched ahead; input and output are evicted."""
     b = Builder((8, 8, 3))
     a = b.conv("image", 4, 3, "c0")
     c = b.conv(b.act(a, "s0"), 4, 3, "c1")
@@ -75,7 +78,7 @@ def evicting() -> tuple[Builder, DesignPoint]:
         "zcu102", 250.0, {"c0": Folding(3, 3, 1, 4), "c1": Folding(4, 3, 1, 2)},
         {"image": 3, "c0": 2, "s0": 2, "c1": 2, "sum": 2}, pixels,
         memories=dict.fromkeys(("image>c0", "c0>sum", "sum>output"), OFF_CHIP),
-        ports=MemoryPorts(data_bits=64, burst=4, latency=160),
+        ports=MemoryPorts(data_bits=64, burst=8, latency=160),
     )
     return b, design
 
@@ -93,12 +96,19 @@ class Case:
     wanted: dict[str, np.ndarray]
     model: VerilatorModel
 
-    def run(self, **options) -> Simulation:
+    def run(self, **options) -> tuple[Simulation, MemoryUse]:
         """A run whose values are checked."""
         run = self.model.run(self.inputs, **options)
         for name, frames in self.wanted.items():
             np.testing.assert_array_equal(run.outputs[name], frames)
-        return run
+        assert run.memory is not None
+        return run, run.memory
+
+    @property
+    def layout(self) -> Layout:
+        """Of the off-chip memory."""
+        assert self.netlist.offchip is not None
+        return self.netlist.offchip
 
     def delivered(self) -> dict[str, int]:
         """Bytes that came from each output of a run that failed; they must be right."""
@@ -110,20 +120,115 @@ class Case:
         return counts
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Case]:
-    """Compiles a network when it is asked for first."""
-    cases: dict[str, Case] = {}
+@pytest.fixture(scope="module", params=NETWORKS)
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    """Each of the networks."""
+    b, design = NETWORKS[request.param]()
+    _, netlist, timing = sized(b.graph, design)
+    rtl, folder = emit(netlist), tmp_path_factory.mktemp(request.param)
+    model = VerilatorModel(rtl, netlist, folder, optimise=False)
+    inputs = b.frames(FRAMES)
+    return Case(netlist, timing, inputs, b.graph.evaluate(inputs), model)
 
-    def build(name: str) -> Case:
-        if name not in cases:
-            b, design = NETWORKS[name]()
-            _, netlist, timing = sized(b.graph, design)
-            rtl = emit(netlist)
-            model = VerilatorModel(rtl, netlist, tmp_path_factory.mktemp(name), optimise=False)
-            lint(rtl, model.rtl_directory)
-            inputs = b.frames(FRAMES)
-            cases[name] = Case(netlist, timing, inputs, b.graph.evaluate(inputs), model)
-        return cases[name]
 
-    return build
+def rate(run: Simulation) -> float:
+    """Mean cycles from a frame's end to the next one's."""
+    last = np.max(list(run.last.values()), axis=0)
+    return (last[-1] - last[0]) / (FRAMES - 1)
+
+
+def test_on_time(case: Case) -> None:
+    """Times as predicted, or not later where beats come straight from off-chip memory; all bytes.
+
+    So it is with a memory of the practical bandwidth of a board.
+    """
+    run, use = case.run(interval=case.timing.interval)
+    exact = not any(
+        isinstance(case.netlist.blocks.get(edge.source[0] or ""), EvictionConfig)
+        for edge in case.netlist.edges if edge.sink[0] is None
+    )
+    for due, seen in zip(case.timing.of_frames(FRAMES), (run.first, run.last), strict=True):
+        for times, name in zip(due, case.netlist.outputs, strict=True):
+            found = seen[name] - run.start
+            assert (found == times).all() if exact else (found <= times).all()
+    if exact:
+        assert (run.interval, run.latency) == (case.timing.interval, case.timing.latency)
+    assert run.error == ""
+    assert use.waits == 0
+    assert use.bytes_read == FRAMES * case.layout.reads
+    assert use.bytes_written == use.total_written == FRAMES * case.layout.writes
+    ahead = sum(part.ahead for part in case.layout.uses.values())
+    assert use.total_read == use.bytes_read + ahead
+    assert bool(ahead) == (use.ready > MemoryModel().latency)
+
+
+def test_fast_input(case: Case) -> None:
+    """The rate is the pipeline's, and nothing waits for the memory either."""
+    run, use = case.run()
+    assert rate(run) == pytest.approx(case.timing.interval, rel=0.03)
+    assert run.latency <= case.timing.latency
+    assert use.waits == 0
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_stalls(case: Case, seed: int) -> None:
+    """Pauses of everybody, and a memory that may be slower than the design expects."""
+    random = np.random.default_rng(seed)
+    model = MemoryModel(
+        back_pressure=float(random.choice([0.1, 0.3, 0.6])),
+        jitter=int(random.choice([0, 30, 300])), gbps=float(random.choice([4, 20, 150])), seed=seed,
+    )
+    interval = int(random.choice([0, case.timing.interval]))
+    stall = float(random.choice([0, 0.1, 0.4]))
+    _, use = case.run(memory=model, interval=interval, stall=stall, seed=seed)
+    assert use.bytes_written == FRAMES * case.layout.writes
+
+
+def test_slow_memory(case: Case) -> None:
+    """A memory of two thirds of the bandwidth that it takes: later, and right."""
+    taken = (case.layout.reads + case.layout.writes) / case.timing.interval
+    model = MemoryModel(gbps=taken * 2 * 2 / 3, efficiency=1, refresh_cycles=0)
+    assert model.bytes_per_cycle == pytest.approx(taken * 2 / 3)
+    slow, use = case.run(memory=model)
+    assert use.waits > 0
+    fast, _ = case.run()
+    assert slow.cycles > 1.1 * fast.cycles
+
+
+@pytest.mark.parametrize("share", [0, 0.3, 0.9])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults(case: Case, fault: str, share: float) -> None:
+    """What fails is named; what was delivered is right; a reset mends it."""
+    layout, request = case.layout, 8 * case.layout.axi.word_bytes
+    moved = {"read": layout.reads, "write": layout.writes, "silent": layout.reads + layout.writes}
+    # Requests are at most so long: there are more of them.
+    at = int(share * FRAMES * moved[fault.split("_")[0]] / request)
+    model = MemoryModel(fault=f"{fault}:{at}", seed=at)
+    options: dict[str, Any] = {"interval": case.timing.interval}
+    if at % 2:
+        model = replace(model, back_pressure=0.3, jitter=40)
+        options = {"stall": 0.2, "seed": at}
+    name = {"slverr": "SLVERR", "decerr": "DECERR", "silent": "time-out"}[fault[-6:]]
+    idle = "not idle" if fault == "silent" else "idle"
+    message = f"memory error: {name}; {idle} [0-9]+ cycles later; [0-9]+ of "
+    with pytest.raises(HwgenError, match=f"^Simulation failed: {message}"):
+        case.model.run(case.inputs, memory=model, **options)
+    delivered = case.delivered()
+    if share > 0.5:
+        assert max(delivered.values()) > 0
+    run, use = case.run(memory=model, recover=True, **options)
+    assert re.match(message, run.error)
+    if not at % 2:
+        assert run.latency <= case.timing.latency
+        assert use.waits == 0
+        assert use.bytes_read == FRAMES * layout.reads
+
+
+def test_verilog_is_clean(tmp_path: Path) -> None:
+    b, design = decoder()
+    _, netlist, _ = sized(b.graph, design)
+    rtl = emit(netlist)
+    rtl.write(tmp_path)
+    lint(rtl, tmp_path)
+    assert netlist.offchip is not None
+    assert (tmp_path / "memory.bin").read_bytes() == netlist.offchip.image(netlist.blocks)
