@@ -173,12 +173,11 @@ class ConvTable:
         # Of equal ones, first the one with few copies of the buffer, and few, long columns.
         self._preferred = np.lexsort((self._fields[3], self._fields[1]))
         self.requantisers = np.array(self._requantisers())
-        self._shapes = Foldings(*np.concatenate([part[6] for part in parts], axis=1), self._cycles)
         self._streamed: Streamed | None = None
         weights = op.weight.size * op.weight_bits
         if external is not None and weights > LARGE_WEIGHTS:
             tiles = tiles_of(op, tensor, self.banks, pixels_out, lanes_out)
-            shapes = Foldings(*np.concatenate([part[6] for part in parts], axis=1), self._cycles)
+            shapes = Foldings(*np.concatenate([part[6] for part in parts], axis=1))
             if tiles is not None:
                 self._streamed = streamed(tiles, shapes, external, known, ultra)
         self._columns: dict[tuple[int, int], Column] = {}
@@ -345,7 +344,7 @@ class ConvTable:
         takes[..., 1:4] = ways.takes
         each = np.stack([self._dsp[ways.folding], self._lut[ways.folding]], axis=-1)
         takes[..., :2] += each[:, None, None, None]
-        takes[..., 4] = (ways.rate * interval)[:, None, None, None]
+        takes[..., 4] = ways.moved[:, None, None, None]
         self._takes = np.concatenate([self._takes, takes.reshape(-1, len(RESOURCES))])
 
     def best(self, prices: np.ndarray) -> Column:
@@ -360,7 +359,7 @@ class ConvTable:
     def _column(self, k: int, which: int) -> Column:
         """A folding with a style for each memory, and what requantises."""
         takes = self._takes[k] + self.requantisers[which]
-        tile = resident = 0
+        tile = resident = pace = 0
         if self._streamed is not None and k >= self._resident:
             count = self.styles - 1
             k, styles = divmod(k - self._resident, count**3)
@@ -369,6 +368,8 @@ class ConvTable:
             )
             tile, resident = int(self._ways.tile[k]), int(self._ways.resident[k])
             k = self._ways.folding[k]
+            # As slow as it may be, so that the stream of weights is even.
+            pace = self._interval // (self.windows * -(-self.op.cout // int(self._fields[3, k])))
         else:
             k, styles = divmod(k, self.styles**2)
             weights, window = (STYLES[n] for n in divmod(styles, self.styles))
@@ -381,5 +382,6 @@ class ConvTable:
             requantiser="" if requantiser == multiplier else requantiser,
             shared=self.shared(multiplier),
             weights=weights, window=window, tile=tile, resident=resident,
+            fold_cycles=pace,
         )
         return Column(tuple(float(n) for n in takes), int(self._cycles[k]), folding)

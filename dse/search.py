@@ -400,9 +400,7 @@ class _Search:
         for name, config in netlist.blocks.items():
             if isinstance(config, FoldedConvConfig):
                 if config.tile:
-                    tiles = self.tiles.setdefault(name, {})
-                    tiles[config.tile] = config.window.sites, config.queue_depths[0]
-                    # Their queue is in the table.
+                    known = known + self._learn_tiles(name, config, edges[name, 0], netlist, timing)
                     continue
                 self.sites[name] = config.window.sites * config.window.banks
             if isinstance(config, EvictionConfig):
@@ -431,6 +429,26 @@ class _Search:
             streams = (*netlist.inputs.values(), *netlist.outputs.values())
             frames = sum(t.tensor.size * -(-t.tensor.bits // 8) for t in streams)
             self.missing[-1] = frames
+
+    def _learn_tiles(
+        self, name: str, config: FoldedConvConfig, edge: Edge, netlist: Netlist, timing: Timing
+    ) -> np.ndarray:
+        """The sizes of a tiled convolution; returns what is known of its queue beyond its table.
+
+        Two tiles of the queue put results in order; if it is longer, results wait for others.
+        """
+        assert config.order is not None
+        (stream,), (depth,), (style,) = config.outputs, config.queue_depths, config.queue_styles
+        ordered = min(depth, config.order.whole(2 * config.order.cycle))
+        self.tiles.setdefault(name, {})[config.tile] = config.window.sites, ordered
+        more = depth - ordered
+        if more * stream.width < LARGE_BITS:
+            return np.zeros(len(RESOURCES))
+        columns = ways(stream.width, more, self.board.uram > 0)
+        if evicted := self._eviction(netlist, edge, stream, more, timing):
+            columns.append(evicted)
+        self.queues[edge.name] = FixedTable(columns)
+        return vector(Resources.memory(stream.width, more, style))
 
     def _eviction(
         self, netlist: Netlist, edge: Edge, stream: StreamType, depth: int, timing: Timing
@@ -585,8 +603,10 @@ def _passes(
                 limit = "stream"
             best = Found(design, netlist, timing, bound, limit)
         state.learn(netlist, need, timing, allocation)
-        # What is left over, now that it is known better, may make it faster: once.
-        if good and (target or number or not state.feasible(int(timing.interval / WORTH))[0]):
+        # What is left over, now that it is known better, may make it faster: once, but for tiles,
+        # whose buffers only show when they are built.
+        enough = target or (number and state.external is None)
+        if good and (enough or not state.feasible(int(timing.interval / WORTH))[0]):
             break
     if best is None:
         raise HwgenError(state.hopeless())

@@ -60,7 +60,6 @@ class Foldings:
     cycles : of a fold
     row_bits : bits of a row
     word_bits, words, copies : of the window's buffer: bits of a word, words a site, copies
-    frame : cycles a frame
     """
 
     steps: np.ndarray
@@ -70,7 +69,6 @@ class Foldings:
     word_bits: np.ndarray
     words: np.ndarray
     copies: np.ndarray
-    frame: np.ndarray
 
     def take(self, keep: np.ndarray) -> Foldings:
         """Some of them."""
@@ -85,7 +83,7 @@ class Streamed:
     -------
     folding : index among the foldings
     tile, resident : see :class:`hwgen.blocks.conv.FoldedConvConfig`
-    rate : bytes a cycle while it is at work
+    moved : bytes a frame
     takes : of LUTs, blocks and UltraRAMs, ``(ways, styles, styles, styles, 3)``, for each style
         (block memory or LUTs, UltraRAM) of weights, window and queue
     """
@@ -93,7 +91,7 @@ class Streamed:
     folding: np.ndarray
     tile: np.ndarray
     resident: np.ndarray
-    rate: np.ndarray
+    moved: np.ndarray
     takes: np.ndarray
 
     def take(self, keep: np.ndarray) -> Streamed:
@@ -180,9 +178,8 @@ def streamed(
     queues = _memory(tiles.beat_bits, queue, 1, ultra)
     takes = weights[:, :, None, None] + window[:, None, :, None] + queues[:, None, None]
     takes[..., 0] += (200 + f.row_bits * (rows_per_word // 3))[:, None, None, None]
-    # While it is at work, and it must not wait then.
-    rate = (f.folds - resident) * depth * columns * (bus // 8) * count / f.frame
-    return Streamed(index[good], tile, resident, rate, takes)
+    moved = (f.folds - resident) * depth * columns * (bus // 8) * count
+    return Streamed(index[good], tile, resident, moved, takes)
 
 
 def _memory(width, depth: np.ndarray, copies, ultra: bool) -> np.ndarray:

@@ -30,7 +30,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 """Legal values of those fields that are texts."""
 
-UNSET = ("capacity", "products", "resident", "tile")
+UNSET = ("capacity", "fold_cycles", "products", "resident", "tile")
 """Fields that are numbers and may be 0."""
 
 
@@ -57,6 +57,8 @@ class Folding:
     tile, resident : :class:`int`
         Of a convolution whose weights are in off-chip memory: rows that are computed fold by fold,
         and folds that stay on chip; 0: its weights are on chip.
+    fold_cycles : :class:`int`
+        Cycles of a fold of a convolution, at least.
 
     Raises
     ------
@@ -77,6 +79,7 @@ class Folding:
     weights: str = ""
     tile: int = 0
     resident: int = 0
+    fold_cycles: int = 0
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():

@@ -207,7 +207,7 @@ def block_config(
             capacity=folding.capacity, multiplier=folding.multiplier,
             requantiser_multiplier=folding.requantiser, shared=folding.shared,
             products=folding.products, window_style=folding.window, weight_style=folding.weights,
-            tile=folding.tile, resident=folding.resident,
+            tile=folding.tile, resident=folding.resident, fold_cycles=folding.fold_cycles,
         )
         if config.tile:
             config = replace(config, axi=axi_config(ports), burst=ports.burst,

@@ -91,6 +91,8 @@ class FoldedConvConfig(BlockConfig):
         fold, with weights from off-chip memory; 0: site by site, all weights on chip.
     resident : :class:`int`
         Folds of such weights that stay on chip.
+    fold_cycles : :class:`int`
+        Cycles of a fold, at least: a pace at which weights stream evenly.
     axi : :class:`AxiConfig`
     burst, memory_latency : :class:`int`
         For such weights: most words of a request, and cycles that one takes at most.
@@ -120,6 +122,7 @@ class FoldedConvConfig(BlockConfig):
     weight_style: str = ""
     tile: int = 0
     resident: int = 0
+    fold_cycles: int = 0
     axi: AxiConfig = field(default=AxiConfig())
     burst: int = 64
     memory_latency: int = 512
@@ -215,7 +218,7 @@ class FoldedConvConfig(BlockConfig):
             folds=1 if self.tile else self.channel_folds,
             tile=self.tile or 1,
             passes=self.channel_folds if self.tile else 1,
-            fold_cycles=int(self.fold_results.max()) // self.lanes_out,
+            fold_cycles=max(self.fold_cycles, int(self.fold_results.max()) // self.lanes_out),
             capacity=self.capacity,
             style=self.window_style,
         )

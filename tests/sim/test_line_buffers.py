@@ -53,8 +53,11 @@ def check(builder: Builder, netlist: Netlist, timing: Timing, folder: Path) -> N
         assert run.memory is not None
         assert run.memory.bytes_read == run.memory.bytes_written == FRAMES * netlist.offchip.reads
         if "stall" not in options:
-            assert run.interval == timing.interval
+            # The memory is faster than what the schedule allows it; filling up is no steady state.
             assert run.latency <= timing.latency
+            assert run.interval <= timing.interval
+        if "interval" in options:
+            assert run.interval == timing.interval
 
 
 def test_as_scheduled(tmp_path: Path) -> None:
@@ -73,9 +76,9 @@ def test_as_scheduled(tmp_path: Path) -> None:
     check(b, netlist, timing, tmp_path)
 
 
-def test_with_least_windows(tmp_path: Path) -> None:
+def test_with_small_windows(tmp_path: Path) -> None:
     """The schedule lets nobody wait, so a window has room for a row of padding, which comes at
-    once.  With the least windows the pipeline is as fast, with stride and groups too.
+    once.  With room for two windows the pipeline is as fast, with stride and groups too.
     """
     b = Builder((SIZE, SIZE, 4))
     b.conv("image", CHANNELS, 1, "first")
@@ -83,16 +86,14 @@ def test_with_least_windows(tmp_path: Path) -> None:
     b.graph.outputs = [b.conv("whole", CHANNELS, 3, "depthwise", stride=2, groups=CHANNELS)]
     graph, design, _ = split(b, "whole", "depthwise")
     design, netlist, timing = sized(graph, design)
-    # Of what comes behind the rows' coming together only: queues before it wait for each other.
-    least = {name: replace(design.foldings[name], capacity=0)
-             for name in ("whole", "depthwise_window")}
-    large = netlist.blocks["whole"]
-    netlist = plan(graph, replace(design, foldings=design.foldings | least))
-    small = netlist.blocks["whole"]
-    assert isinstance(large, FoldedConvConfig)
-    assert isinstance(small, FoldedConvConfig)
-    assert small.window.sites <= 4
-    assert large.window.sites >= SIZE // 2
+    # Only behind the place where the rows come together: queues before it wait for each other.
+    for name, sites in (("whole", 3), ("depthwise_window", 9)):
+        config = netlist.blocks[name]
+        assert isinstance(config, FoldedConvConfig)
+        assert config.window.least_capacity == sites
+        assert config.window.sites > 2 * sites
+        design.foldings[name] = replace(design.foldings[name], capacity=2 * sites)
+    netlist = plan(graph, design)
     assert netlist.offchip is not None
     assert netlist.offchip.reads == 2 * SIZE * ROW + 2 * SIZE // 2 * ROW
     check(b, netlist, timing, tmp_path)

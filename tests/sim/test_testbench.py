@@ -77,6 +77,33 @@ def test_arrivals_are_the_earliest() -> None:
     np.testing.assert_array_equal(run.times[0], np.arange(40) + 7)
 
 
+class Slow(Wire):
+    """A wire that says when it is ready: 30 cycles after reset, or never."""
+
+    def __init__(self, never: bool) -> None:
+        super().__init__()
+        self.up = Signal()
+        self.never = never
+
+    def elaborate(self, platform):
+        m = super().elaborate(platform)
+        count = Signal(range(31))
+        m.d.sync += count.eq(count + (count < 30))
+        m.d.comb += self.up.eq((count == 30) & (not self.never))
+        return m
+
+
+def test_cycles_count_from_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    wire = Slow(never=False)
+    run = run_streams(wire, [("i", BEATS)], [("o", len(BEATS))], ready=wire.up)
+    assert run.outputs == [BEATS]
+    np.testing.assert_array_equal(run.accepts[0], BEATS)
+    monkeypatch.setattr(testbench, "IDLE_LIMIT", 50)
+    wire = Slow(never=True)
+    with pytest.raises(HwgenError, match=r"^Not ready to begin within 50 cycles$"):
+        run_streams(wire, [("i", BEATS)], [("o", len(BEATS))], ready=wire.up)
+
+
 def test_stalls_are_random_and_repeatable() -> None:
     runs = [run_wire(stall=0.5, seed=seed) for seed in (0, 0, 1)]
     assert all(run.outputs == [BEATS] for run in runs)
