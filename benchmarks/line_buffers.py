@@ -146,7 +146,7 @@ class Found:
     Members
     -------
     takes : block memories and LUTs
-    scheduled : the same, with the sites of the window that the schedule says
+    scheduled : the same, with all queues and the window as the schedule has them
     interval : cycles
     bytes : to and from memory, a frame
     lanes, folding : of the design
@@ -196,20 +196,24 @@ def design(graph: Graph, conv: Conv, tensor: TensorType, interval: int, lanes: i
         point.memories = dict.fromkeys(row_edges(graph, "y")[:-1], OFF_CHIP)
     point, netlist, timing = sized(graph, point)
     scheduled = memory(netlist)
-    if ports:
-        # Behind the place where rows come together, room for two windows is enough.
+    if ports and conv.stride[-1] == 1:
+        # Padding comes at once, but may wait; with strides it may not: see docs/offchip.md.
         window = netlist.blocks["y"]
         assert isinstance(window, FoldedConvConfig)
+        *_, middle, newest = row_edges(graph, "y")
+        away = netlist.blocks[f"evict_{middle.replace('>', '_')}"].least_depths[0]
         small = replace(folding, capacity=2 * window.window.least_capacity)
-        netlist = plan(graph, replace(point, foldings={**point.foldings, "y": small}))
+        netlist = plan(graph, replace(
+            point, foldings={**point.foldings, "y": small},
+            depths=point.depths | {newest: min(point.depths[newest], away)}))
     moved = netlist.offchip.reads + netlist.offchip.writes if netlist.offchip else 0
     return Found(memory(netlist), scheduled, timing.interval, moved, lanes, folding)
 
 
 def main() -> int:
     print("| network | convolution | row, bytes | interval | window: blocks, LUTs | split, as "
-          "scheduled | split, small window | with short bursts | MB a frame | bytes a cycle |")
-    print("|---" * 10 + "|")
+          "scheduled | split, by hand | short bursts | gain, blocks | MB a frame | bytes a cycle |")
+    print("|---" * 11 + "|")
     for text in sys.argv[1:] or MODELS:
         model, size = text.split(":")
         found, macs = layers(model, int(size))
@@ -226,6 +230,7 @@ def main() -> int:
                 window.takes, split.scheduled, split.takes, short.takes))
             print(f"| {model} {size} | {layer.width} x {layer.cin} → {layer.cout}, {kernel} "
                   f"| {layer.row:,} | {split.interval * layer.height // rows:,}{slow} | {takes} "
+                  f"| {cost(window.takes) - cost(short.takes):+.0f} "
                   f"| {split.bytes * layer.height / rows / 1e6:.1f} "
                   f"| {split.bytes / split.interval:.1f} |", flush=True)
             print("   ", *((each.lanes, each.folding.channel_lanes, each.folding.tap_lanes,

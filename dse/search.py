@@ -164,22 +164,24 @@ class _Search:
         self.clock = clock_mhz or board.clock_mhz
         self.streams = Streams(graph)
         self.usable = board.usable
+        self.offered = External.of_board(board, self.clock)
         self.external: External | None = None
         self.weights = WEIGHTS
         self.sites: dict[str, int] = {}
         self.tiles: dict[str, dict[int, tuple[int, int]]] = {}
-        self.queues: dict[str, FixedTable] = {}
+        self.queues: dict[str, tuple[list[Column], Column | None]] = {}
         self.missing = np.zeros(len(RESOURCES))
         self.explored: list[dict] = []
+        self.quick = 1
         self._tables: dict[tuple, ConvTable] = {}
         self.convolutions = list(self._convolutions())
         depthwise = any(is_depthwise(conv) for _, conv, _ in self.convolutions)
         self.pairs = [True, False] if depthwise else [False]
 
-    def with_external(self, external: External | None, prefer: bool) -> _Search:
+    def with_external(self, prefer: bool) -> _Search:
         """The same with off-chip memory, which takes as much as it can if it is preferred."""
         other = copy(self)
-        other.external = external
+        other.external = self.offered
         other.weights = WEIGHTS * (PREFER if prefer else 1)
         return other
 
@@ -225,7 +227,9 @@ class _Search:
         for node in self.graph.nodes:
             if isinstance(node.op, AveragePool | GlobalAveragePool | Mul):
                 parts.append(Part((node.name,), self._scaled(node, lanes, pixels)))
-        parts += [Part((QUEUE + edge,), table) for edge, table in self.queues.items()]
+        for edge, (columns, evicted) in self.queues.items():
+            more = [evicted] if evicted and self.external else []
+            parts.append(Part((QUEUE + edge,), FixedTable([*columns, *more])))
         return parts
 
     def _scaled(self, node: Node, lanes: dict[str, int], pixels: dict[str, int]) -> FixedTable:
@@ -270,10 +274,12 @@ class _Search:
     def least(self, low: int) -> tuple[int, bool]:
         """The shortest interval at which all fits, not below one at which it may."""
         high = low
-        if not self.feasible(low)[0] and not self.feasible(self.slowest)[0]:
+        if not self.feasible(low)[0] and not any(self.feasible(n)[0] for n in self.slow):
             raise HwgenError(self.hopeless())
         while not (good := self.feasible(high))[0]:
             low, high = high, int(high * 1.3) + 1
+            if high > max(self.slow):
+                raise HwgenError(self.hopeless())
         while high > low * STEP + 1:
             middle = (low + high) // 2
             if (found := self.feasible(middle))[0]:
@@ -283,17 +289,25 @@ class _Search:
         return high, good[1]
 
     @property
-    def slowest(self) -> int:
-        """Cycles beyond which nothing becomes smaller."""
-        return 8 * max(self.graph.macs, max(t.size for t in self.graph.types.values()))
+    def slow(self) -> list[int]:
+        """Cycles at which designs are small: they need not be smallest at the slowest, for few
+        lanes fill memories badly, but beyond that nothing becomes smaller."""
+        slowest = 8 * max(self.graph.macs, max(t.size for t in self.graph.types.values()))
+        return [*(n for n in (16 * self.quick, 128 * self.quick) if n < slowest), slowest]
 
     def hopeless(self) -> str:
         """Why nothing fits: the scarcest resource, and what takes most of it."""
-        chosen = self.streams.choose(self.slowest, False)
-        assert chosen is not None
-        parts = self.parts(*chosen)
-        have = np.maximum(self.have(self.slowest), 1e-6)
-        _, prices = fits(parts, have, self.slowest, exact=True)
+        looks = []
+        for interval in self.slow:
+            chosen = self.streams.choose(interval, False)
+            assert chosen is not None
+            parts = self.parts(*chosen)
+            share, prices = fits(parts, self.have(interval), interval, exact=True)
+            looks.append((share, prices, interval, parts))
+        _, prices, interval, parts = min(looks, key=lambda look: look[0])
+        have = np.maximum(self.have(interval), 1e-6)
+        for part in parts:
+            part.table.limit(interval)
         worst = int(np.argmax(prices * have))
         columns = [(part, part.table.best(prices)) for part in parts]
         takes = sum(len(part.names) * np.array(column.takes) for part, column in columns)
@@ -406,10 +420,10 @@ class _Search:
             if isinstance(config, EvictionConfig):
                 assert config.offchip is not None
                 edge = before[name, 0].name
-                self.queues[edge] = FixedTable([
-                    *ways(config.stream.width, config.queue_depths[0], self.board.uram > 0),
+                self.queues[edge] = (
+                    ways(config.stream.width, config.queue_depths[0], self.board.uram > 0),
                     self._evicted(config),
-                ])
+                )
                 takes = vector(config.resources())
                 takes[-1] = config.offchip.reads + config.offchip.writes
                 known = known + takes
@@ -420,9 +434,8 @@ class _Search:
                 edge = edges[name, k]
                 columns = ways(stream.width, depth, self.board.uram > 0)
                 if columns[0].takes[1] > LARGE:
-                    if evicted := self._eviction(netlist, edge, stream, depth, timing):
-                        columns.append(evicted)
-                    self.queues[edge.name] = FixedTable(columns)
+                    evicted = self._eviction(netlist, edge, stream, depth, timing)
+                    self.queues[edge.name] = columns, evicted
                     known = known + vector(Resources.memory(stream.width, depth, style))
         self.missing = vector(need) - known
         if self.external is not None:
@@ -445,16 +458,14 @@ class _Search:
         if more * stream.width < LARGE_BITS:
             return np.zeros(len(RESOURCES))
         columns = ways(stream.width, more, self.board.uram > 0)
-        if evicted := self._eviction(netlist, edge, stream, more, timing):
-            columns.append(evicted)
-        self.queues[edge.name] = FixedTable(columns)
+        self.queues[edge.name] = columns, self._eviction(netlist, edge, stream, more, timing)
         return vector(Resources.memory(stream.width, more, style))
 
     def _eviction(
         self, netlist: Netlist, edge: Edge, stream: StreamType, depth: int, timing: Timing
     ) -> Column | None:
         """The queue of an edge off chip, if it can be there and nobody waits for it."""
-        sink, external = edge.sink[0], self.external
+        sink, external = edge.sink[0], self.offered
         if (external is None or depth * stream.width < LARGE_BITS or ":" in edge.name
                 or (sink is not None and sink not in netlist.ops)):
             return None
@@ -530,9 +541,9 @@ def search(
     begin = time.perf_counter()
     state = _Search(graph, board, clock_mhz)
     bound = bounds(graph, board, state.streams, state.clock)
+    state.quick = max(bound.cycles, 1)
     target = int(state.clock * 1e6 / target_fps) if target_fps else 0
-    external = External.of_board(board, state.clock)
-    if offchip == "prefer" and external is None:
+    if offchip == "prefer" and state.offered is None:
         raise HwgenError(f"Board {board.name} has no off-chip memory for --offchip prefer")
     state.look(max(bound.cycles, bound.stream, target, 1))
     best, failure = None, None
@@ -540,15 +551,15 @@ def search(
         try:
             best = _passes(state, bound, target, target_fps, progress)
         except HwgenError as error:
-            if offchip == "never" or external is None:
+            if offchip == "never" or state.offered is None:
                 raise
             failure = error
     if offchip == "prefer" or (
-        offchip == "auto" and external and (best is None or best.limit in ("bram18", "uram"))
+        offchip == "auto" and state.offered and (best is None or best.limit in ("bram18", "uram"))
     ):
         progress("off-chip memory")
         found = None
-        state = state.with_external(external, offchip == "prefer")
+        state = state.with_external(offchip == "prefer")
         try:
             found = _passes(state, bound, target, target_fps, progress)
         except HwgenError:

@@ -58,7 +58,7 @@ class Bench:
         self.idle = 1
         self.times: dict[str, list[int]] = {
             name: [] for name in ("ask", "aw", "w", "b", "ar", "r", "data", "done", "aw_valid",
-                                  "ar_valid", "error")
+                                  "ar_valid", "error", "word")
         }
         self.dut = config.create()
         self.base = base
@@ -164,6 +164,7 @@ class Bench:
             if client.shows and out[f"word_{k}"][0]:
                 client.shows = False
                 client.given += 1
+                times["word"].append(self.cycle)
             if out[f"done_{k}"][0]:
                 client.done += 1
                 times["done"].append(self.cycle)
@@ -382,7 +383,9 @@ def test_bad_write(resp: int, error: int) -> None:
     assert max(bench.times["done"]) <= bad + 1
     assert [t for t in bench.times["b"] if t > bad], "others came after it"
     assert max(bench.times["data"]) <= bad + 1
-    # What was begun is completed by words that write nothing.
+    # What was begun is completed by words that write nothing and that no client gives.
+    assert max(bench.times["word"]) <= bad
+    assert bench.times["w"][-1] > bad + 1
     assert bench.memory.strobes[-1] == 0
     assert bench.rules.beats == sum(n for _, n, _ in bench.rules.writes)
 
@@ -401,7 +404,7 @@ def test_two_errors_at_once_are_both_seen() -> None:
             if held and not bench.memory.writes.get(0):
                 held[0] = (bench.cycle + 1, *held[0][1:])
         held = bench.memory.reads[0]
-        held[0] = (bench.memory.writes[0][0], *held[0][1:])
+        held[0] = (bench.memory.writes[0][0][0], *held[0][1:])
         await until_idle(5)(bench, ctx)
 
     bench.run(together)

@@ -197,6 +197,8 @@ async def traffic(dut, seed: int) -> None:
     place = int(random.choice([0, 0x230, 0xFF0]))
     before = random.bytes(SIZE - 0x1000)
     ram.write(place, before)
+    assert ram.write_if is not None
+    assert ram.read_if is not None
     for channel in (ram.write_if.aw_channel, ram.write_if.w_channel, ram.write_if.b_channel,
                     ram.read_if.ar_channel, ram.read_if.r_channel):
         channel.set_pause_generator(pauses(np.random.default_rng(random.integers(1 << 30))))

@@ -39,7 +39,7 @@ class Memory:
 
     def reset(self) -> None:
         self.reads: dict[int, deque[tuple[int, int, int]]] = {}
-        self.writes: dict[int, deque[int]] = {}
+        self.writes: dict[int, deque[tuple[int]]] = {}
         self.addresses: deque[tuple[int, int, int]] = deque()
         self.words: deque[tuple[int, int, int]] = deque()
 
@@ -58,7 +58,7 @@ class Memory:
         out["b"] = out["r"] = ()
         for name, pending in (("r", self.reads), ("b", self.writes)):
             due = [index for index, queue in pending.items()
-                   if queue and (queue[0][0] if name == "r" else queue[0]) <= cycle]
+                   if queue and queue[0][0] <= cycle]
             if not due or self.random.random() < self.gap:
                 continue
             index = int(self.random.choice(due))
@@ -93,4 +93,4 @@ class Memory:
                 for j, byte in enumerate(data.to_bytes(size, "little")):
                     if strobe >> j & 1:
                         self.bytes[address - self.base + k * size + j] = byte
-            self.writes.setdefault(index, deque()).append(cycle + self.latency)
+            self.writes.setdefault(index, deque()).append((cycle + self.latency,))
