@@ -22,7 +22,7 @@ from rich.console import Console
 
 import boards
 from boards import Board
-from dse.search import OBJECTIVES, Found, check_design, search
+from dse.search import OBJECTIVES, OFFCHIP, Found, check_design, search
 from hwgen.design import DesignPoint
 from hwgen.emit.html import render
 from hwgen.emit.report import report, summary
@@ -112,6 +112,8 @@ def _parser() -> argparse.ArgumentParser:
                         help="reach F frames a second with as little as possible")
     parser.add_argument("--objective", choices=OBJECTIVES, default="throughput",
                         help="what the search is after")
+    parser.add_argument("--offchip", choices=OFFCHIP, default="auto",
+                        help="when queues and weights may be in off-chip memory")
     parser.add_argument("--design", type=Path, metavar="FILE", help="use this design.json")
     parser.add_argument("--simulate", type=count, default=0, metavar="FRAMES",
                         help="run frames through the Verilog, in Verilator")
@@ -147,13 +149,14 @@ def _given(graph: Graph, board: Board, path: Path) -> Found:
 
 
 def _simulate(
-    source: Source, netlist: Netlist, rtl: Rtl, frames: int, interval: int, seed: int,
-    say: Callable[[str], None],
+    source: Source, netlist: Netlist, rtl: Rtl, board: Board, design: DesignPoint, frames: int,
+    interval: int, seed: int, say: Callable[[str], None],
 ) -> dict:
     """Run frames through the Verilog: evenly paced, without a gap, and with stalls."""
-    from sim.verilator import VerilatorModel
+    from sim.verilator import MemoryModel, VerilatorModel
 
     inputs = source.frames(frames, seed)
+    memory = MemoryModel.of_board(board, design.clock_mhz) if netlist.offchip else None
     say("reference")
     wanted = source.graph.evaluate(inputs)
     runs = []
@@ -166,8 +169,14 @@ def _simulate(
             ("random stalls", {"stall": 0.2, "seed": seed}),
         ):
             say(mode)
-            run = model.run(inputs, **options)
+            run = model.run(inputs, memory=memory, **options)
+            moved = {} if run.memory is None else {"memory": {
+                "waits": run.memory.waits, "held": run.memory.held,
+                "bytes_read": run.memory.bytes_read // frames,
+                "bytes_written": run.memory.bytes_written // frames,
+            }}
             runs.append({
+                **moved,
                 "mode": mode,
                 "interval_cycles": run.interval,
                 "latency_cycles": run.latency,
@@ -252,7 +261,7 @@ def _build(arguments: argparse.Namespace, console: Console) -> dict:
             else:
                 found = search(
                     graph, board, clock_mhz=arguments.clock, target_fps=arguments.target_fps,
-                    objective=arguments.objective, progress=say,
+                    objective=arguments.objective, offchip=arguments.offchip, progress=say,
                 )
         design, netlist, timing = found.design, found.netlist, found.timing
         data = report(
@@ -270,8 +279,8 @@ def _build(arguments: argparse.Namespace, console: Console) -> dict:
             if arguments.simulate:
                 with phases("simulate") as say:
                     data["simulated"] = _simulate(
-                        source, netlist, rtl, arguments.simulate, timing.interval, arguments.seed,
-                        say,
+                        source, netlist, rtl, board, design, arguments.simulate, timing.interval,
+                        arguments.seed, say,
                     )
         data["seconds"] = phases.seconds
         page = render(data, netlist, board.resources)

@@ -33,6 +33,8 @@ def report(
     total = netlist.resources()
     macs = netlist.graph.macs
     streams = (*netlist.inputs.values(), *netlist.outputs.values())
+    frames = sum(stream.tensor.size * -(-stream.tensor.bits // 8) for stream in streams)
+    offchip = _offchip(netlist, design, interval)
     return {
         "model": model,
         "board": design.board,
@@ -42,13 +44,38 @@ def report(
         "latency_cycles": latency,
         "fps": design.clock_mhz * 1e6 / interval,
         **asdict(total),
-        "offchip_bytes_per_frame": sum(
-            stream.tensor.size * -(-stream.tensor.bits // 8) for stream in streams
-        ),
+        "offchip_bytes_per_frame": frames + offchip.get("bytes_read", 0)
+        + offchip.get("bytes_written", 0),
+        "offchip": offchip,
         "mac_per_dsp_cycle": macs / (interval * total.dsp) if total.dsp else 0.0,
         "board_resources": asdict(board),
         "usable": asdict(usable),
         "layers": [_layer(netlist, name, design) for name in netlist.blocks],
+    }
+
+
+def _offchip(netlist: Netlist, design: DesignPoint, interval: int) -> dict:
+    """What is in off-chip memory, and what it moves for a frame, beside the frames themselves."""
+    layout = netlist.offchip
+    if layout is None:
+        return {}
+    blocks = netlist.blocks
+    weights = {name: config for name, config in blocks.items()
+               if isinstance(config, FoldedConvConfig) and config.tile}
+    return {
+        "ports": layout.ports, "data_bits": layout.axi.data_bits, "bytes": layout.size,
+        "bytes_read": layout.reads, "bytes_written": layout.writes,
+        "gbps": (layout.reads + layout.writes) * 8e-3 * design.clock_mhz / interval,
+        "weight_bytes": sum(layout.uses[name].reads for name in weights),
+        # What it would be if weights were read again for every site.
+        "weight_bytes_by_site": sum(
+            layout.uses[name].reads * config.order.sites
+            for name, config in weights.items() if config.order is not None
+        ),
+        "blocks": {
+            name: {"offset": offset, **asdict(layout.uses[name])}
+            for name, offset in layout.offsets.items()
+        },
     }
 
 
@@ -85,7 +112,8 @@ def _parts(config: BlockConfig) -> dict[str, Resources]:
     if isinstance(window, SlidingWindowConfig):
         parts["window"] = window.resources()
     if isinstance(config, FoldedConvConfig):
-        parts["weights"] = sum_resources(memory.resources() for memory in config.weights)
+        memories = [config.stream] if config.stream is not None else config.weights
+        parts["weights"] = sum_resources(memory.resources() for memory in memories)
         parts["multiply"] = config.array.resources()
         parts["requantise"] = config.requantiser.resources()
     return parts
@@ -108,6 +136,10 @@ def summary(data: Mapping, have: Resources) -> Table:
     table.add_row("latency", f"{data['latency_cycles']:,}", "cycles to the first output")
     table.add_row("MAC per DSP per cycle", f"{data['mac_per_dsp_cycle']:.3f}",
                   f"{data['macs']:,} MACs a frame")
+    if offchip := data["offchip"]:
+        table.add_row("off-chip memory", f"{offchip['gbps']:,.1f}",
+                      f"Gbit/s; a frame reads {offchip['bytes_read']:,} bytes, "
+                      f"writes {offchip['bytes_written']:,}")
     for key in ("dsp", "bram18", "uram", "lut", "ff"):
         if data[key]:
             table.add_row(key.upper(), f"{data[key]:,}", share(key))
@@ -123,6 +155,10 @@ def summary(data: Mapping, have: Resources) -> Table:
                       f"{len(run['runs'])} runs of the Verilog")
         table.add_row("simulated interval", f"{run['interval_cycles']:,}",
                       f"latency {run['latency_cycles']:,}")
+        if memory := run["runs"][0].get("memory"):
+            table.add_row("memory stalls", f"{memory['waits']:,}",
+                          f"cycles; {memory['bytes_read']:,} bytes read a frame, "
+                          f"{memory['bytes_written']:,} written")
     for phase, seconds in data.get("seconds", {}).items():
         table.add_row(f"time: {phase}", f"{seconds:.1f}", "s")
     return table
