@@ -66,7 +66,8 @@ def assign_memories(
     if allocation is None:
         return design, netlist
     foldings = dict(design.foldings)
-    memories = {name: style for name, style in design.memories.items() if style == OFF_CHIP}
+    memories = {name: style for name, style in design.memories.items()
+                if style == OFF_CHIP or name.endswith(f":{OFF_CHIP}")}
     for name, column in allocation.columns.items():
         kind, target = names[name]
         style = str(column.choice)

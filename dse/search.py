@@ -30,13 +30,17 @@ from hwgen.design import OFF_CHIP, DesignPoint, Folding
 from hwgen.errors import HwgenError
 from hwgen.ir import (
     AveragePool,
+    Conv,
     Convolution,
     GlobalAveragePool,
     Graph,
     MaxPool,
     Mul,
     Node,
+    Pad,
+    Resize,
     TensorType,
+    split_rows,
 )
 from hwgen.pipeline import Edge, Netlist, as_conv, axi_config, block_config, plan
 from sim.timing import Timing, sized
@@ -49,6 +53,8 @@ QUEUE = "queue "
 PASSES = 6
 SLOWER = (1.3, 2, 4)
 """How much longer the intervals are of designs that are looked at for comparison."""
+SLOW_LOOKS = (4, 16)
+"""How much slower designs are that are looked at if none fits."""
 STEP = 1.002
 """Intervals closer than this are alike."""
 RESERVE = np.array([0, 0.015, 0, 0, 0.2])
@@ -57,6 +63,8 @@ LARGE = 300
 """LUTs above which it is decided for each queue where it is."""
 PREFER = np.array([1, 1, 8, 8, 0.05])
 """How much more resources count if off-chip memory is preferred."""
+LARGE_ROWS = (0.05, 0.01)
+"""Shares of the on-chip memory from which on the rows that a window keeps may be off chip."""
 LARGE_BITS = 6 * 18432
 """Bits above which a queue may be off chip."""
 OFFCHIP = ("auto", "never", "prefer")
@@ -156,6 +164,27 @@ def check_fits(need: Resources, board: Board) -> None:
         )
 
 
+@dataclass(frozen=True)
+class _Evicted:
+    """A queue off chip, and the memory of what is left of it."""
+
+    style: str
+
+
+def _bursts(node: Node, graph: Graph) -> bool:
+    """Whether a node, left to itself, would send much at once that its inputs did not."""
+    if isinstance(node.op, Pad):
+        before, after = (sum(max(pads[k], 0) for pads in node.op.pads) for k in range(2))
+        return after > 0 and not before
+    single = graph.types[node.inputs[0]].pixels == 1
+    return isinstance(node.op, Mul) or (isinstance(node.op, Resize) and single)
+
+
+def _use(edge: Edge) -> str:
+    """The name of an edge, without what stands between its ends."""
+    return edge.name.split(":")[0]
+
+
 class _Search:
     """The state of a search: what is known of buffers, queues and of what the tables miss."""
 
@@ -169,7 +198,7 @@ class _Search:
         self.weights = WEIGHTS
         self.sites: dict[str, int] = {}
         self.tiles: dict[str, dict[int, tuple[int, int]]] = {}
-        self.queues: dict[str, tuple[list[Column], Column | None]] = {}
+        self.queues: dict[str, tuple[list[Column], list[Column]]] = {}
         self.missing = np.zeros(len(RESOURCES))
         self.explored: list[dict] = []
         self.quick = 1
@@ -228,7 +257,7 @@ class _Search:
             if isinstance(node.op, AveragePool | GlobalAveragePool | Mul):
                 parts.append(Part((node.name,), self._scaled(node, lanes, pixels)))
         for edge, (columns, evicted) in self.queues.items():
-            more = [evicted] if evicted and self.external else []
+            more = evicted if self.external else []
             parts.append(Part((QUEUE + edge,), FixedTable([*columns, *more])))
         return parts
 
@@ -327,9 +356,13 @@ class _Search:
         design = DesignPoint(
             self.board.name, self.clock, lanes=dict(lanes),
             pixels={name: n for name, n in pixels.items() if n > 1},
-            memories={name.removeprefix(QUEUE): OFF_CHIP
-                      for name, column in allocation.columns.items() if column.choice == OFF_CHIP},
         )
+        for name, column in allocation.columns.items():
+            edge, choice = name.removeprefix(QUEUE), column.choice
+            if isinstance(choice, _Evicted):
+                design.memories[edge] = OFF_CHIP
+                if choice.style:
+                    design.memories[f"{edge}:{OFF_CHIP}"] = choice.style
         if self.external is not None:
             design.ports = self.external.ports
         for node in self.graph.nodes:
@@ -339,6 +372,14 @@ class _Search:
                 design.foldings[node.name] = folding
             elif isinstance(node.op, MaxPool):
                 design.foldings[node.name] = Folding(multiplier=self.board.multiplier)
+            if self.external is not None and _bursts(node, self.graph):
+                # Evenly, for bursts would have to be kept by who takes them.
+                stream = StreamType(self.graph.types[node.name], lanes[node.name],
+                                    pixels[node.name])
+                design.foldings[node.name] = replace(
+                    design.foldings.get(node.name, Folding()),
+                    fold_cycles=max(interval // stream.beats, 1),
+                )
             if isinstance(node.op, MaxPool | AveragePool):
                 window = node.op.window
                 beats = self.graph.types[node.name].size // lanes[node.name]
@@ -418,8 +459,7 @@ class _Search:
                     continue
                 self.sites[name] = config.window.sites * config.window.banks
             if isinstance(config, EvictionConfig):
-                assert config.offchip is not None
-                edge = before[name, 0].name
+                edge = _use(before[name, 0])
                 self.queues[edge] = (
                     ways(config.stream.width, config.queue_depths[0], self.board.uram > 0),
                     self._evicted(config),
@@ -435,7 +475,7 @@ class _Search:
                 columns = ways(stream.width, depth, self.board.uram > 0)
                 if columns[0].takes[1] > LARGE:
                     evicted = self._eviction(netlist, edge, stream, depth, timing)
-                    self.queues[edge.name] = columns, evicted
+                    self.queues[_use(edge)] = columns, evicted
                     known = known + vector(Resources.memory(stream.width, depth, style))
         self.missing = vector(need) - known
         if self.external is not None:
@@ -458,31 +498,35 @@ class _Search:
         if more * stream.width < LARGE_BITS:
             return np.zeros(len(RESOURCES))
         columns = ways(stream.width, more, self.board.uram > 0)
-        self.queues[edge.name] = columns, self._eviction(netlist, edge, stream, more, timing)
+        evicted = self._eviction(netlist, edge, stream, more, timing)
+        self.queues[_use(edge)] = columns, evicted
         return vector(Resources.memory(stream.width, more, style))
 
     def _eviction(
         self, netlist: Netlist, edge: Edge, stream: StreamType, depth: int, timing: Timing
-    ) -> Column | None:
+    ) -> list[Column]:
         """The queue of an edge off chip, if it can be there and nobody waits for it."""
         sink, external = edge.sink[0], self.offered
-        if (external is None or depth * stream.width < LARGE_BITS or ":" in edge.name
+        if (external is None or depth * stream.width < LARGE_BITS
                 or (sink is not None and sink not in netlist.ops)):
-            return None
+            return []
         ports = external.ports
         config = EvictionConfig(stream=stream, axi=axi_config(ports), burst=ports.burst,
                                 memory_latency=ports.latency, depths=(depth,))
         # Beats wait until a burst is there, which then goes both ways.
         burst = ports.burst * config.beats_per_word * timing.interval // stream.beats
         if timing.waits[edge.name] < 2 * ports.latency + 2 * burst:
-            return None
+            return []
         return self._evicted(config)
 
-    def _evicted(self, config: EvictionConfig) -> Column:
-        takes = vector(config.resources())
-        assert config.offchip is not None
-        takes[-1] = config.offchip.reads + config.offchip.writes
-        return Column(tuple(takes), 0, OFF_CHIP)
+    def _evicted(self, config: EvictionConfig) -> list[Column]:
+        columns = []
+        for style in ("", "block"):
+            styled = replace(config, styles=(style,))
+            takes = vector(styled.resources())
+            takes[-1] = styled.offchip.reads + styled.offchip.writes
+            columns.append(Column(tuple(takes), 0, _Evicted(style)))
+        return columns
 
 
 def _geometry(conv: Convolution, tensor: TensorType) -> tuple:
@@ -547,6 +591,7 @@ def search(
         raise HwgenError(f"Board {board.name} has no off-chip memory for --offchip prefer")
     state.look(max(bound.cycles, bound.stream, target, 1))
     best, failure = None, None
+    progress("memory on chip")
     if offchip != "prefer":
         try:
             best = _passes(state, bound, target, target_fps, progress)
@@ -554,19 +599,31 @@ def search(
             if offchip == "never" or state.offered is None:
                 raise
             failure = error
-    if offchip == "prefer" or (
-        offchip == "auto" and state.offered and (best is None or best.limit in ("bram18", "uram"))
-    ):
+    def short() -> bool:
+        """Whether a design is short of memory, or there is none."""
+        return best is None or best.limit in ("bram18", "uram", "bandwidth")
+
+    if state.offered and (offchip == "prefer" or (offchip == "auto" and short())):
         progress("off-chip memory")
-        found = None
-        state = state.with_external(offchip == "prefer")
-        try:
-            found = _passes(state, bound, target, target_fps, progress)
-        except HwgenError:
-            if best is None:
-                raise
-        if found and (best is None or found.timing.interval < best.timing.interval):
-            best = found
+        outside = state.with_external(offchip == "prefer")
+        splits = ((), *(large_windows(graph, board, share) for share in LARGE_ROWS))
+        for split in dict.fromkeys(splits):
+            if split:
+                if not short():
+                    break
+                progress("line buffers off chip")
+                outside = _Search(split_all(graph, split), board, clock_mhz)
+                outside.quick = state.quick
+                outside = outside.with_external(offchip == "prefer")
+                outside.look(state.quick)
+            try:
+                found = _passes(outside, bound, target, target_fps, progress)
+            except HwgenError as error:
+                failure = error
+                continue
+            if best is None or found.timing.interval < best.timing.interval:
+                best = replace(found, design=replace(found.design, split=split))
+                state = outside
     if best is None:
         raise failure or HwgenError(state.hopeless())
     if objective == "latency":
@@ -577,15 +634,46 @@ def search(
     return replace(best, explored=state.explored, seconds=time.perf_counter() - begin)
 
 
+def large_windows(graph: Graph, board: Board, share: float) -> tuple[str, ...]:
+    """Nodes whose windows keep rows that are large for a board."""
+    held = 18432 * board.bram18 + 72 * 4096 * board.uram
+    found = []
+    for node in graph.nodes:
+        if isinstance(node.op, Conv | MaxPool | AveragePool) and node.op.window.kernel:
+            tensor, window = graph.types[node.inputs[0]], node.op.window
+            kept = (window.extent[0] - 1) * tensor.size // tensor.spatial[0] * tensor.bits
+            if window.kernel[0] > 1 and kept > share * held:
+                found.append(node.name)
+    return tuple(found)
+
+
+def split_all(graph: Graph, names: tuple[str, ...]) -> Graph:
+    """A graph with the rows of some nodes split."""
+    for name in names:
+        graph = split_rows(graph, name)
+    return graph
+
+
 def _passes(
     state: _Search, bound: Bounds, target: int, target_fps: float, progress: Callable[[str], None]
 ) -> Found:
     """Divide the device, plan and schedule, until both agree: the best design on the way."""
     board, best = state.board, None
     low = max(bound.stream, target, 1)
+    looks = [] if target else [state.quick * n for n in SLOW_LOOKS]
     for number in range(PASSES):
         progress(f"dividing the device, pass {number + 1}")
-        interval, pairs = state.least(low)
+        while True:
+            try:
+                interval, pairs = state.least(low)
+                break
+            except HwgenError:
+                if best is not None:
+                    return best
+                if not looks:
+                    raise
+                # What the tables miss may be less in a slower design.
+                state.look(looks.pop(0))
         if target and interval > target:
             raise HwgenError(
                 f"{target_fps:g} frames a second are out of reach on {board.name} at "

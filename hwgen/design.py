@@ -58,7 +58,7 @@ class Folding:
         Of a convolution whose weights are in off-chip memory: rows that are computed fold by fold,
         and folds that stay on chip; 0: its weights are on chip.
     fold_cycles : :class:`int`
-        Cycles of a fold of a convolution, at least.
+        Cycles of a fold of a convolution, at least; of a product or of added pixels, of a beat.
 
     Raises
     ------
@@ -140,6 +140,8 @@ class DesignPoint:
     memories : edge name to the memory of its queue, which may be :data:`OFF_CHIP`; default:
         whichever is cheaper
     ports : how off-chip memory is reached
+    split : names of nodes whose rows are streams of their own, so that their line buffers are
+        queues and may be off chip; see :func:`hwgen.ir.split_rows`
     """
 
     board: str = ""
@@ -150,6 +152,7 @@ class DesignPoint:
     depths: dict[str, int] = field(default_factory=dict)
     memories: dict[str, str] = field(default_factory=dict)
     ports: MemoryPorts = field(default=MemoryPorts())
+    split: tuple[str, ...] = ()
 
     def save(self, path: str | Path) -> None:
         """Write the design point as JSON."""
@@ -157,7 +160,7 @@ class DesignPoint:
         edges = _columns({"depth": self.depths, "memory": self.memories})
         body = {
             "format": FORMAT, "board": self.board, "clock_mhz": self.clock_mhz,
-            "ports": asdict(self.ports),
+            "ports": asdict(self.ports), "split": list(self.split),
             "ops": {name: asdict(folding) for name, folding in self.foldings.items()},
             "tensors": tensors, "edges": edges,
         }
@@ -187,6 +190,10 @@ class DesignPoint:
                     raise HwgenError(f"must be an object, not {ports!r}")
                 _only(ports, [f.name for f in fields(MemoryPorts)])
                 design.ports = MemoryPorts(**ports)
+            split = body.get("split", [])
+            if not isinstance(split, list) or not all(isinstance(name, str) for name in split):
+                raise HwgenError(f"split must be a list of names of nodes, not {split!r}")
+            design.split = tuple(split)
             for name, values in _table(body, "ops"):
                 with naming(f"op {name!r}"):
                     _only(values, [f.name for f in fields(Folding)])

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from amaranth.hdl import Cat, Module
@@ -53,8 +54,8 @@ from hwgen.ir import (
     Split,
     Table,
     TensorType,
+    split_rows,
 )
-
 from hwgen.offchip import ID_BITS, Layout, lay_out
 
 __all__ = ["Edge", "Netlist", "Pipeline", "block_config", "plan"]
@@ -83,7 +84,7 @@ class Netlist:
 
     Members
     -------
-    graph : the integer graph it came from
+    graph : the integer graph it came from, with the design's nodes split
     blocks : block name to configuration
     ops : block name to the name of the node that it carries out (helpers are missing)
     edges : every stream
@@ -183,7 +184,7 @@ def axi_config(ports: MemoryPorts) -> AxiConfig:
 
 def block_config(
     op: Op, streams: tuple[StreamType, ...], folding: Folding, lanes: int, pixels: int = 1,
-    ports: MemoryPorts = MemoryPorts(),
+    ports: MemoryPorts | None = None,
 ) -> BlockConfig:
     """The block that carries out an op.
 
@@ -210,6 +211,7 @@ def block_config(
             tile=folding.tile, resident=folding.resident, fold_cycles=folding.fold_cycles,
         )
         if config.tile:
+            ports = ports or MemoryPorts()
             config = replace(config, axi=axi_config(ports), burst=ports.burst,
                              memory_latency=ports.latency)
         return config
@@ -233,17 +235,17 @@ def block_config(
                           multiplier=folding.requantiser or folding.multiplier)
     if isinstance(op, Resize):
         return NearestResizeConfig(op=op, tensor=tensor, lanes=lanes, capacity=folding.capacity,
-                                   window_style=folding.window)
+                                   window_style=folding.window, pace=folding.fold_cycles or 1)
     if isinstance(op, Pad):
         return PadConfig(op=op, tensor=tensor, lanes=lanes, capacity=folding.capacity,
-                         window_style=folding.window)
+                         window_style=folding.window, pace=folding.fold_cycles or 1)
     if isinstance(op, GatherChannels):
         return GatherConfig(op=op, tensor=tensor, lanes=lanes)
     if isinstance(op, ArgMax):
         return ArgMaxConfig(op=op, tensor=tensor, lanes=streams[0].lanes)
     if isinstance(op, Mul):
         return ProductConfig(op=op, tensors=(types[0], types[1]), lanes=lanes,
-                             multiplier=folding.multiplier)
+                             multiplier=folding.multiplier, pace=folding.fold_cycles or 1)
     if isinstance(op, Table):
         return TableLookupConfig(op=op, tensor=tensor, lanes=lanes)
     if isinstance(op, Add):
@@ -263,6 +265,9 @@ def plan(graph: Graph, design: DesignPoint) -> Netlist:
     :exc:`HwgenError`
         If the design names unknown nodes or edges, or a folding does not fit its op.
     """
+    for name in design.split:
+        with naming("The design's split"):
+            graph = split_rows(graph, name)
     netlist = Netlist(graph)
     names = {node.name for node in graph.nodes}
     for name in design.foldings:
@@ -324,18 +329,9 @@ def plan(graph: Graph, design: DesignPoint) -> Netlist:
         """Take the next use of a tensor, as the sink wants it."""
         type, tensor = graph.types[tensor], origin[tensor]
         k = len(uses[tensor]) - len(sources[tensor])
-        name = edge_name(tensor, k)
+        use = name = edge_name(tensor, k)
         source = sources[tensor].pop(0)
         have = streams[tensor]
-        if name in evicted:
-            evicted.discard(name)
-            block = _block_name("evict", name)
-            config = EvictionConfig(
-                stream=have, axi=axi, burst=design.ports.burst, memory_latency=design.ports.latency
-            )
-            netlist.edges.append(Edge(name, tensor, source, (block, 0)))
-            name, source = f"{name}:{OFF_CHIP}", (block, 0)
-            add(block, config, [name])
         if have.elements != wanted.elements:
             block = _block_name("lanes", name)
             flat = have.flat.tensor
@@ -349,6 +345,17 @@ def plan(graph: Graph, design: DesignPoint) -> Netlist:
             add(block, config, [f"{name}:{lanes}"])
             netlist.edges.append(Edge(name, tensor, source, (block, 0)))
             name, source = f"{name}:{lanes}", (block, 0)
+            have = wanted
+        if use in evicted:
+            # Last of all, for beats would queue in front of whoever takes them late.
+            evicted.discard(use)
+            block = _block_name("evict", use)
+            config = EvictionConfig(
+                stream=have, axi=axi, burst=design.ports.burst, memory_latency=design.ports.latency
+            )
+            netlist.edges.append(Edge(name, tensor, source, (block, 0)))
+            name, source = f"{use}:{OFF_CHIP}", (block, 0)
+            add(block, config, [name])
         netlist.edges.append(Edge(name, tensor, source, sink))
 
     streams: dict[str, StreamType] = {}
@@ -504,14 +511,16 @@ class Pipeline(wiring.Component):
 
     def _connect_memory(self, m: Module, blocks: dict, layout: Layout, platform) -> None:
         """Add the ports to off-chip memory, and connect the blocks that use them."""
-        ports = []
+        # Members made from a signature, which no type checker sees.
+        outer: Any = self
+        ports: list[Any] = []
         for k, (config, names) in enumerate(
             zip(layout.port_configs, layout.clients, strict=True)
         ):
-            port = shared(m, f"port_{k}", config, platform)
+            port: Any = shared(m, f"port_{k}", config, platform)
             ports.append(port)
             wiring.connect(m, port.axi, wiring.flipped(getattr(self, f"axi_{k}")))
-            m.d.comb += port.base.eq(self.memory_base)
+            m.d.comb += port.base.eq(outer.memory_base)
             for n, name in enumerate(names):
                 wiring.connect(m, blocks[name].read, getattr(port, f"read_{n}"))
             for n, name in enumerate(layout.writers(names)):
@@ -519,15 +528,15 @@ class Pipeline(wiring.Component):
         ready = [blocks[name].loaded for name, use in layout.uses.items() if use.ahead]
         waits = Cat(blocks[name].waits for name in layout.uses)
         m.d.comb += [blocks[name].base.eq(offset) for name, offset in layout.offsets.items()]
-        m.d.sync += [self.memory_ready.eq(Cat(ready).all()), self.memory_waits.eq(waits.any())]
+        m.d.sync += [outer.memory_ready.eq(Cat(ready).all()), outer.memory_waits.eq(waits.any())]
         error = ports[0].error
         for port in ports[1:]:
             error |= port.error
         # By the time that the error is seen, all ports have stopped: idle is idle until reset.
-        m.d.sync += self.memory_error.eq(error)
+        m.d.sync += outer.memory_error.eq(error)
         m.d.comb += [
-            *(port.stop.eq(self.memory_error.any()) for port in ports),
-            self.memory_idle.eq(Cat(port.idle for port in ports).all()),
+            *(port.stop.eq(outer.memory_error.any()) for port in ports),
+            outer.memory_idle.eq(Cat(port.idle for port in ports).all()),
         ]
 
 

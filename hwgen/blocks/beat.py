@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from amaranth.hdl import Module, Signal, Value
+from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import wiring
 
-from hwgen.blocks.base import BlockConfig, Schedule, StreamType, in_order
+from hwgen.blocks.base import BlockConfig, Schedule, StreamType, counter, in_order
 from hwgen.blocks.queue import QUEUE_LATENCY, Skid, output_queue
+from hwgen.errors import HwgenError
 from hwgen.ir import Add, Mul
 from hwgen.ir.types import TensorType
 
@@ -72,14 +73,29 @@ class PairConfig(BeatConfig):
         Types of the inputs.
     lanes : :class:`int`
         Elements a beat.
+    pace : :class:`int`
+        Cycles from a pair to the next, at least.  What waited long for its partner is then not
+        sent faster than others need it, so they keep less of it.
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If the pace is not positive.
     """
 
     op: Add | Mul
     tensors: tuple[TensorType, TensorType]
     lanes: int = 1
+    pace: int = 1
 
     def __post_init__(self) -> None:
+        if self.pace < 1:
+            raise HwgenError(f"Pace must be positive, not {self.pace!r}")
         _ = self.inputs, self.outputs
+
+    @property
+    def interval(self) -> int:
+        return super().interval * self.pace
 
     @cached_property
     def inputs(self) -> tuple[StreamType, ...]:
@@ -91,7 +107,7 @@ class PairConfig(BeatConfig):
 
     def schedule(self, arrivals: Sequence[np.ndarray]) -> Schedule:
         arrivals = [in_order(times) for times in arrivals]
-        join = in_order(np.maximum.reduce(arrivals) + 1)
+        join = in_order(np.maximum.reduce(arrivals) + 1, self.pace)
         # A skid buffer has two places.
         free = np.append(np.full(2, -1), join[:-2]) + 1
         accepts = tuple(np.maximum(times, free[: len(times)]) for times in arrivals)
@@ -116,7 +132,7 @@ class Pair(wiring.Component):
     Timing
     ------
     A pair whose second was accepted in cycle t is visible in t + 4 + ``config.push_latency``; one
-    pair a cycle.
+    pair every ``config.pace`` cycles.
     """
 
     def __init__(self, config: PairConfig) -> None:
@@ -143,9 +159,13 @@ class Pair(wiring.Component):
             m.submodules[f"skid_{k}"] = skid = Skid(config.inputs[k].payload)
             wiring.connect(m, wiring.flipped(port), skid.i)
             inputs.append(skid.o)
-        fire = Signal()
+        fire, rested = Signal(), Signal(init=1)
+        if config.pace > 1:
+            rest = counter(config.pace, name="rest")
+            m.d.sync += rest.eq(Mux(fire, config.pace - 1, Mux(rested, 0, rest - 1)))
+            m.d.comb += rested.eq(rest == 0)
         m.d.comb += [
-            fire.eq(inputs[0].valid & inputs[1].valid & queue.room),
+            fire.eq(inputs[0].valid & inputs[1].valid & queue.room & rested),
             queue.reserve.eq(fire),
             *(i.ready.eq(fire) for i in inputs),
         ]

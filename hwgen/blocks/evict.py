@@ -77,7 +77,7 @@ class EvictionConfig(BlockConfig):
     depths : sequence of :class:`int`
         Depth of the whole FIFO in beats; it gives the number of slots.
     styles : sequence of :class:`str`
-        Of the tail memory, the largest on the chip.
+        Of the tail memory, the largest on the chip; the head is in block memory too if that is.
 
     Raises
     ------
@@ -209,6 +209,11 @@ class EvictionConfig(BlockConfig):
         return max(2 * self.request_words[0], LEAST_HEAD)
 
     @property
+    def head_style(self) -> str:
+        """Memory of the head."""
+        return "block" if self.queue_styles[0] == "block" else ""
+
+    @property
     def tail_words(self) -> int:
         """Words of the tail memory: with so many the reader never waits, if the consumer does not.
 
@@ -255,7 +260,7 @@ class EvictionConfig(BlockConfig):
     def resources(self) -> Resources:
         claims = len(self.request_words)
         beats, words = self.beats_per_word, self.words_per_beat
-        out = area.queue(self.word_bits, self.head_words)
+        out = area.queue(self.word_bits, self.head_words, 1, self.head_style)
         out += area.queue(self.word_bits, self.tail_words, claims, self.queue_styles[0])
         # Addresses and sizes of requests, slots, counters of requests, words and beats.
         address = self.axi.address_bits - levels(self.slot_bytes)
@@ -340,7 +345,9 @@ class EvictionBuffer(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self.config
-        m.submodules.head = head = Queue(config.word_bits, config.head_words)
+        m.submodules.head = head = Queue(
+            config.word_bits, config.head_words, style=config.head_style
+        )
         m.submodules.tail = tail = Queue(
             config.word_bits, config.tail_words, config.request_words, config.queue_styles[0]
         )

@@ -38,10 +38,13 @@ class PixelReaderConfig(OpConfig):
         Pixels in the buffer; 0: the fewest with which it works.
     window_style : :class:`str`
         Memory of the buffer.
+    pace : :class:`int`
+        Cycles from a beat to the next, at least: so added pixels do not come in a burst.
     """
 
     capacity: int = 0
     window_style: str = ""
+    pace: int = 1
 
     def __post_init__(self) -> None:
         _ = self.outputs, self.window
@@ -56,7 +59,7 @@ class PixelReaderConfig(OpConfig):
         return SlidingWindowConfig(
             input=self.inputs[0], window=window, word_lanes=self.lanes,
             groups=self.tensor.channels // self.lanes, capacity=self.capacity,
-            style=self.window_style, **geometry,
+            style=self.window_style, fold_cycles=self.pace, **geometry,
         )
 
     @property
@@ -69,7 +72,8 @@ class PixelReaderConfig(OpConfig):
 
     def schedule(self, arrivals: Sequence[np.ndarray]) -> Schedule:
         window = self.window.schedule(arrivals[0])
-        claims = (window.starts[:, None] + np.arange(self.window.window_cycles)).ravel()
+        beats = np.arange(self.window.groups) * self.window.fold_cycles
+        claims = (window.starts[:, None] + beats).ravel()
         out = claims + READ_LATENCY + QUEUE_LATENCY
         return Schedule((window.accepts,), (out,), (claims,), window.capacity)
 

@@ -10,6 +10,7 @@ from hwgen.ir.op import Op
 from hwgen.ir.pool import AveragePool, GlobalAveragePool, GlobalMaxPool, MaxPool
 from hwgen.ir.requantise import Requantise, requantise
 from hwgen.ir.route import Concat, GatherChannels, Pad, Reshape, Resize, Split
+from hwgen.ir.rows import row_edges, split_rows
 from hwgen.ir.types import Quantisation, TensorType
 from hwgen.ir.window import Pads, Window
 
@@ -41,4 +42,6 @@ __all__ = [
     "TensorType",
     "Window",
     "requantise",
+    "row_edges",
+    "split_rows",
 ]
