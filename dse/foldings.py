@@ -58,11 +58,13 @@ class Column:
     takes : of each of :data:`RESOURCES`
     cycles : a frame
     choice : what it is, for whoever made the table
+    window : what of it is the window's memory, whose size is a guess until it is planned
     """
 
     takes: tuple[float, ...]
     cycles: int
     choice: object
+    window: tuple[float, ...] = ()
 
 
 def fold_choices(extent: int, step: int = 1) -> np.ndarray:
@@ -363,17 +365,19 @@ class ConvTable:
         if self._streamed is not None and k >= self._resident:
             count = self.styles - 1
             k, styles = divmod(k - self._resident, count**3)
-            weights, window = (
-                ("", "ultra")[n] for n in (styles // count**2, styles // count % count)
-            )
+            first, second = styles // count**2, styles // count % count
+            weights, window = ("", "ultra")[first], ("", "ultra")[second]
+            buffer = (0, *self._ways.window[k, second], 0)
             tile, resident = int(self._ways.tile[k]), int(self._ways.resident[k])
             k = self._ways.folding[k]
             # As slow as it may be, so that the stream of weights is even.
             pace = self._interval // (self.windows * -(-self.op.cout // int(self._fields[3, k])))
         else:
             k, styles = divmod(k, self.styles**2)
-            weights, window = (STYLES[n] for n in divmod(styles, self.styles))
+            first, second = divmod(styles, self.styles)
+            weights, window = STYLES[first], STYLES[second]
             k = self._kept[k]
+            buffer = self._window.takes(np.array([k]))[:, second, 0]
         cl, tl, gl, pe, kind = (int(n) for n in self._fields[:, k])
         multiplier = (self.multiplier, "fabric")[kind]
         requantiser = (self.multiplier, "fabric")[which]
@@ -384,4 +388,5 @@ class ConvTable:
             weights=weights, window=window, tile=tile, resident=resident,
             fold_cycles=pace,
         )
-        return Column(tuple(float(n) for n in takes), int(self._cycles[k]), folding)
+        return Column(tuple(float(n) for n in takes), int(self._cycles[k]), folding,
+                      tuple(float(n) for n in buffer))

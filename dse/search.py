@@ -171,6 +171,13 @@ class _Evicted:
     style: str
 
 
+def _buffer(config: FoldedConvConfig) -> np.ndarray:
+    """What the memory of a convolution's window takes."""
+    window = config.window
+    width, copies = window.word_lanes * window.input.tensor.bits, window.tap_lanes * window.banks
+    return copies * vector(Resources.memory(width, max(window.depth, 2), window.style))
+
+
 def _bursts(node: Node, graph: Graph) -> bool:
     """Whether a node, left to itself, would send much at once that its inputs did not."""
     if isinstance(node.op, Pad):
@@ -454,6 +461,7 @@ class _Search:
         before = {edge.sink: edge for edge in netlist.edges}
         for name, config in netlist.blocks.items():
             if isinstance(config, FoldedConvConfig):
+                known = known + _buffer(config) - allocation.columns[name].window
                 if config.tile:
                     known = known + self._learn_tiles(name, config, edges[name, 0], netlist, timing)
                     continue

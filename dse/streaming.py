@@ -84,7 +84,8 @@ class Streamed:
     folding : index among the foldings
     tile, resident : see :class:`hwgen.blocks.conv.FoldedConvConfig`
     moved : bytes a frame
-    takes : of LUTs, blocks and UltraRAMs, ``(ways, styles, styles, styles, 3)``, for each style
+    window : of LUTs, blocks and UltraRAMs, what the window's memory takes, ``(ways, styles, 3)``
+    takes : all memories, ``(ways, styles, styles, styles, 3)``, for each style
         (block memory or LUTs, UltraRAM) of weights, window and queue
     """
 
@@ -92,6 +93,7 @@ class Streamed:
     tile: np.ndarray
     resident: np.ndarray
     moved: np.ndarray
+    window: np.ndarray
     takes: np.ndarray
 
     def take(self, keep: np.ndarray) -> Streamed:
@@ -179,7 +181,7 @@ def streamed(
     takes = weights[:, :, None, None] + window[:, None, :, None] + queues[:, None, None]
     takes[..., 0] += (200 + f.row_bits * (rows_per_word // 3))[:, None, None, None]
     moved = (f.folds - resident) * depth * columns * (bus // 8) * count
-    return Streamed(index[good], tile, resident, moved, takes)
+    return Streamed(index[good], tile, resident, moved, window, takes)
 
 
 def _memory(width, depth: np.ndarray, copies, ultra: bool) -> np.ndarray:
