@@ -63,7 +63,7 @@ LARGE = 300
 """LUTs above which it is decided for each queue where it is."""
 PREFER = np.array([1, 1, 8, 8, 0.05])
 """How much more resources count if off-chip memory is preferred."""
-LARGE_ROWS = (0.05, 0.01)
+LARGE_ROWS = (0.05, 0.025, 0.01)
 """Shares of the on-chip memory from which on the rows that a window keeps may be off chip."""
 LARGE_BITS = 6 * 18432
 """Bits above which a queue may be off chip."""
@@ -385,7 +385,7 @@ class _Search:
                                     pixels[node.name])
                 design.foldings[node.name] = replace(
                     design.foldings.get(node.name, Folding()),
-                    fold_cycles=max(interval // stream.beats, 1),
+                    fold_cycles=interval * stream.beats_per_site // stream.beats,
                 )
             if isinstance(node.op, MaxPool | AveragePool):
                 window = node.op.window

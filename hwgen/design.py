@@ -58,7 +58,7 @@ class Folding:
         Of a convolution whose weights are in off-chip memory: rows that are computed fold by fold,
         and folds that stay on chip; 0: its weights are on chip.
     fold_cycles : :class:`int`
-        Cycles of a fold of a convolution, at least; of a product or of added pixels, of a beat.
+        Cycles of a fold of a convolution, at least; of a site of a product, of a pixel added.
 
     Raises
     ------

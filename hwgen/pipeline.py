@@ -235,17 +235,17 @@ def block_config(
                           multiplier=folding.requantiser or folding.multiplier)
     if isinstance(op, Resize):
         return NearestResizeConfig(op=op, tensor=tensor, lanes=lanes, capacity=folding.capacity,
-                                   window_style=folding.window, pace=folding.fold_cycles or 1)
+                                   window_style=folding.window, pace=folding.fold_cycles)
     if isinstance(op, Pad):
         return PadConfig(op=op, tensor=tensor, lanes=lanes, capacity=folding.capacity,
-                         window_style=folding.window, pace=folding.fold_cycles or 1)
+                         window_style=folding.window, pace=folding.fold_cycles)
     if isinstance(op, GatherChannels):
         return GatherConfig(op=op, tensor=tensor, lanes=lanes)
     if isinstance(op, ArgMax):
         return ArgMaxConfig(op=op, tensor=tensor, lanes=streams[0].lanes)
     if isinstance(op, Mul):
         return ProductConfig(op=op, tensors=(types[0], types[1]), lanes=lanes,
-                             multiplier=folding.multiplier, pace=folding.fold_cycles or 1)
+                             multiplier=folding.multiplier, pace=folding.fold_cycles)
     if isinstance(op, Table):
         return TableLookupConfig(op=op, tensor=tensor, lanes=lanes)
     if isinstance(op, Add):

@@ -74,28 +74,34 @@ class PairConfig(BeatConfig):
     lanes : :class:`int`
         Elements a beat.
     pace : :class:`int`
-        Cycles from a pair to the next, at least.  What waited long for its partner is then not
-        sent faster than others need it, so they keep less of it.
+        Cycles of a site, at least; 0: as many as its beats.  What waited long for its partner is
+        then not sent faster than others need it, so they keep less of it.
 
     Raises
     ------
     :exc:`HwgenError`
-        If the pace is not positive.
+        If the pace is negative.
     """
 
     op: Add | Mul
     tensors: tuple[TensorType, TensorType]
     lanes: int = 1
-    pace: int = 1
+    pace: int = 0
 
     def __post_init__(self) -> None:
-        if self.pace < 1:
-            raise HwgenError(f"Pace must be positive, not {self.pace!r}")
+        if self.pace < 0:
+            raise HwgenError(f"Pace must not be negative, not {self.pace!r}")
         _ = self.inputs, self.outputs
 
     @property
+    def site_cycles(self) -> int:
+        """Cycles of a site."""
+        return max(self.pace, self.inputs[0].beats_per_site)
+
+    @property
     def interval(self) -> int:
-        return super().interval * self.pace
+        stream = self.inputs[0]
+        return stream.beats // stream.beats_per_site * self.site_cycles
 
     @cached_property
     def inputs(self) -> tuple[StreamType, ...]:
@@ -107,7 +113,15 @@ class PairConfig(BeatConfig):
 
     def schedule(self, arrivals: Sequence[np.ndarray]) -> Schedule:
         arrivals = [in_order(times) for times in arrivals]
-        join = in_order(np.maximum.reduce(arrivals) + 1, self.pace)
+        ready = np.maximum.reduce(arrivals) + 1
+        beats = self.inputs[0].beats_per_site
+        if self.site_cycles > beats:
+            # A site begins a pace after the one before, and not before that one is over.
+            by_site = ready.reshape(-1, beats)
+            over = (by_site - np.arange(beats)).max(1) + beats
+            begin = np.maximum(by_site[:, 0], np.append(0, over[:-1]))
+            by_site[:, 0] = in_order(begin, self.site_cycles)
+        join = in_order(ready)
         # A skid buffer has two places.
         free = np.append(np.full(2, -1), join[:-2]) + 1
         accepts = tuple(np.maximum(times, free[: len(times)]) for times in arrivals)
@@ -132,7 +146,7 @@ class Pair(wiring.Component):
     Timing
     ------
     A pair whose second was accepted in cycle t is visible in t + 4 + ``config.push_latency``; one
-    pair every ``config.pace`` cycles.
+    pair a cycle, one site every ``config.site_cycles``.
     """
 
     def __init__(self, config: PairConfig) -> None:
@@ -160,10 +174,14 @@ class Pair(wiring.Component):
             wiring.connect(m, wiring.flipped(port), skid.i)
             inputs.append(skid.o)
         fire, rested = Signal(), Signal(init=1)
-        if config.pace > 1:
-            rest = counter(config.pace, name="rest")
-            m.d.sync += rest.eq(Mux(fire, config.pace - 1, Mux(rested, 0, rest - 1)))
-            m.d.comb += rested.eq(rest == 0)
+        beats = config.inputs[0].beats_per_site
+        if config.site_cycles > beats:
+            beat, rest = counter(beats, name="beat"), counter(config.site_cycles, name="rest")
+            first, over = beat == 0, rest == 0
+            m.d.comb += rested.eq(over | ~first)
+            m.d.sync += rest.eq(Mux(fire & first, config.site_cycles - 1, Mux(over, 0, rest - 1)))
+            with m.If(fire):
+                m.d.sync += beat.eq(Mux(beat == beats - 1, 0, beat + 1))
         m.d.comb += [
             fire.eq(inputs[0].valid & inputs[1].valid & queue.room & rested),
             queue.reserve.eq(fire),

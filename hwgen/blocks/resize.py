@@ -39,12 +39,13 @@ class PixelReaderConfig(OpConfig):
     window_style : :class:`str`
         Memory of the buffer.
     pace : :class:`int`
-        Cycles from a beat to the next, at least: so added pixels do not come in a burst.
+        Cycles of a pixel, at least, so that added pixels do not come in a burst; 0: as many as its
+        beats.
     """
 
     capacity: int = 0
     window_style: str = ""
-    pace: int = 1
+    pace: int = 0
 
     def __post_init__(self) -> None:
         _ = self.outputs, self.window
@@ -58,9 +59,19 @@ class PixelReaderConfig(OpConfig):
         """A sliding window that sends pixels beat by beat."""
         return SlidingWindowConfig(
             input=self.inputs[0], window=window, word_lanes=self.lanes,
-            groups=self.tensor.channels // self.lanes, capacity=self.capacity,
-            style=self.window_style, fold_cycles=self.pace, **geometry,
+            groups=self.beats // self.claim, capacity=self.capacity,
+            style=self.window_style, fold_cycles=self.pace if self.claim > 1 else 0, **geometry,
         )
+
+    @property
+    def beats(self) -> int:
+        """Beats of a pixel."""
+        return self.tensor.channels // self.lanes
+
+    @property
+    def claim(self) -> int:
+        """Beats that are sent, and claimed, together: one, or with a pace all of a pixel."""
+        return self.beats if self.pace > self.beats else 1
 
     @property
     def interval(self) -> int:
@@ -68,13 +79,15 @@ class PixelReaderConfig(OpConfig):
 
     @property
     def least_depths(self) -> tuple[int, ...]:
-        return (READ_LATENCY + QUEUE_LATENCY + 1,)
+        late = READ_LATENCY + QUEUE_LATENCY + self.claim
+        return (self.claim * (late // self.window.fold_cycles + 1),)
 
     def schedule(self, arrivals: Sequence[np.ndarray]) -> Schedule:
         window = self.window.schedule(arrivals[0])
-        beats = np.arange(self.window.groups) * self.window.fold_cycles
-        claims = (window.starts[:, None] + beats).ravel()
-        out = claims + READ_LATENCY + QUEUE_LATENCY
+        starts = window.starts[:, None] + np.arange(self.window.groups) * self.window.fold_cycles
+        claims = np.repeat(starts.ravel(), self.claim)
+        beat = np.tile(np.arange(self.claim), starts.size)
+        out = claims + beat + READ_LATENCY + QUEUE_LATENCY
         return Schedule((window.accepts,), (out,), (claims,), window.capacity)
 
     def resources(self) -> Resources:
@@ -94,7 +107,7 @@ class PixelReader(wiring.Component):
 
     Timing
     ------
-    One beat a cycle at the output.
+    One beat a cycle at the output, one pixel every ``config.pace`` cycles if that is more.
     """
 
     def __init__(self, config: PixelReaderConfig) -> None:
@@ -105,7 +118,7 @@ class PixelReader(wiring.Component):
         m = Module()
         config = self.config
         m.submodules.window = window = SlidingWindow(config.window)
-        m.submodules.queue = queue = output_queue(config)
+        m.submodules.queue = queue = output_queue(config, 0, (config.claim,))
         wiring.connect(m, wiring.flipped(self.i), window.i)
         wiring.connect(m, queue.o, wiring.flipped(self.o))
         m.d.comb += [window.room.eq(queue.room), queue.reserve.eq(window.start)]

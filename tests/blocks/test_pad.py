@@ -34,7 +34,8 @@ def paddings(draw: st.DrawFn) -> PadConfig:
     tensor = TensorType((*spatial, channels), draw(quantisations()))
     fill = draw(st.none() | st.integers(tensor.quantisation.low, tensor.quantisation.high))
     op = Pad(tuple(pads), fill, tuple(stride))
-    return PadConfig(op=op, tensor=tensor, lanes=draw(divisors(channels)))
+    return PadConfig(op=op, tensor=tensor, lanes=draw(divisors(channels)),
+                     pace=draw(st.sampled_from([0, 0, 2, 5])))
 
 
 @given(paddings(), st.integers(0, 999))
@@ -46,7 +47,7 @@ def test_values_and_times(config: PadConfig, seed: int) -> None:
 @given(paddings(), st.integers(0, 999), st.integers(1, 5))
 @settings(max_examples=40)
 def test_values_under_stalls(config: PadConfig, seed: int, depth: int) -> None:
-    check_under_stalls(config, seed, depths=(depth,))
+    check_under_stalls(config, seed, depths=(max(depth, config.claim),))
 
 
 @pytest.mark.parametrize("op, least", [

@@ -32,7 +32,7 @@ def products(draw: st.DrawFn) -> ProductConfig:
         op=Mul(multipliers(1, spread, output, draw(st.integers(0, 999))), output),
         tensors=(TensorType(shape, a), TensorType(shape, b)),
         lanes=draw(divisors(shape[-1])),
-        multiplier=draw(st.sampled_from(sorted(MULTIPLIERS))),
+        multiplier=draw(st.sampled_from(sorted(MULTIPLIERS))), pace=draw(st.sampled_from([0, 0, 7])),
     )
 
 
@@ -77,6 +77,7 @@ def test_dsps_and_latencies(multiplier: str, bits: int, dsp: int, latency: int) 
 @pytest.mark.parametrize("wrong, message", [
     ({"tensors": (TensorType((3, 4)), TensorType((1, 4)))},
      r"^Mul needs two tensors of one shape, not \(3, 4\) and \(1, 4\)$"),
+    ({"pace": -1}, r"^Pace must not be negative, not -1$"),
     ({"lanes": 3}, r"^Lanes must divide the 4 channels, not 3$"),
     ({"multiplier": "dsp"}, r"^Multiplier must be one of dsp48e2, .*, not 'dsp'$"),
 ])

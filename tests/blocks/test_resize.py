@@ -21,7 +21,8 @@ def resizes(draw: st.DrawFn) -> NearestResizeConfig:
     factors = tuple(draw(st.integers(1, {1: 4, 2: 3, 3: 2}[dims])) for _ in range(dims))
     channels = draw(st.integers(1, 4))
     tensor = TensorType((*spatial, channels), draw(quantisations()))
-    return NearestResizeConfig(op=Resize(factors), tensor=tensor, lanes=draw(divisors(channels)))
+    return NearestResizeConfig(op=Resize(factors), tensor=tensor, lanes=draw(divisors(channels)),
+                               pace=draw(st.sampled_from([0, 0, 3])))
 
 
 @given(resizes(), st.integers(0, 999))
@@ -33,7 +34,7 @@ def test_values_and_times(config: NearestResizeConfig, seed: int) -> None:
 @given(resizes(), st.integers(0, 999), st.integers(1, 5))
 @settings(max_examples=25)
 def test_values_under_stalls(config: NearestResizeConfig, seed: int, depth: int) -> None:
-    check_under_stalls(config, seed, depths=(depth,))
+    check_under_stalls(config, seed, depths=(max(depth, config.claim),))
 
 
 def test_a_row_is_kept_until_it_was_sent_for_the_last_time() -> None:
