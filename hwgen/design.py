@@ -87,9 +87,9 @@ class Folding:
                 if value not in CHOICES[name]:
                     legal = ", ".join(map(repr, CHOICES[name]))
                     raise HwgenError(f"{name} must be one of {legal}, not {value!r}")
-            elif type(value) is not int or value < (least := name not in UNSET):
-                kind = "positive integer" if least else "integer, 0 or more"
-                raise HwgenError(f"{name} must be a {kind}, not {value!r}")
+            elif type(value) is not int or value < (name not in UNSET):
+                kind = "an integer, 0 or more" if name in UNSET else "a positive integer"
+                raise HwgenError(f"{name} must be {kind}, not {value!r}")
 
 
 @dataclass(frozen=True)
@@ -106,21 +106,26 @@ class MemoryPorts:
         Most words of a request.
     latency : :class:`int`
         Cycles that a request takes at most, waiting for others included.
+    rate : :class:`float`
+        Bytes a cycle that the memory moves in practice; 0: as many as the ports.
 
     Raises
     ------
     :exc:`HwgenError`
-        If a value is not a positive integer.
+        If a value is not a positive integer, or the rate is negative.
     """
 
     count: int = 1
     data_bits: int = 128
     burst: int = 64
     latency: int = 360
+    rate: float = 0.0
 
     def __post_init__(self) -> None:
+        if type(self.rate) not in (int, float) or not 0 <= self.rate < 1e9:
+            raise HwgenError(f"rate must be a number, 0 or more, not {self.rate!r}")
         for name, value in vars(self).items():
-            if type(value) is not int or value < 1:
+            if name != "rate" and (type(value) is not int or value < 1):
                 raise HwgenError(f"{name} must be a positive integer, not {value!r}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,6 +31,7 @@ class Layout:
     offsets : per block, where its region begins
     uses : per block, what it keeps there
     size : bytes of all regions
+    rate : bytes a cycle that the memory moves in practice; 0: as many as the ports
     """
 
     axi: AxiConfig
@@ -37,6 +39,15 @@ class Layout:
     offsets: Mapping[str, int]
     uses: Mapping[str, OffChip]
     size: int
+    rate: float = 0.0
+
+    @property
+    def interval(self) -> int:
+        """Fewest cycles in which all that a frame needs is moved."""
+        sides = [sum(getattr(self.uses[name], side) for name in names) // self.axi.word_bytes
+                 for names in self.clients for side in ("reads", "writes")]
+        both = math.ceil((self.reads + self.writes) / self.rate) if self.rate else 0
+        return max(both, *sides)
 
     @property
     def ports(self) -> int:
@@ -75,7 +86,9 @@ class Layout:
         return bytes(image)
 
 
-def lay_out(blocks: Mapping[str, BlockConfig], axi: AxiConfig, ports: int) -> Layout | None:
+def lay_out(
+    blocks: Mapping[str, BlockConfig], axi: AxiConfig, ports: int, rate: float = 0.0
+) -> Layout | None:
     """The layout of the off-chip memory of some blocks; None if none of them has any.
 
     Regions with contents come first.  Every port gets about as many bytes a frame.
@@ -108,4 +121,4 @@ def lay_out(blocks: Mapping[str, BlockConfig], axi: AxiConfig, ports: int) -> La
             f"{ports} ports have identifiers for {ports << axi.id_bits} blocks with off-chip "
             f"memory, not for {len(uses)}"
         )
-    return Layout(axi, tuple(map(tuple, clients)), offsets, uses, size)
+    return Layout(axi, tuple(map(tuple, clients)), offsets, uses, size, rate)

@@ -102,11 +102,13 @@ class Netlist:
 
     @property
     def interval(self) -> int:
-        """Cycles a frame: those of the slowest block, or of the widest stream."""
+        """Cycles a frame: those of the slowest block, of the longest stream, or of the off-chip
+        memory."""
         streams = (*self.inputs.values(), *self.outputs.values())
         return max(
             max(config.interval for config in self.blocks.values()),
             max(stream.beats for stream in streams),
+            self.offchip.interval if self.offchip else 0,
         )
 
     @property
@@ -398,7 +400,7 @@ def plan(graph: Graph, design: DesignPoint) -> Netlist:
         raise HwgenError(f"The design sets the depth of {min(depths)!r}, which is not an edge")
     if wrong := evicted or memories:
         raise HwgenError(f"The design sets the memory of {min(wrong)!r}, which is not an edge")
-    netlist.offchip = lay_out(netlist.blocks, axi, design.ports.count)
+    netlist.offchip = lay_out(netlist.blocks, axi, design.ports.count, design.ports.rate)
     return netlist
 
 

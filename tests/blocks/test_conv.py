@@ -215,6 +215,58 @@ def test_tiles_under_stalls(
     check_under_stalls(config, seed, depths=(depth,))
 
 
+@given(convolutions() | transposed_convolutions() | several_pixels(), st.integers(0, 20),
+       st.integers(0, 999))
+@settings(max_examples=30)
+def test_even_pace(config: FoldedConvConfig, more: int, seed: int) -> None:
+    """Folds that are slower than they need be, whose cycles are exact."""
+    window = config.window
+    config = replace(config, fold_cycles=window.fold_cycles + more)
+    assert config.window.fold_cycles == window.fold_cycles + more
+    folds = config.group_folds * config.channel_folds
+    assert config.interval == max(config.inputs[0].beats, config.window.windows * folds
+                                  * (window.fold_cycles + more))
+    assert config.resources().dsp == replace(config, fold_cycles=0).resources().dsp
+    check_on_time(config, seed)
+    check_under_stalls(config, seed)
+
+
+@given(tiled().filter(lambda config: sum(config.array.weight_widths) <= 1024),
+       st.integers(1, 20), st.integers(0, 999))
+@settings(max_examples=30)
+def test_tiles_at_an_even_pace(config: FoldedConvConfig, more: int, seed: int) -> None:
+    """Weights have longer to come, so that there may be fewer places for them."""
+    slow = replace(config, fold_cycles=config.window.fold_cycles + more)
+    assert config.stream is not None
+    assert slow.stream is not None
+    assert slow.stream.slots <= config.stream.slots
+    assert slow.interval >= config.interval
+    check_on_time(slow, seed)
+
+
+@pytest.mark.parametrize("tile", [0, 2])
+@pytest.mark.parametrize("fold_cycles, interval", [(0, 16 * 3 * 6), (6, 16 * 3 * 6), (11, 16 * 3 * 11)])
+def test_pace(tile: int, fold_cycles: int, interval: int) -> None:
+    """Frames without a gap: an interval and no burst, for each fold has its cycles."""
+    op = make_conv(Window((3, 3), (1, 1), ((1, 1), (1, 1))), 4, 6)
+    config = FoldedConvConfig(
+        op=op, tensor=TensorType((4, 4, 4), Quantisation(0.1, 3)), channel_lanes=2, tap_lanes=3,
+        pe=2, lanes_out=2, fold_cycles=fold_cycles, tile=tile, memory_latency=MEMORY_LATENCY,
+    )
+    assert config.interval == interval
+    arrivals = np.arange(3 * config.inputs[0].beats)
+    schedule = config.schedule([arrivals])
+    frames = np.random.default_rng(0).integers(-128, 128, (3, 4, 4, 4))
+    run = simulate(replace(config, capacity=schedule.capacity).create(), frames)
+    np.testing.assert_array_equal(run.outputs[0], config.compute(frames)[0])
+    np.testing.assert_array_equal(run.times[0], schedule.outputs[0])
+    last = run.times[0].reshape(3, -1)[:, -1]
+    assert (np.diff(last) == interval).all()
+    if not tile:
+        # Between the results of a frame that is all there are the cycles of a fold.
+        assert (np.diff(run.times[0].reshape(3, -1)[2]) == max(fold_cycles, 6)).all()
+
+
 @pytest.mark.parametrize("weight_style", ["distributed", "block", "ultra"])
 @pytest.mark.parametrize("window_style", ["", "ultra"])
 def test_memories(weight_style: str, window_style: str) -> None:
