@@ -26,7 +26,7 @@ import boards
 from dse.search import Found, search
 from hwgen.blocks.conv import FoldedConvConfig
 from hwgen.blocks.evict import EvictionConfig
-from hwgen.blocks.route import FifoConfig
+from hwgen.blocks.queue import FifoConfig
 from hwgen.emit.report import report
 from hwgen.emit.verilog import emit
 from hwgen.pipeline import Netlist

@@ -343,7 +343,7 @@ class AxiPort(wiring.Component):
     ------
     Three cycles from a request to its address on the bus, if nothing else is in the way, and three
     cycles between requests (two more for each further burst of a request): bursts of four words or
-    more follow each other without a gap.  Words of writes follow five cycles after the address or
+    more follow each other without a gap.  Words of writes follow four cycles after the address or
     later.  From R to a client takes one cycle, from B to ``done`` too.  All outputs are registers
     or come from registers through a few gates; nothing leads through the port in one cycle.
     """
