@@ -13,9 +13,11 @@ from amaranth.lib import data, wiring
 from hwgen.blocks import area
 from hwgen.blocks.argmax import ArgMaxConfig
 from hwgen.blocks.arithmetic import signed_width
+from hwgen.blocks.axi import AxiConfig
 from hwgen.blocks.base import BlockConfig, Resources, StreamType
 from hwgen.blocks.conv import FoldedConvConfig
 from hwgen.blocks.elementwise import AdderConfig, TableLookupConfig
+from hwgen.blocks.evict import EvictionConfig
 from hwgen.blocks.gather import GatherConfig
 from hwgen.blocks.globalpool import GlobalPoolConfig
 from hwgen.blocks.mac import MacArray, MacArrayConfig
@@ -27,6 +29,7 @@ from hwgen.blocks.queue import FifoConfig, Queue, Skid
 from hwgen.blocks.requantise import RequantiserConfig
 from hwgen.blocks.resize import NearestResizeConfig
 from hwgen.blocks.route import ConcatenateConfig, LaneChangeConfig, SplitterConfig
+from hwgen.blocks.weight_stream import WeightStreamConfig
 from hwgen.errors import HwgenError
 from hwgen.ir import (
     Add,
@@ -211,6 +214,49 @@ def _conv(d: _Drawer, wide: bool = False) -> FoldedConvConfig:
     return replace(config, depths=(d.depth(config.least_depths[0]),)).at_full_speed()
 
 
+def _axi(d: _Drawer) -> AxiConfig:
+    return AxiConfig(data_bits=d.one(64, 128, 128, 128, 256, 512), id_bits=6)
+
+
+def _weight_stream(d: _Drawer) -> WeightStreamConfig:
+    ports = d.spread(1, 18)
+    bits = d.bits() * d.spread(1, 16)
+    folds = d.spread(2, 64)
+    return WeightStreamConfig(
+        (2 * bits,) * (ports - 1) + (d.one(1, 2) * bits,), tuple(range(1, ports + 1)),
+        rows=d.spread(4, 1200), folds=folds, axi=_axi(d), slots=d.one(2, 2, 2, 3, 5),
+        resident=d.one(0, 0, d.whole(0, folds), folds), burst=d.one(16, 64, 64),
+    )
+
+
+def _tiled(d: _Drawer) -> FoldedConvConfig:
+    config = _conv(d, wide=d.chance(0.2))
+    if config.group_folds > 1 or config.channel_folds < 2 or config.interval > 3_000_000:
+        raise HwgenError("That is not tiled")
+    course, folds = config.window.course, config.channel_folds
+    rows = course.output[0] // course.repeat[0]
+    divisors = [n for n in range(1, rows + 1) if rows % n == 0]
+    config = replace(
+        config, tile=divisors[min(d.spread(1, 4), len(divisors)) - 1], depths=(),
+        resident=d.one(0, 0, d.whole(0, folds), d.whole(0, folds)), axi=_axi(d),
+        burst=d.one(16, 64, 64), memory_latency=360,
+    ).at_full_speed()
+    return replace(config, depths=(d.one(1, 1, 2) * config.least_depths[0],))
+
+
+def _eviction(d: _Drawer) -> EvictionConfig:
+    tensor = d.tensor(most=60)
+    lanes = d.divisor(tensor.channels, 32)
+    pixels = d.one(1, 1, 1, 2)
+    if tensor.spatial[-1] % pixels:
+        raise HwgenError("Pixels do not divide")
+    return EvictionConfig(
+        stream=StreamType(tensor, lanes, pixels), axi=_axi(d),
+        burst=d.one(8, 16, 32, 32), memory_latency=360,
+        depths=(d.spread(1000, 100_000),), styles=(d.one("", "", "block"),),
+    )
+
+
 def _pool(d: _Drawer) -> PoolConfig:
     tensor = d.tensor()
     kernel = d.one(2, 3, 5)
@@ -348,12 +394,14 @@ PARTS: dict[str, Callable[[_Drawer], object]] = {
     "requantiser": _requantiser,
     "array": _array,
     "window": lambda d: d.one(_conv, _pool, _resize, _pad)(d).window,
+    "weight stream": _weight_stream,
 }
 """Parts of blocks."""
 
 BLOCKS: dict[str, Callable[[_Drawer], BlockConfig]] = {
     "convolution": _conv,
     "convolution, several pixels a beat": lambda d: _conv(d, wide=True),
+    "convolution, tiled": _tiled,
     "pool": _pool,
     "resize": _resize,
     "pad": _pad,
@@ -364,6 +412,7 @@ BLOCKS: dict[str, Callable[[_Drawer], BlockConfig]] = {
     "argmax": _argmax,
     "gather": _gather,
     "fifo": _fifo,
+    "eviction buffer": _eviction,
     "concatenate": _concatenate,
     "splitter": _splitter,
     "lane change": _lane_change,

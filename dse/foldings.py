@@ -334,6 +334,7 @@ class ConvTable:
         self._takes = np.moveaxis(takes, -1, 1).reshape(len(RESOURCES), -1).T
         self._columns, self._interval = {}, interval
         if self._streamed is not None:
+            # They are slowed down to the interval: much quicker ones would be for nothing.
             self._stream(self._streamed, interval, least * 2)
         return True
 

@@ -43,10 +43,11 @@ class External:
         if not board.memory:
             return None
         main = max(board.memory, key=lambda memory: memory.total_gbps)
-        count = main.count * main.ports
-        rate = min(main.practical_gbps * 125 / clock_mhz, count * main.axi_bits / 8 * 0.95)
-        ports = MemoryPorts(count=count, data_bits=main.axi_bits,
-                            burst=min(64, 4096 * 8 // main.axi_bits), rate=round(rate, 3))
+        # A narrower bus than that of our ports is adapted outside.
+        count, bits = main.count * main.ports, max(main.axi_bits, 32)
+        rate = min(main.practical_gbps * 125 / clock_mhz, count * bits / 8 * 0.95)
+        ports = MemoryPorts(count=count, data_bits=bits, burst=min(64, 4096 * 8 // bits),
+                            rate=round(rate, 3))
         return cls(ports, rate)
 
 

@@ -12,13 +12,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from amaranth.hdl import Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgen.blocks.arithmetic import delayed
+from hwgen.blocks import area
+from hwgen.blocks.arithmetic import delayed, levels
 from hwgen.blocks.axi import AxiConfig
 from hwgen.blocks.base import Resources, counter
 from hwgen.blocks.memory import BufferMemory, check_style
@@ -188,16 +190,67 @@ class WeightStreamConfig:
         order = sorted(range(self.folds), key=lambda n: (not self.stays(n), n))
         return b"".join(fold(n) for n in order)
 
+    @property
+    def shares(self) -> list[list[tuple[int, int, int]]]:
+        """Per column, what ports have in it: which port, and from which bit to which of the row."""
+        offsets, word = np.cumsum([0, *self.widths]).tolist(), self.axi.data_bits
+        bounds = list(enumerate(pairwise(offsets)))
+        return [
+            [(k, max(low, begin), min(high, begin + word)) for k, (low, high) in bounds
+             if low < begin + word and high > begin]
+            for begin in range(0, self.row_bits, word)
+        ]
+
     def resources(self) -> Resources:
         """What it takes; LUTs and flip-flops estimated."""
-        bits = max(self.depth - 1, 1).bit_length()
+        place, address = levels(self.places + 1), levels(max(self.depth, 2))
+        offset = levels(self.image_bytes) - self.axi.word_shift
+        counted = 2 * place + levels(self.slots + 1) + levels(self.requests) + levels(self.folds)
+        counted += offset + address + levels(self.fold_depth)
+        counted += address * ((self.streamed > 0) + (self.resident > 1))
+        if self.resident not in (0, self.folds):
+            counted += 2 * levels(self.folds + self.resident)
+        word = max(self.column_widths)
         out = Resources(
-            lut=6 * bits + 2 * self.columns + 60 + self.row_bits * (self.rows_per_word // 3),
-            ff=bits * (6 + max(self.skews)) + self.axi.data_bits + 2 * self.columns + 80,
+            lut=round(1.5 * counted) + address + self.axi.address_bits + 20,
+            ff=counted + 2 * address + word + 2 * self.columns + self.skews[-1] + 4,
         )
         for width in self.column_widths:
-            out += Resources.memory(width, max(self.depth, 2), self.style)
-        return out
+            out += area.buffer(width, self.depth, self.style)
+        return out + self._registers()
+
+    def _registers(self) -> Resources:
+        """Those behind the memories, and of addresses on the way to them."""
+        luts = flops = 0
+
+        def delay(bits: int, cycles: int) -> None:
+            nonlocal luts, flops
+            # Three and more are a shift register.
+            luts, flops = luts + bits * (cycles > 2), flops + bits * cycles * (cycles < 3)
+
+        read = []
+        for width, shares in zip(self.column_widths, self.shares, strict=True):
+            first = self.skews[shares[0][0]]
+            registers = area.buffer_registers(width, self.depth, self.style)
+            read.append(first)
+            if self.rows_per_word > 1:
+                # Four words a LUT.
+                luts += self.row_bits * -(-(self.rows_per_word - 1) // 3)
+                delay(levels(self.rows_per_word), first + 3)
+            each, more = divmod(registers, width)
+            for k, low, high in shares:
+                late = self.skews[k] - first
+                if self.rows_per_word > 1:
+                    delay(high - low, 1 + late)
+                elif more or each > 2:
+                    delay(high - low, late)
+                else:
+                    delay(high - low, each + late)
+            if self.rows_per_word > 1 or more or each > 2:
+                flops += registers
+        for before, after in pairwise([0, *sorted(set(read))]):
+            delay(levels(max(self.depth, 2)), after - before)
+        return Resources(lut=luts, ff=flops)
 
     @property
     def signature(self) -> wiring.Signature:
@@ -390,7 +443,6 @@ class WeightStream(wiring.Component):
         for k in range(skews[-1]):
             addresses.append(Signal.like(address, name=f"read_address_{k + 1}"))
             m.d.sync += addresses[-1].eq(addresses[-2])
-        offsets = np.cumsum([0, *config.widths]).tolist()
         if low:
             m.d.comb += memories[0].read_addr.eq(addresses[skews[0]])
             which = delayed(m, self.row[:low], skews[0] + 3, "which")
@@ -398,22 +450,17 @@ class WeightStream(wiring.Component):
             m.d.sync += row.eq(
                 memories[0].read_data.word_select(which, config.row_bits)
             )
-            for k, skew in enumerate(skews):
-                part = row[offsets[k] : offsets[k + 1]]
+            for k, start, stop in config.shares[0]:
                 m.d.comb += getattr(self, f"w_{k}").eq(
-                    delayed(m, part, skew - skews[0], f"late_{k}")
+                    delayed(m, row[start:stop], skews[k] - skews[0], f"late_{k}")
                 )
             return
         # A column is read when the first of the ports that it has a part in wants it.
-        word = config.axi.data_bits
-        for n, memory in enumerate(memories):
-            begin, end = n * word, n * word + memory.width
-            inside = [k for k in range(len(skews))
-                      if offsets[k] < end and offsets[k + 1] > begin]
-            first = skews[inside[0]]
+        offsets = np.cumsum([0, *config.widths]).tolist()
+        for n, (memory, shares) in enumerate(zip(memories, config.shares, strict=True)):
+            begin, first = n * config.axi.data_bits, skews[shares[0][0]]
             m.d.comb += memory.read_addr.eq(addresses[first])
-            for k in inside:
-                start, stop = max(offsets[k], begin), min(offsets[k + 1], end)
+            for k, start, stop in shares:
                 part = memory.read_data[start - begin : stop - begin]
                 m.d.comb += getattr(self, f"w_{k}")[start - offsets[k] : stop - offsets[k]].eq(
                     delayed(m, part, skews[k] - first, f"late_{n}_{k}")

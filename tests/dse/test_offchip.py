@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import boards
-from dse.foldings import Column, ConvTable
+from dse.foldings import ConvTable
 from dse.search import Found, check_design, search
 from dse.streaming import LEAST_FOLDS, External
 from hwgen.blocks.base import StreamType
@@ -129,9 +129,6 @@ def test_preferred() -> None:
     layout = prefer.netlist.offchip
     assert layout is not None
     assert layout.reads == layout.writes == config.offchip.reads >= 64 * 64 * 16
-    # What is left of the queue is small: so is the time that it takes.
-    whole = Column((0.0,), 0, None)
-    assert whole.cycles == 0
     assert check_design(gated(), BOARD, prefer.design, prefer.timing).netlist.offchip == layout
 
 
@@ -190,10 +187,10 @@ def test_memory_of_a_board() -> None:
 
 def convolutions() -> Graph:
     """Convolutions with large weights, each of the input."""
-    b = Builder((8, 8, 32))
+    b = Builder((8, 8, 64))
     b.graph.outputs = [
-        b.conv("image", 96, 3, "c3"), b.conv("image", 96, 3, "c3s", stride=2),
-        b.conv("image", 512, 1, "c1"), b.conv("image", 64, 5, "c5"),
+        b.conv("image", 192, 3, "c3"), b.conv("image", 256, 3, "c3s", stride=2),
+        b.conv("image", 2048, 1, "c1"), b.conv("image", 96, 5, "c5"),
     ]
     return b.graph
 
@@ -208,7 +205,8 @@ def test_tables_say_what_blocks_say(
     """Cycles, DSPs and bytes of a way to stream are the block's; memories too, once it was built.
 
     Before, the window and the queue are a guess: no less than it takes, and at most twice as much
-    but for a few blocks.
+    but for four blocks.  An even pace may leave fewer places for weights, which only the block
+    knows.
     """
     graph, random = convolutions(), np.random.default_rng(seed)
     node = next(node for node in graph.nodes if node.name == name)
@@ -221,7 +219,7 @@ def test_tables_say_what_blocks_say(
     assert external is not None
     interval = node.op.macs(tensor) // macs
     # Memory is dear, and LUTs are not cheap enough to hold all weights.
-    prices = np.array([0.001, 0.01, 1, 1, 1e-7]) * random.uniform(0.3, 1, 5)
+    prices = np.array([0.001, 0.01, 1, 2, 1e-8]) * random.uniform(0.3, 1, 5)
     known: dict[int, tuple[int, int]] = {}
     while True:
         table = ConvTable(node.op, tensor, lanes_in, lanes_out, *pixels, multiplier, ultra, 0,
@@ -247,10 +245,16 @@ def test_tables_say_what_blocks_say(
         needs = [replace(config, styles=(style,)).resources()
                  for style in (("", "ultra") if ultra else ("",))]
         assert all(column.takes[0] == need.dsp for need in needs)
+        taken = [(need.bram18, need.uram) for need in needs]
+        assert any(column.takes[2] >= blocks and column.takes[3] >= ultras
+                   for blocks, ultras in taken)
+        unpaced = replace(config, fold_cycles=0).stream
+        assert unpaced is not None
+        same = config.stream.slots == unpaced.slots
         if folding.tile in known:
-            assert column.takes[2:4] in [(need.bram18, need.uram) for need in needs]
+            assert not same or column.takes[2:4] in taken
             return
-        assert any(need.bram18 <= column.takes[2] + 2 and column.takes[2] <= 2 * need.bram18 + 4
-                   and need.uram <= column.takes[3] <= 2 * need.uram + 2 for need in needs)
+        assert not same or any(column.takes[2] <= 2 * blocks + 4 and column.takes[3] <= ultras
+                               for blocks, ultras in taken)
         depth = config.order.whole(2 * config.order.cycle)
         known[folding.tile] = config.window.sites, min(config.queue_depths[0], depth)
