@@ -212,7 +212,7 @@ def _simulated(case: Case) -> bool:
     clock = found.design.clock_mhz
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        model = VerilatorModel(rtl, netlist, Path(folder), optimise=False)
+        model = VerilatorModel(rtl, netlist, Path(folder))
         compiled = time.perf_counter() - begin
         run = model.run(
             inputs, interval=timing.interval, memory=MemoryModel.of_board(board, clock)

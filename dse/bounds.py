@@ -22,7 +22,8 @@ class Bounds:
     -------
     dsp : multiplications, as many a DSP as fit, on all usable DSPs
     memory : weights, each read for every few pixels from all ports of all memories
-    bandwidth : frames in and out over the off-chip memory's practical bandwidth
+    bandwidth : frames in and out, and weights for which there is no room on the chip, once, over
+        the off-chip memory's practical bandwidth
     stream : elements of the largest tensor, all channels and as many pixels as possible a beat
     """
 
@@ -55,7 +56,7 @@ def bounds(graph: Graph, board: Board, streams: Streams, clock_mhz: float) -> Bo
     clock_mhz : clock, for the bandwidth
     """
     usable = board.usable
-    products, reads = 0.0, 0
+    products, reads, weights = 0.0, 0, 0
     for node in graph.nodes:
         tensor = graph.types[node.inputs[0]]
         conv = as_conv(node.op, tensor)
@@ -64,8 +65,11 @@ def bounds(graph: Graph, board: Board, streams: Streams, clock_mhz: float) -> Bo
         macs = node.op.macs(tensor)
         products += macs / densest(conv, tensor, board.multiplier)
         reads += macs * conv.weight_bits
+        weights += conv.weight.size * conv.weight_bits
     traffic = sum(type.size * -(-type.bits // 8) * 8
                   for type in (*graph.inputs.values(), *(graph.types[n] for n in graph.outputs)))
+    held = 18432 * usable.bram18 + 72 * 4096 * usable.uram + 64 * usable.lut
+    traffic += max(weights - held, 0)
     rate = board.offchip_practical_gbps * 1e3 / clock_mhz
     # Bits a cycle: a block gives 36, an UltraRAM two words, a LUT one bit.
     ports = 36 * usable.bram18 + 144 * usable.uram + usable.lut

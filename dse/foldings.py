@@ -2,7 +2,7 @@
 
 Numbers here are those of ``resources()`` of the blocks, computed for thousands of foldings at once:
 multipliers exactly, memories but for how weights are dealt out to ports, LUTs nearly.  What they
-miss for a whole design is found when it is planned (:mod:`dse.search`).
+miss for a whole design is found when it is planned (:mod:`dse.state`).
 """
 
 from __future__ import annotations

@@ -10,63 +10,39 @@ so the device is divided again with what is left, until both agree.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from copy import copy
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
 from boards import Board
-from dse.allocate import WEIGHTS, Allocation, Part, allocate, fits
+from dse.allocate import allocate, fits
 from dse.bounds import Bounds, bounds
-from dse.foldings import RESOURCES, Column, ConvTable, FixedTable, fold_choices
-from dse.memories import assign_memories, vector, ways
-from dse.streaming import External
-from dse.streams import Streams, is_depthwise
-from hwgen.blocks.base import Resources, StreamType
-from hwgen.blocks.conv import FoldedConvConfig
-from hwgen.blocks.evict import EvictionConfig
-from hwgen.design import OFF_CHIP, DesignPoint, Folding
+from dse.foldings import RESOURCES
+from dse.memories import vector
+from dse.state import STEP, SearchState, over
+from dse.streams import Streams
+from hwgen.blocks.base import Resources
+from hwgen.design import DesignPoint
 from hwgen.errors import HwgenError
 from hwgen.ir import (
     AveragePool,
     Conv,
-    Convolution,
-    GlobalAveragePool,
     Graph,
     MaxPool,
-    Mul,
-    Node,
-    Pad,
-    Resize,
-    TensorType,
     split_rows,
 )
-from hwgen.pipeline import Edge, Netlist, as_conv, axi_config, block_config, plan
-from sim.timing import Timing, sized
+from hwgen.pipeline import Netlist, plan
+from sim.timing import Timing
 
 __all__ = ["OBJECTIVES", "OFFCHIP", "Found", "check_design", "design_for", "search"]
 
 OBJECTIVES = ("throughput", "latency")
-QUEUE = "queue "
-"""Before the names of edges, where queues are parts."""
 PASSES = 6
-SLOWER = (1.3, 2, 4)
-"""How much longer the intervals are of designs that are looked at for comparison."""
 SLOW_LOOKS = (4, 16)
 """How much slower designs are that are looked at if none fits."""
-STEP = 1.002
-"""Intervals closer than this are alike."""
-RESERVE = np.array([0, 0.015, 0, 0, 0.2])
-"""Share of each resource that is held back while it is divided."""
-LARGE = 300
-"""LUTs above which it is decided for each queue where it is."""
-PREFER = np.array([1, 1, 8, 8, 0.05])
-"""How much more resources count if off-chip memory is preferred."""
 LARGE_ROWS = (0.05, 0.025, 0.01)
 """Shares of the on-chip memory from which on the rows that a window keeps may be off chip."""
-LARGE_BITS = 6 * 18432
-"""Bits above which a queue may be off chip."""
 OFFCHIP = ("auto", "never", "prefer")
 """When off-chip memory is used: where a design is short of memory; not at all; wherever it can."""
 WORTH = 1.03
@@ -133,11 +109,6 @@ class Found:
         }
 
 
-def over(need: Resources, have: Resources) -> list[str]:
-    """Names of the resources of which more is needed than there is."""
-    return [f.name for f in fields(Resources) if getattr(need, f.name) > getattr(have, f.name)]
-
-
 def check_design(graph: Graph, board: Board, design: DesignPoint, timing: Timing) -> Found:
     """A design that was given, if it fits its board.
 
@@ -164,389 +135,6 @@ def check_fits(need: Resources, board: Board) -> None:
         )
 
 
-@dataclass(frozen=True)
-class _Evicted:
-    """A queue off chip, and the memory of what is left of it."""
-
-    style: str
-
-
-def _buffer(config: FoldedConvConfig) -> np.ndarray:
-    """What the memory of a convolution's window takes."""
-    window = config.window
-    width, copies = window.word_lanes * window.input.tensor.bits, window.tap_lanes * window.banks
-    return copies * vector(Resources.memory(width, max(window.depth, 2), window.style))
-
-
-def _bursts(node: Node, graph: Graph) -> bool:
-    """Whether a node, left to itself, would send much at once that its inputs did not."""
-    if isinstance(node.op, Pad):
-        before, after = (sum(max(pads[k], 0) for pads in node.op.pads) for k in range(2))
-        return after > 0 and not before
-    single = graph.types[node.inputs[0]].pixels == 1
-    return isinstance(node.op, Mul) or (isinstance(node.op, Resize) and single)
-
-
-def _use(edge: Edge) -> str:
-    """The name of an edge, without what stands between its ends."""
-    return edge.name.split(":")[0]
-
-
-class _Search:
-    """The state of a search: what is known of buffers, queues and of what the tables miss."""
-
-    def __init__(self, graph: Graph, board: Board, clock_mhz: float) -> None:
-        self.graph, self.board = graph, board
-        self.clock = clock_mhz or board.clock_mhz
-        self.streams = Streams(graph)
-        self.usable = board.usable
-        self.offered = External.of_board(board, self.clock)
-        self.external: External | None = None
-        self.weights = WEIGHTS
-        self.sites: dict[str, int] = {}
-        self.tiles: dict[str, dict[int, tuple[int, int]]] = {}
-        self.queues: dict[str, tuple[list[Column], list[Column]]] = {}
-        self.missing = np.zeros(len(RESOURCES))
-        self.explored: list[dict] = []
-        self.quick = 1
-        self._tables: dict[tuple, ConvTable] = {}
-        self.convolutions = list(self._convolutions())
-        depthwise = any(is_depthwise(conv) for _, conv, _ in self.convolutions)
-        self.pairs = [True, False] if depthwise else [False]
-
-    def with_external(self, prefer: bool) -> _Search:
-        """The same with off-chip memory, which takes as much as it can if it is preferred."""
-        other = copy(self)
-        other.external = self.offered
-        other.weights = WEIGHTS * (PREFER if prefer else 1)
-        return other
-
-    def allocate(self, parts: list[Part], interval: int, latency: bool = False,
-                 have: np.ndarray | None = None) -> Allocation | None:
-        """Divide what there is."""
-        have = self.have(interval) if have is None else have
-        return allocate(parts, have, interval, latency, self.weights)
-
-    def _convolutions(self) -> Iterator[tuple[Node, Convolution, tuple]]:
-        """Nodes that are convolutions, the convolutions, and what their foldings depend on."""
-        for node in self.graph.nodes:
-            tensor = self.graph.types[node.inputs[0]]
-            conv = as_conv(node.op, tensor)
-            if conv is not None:
-                yield node, conv, _geometry(conv, tensor)
-
-    def have(self, interval: int) -> np.ndarray:
-        """What can be divided: a little less than there is, for LUTs are not known exactly."""
-        have = vector(self.usable)
-        if self.external is not None:
-            have[-1] = interval * self.external.bytes_per_cycle
-        return have * (1 - RESERVE) - self.missing
-
-    def parts(self, lanes: dict[str, int], pixels: dict[str, int]) -> list[Part]:
-        """What is to be built between streams of given lanes and pixels."""
-        found: dict[tuple, list[str]] = {}
-        for node, conv, geometry in self.convolutions:
-            source = node.inputs[0]
-            known = self.tiles.get(node.name, {}) if self.external else {}
-            key = (
-                geometry, lanes[source], lanes[node.name],
-                pixels[source], pixels[node.name], self.sites.get(node.name, 0),
-                self.external, tuple(sorted(known.items())),
-            )
-            found.setdefault(key, []).append(node.name)
-            if key not in self._tables:
-                self._tables[key] = ConvTable(
-                    conv, self.graph.types[source], *key[1:5], self.board.multiplier,
-                    self.board.uram > 0, key[5], self.external, dict(known),
-                )
-        parts = [Part(tuple(names), self._tables[key]) for key, names in found.items()]
-        for node in self.graph.nodes:
-            if isinstance(node.op, AveragePool | GlobalAveragePool | Mul):
-                parts.append(Part((node.name,), self._scaled(node, lanes, pixels)))
-        for edge, (columns, evicted) in self.queues.items():
-            more = evicted if self.external else []
-            parts.append(Part((QUEUE + edge,), FixedTable([*columns, *more])))
-        return parts
-
-    def _scaled(self, node: Node, lanes: dict[str, int], pixels: dict[str, int]) -> FixedTable:
-        """An op without weights that multiplies: by the board's multipliers, or in the fabric."""
-        columns = []
-        for multiplier in dict.fromkeys((self.board.multiplier, "fabric")):
-            folding = Folding(multiplier=multiplier)
-            takes = vector(self._config(node, folding, lanes, pixels).resources())
-            columns.append(Column(tuple(takes), 0, folding))
-        # The rest of it is counted with all that the tables miss.
-        least = np.minimum.reduce([np.array(c.takes) for c in columns])
-        return FixedTable([replace(c, takes=tuple(np.array(c.takes) - least)) for c in columns])
-
-    def _config(self, node: Node, folding: Folding, lanes: dict, pixels: dict):
-        inputs = tuple(
-            StreamType(self.graph.types[t], lanes[t], pixels[t]) for t in node.inputs
-        )
-        return block_config(node.op, inputs, folding, lanes[node.name], pixels[node.name])
-
-    def look(self, interval: int) -> None:
-        """Learn from a design that would meet an interval if the device were large enough."""
-        while (chosen := self.streams.choose(interval, self.pairs[0])) is None:
-            interval *= 2
-        while True:
-            allocation = allocate(self.parts(*chosen), np.full(len(RESOURCES), 1e9), interval)
-            if allocation is not None:
-                break
-            interval *= 2
-        _, netlist, timing = sized(self.graph, self.design(allocation, interval, *chosen))
-        self.learn(netlist, netlist.resources(), timing, allocation)
-
-    def feasible(self, interval: int) -> tuple[bool, bool]:
-        """Whether all fits at an interval, nearly; and whether with pixels in pairs."""
-        for pairs in self.pairs:
-            chosen = self.streams.choose(interval, pairs)
-            if chosen is not None:
-                share, _ = fits(self.parts(*chosen), self.have(interval), interval)
-                if share <= 1:
-                    return True, pairs
-        return False, False
-
-    def least(self, low: int) -> tuple[int, bool]:
-        """The shortest interval at which all fits, not below one at which it may."""
-        high = low
-        if not self.feasible(low)[0] and not any(self.feasible(n)[0] for n in self.slow):
-            raise HwgenError(self.hopeless())
-        while not (good := self.feasible(high))[0]:
-            low, high = high, int(high * 1.3) + 1
-            if high > max(self.slow):
-                raise HwgenError(self.hopeless())
-        while high > low * STEP + 1:
-            middle = (low + high) // 2
-            if (found := self.feasible(middle))[0]:
-                high, good = middle, found
-            else:
-                low = middle
-        return high, good[1]
-
-    @property
-    def slow(self) -> list[int]:
-        """Cycles at which designs are small: they need not be smallest at the slowest, for few
-        lanes fill memories badly, but beyond that nothing becomes smaller."""
-        slowest = 8 * max(self.graph.macs, max(t.size for t in self.graph.types.values()))
-        return [*(n for n in (16 * self.quick, 128 * self.quick) if n < slowest), slowest]
-
-    def hopeless(self) -> str:
-        """Why nothing fits: the scarcest resource, and what takes most of it."""
-        looks = []
-        for interval in self.slow:
-            chosen = self.streams.choose(interval, False)
-            assert chosen is not None
-            parts = self.parts(*chosen)
-            share, prices = fits(parts, self.have(interval), interval, exact=True)
-            looks.append((share, prices, interval, parts))
-        _, prices, interval, parts = min(looks, key=lambda look: look[0])
-        have = np.maximum(self.have(interval), 1e-6)
-        for part in parts:
-            part.table.limit(interval)
-        worst = int(np.argmax(prices * have))
-        columns = [(part, part.table.best(prices)) for part in parts]
-        takes = sum(len(part.names) * np.array(column.takes) for part, column in columns)
-        part, column = max(columns, key=lambda c: c[1].takes[worst])
-        name, helps = RESOURCES[worst], "choose a larger board, a smaller --size"
-        if name in ("bram18", "uram", "lut"):
-            helps += " or fewer bits (--precision w4a8)"
-        return (
-            f"Board {self.board.name} is too small for this network: it needs at least "
-            f"{takes[worst] + self.missing[worst]:.0f} {name} of {have[worst]:.0f} that "
-            f"may be used, {column.takes[worst]:.0f} of them for {part.names[0]!r}: {helps}"
-        )
-
-    def design(self, allocation: Allocation, interval: int, lanes: dict, pixels: dict
-               ) -> DesignPoint:
-        """The design point of an allocation."""
-        design = DesignPoint(
-            self.board.name, self.clock, lanes=dict(lanes),
-            pixels={name: n for name, n in pixels.items() if n > 1},
-        )
-        for name, column in allocation.columns.items():
-            edge, choice = name.removeprefix(QUEUE), column.choice
-            if isinstance(choice, _Evicted):
-                design.memories[edge] = OFF_CHIP
-                if choice.style:
-                    design.memories[f"{edge}:{OFF_CHIP}"] = choice.style
-        if self.external is not None:
-            design.ports = self.external.ports
-        for node in self.graph.nodes:
-            if node.name in allocation.columns:
-                folding = allocation.columns[node.name].choice
-                assert isinstance(folding, Folding)
-                design.foldings[node.name] = folding
-            elif isinstance(node.op, MaxPool):
-                design.foldings[node.name] = Folding(multiplier=self.board.multiplier)
-            if self.external is not None and _bursts(node, self.graph):
-                # Evenly, for bursts would have to be kept by who takes them.
-                stream = StreamType(self.graph.types[node.name], lanes[node.name],
-                                    pixels[node.name])
-                design.foldings[node.name] = replace(
-                    design.foldings.get(node.name, Folding()),
-                    fold_cycles=interval * stream.beats_per_site // stream.beats,
-                )
-            if isinstance(node.op, MaxPool | AveragePool):
-                window = node.op.window
-                beats = self.graph.types[node.name].size // lanes[node.name]
-                taps = next((int(n) for n in fold_choices(window.taps)
-                             if beats * -(-window.taps // n) <= interval), window.taps)
-                design.foldings[node.name] = replace(design.foldings[node.name], tap_lanes=taps)
-        return design
-
-    def explore(self, interval: int) -> None:
-        """Look at slower designs, for the curve of intervals against resources."""
-        for factor in SLOWER:
-            slower = int(interval * factor)
-            chosen = self.streams.choose(slower, self.pairs[0])
-            if chosen is not None:
-                allocation = self.allocate(self.parts(*chosen), slower)
-                if allocation is not None:
-                    self.note(slower, allocation.takes + self.missing)
-
-    def quicker(self, found: Found) -> Found:
-        """The same interval, with ops made faster by what is left over."""
-        interval = found.timing.interval
-        have = self.have(interval)
-        for pairs in self.pairs:
-            chosen = self.streams.choose(interval, pairs)
-            for _ in range(3):
-                if chosen is None:
-                    break
-                allocation = self.allocate(self.parts(*chosen), interval, True, have)
-                if allocation is None:
-                    break
-                design, netlist, timing, need = self.build(allocation, interval, *chosen)
-                if over(need, self.usable):
-                    have = have - np.maximum(vector(need) - vector(self.usable), 0) * 1.1
-                elif (timing.interval, timing.frame_latency) < (interval,
-                                                                found.timing.frame_latency):
-                    found = replace(found, design=design, netlist=netlist, timing=timing)
-                    break
-                else:
-                    break
-        return found
-
-    def build(
-        self, allocation: Allocation, interval: int, lanes: dict, pixels: dict
-    ) -> tuple[DesignPoint, Netlist, Timing, Resources]:
-        """The design of an allocation, planned and scheduled, and what it takes."""
-        design, netlist, timing = sized(
-            self.graph, self.design(allocation, interval, lanes, pixels)
-        )
-        design, netlist = assign_memories(self.graph, design, netlist, self.board)
-        need = netlist.resources()
-        self.note(timing.interval, need)
-        return design, netlist, timing, need
-
-    def note(self, interval: int, need: Resources | np.ndarray) -> None:
-        """Remember a design that was looked at."""
-        takes = vector(need) if isinstance(need, Resources) else need
-        self.explored.append({
-            "interval_cycles": int(interval),
-            **{name: round(float(n)) for name, n in zip(RESOURCES[:-1], takes[:-1], strict=True)},
-            "ff": need.ff if isinstance(need, Resources) else 0,
-            "fits": bool((takes[:-1] <= vector(self.usable)[:-1] + 0.5).all()),
-        })
-
-    def learn(
-        self, netlist: Netlist, need: Resources, timing: Timing, allocation: Allocation
-    ) -> None:
-        """Take from a netlist what the tables miss, and how large buffers and queues are."""
-        self.queues = {}
-        known = sum((np.array(column.takes) for name, column in allocation.columns.items()
-                     if not name.startswith(QUEUE)), np.zeros(len(RESOURCES)))
-        edges = {edge.source: edge for edge in netlist.edges}
-        before = {edge.sink: edge for edge in netlist.edges}
-        for name, config in netlist.blocks.items():
-            if isinstance(config, FoldedConvConfig):
-                known = known + _buffer(config) - allocation.columns[name].window
-                if config.tile:
-                    known = known + self._learn_tiles(name, config, edges[name, 0], netlist, timing)
-                    continue
-                self.sites[name] = config.window.sites * config.window.banks
-            if isinstance(config, EvictionConfig):
-                edge = _use(before[name, 0])
-                self.queues[edge] = (
-                    ways(config.stream.width, config.queue_depths[0], self.board.uram > 0),
-                    self._evicted(config),
-                )
-                takes = vector(config.resources())
-                takes[-1] = config.offchip.reads + config.offchip.writes
-                known = known + takes
-                continue
-            for k, (stream, depth, style) in enumerate(zip(
-                config.outputs, config.queue_depths, config.queue_styles, strict=True
-            )):
-                edge = edges[name, k]
-                columns = ways(stream.width, depth, self.board.uram > 0)
-                if columns[0].takes[1] > LARGE:
-                    evicted = self._eviction(netlist, edge, stream, depth, timing)
-                    self.queues[_use(edge)] = columns, evicted
-                    known = known + vector(Resources.memory(stream.width, depth, style))
-        self.missing = vector(need) - known
-        if self.external is not None:
-            streams = (*netlist.inputs.values(), *netlist.outputs.values())
-            frames = sum(t.tensor.size * -(-t.tensor.bits // 8) for t in streams)
-            self.missing[-1] = frames
-
-    def _learn_tiles(
-        self, name: str, config: FoldedConvConfig, edge: Edge, netlist: Netlist, timing: Timing
-    ) -> np.ndarray:
-        """The sizes of a tiled convolution; returns what is known of its queue beyond its table.
-
-        Two tiles of the queue put results in order; if it is longer, results wait for others.
-        """
-        assert config.order is not None
-        (stream,), (depth,), (style,) = config.outputs, config.queue_depths, config.queue_styles
-        ordered = min(depth, config.order.whole(2 * config.order.cycle))
-        self.tiles.setdefault(name, {})[config.tile] = config.window.sites, ordered
-        more = depth - ordered
-        if more * stream.width < LARGE_BITS:
-            return np.zeros(len(RESOURCES))
-        columns = ways(stream.width, more, self.board.uram > 0)
-        evicted = self._eviction(netlist, edge, stream, more, timing)
-        self.queues[_use(edge)] = columns, evicted
-        return vector(Resources.memory(stream.width, more, style))
-
-    def _eviction(
-        self, netlist: Netlist, edge: Edge, stream: StreamType, depth: int, timing: Timing
-    ) -> list[Column]:
-        """The queue of an edge off chip, if it can be there and nobody waits for it."""
-        sink, external = edge.sink[0], self.offered
-        if (external is None or depth * stream.width < LARGE_BITS
-                or (sink is not None and sink not in netlist.ops)):
-            return []
-        ports = external.ports
-        config = EvictionConfig(stream=stream, axi=axi_config(ports), burst=ports.burst,
-                                memory_latency=ports.latency, depths=(depth,))
-        # Beats wait until a burst is there, which then goes both ways.
-        burst = ports.burst * config.beats_per_word * timing.interval // stream.beats
-        if timing.waits[edge.name] < 2 * ports.latency + 2 * burst:
-            return []
-        return self._evicted(config)
-
-    def _evicted(self, config: EvictionConfig) -> list[Column]:
-        columns = []
-        for style in ("", "block"):
-            styled = replace(config, styles=(style,))
-            takes = vector(styled.resources())
-            takes[-1] = styled.offchip.reads + styled.offchip.writes
-            columns.append(Column(tuple(takes), 0, _Evicted(style)))
-        return columns
-
-
-def _geometry(conv: Convolution, tensor: TensorType) -> tuple:
-    """What foldings of a convolution depend on, beside its streams."""
-    window = conv.window
-    return (
-        window, conv.repeat, conv.groups, conv.cout, conv.weight.shape[-1], conv.weight_bits,
-        conv.weight_limit, tensor.shape, tensor.bits, conv.accumulator_range(tensor),
-        conv.requantise.multiplier_bits,
-    )
-
-
 def design_for(graph: Graph, board: Board, interval: int, pairs: bool = False) -> DesignPoint:
     """The cheapest design that meets an interval, whether or not it fits; not sized yet.
 
@@ -555,7 +143,7 @@ def design_for(graph: Graph, board: Board, interval: int, pairs: bool = False) -
     :exc:`HwgenError`
         If no design is as fast.
     """
-    state = _Search(graph, board, 0.0)
+    state = SearchState(graph, board, 0.0)
     chosen = state.streams.choose(interval, pairs)
     if chosen is not None:
         found = allocate(state.parts(*chosen), np.full(len(RESOURCES), 1e9), interval)
@@ -591,7 +179,7 @@ def search(
         if value not in legal:
             raise HwgenError(f"{name} must be one of {', '.join(legal)}, not {value!r}")
     begin = time.perf_counter()
-    state = _Search(graph, board, clock_mhz)
+    state = SearchState(graph, board, clock_mhz)
     bound = bounds(graph, board, state.streams, state.clock)
     state.quick = max(bound.cycles, 1)
     target = int(state.clock * 1e6 / target_fps) if target_fps else 0
@@ -620,7 +208,7 @@ def search(
                 if not short():
                     break
                 progress("line buffers off chip")
-                outside = _Search(split_all(graph, split), board, clock_mhz)
+                outside = SearchState(split_all(graph, split), board, clock_mhz)
                 outside.quick = state.quick
                 outside = outside.with_external(offchip == "prefer")
                 outside.look(state.quick)
@@ -636,7 +224,7 @@ def search(
         raise failure or HwgenError(state.hopeless())
     if objective == "latency":
         progress("latency")
-        best = state.quicker(best)
+        best = quicker(state, best)
     progress("what slower designs take")
     state.explore(best.timing.interval)
     return replace(best, explored=state.explored, seconds=time.perf_counter() - begin)
@@ -662,8 +250,33 @@ def split_all(graph: Graph, names: tuple[str, ...]) -> Graph:
     return graph
 
 
+def quicker(state: SearchState, found: Found) -> Found:
+    """The same interval, with ops made faster by what is left over."""
+    interval = found.timing.interval
+    have = state.have(interval)
+    for pairs in state.pairs:
+        chosen = state.streams.choose(interval, pairs)
+        for _ in range(3):
+            if chosen is None:
+                break
+            allocation = state.allocate(state.parts(*chosen), interval, True, have)
+            if allocation is None:
+                break
+            design, netlist, timing, need = state.build(allocation, interval, *chosen)
+            if over(need, state.usable):
+                have = have - np.maximum(vector(need) - vector(state.usable), 0) * 1.1
+            elif (timing.interval, timing.frame_latency) < (interval,
+                                                            found.timing.frame_latency):
+                found = replace(found, design=design, netlist=netlist, timing=timing)
+                break
+            else:
+                break
+    return found
+
+
 def _passes(
-    state: _Search, bound: Bounds, target: int, target_fps: float, progress: Callable[[str], None]
+    state: SearchState, bound: Bounds, target: int, target_fps: float,
+    progress: Callable[[str], None],
 ) -> Found:
     """Divide the device, plan and schedule, until both agree: the best design on the way."""
     board, best = state.board, None

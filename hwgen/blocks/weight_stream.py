@@ -24,6 +24,7 @@ from hwgen.blocks.arithmetic import delayed, levels
 from hwgen.blocks.axi import AxiConfig
 from hwgen.blocks.base import Resources, counter
 from hwgen.blocks.memory import BufferMemory, check_style
+from hwgen.blocks.storage import choice_luts, memory_part, memory_style
 from hwgen.errors import HwgenError
 
 __all__ = ["WeightStream", "WeightStreamConfig"]
@@ -204,23 +205,36 @@ class WeightStreamConfig:
     def resources(self) -> Resources:
         """What it takes; LUTs and flip-flops estimated."""
         place, address = levels(self.places + 1), levels(max(self.depth, 2))
-        offset = levels(self.image_bytes) - self.axi.word_shift
-        counted = 2 * place + levels(self.slots + 1) + levels(self.requests) + levels(self.folds)
-        counted += offset + address + levels(self.fold_depth)
-        counted += address * ((self.streamed > 0) + (self.resident > 1))
-        if self.resident not in (0, self.folds):
-            counted += 2 * levels(self.folds + self.resident)
-        word = max(self.column_widths)
-        out = Resources(
-            lut=round(1.5 * counted) + address + self.axi.address_bits + 20,
-            ff=counted + 2 * address + word + 2 * self.columns + self.skews[-1] + 4,
+        asked = place + levels(self.requests) + levels(self.folds)
+        asked += levels(self.image_bytes) - self.axi.word_shift
+        came = place + levels(self.fold_depth) + 2 * address
+        read = levels(self.slots + 1)
+        read += address * (1 + (self.streamed > 0) + (self.resident > 1))
+        stays = levels(self.folds + self.resident) * (self.resident not in (0, self.folds))
+        counters = Resources(
+            lut=round(1.85 * asked + 3.1 * read),
+            ff=asked + came + read + 2 * stays + max(self.column_widths) + 2 * self.columns
+            + self.skews[-1] + 4,
         )
-        for width in self.column_widths:
-            out += area.buffer(width, self.depth, self.style)
-        return out + self._registers()
+        return counters + self._memories() + self._delays()
 
-    def _registers(self) -> Resources:
-        """Those behind the memories, and of addresses on the way to them."""
+    def _memories(self) -> Resources:
+        """The memories, and the choice of a row among those of a word."""
+        depth, parts = max(self.depth, 2), 1
+        out = Resources()
+        for width in self.column_widths:
+            out += area.buffer(width, depth, self.style)
+        if self.rows_per_word > 1:
+            style = memory_style(width, depth, self.style)
+            if style != "distributed":
+                # The same LUTs choose among the parts of a memory and the rows of a word.
+                parts = -(-depth // memory_part(width, depth, style)[1])
+            choice = choice_luts(self.row_bits, self.rows_per_word * parts)
+            out += Resources(lut=int(choice - choice_luts(width, parts)))
+        return out
+
+    def _delays(self) -> Resources:
+        """Registers behind the memories, and on the way to them."""
         luts = flops = 0
 
         def delay(bits: int, cycles: int) -> None:
@@ -231,23 +245,17 @@ class WeightStreamConfig:
         read = []
         for width, shares in zip(self.column_widths, self.shares, strict=True):
             first = self.skews[shares[0][0]]
-            registers = area.buffer_registers(width, self.depth, self.style)
             read.append(first)
+            # Those of the memory go on into the others, if nothing is chosen between them.
+            registers = area.buffer_registers(width, self.depth, self.style)
+            behind, choice = divmod(registers, width)
             if self.rows_per_word > 1:
-                # Four words a LUT.
-                luts += self.row_bits * -(-(self.rows_per_word - 1) // 3)
+                flops, behind = flops + registers, 1
                 delay(levels(self.rows_per_word), first + 3)
-            each, more = divmod(registers, width)
+            elif choice or behind > 2:
+                flops, behind = flops + registers, 0
             for k, low, high in shares:
-                late = self.skews[k] - first
-                if self.rows_per_word > 1:
-                    delay(high - low, 1 + late)
-                elif more or each > 2:
-                    delay(high - low, late)
-                else:
-                    delay(high - low, each + late)
-            if self.rows_per_word > 1 or more or each > 2:
-                flops += registers
+                delay(high - low, behind + self.skews[k] - first)
         for before, after in pairwise([0, *sorted(set(read))]):
             delay(levels(max(self.depth, 2)), after - before)
         return Resources(lut=luts, ff=flops)
