@@ -246,14 +246,12 @@ def _tiled(d: _Drawer) -> FoldedConvConfig:
 
 def _eviction(d: _Drawer) -> EvictionConfig:
     tensor = d.tensor(most=60)
-    lanes = d.divisor(tensor.channels, 32)
-    pixels = d.one(1, 1, 1, 2)
+    lanes, pixels = d.divisor(tensor.channels, d.one(8, 32, 64)), d.one(1, 1, 1, 2)
     if tensor.spatial[-1] % pixels:
         raise HwgenError("Pixels do not divide")
     return EvictionConfig(
-        stream=StreamType(tensor, lanes, pixels), axi=_axi(d),
-        burst=d.one(8, 16, 32, 32), memory_latency=360,
-        depths=(d.spread(1000, 100_000),), styles=(d.one("", "", "block"),),
+        stream=StreamType(tensor, lanes, pixels), axi=_axi(d), burst=d.one(8, 16, 32, 32),
+        memory_latency=360, depths=(d.spread(1000, 100_000),), styles=(d.one("", "", "block"),),
     )
 
 

@@ -195,17 +195,15 @@ def search(
             if offchip == "never" or state.offered is None:
                 raise
             failure = error
-    def short() -> bool:
-        """Whether a design is short of memory, or there is none."""
-        return best is None or best.limit in ("bram18", "uram", "bandwidth")
-
-    if state.offered and (offchip == "prefer" or (offchip == "auto" and short())):
+    short = best is None or best.limit in ("bram18", "uram")
+    if state.offered and offchip != "never" and short:
         progress("off-chip memory")
         outside = state.with_external(offchip == "prefer")
         splits = ((), *(large_windows(graph, board, share) for share in LARGE_ROWS))
         for split in dict.fromkeys(splits):
             if split:
-                if not short():
+                # That takes many LUTs, so it is for what does not fit otherwise.
+                if best is not None:
                     break
                 progress("line buffers off chip")
                 outside = SearchState(split_all(graph, split), board, clock_mhz)
@@ -267,6 +265,7 @@ def quicker(state: SearchState, found: Found) -> Found:
                 have = have - np.maximum(vector(need) - vector(state.usable), 0) * 1.1
             elif (timing.interval, timing.frame_latency) < (interval,
                                                             found.timing.frame_latency):
+                design = replace(design, split=found.design.split)
                 found = replace(found, design=design, netlist=netlist, timing=timing)
                 break
             else:

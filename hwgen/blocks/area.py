@@ -500,9 +500,12 @@ def convolution(config) -> Resources:
 def reorder(config) -> Resources:
     """What results that come tile by tile take beside the queue, and counters of their sites."""
     order = config.order
-    bits = max(config.queue_depths[0] - 1, 1).bit_length()
-    counters = 4 * levels(order.sites) + 2 * levels(len(order.parts)) + levels(order.parts[0])
-    return Resources(lut=3 * counters + 5 * bits, ff=counters + 4 * bits)
+    first, parts, sites = order.parts[0], levels(len(order.parts)), levels(order.sites)
+    # Where beats are written: the site and its part; the place in it, and that of a part's first.
+    places = levels(order.beats) * (2 if first > 1 else 1)
+    write = levels(config.queue_depths[0]) + sites + parts + levels(first) + places + 2
+    counters = 4 * sites + parts + 2
+    return Resources(lut=round(1.5 * (write + counters)), ff=write + counters)
 
 
 def weight_table(width: int, depth: int) -> Resources:

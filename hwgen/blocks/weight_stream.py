@@ -90,8 +90,9 @@ class WeightStreamConfig:
 
     @cached_property
     def rows_per_word(self) -> int:
-        """Rows in a word of the bus; a power of two."""
-        return 1 << max((self.axi.data_bits // self.row_bits).bit_length() - 1, 0)
+        """Rows in a word of the bus; a power of two, and no more than there are places for."""
+        fits = max((self.axi.data_bits // self.row_bits).bit_length() - 1, 0)
+        return 1 << min(fits, levels(self.rows))
 
     @property
     def columns(self) -> int:
@@ -141,7 +142,8 @@ class WeightStreamConfig:
     @property
     def column_widths(self) -> list[int]:
         """Bits of each word of the bus that are used."""
-        bits, word = self.row_bits * self.rows_per_word, self.axi.data_bits
+        bits = self.row_bits * min(self.rows_per_word, self.rows)
+        word = self.axi.data_bits
         return [min(word, bits - low) for low in range(0, bits, word)]
 
     @property
@@ -229,7 +231,7 @@ class WeightStreamConfig:
             if style != "distributed":
                 # The same LUTs choose among the parts of a memory and the rows of a word.
                 parts = -(-depth // memory_part(width, depth, style)[1])
-            choice = choice_luts(self.row_bits, self.rows_per_word * parts)
+            choice = choice_luts(self.row_bits, min(self.rows_per_word, self.rows) * parts)
             out += Resources(lut=int(choice - choice_luts(width, parts)))
         return out
 
