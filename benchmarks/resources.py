@@ -35,9 +35,10 @@ FIT = {
 }
 """Configurations that coefficients are fitted to."""
 TEST = {
-    "convolution": 24, "convolution, several pixels a beat": 6, "pool": 6, "resize": 2, "pad": 3,
-    "table": 5, "adder": 4, "product": 5, "global pool": 5, "argmax": 3, "gather": 5, "fifo": 2,
-    "concatenate": 3, "splitter": 4, "lane change": 4,
+    "convolution": 24, "convolution, several pixels a beat": 6, "convolution, tiled": 8, "pool": 6,
+    "resize": 2, "pad": 3, "table": 5, "adder": 4, "product": 5, "global pool": 5, "argmax": 3,
+    "gather": 5, "fifo": 2, "eviction buffer": 6, "concatenate": 3, "splitter": 4,
+    "lane change": 4,
 }
 """Configurations that the model is judged by."""
 FIT_SEED, SPENT_SEED, TEST_SEED = 1000, 5000, 7000

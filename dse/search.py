@@ -308,6 +308,12 @@ def _passes(
             if allocation is not None:
                 break
             interval, step = int(interval * step) + 1, step * step
+            if interval > max(state.slow):
+                # Divisible layers would fit, whole ones do not.
+                raise HwgenError(
+                    f"Board {board.name} is too small for this network, by a little: choose a "
+                    f"larger board, a smaller --size or fewer bits (--precision w4a8)"
+                )
         progress(f"schedule at {interval:,} cycles")
         design, netlist, timing, need = state.build(allocation, interval, *chosen)
         good = not over(need, state.usable)

@@ -207,7 +207,7 @@ class SearchState:
     def least(self, low: int) -> tuple[int, bool]:
         """The shortest interval at which all fits, not below one at which it may."""
         high = low
-        if not self.feasible(low)[0] and not any(self.feasible(n)[0] for n in self.slow):
+        if not self.feasible(low)[0] and not any(self.feasible(n)[0] for n in self.probes(low)):
             raise HwgenError(self.hopeless())
         while not (good := self.feasible(high))[0]:
             low, high = high, int(high * 1.3) + 1
@@ -220,6 +220,12 @@ class SearchState:
             else:
                 low = middle
         return high, good[1]
+
+    def probes(self, low: int) -> list[int]:
+        """Intervals at which it is asked whether anything fits."""
+        most = max(self.slow)
+        doubled = [low << k for k in range(1, (most // low).bit_length())]
+        return [*self.slow, *(n for n in doubled if n < most)]
 
     @property
     def slow(self) -> list[int]:

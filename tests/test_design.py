@@ -75,7 +75,7 @@ def test_file(tmp_path: Path) -> None:
     loaded = DesignPoint.load(path)
     assert loaded == design
     body = json.loads(path.read_text())
-    assert body["ports"] == {"count": 2, "data_bits": 64, "burst": 8, "latency": 160}
+    assert body["ports"] == {"count": 2, "data_bits": 64, "burst": 8, "latency": 160, "rate": 0.0}
     assert body["split"] == ["c2", "depthwise"]
     assert body["ops"]["c3"] | {"tile": 2, "resident": 1, "fold_cycles": 30} == body["ops"]["c3"]
     assert body["edges"] == {
@@ -165,7 +165,7 @@ MULTIPLIER_LIST = "'dsp48e2', 'dsp48e1', 'mult18', 'fabric'"
     ("ports data_bits", 64.0, "ports: data_bits must be a positive integer, not 64.0"),
     ("ports burst", True, "ports: burst must be a positive integer, not True"),
     ("ports latency", "9", "ports: latency must be a positive integer, not '9'"),
-    ("ports width", 64, "ports: width is not one of count, data_bits, burst, latency"),
+    ("ports width", 64, "ports: width is not one of count, data_bits, burst, latency, rate"),
     ("split", "c2", "split must be a list of names of nodes, not 'c2'"),
     ("split", ["c2", 1], "split must be a list of names of nodes, not ['c2', 1]"),
 ])
@@ -224,8 +224,8 @@ def fold(name: str, **fields) -> Callable[[DesignPoint], None]:
     (lambda d: setattr(d, "split", ("c2", "c2")),
      r"^The design's split: Rows of 'c2': A window of one row keeps none$"),
     (fold("c3", tile=4),
-     r"^Node 'c3': A tile must divide the 6 places of a window and be walked at least once, "
-     r"not 4 and 3$"),
+     (r"^Node 'c3': A tile must divide the 6 places of a window and be walked at least once, "
+      r"not 4 and 3$")),
     (fold("c3", tile=7), r"^Node 'c3': A tile must divide the 6 places of a window .*, not 7 and"),
     (fold("c3", resident=4), r"^Node 'c3': Resident must be between 0 and 3, not 4$"),
     (fold("c3", tile=0, resident=1), r"^Node 'c3': Resident must be 0 without tiles, not 1$"),

@@ -268,10 +268,14 @@ class EvictionConfig(BlockConfig):
         word = _end_bits(self.burst, self.words_per_frame)
         requests = 2 * (address + slot + frame + word)
         pending = 2 * slot + levels(self.head_words) + 6
-        out += Resources(lut=requests + 2 * pending + 20, ff=requests + pending + 8)
+        out += Resources(lut=round(1.2 * address + 3.4 * slot + 6.4 * word),
+                         ff=requests + pending + 8)
         if beats > 1:
             beat = 2 * _end_bits(beats, self.stream.beats) + levels(beats)
-            out += Resources(lut=self.word_bits + beat + 2 * beats,
+            # Packing takes a LUT a bit, unless places are so few or many that synthesis uses the
+            # enables of flip-flops; unpacking always does.
+            packing = self.word_bits * (4 < beats <= 16)
+            out += Resources(lut=self.word_bits + packing + round(1.7 * beat),
                              ff=2 * self.word_bits + beat + 2)
         if words > 1:
             out += Resources(lut=self.axi.data_bits * -(-(words - 1) // 3) + 3 * levels(words),

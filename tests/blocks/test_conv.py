@@ -188,11 +188,12 @@ def tiled(draw: st.DrawFn) -> FoldedConvConfig:
         lambda config: config.group_folds == 1 and not any(config.window.crop[0])
     ))
     rows = config.window.course.output[0] // config.window.course.repeat[0]
+    row_bits = sum(config.array.weight_widths)
     return replace(
         config, tile=draw(divisors(rows)), memory_latency=MEMORY_LATENCY,
         resident=draw(st.sampled_from([0, 0, draw(st.integers(0, config.channel_folds))])),
         # A word of the bus for every row at least, so that the memory is quick enough.
-        axi=AxiConfig(data_bits=min(max(64, 1 << (sum(config.array.weight_widths) - 1).bit_length()), 1024)),
+        axi=AxiConfig(data_bits=min(1 << max(6, (row_bits - 1).bit_length()), 1024)),
         burst=draw(st.sampled_from([1, 3, 4])),
     )
 
@@ -245,7 +246,9 @@ def test_tiles_at_an_even_pace(config: FoldedConvConfig, more: int, seed: int) -
 
 
 @pytest.mark.parametrize("tile", [0, 2])
-@pytest.mark.parametrize("fold_cycles, interval", [(0, 16 * 3 * 6), (6, 16 * 3 * 6), (11, 16 * 3 * 11)])
+@pytest.mark.parametrize("fold_cycles, interval", [
+    (0, 16 * 3 * 6), (6, 16 * 3 * 6), (11, 16 * 3 * 11),
+])
 def test_pace(tile: int, fold_cycles: int, interval: int) -> None:
     """Frames without a gap: an interval and no burst, for each fold has its cycles."""
     op = make_conv(Window((3, 3), (1, 1), ((1, 1), (1, 1))), 4, 6)

@@ -32,7 +32,8 @@ def products(draw: st.DrawFn) -> ProductConfig:
         op=Mul(multipliers(1, spread, output, draw(st.integers(0, 999))), output),
         tensors=(TensorType(shape, a), TensorType(shape, b)),
         lanes=draw(divisors(shape[-1])),
-        multiplier=draw(st.sampled_from(sorted(MULTIPLIERS))), pace=draw(st.sampled_from([0, 0, 7])),
+        multiplier=draw(st.sampled_from(sorted(MULTIPLIERS))),
+        pace=draw(st.sampled_from([0, 0, 7])),
     )
 
 

@@ -354,6 +354,15 @@ def test_shape_of_the_memory(
     assert sum(column_widths) == sum(widths) * share
 
 
+@pytest.mark.parametrize("rows, share, width", [(1, 1, 8), (2, 2, 16), (3, 4, 24), (5, 8, 40)])
+def test_few_rows(rows: int, share: int, width: int) -> None:
+    """The memory is no wider than all rows of a fold, however wide the bus."""
+    config = stream((8,), rows, 3, 1, 64)
+    assert (config.rows_per_word, config.column_widths) == (share, [width])
+    assert config.fold_words == 1
+    Run(config, random_rows(config), turns=2)
+
+
 @pytest.mark.parametrize("burst, requests, words", [
     (64, 1, 10), (10, 1, 10), (9, 2, 5), (4, 3, 4), (3, 4, 3), (1, 10, 1),
 ])

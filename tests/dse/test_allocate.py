@@ -10,14 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dse.allocate import WEIGHTS, Part, allocate, fits
-from dse.foldings import Column, FixedTable
+from dse.foldings import RESOURCES, Column, FixedTable
 
 
 def parts_of(seed: int, count: int, ways: int) -> list[Part]:
     random = np.random.default_rng(seed)
     return [
         Part((f"p{k}",), FixedTable([
-            Column(tuple(float(n) for n in random.integers(0, 9, 4)), 1, n) for n in range(ways)
+            Column(tuple(float(n) for n in random.integers(0, 9, len(RESOURCES))), 1, n)
+            for n in range(ways)
         ]))
         for k in range(count)
     ]
@@ -32,7 +33,7 @@ def every_way(parts: list[Part]) -> np.ndarray:
 @given(st.integers(0, 9999), st.integers(1, 5), st.integers(1, 4), st.integers(8, 30))
 @settings(max_examples=60)
 def test_against_trying_everything(seed: int, count: int, ways: int, each: int) -> None:
-    parts, have = parts_of(seed, count, ways), np.full(4, float(each))
+    parts, have = parts_of(seed, count, ways), np.full(len(RESOURCES), float(each))
     takes = every_way(parts)
     good = takes[(takes <= have).all(1)]
     found = allocate(parts, have, 1)
@@ -52,17 +53,17 @@ def test_against_trying_everything(seed: int, count: int, ways: int, each: int) 
 
 
 def test_alike_parts_are_decided_together() -> None:
-    table = FixedTable([Column((4.0, 0, 0, 0), 1, "dsp"), Column((0, 9.0, 0, 0), 1, "lut")])
+    table = FixedTable([Column((4.0, 0, 0, 0, 0), 1, "dsp"), Column((0, 9.0, 0, 0, 0), 1, "lut")])
     parts = [Part(("a", "b", "c"), table)]
-    found = allocate(parts, np.array([9.0, 9.0, 1, 1]), 1)
+    found = allocate(parts, np.array([9.0, 9.0, 1, 1, 1]), 1)
     assert found is not None
     assert sorted(str(column.choice) for column in found.columns.values()) == ["dsp", "dsp", "lut"]
 
 
 @pytest.mark.parametrize("have, share", [(8.0, 1.5), (12.0, 1.0), (24.0, 0.5)])
 def test_share_of_what_is_needed(have: float, share: float) -> None:
-    parts = [Part(("a", "b", "c"), FixedTable([Column((4.0, 0, 0, 0), 1, "")]))]
-    found, prices = fits(parts, np.array([have, 1, 1, 1]), 1, exact=True)
+    parts = [Part(("a", "b", "c"), FixedTable([Column((4.0, 0, 0, 0, 0), 1, "")]))]
+    found, prices = fits(parts, np.array([have, 1, 1, 1, 1]), 1, exact=True)
     assert found == pytest.approx(share)
     assert prices.argmax() == 0
-    assert (allocate(parts, np.array([have, 1, 1, 1]), 1) is None) == (share > 1)
+    assert (allocate(parts, np.array([have, 1, 1, 1, 1]), 1) is None) == (share > 1)
