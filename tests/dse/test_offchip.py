@@ -18,7 +18,7 @@ from dse.streaming import LEAST_FOLDS, External
 from hwgen.blocks.base import StreamType
 from hwgen.blocks.conv import FoldedConvConfig
 from hwgen.blocks.evict import EvictionConfig
-from hwgen.design import OFF_CHIP, DesignPoint
+from hwgen.design import OFF_CHIP, DesignPoint, Folding
 from hwgen.errors import HwgenError
 from hwgen.ir import GlobalAveragePool, Graph, Requantise, Resize
 from hwgen.pipeline import block_config
@@ -77,17 +77,20 @@ def test_weights_stream_where_nothing_else_fits(tmp_path: Path) -> None:
     streamed = [name for name, folding in found.design.foldings.items() if folding.tile]
     assert set(streamed) <= {"c1", "c2"}
     assert streamed
+    reads = 0
     for name in streamed:
         config, folding = found.netlist.blocks[name], found.design.foldings[name]
         assert isinstance(config, FoldedConvConfig)
         assert config.stream is not None
+        assert config.offchip is not None
         assert config.stream.places < config.channel_folds
+        reads += config.offchip.reads
         # The even pace leaves less than a cycle of a fold unused.
         windows = config.window.windows
         assert folding.fold_cycles * windows <= found.timing.interval
     layout = found.netlist.offchip
     assert layout is not None
-    assert layout.reads >= sum(found.netlist.blocks[name].offchip.reads for name in streamed) > 0
+    assert layout.reads >= reads > 0
     path = tmp_path / "design.json"
     found.design.save(path)
     assert DesignPoint.load(path) == found.design
@@ -225,6 +228,7 @@ def test_tables_say_what_blocks_say(
         assume(table.limit(interval))
         column = table.best(prices)
         folding = column.choice
+        assert isinstance(folding, Folding)
         assume(folding.tile)
         config = block_config(node.op, (StreamType(tensor, lanes_in, pixels[0]),), folding,
                               lanes_out, pixels[1], external.ports)
@@ -238,6 +242,7 @@ def test_tables_say_what_blocks_say(
         assert config.stream.places < config.channel_folds
         beats = np.arange(3 * config.inputs[0].beats)
         schedule = config.schedule([beats * config.interval // config.inputs[0].beats])
+        order, stream, unpaced = config.order, config.stream, replace(config, fold_cycles=0).stream
         config = replace(config, capacity=schedule.capacity)
         # Where the queue is, is decided last.
         needs = [replace(config, styles=(style,)).resources()
@@ -246,13 +251,12 @@ def test_tables_say_what_blocks_say(
         taken = [(need.bram18, need.uram) for need in needs]
         assert any(column.takes[2] >= blocks and column.takes[3] >= ultras
                    for blocks, ultras in taken)
-        unpaced = replace(config, fold_cycles=0).stream
         assert unpaced is not None
-        same = config.stream.slots == unpaced.slots
+        same = stream.slots == unpaced.slots
         if folding.tile in known:
             assert not same or column.takes[2:4] in taken
             return
         assert not same or any(column.takes[2] <= 2 * blocks + 4 and column.takes[3] <= ultras
                                for blocks, ultras in taken)
-        depth = config.order.whole(2 * config.order.cycle)
+        depth = order.whole(2 * order.cycle)
         known[folding.tile] = config.window.sites, min(config.queue_depths[0], depth)
