@@ -119,16 +119,24 @@ def _buffer(width: np.ndarray, depth: np.ndarray, copies: np.ndarray) -> _Memory
     )
 
 
-def _weights(width: np.ndarray, depth: np.ndarray, ports: np.ndarray) -> _Memory:
+def _weights(width: np.ndarray, depth: np.ndarray, chain: np.ndarray) -> _Memory:
+    """Memories of weights: one for each pair of products in a chain, the last perhaps for one."""
     zero = np.zeros(len(width), np.int64)
-    each = -(-width // ports)
-    parts = -(-depth // 2048)
+    pairs = np.maximum(chain // 2, 1)
+    each = np.where(chain > 1, -(-2 * width // chain), width)
+    rest = np.maximum(width - pairs * each, 0)
+    ports = pairs + (rest > 0)
+
+    def both(count) -> np.ndarray:
+        last = np.where(rest > 0, count(np.maximum(rest, 1), depth), 0)
+        return pairs * count(each, depth) + last
+
     return _Memory(
         np.stack([np.where(depth <= DEEPEST_LUTS, rom_luts(width, depth), NONE),
-                  choice_luts(width, parts),
+                  choice_luts(width, -(-depth // 2048)),
                   choice_luts(width, -(-depth // 4096)) + 60 * ports + width // 36]),
-        np.stack([zero, ports * table_count(each, depth), zero]),
-        np.stack([zero, zero, ports * ultra_weights(each, depth)]),
+        np.stack([zero, both(table_count), zero]),
+        np.stack([zero, zero, both(ultra_weights)]),
     )
 
 
@@ -245,8 +253,7 @@ class ConvTable:
         dsp = packing.device.dsp * simd * columns
         row, depth = gl * pe * simd * word, math.prod(op.repeat) * folds * steps
         chain = chain_length(packing, simd)
-        ports = -(-chain // 2) if packing.device.sum_bits else np.ones_like(chain)
-        weights = _weights(row, depth, ports)
+        weights = _weights(row, depth, chain if packing.device.sum_bits else np.ones_like(chain))
         bits = gl * cl * self.tensor.bits
         segments = np.where(gl > 1, 1, op.groups)
         words = segments * -(-(self.tensor.channels // segments) // (gl * cl))
@@ -341,7 +348,9 @@ class ConvTable:
     def _stream(self, ways: Streamed, interval: int, least: int) -> None:
         """Add the ways that stream the weights."""
         cycles = self._cycles[ways.folding]
-        self._ways = ways = ways.take(np.flatnonzero((cycles <= interval) & (cycles >= least)))
+        self._ways = ways = ways.take(np.flatnonzero(
+            (cycles <= interval) & (cycles >= least) & (ways.cycles <= interval)
+        ))
         self._resident = len(self._takes)
         takes = np.zeros((*ways.takes.shape[:-1], len(RESOURCES)))
         takes[..., 1:4] = ways.takes

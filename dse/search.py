@@ -186,6 +186,7 @@ def search(
     if offchip == "prefer" and state.offered is None:
         raise HwgenError(f"Board {board.name} has no off-chip memory for --offchip prefer")
     state.look(max(bound.cycles, bound.stream, target, 1))
+    outside = state.with_external(offchip == "prefer")
     best, failure = None, None
     progress("memory on chip")
     if offchip != "prefer":
@@ -198,7 +199,6 @@ def search(
     short = best is None or best.limit in ("bram18", "uram")
     if state.offered and offchip != "never" and short:
         progress("off-chip memory")
-        outside = state.with_external(offchip == "prefer")
         splits = ((), *(large_windows(graph, board, share) for share in LARGE_ROWS))
         for split in dict.fromkeys(splits):
             if split:

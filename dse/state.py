@@ -114,6 +114,7 @@ class SearchState:
     def with_external(self, prefer: bool) -> SearchState:
         """The same with off-chip memory, which takes as much as it can if it is preferred."""
         other = copy(self)
+        other.sites, other.tiles = dict(self.sites), {}
         other.external = self.offered
         other.weights = WEIGHTS * (PREFER if prefer else 1)
         return other

@@ -11,6 +11,7 @@ import numpy as np
 from boards import Board
 from hwgen.blocks.storage import block_ram, ram_luts, ultra_count
 from hwgen.design import MemoryPorts
+from hwgen.offchip import PORT_SHARE
 
 __all__ = ["External", "Foldings", "Streamed", "streamed"]
 
@@ -86,6 +87,7 @@ class Streamed:
     folding : index among the foldings
     tile, resident : see :class:`hwgen.blocks.conv.FoldedConvConfig`
     moved : bytes a frame
+    cycles : fewest in which a port moves them
     window : of LUTs, blocks and UltraRAMs, what the window's memory takes, ``(ways, styles, 3)``
     takes : all memories, ``(ways, styles, styles, styles, 3)``, for each style
         (block memory or LUTs, UltraRAM) of weights, window and queue
@@ -95,6 +97,7 @@ class Streamed:
     tile: np.ndarray
     resident: np.ndarray
     moved: np.ndarray
+    cycles: np.ndarray
     window: np.ndarray
     takes: np.ndarray
 
@@ -183,7 +186,8 @@ def streamed(
     takes = weights[:, :, None, None] + window[:, None, :, None] + queues[:, None, None]
     takes[..., 0] += (200 + f.row_bits * (rows_per_word // 3))[:, None, None, None]
     moved = (f.folds - resident) * depth * columns * (bus // 8) * count
-    return Streamed(index[good], tile, resident, moved, window, takes)
+    cycles = np.ceil(moved / (bus / 8 * PORT_SHARE))
+    return Streamed(index[good], tile, resident, moved, cycles, window, takes)
 
 
 def _memory(width, depth: np.ndarray, copies, ultra: bool) -> np.ndarray:

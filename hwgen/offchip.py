@@ -11,13 +11,16 @@ from hwgen.blocks.axi import AxiConfig, AxiPortConfig
 from hwgen.blocks.base import BlockConfig, OffChip
 from hwgen.errors import HwgenError
 
-__all__ = ["ID_BITS", "REGION", "Layout", "lay_out"]
+__all__ = ["ID_BITS", "PORT_SHARE", "REGION", "Layout", "lay_out"]
 
 REGION = 4096
 """Regions begin at multiples of it: no burst that is aligned in its region crosses a page."""
 
 ID_BITS = 6
 """Bits of AXI identifiers, as the ports of Zynq UltraScale+ have them."""
+
+PORT_SHARE = 0.85
+"""Share of a port's cycles that may be planned for; the rest makes up for the memory's gaps."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ class Layout:
     @property
     def interval(self) -> int:
         """Fewest cycles in which all that a frame needs is moved."""
-        sides = [sum(getattr(self.uses[name], side) for name in names) // self.axi.word_bytes
+        sides = [math.ceil(sum(getattr(self.uses[name], side) for name in names)
+                           / (self.axi.word_bytes * PORT_SHARE))
                  for names in self.clients for side in ("reads", "writes")]
         both = math.ceil((self.reads + self.writes) / self.rate) if self.rate else 0
         return max(both, *sides)

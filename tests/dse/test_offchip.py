@@ -39,11 +39,11 @@ def deep() -> Graph:
 
 
 def gated() -> Graph:
-    """A skip connection that waits for the whole frame."""
-    b = Builder((64, 64, 8))
-    x = b.conv("image", 16, 3, "c0")
-    mean = b.graph.add(GlobalAveragePool(Requantise.from_scale(1 / 64**2), Q), x, name="mean")
-    up = b.graph.add(Resize((64, 64)), b.conv(mean, 16, 1, "gate"), name="up")
+    """A skip connection that waits for the whole frame, half a word of a port a cycle."""
+    b = Builder((96, 96, 8))
+    x = b.conv("image", 8, 3, "c0")
+    mean = b.graph.add(GlobalAveragePool(Requantise.from_scale(1 / 96**2), Q), x, name="mean")
+    up = b.graph.add(Resize((96, 96)), b.conv(mean, 8, 1, "gate"), name="up")
     b.graph.outputs = [b.conv(b.add(x, up, "sum"), 10, 1, "head")]
     return b.graph
 
@@ -128,7 +128,7 @@ def test_preferred() -> None:
     assert taken.bram18 < left.bram18 - 20
     config = prefer.netlist.blocks["evict_c0_sum"]
     assert isinstance(config, EvictionConfig)
-    assert config.stream.tensor.shape == (64, 64, 16)
+    assert config.stream.tensor.shape == (96, 96, 8)
     layout = prefer.netlist.offchip
     assert layout is not None
     assert layout.reads == layout.writes == config.offchip.reads >= 64 * 64 * 16
