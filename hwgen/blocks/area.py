@@ -519,3 +519,22 @@ def weight_table(width: int, depth: int) -> Resources:
 def choices(blocks: int) -> int:
     """How hard it is to choose one of some functions: synthesis finds it the harder the more."""
     return (blocks - 1) * min(blocks - 1, 4)
+
+
+def sparse_convolution(config) -> Resources:
+    """A sparse convolution."""
+    results, mac = int(config.fold_results.max()), config.mac
+    held = config.requantiser.acc_bits * results
+    out = window(config.window) + requantiser(config.requantiser)
+    out += output_queues(config, len({int(n) for n in config.fold_results}))
+    out += array(mac.array) + total(memory.resources() for memory in config.weights)
+    if not config.keep.all():
+        out += config._keep_memory.resources()
+    for members in mac.streams:
+        count, address = len(members), levels(len(members) * mac.rows)
+        entry = count * (mac.bits + 1) + address + 1
+        out += queue(entry, mac.depth)
+        out += Resources(lut=count * (mac.bits // 2 + 8) + 2 * address + mac.bits + 12,
+                         ff=3 * entry + address + mac.bits + 8)
+    return out + Resources(lut=held * (results > config.lanes_out) + 4 * config.count + 40,
+                           ff=held + config.count * (mac.bits + 1) + 40)

@@ -210,14 +210,15 @@ class OffChip:
     ahead: int = 0
 
 
-def in_order(times: np.ndarray, spacing: int = 1) -> np.ndarray:
+def in_order(times: np.ndarray, spacing: float = 1) -> np.ndarray:
     """Earliest times, not before ``times``, that are in order and ``spacing`` apart.
 
-    The max-plus recurrence ``t[j] = max(times[j], t[j-1] + spacing)``.
+    The max-plus recurrence ``t[j] = max(times[j], t[j-1] + spacing)``.  With a spacing that is no
+    whole number they are that far apart on average.
     """
     if (times[1:] - times[:-1] >= spacing).all():
         return times
-    ramp = np.arange(len(times), dtype=np.int64) * spacing
+    ramp = (np.arange(len(times)) * spacing).astype(np.int64)
     return np.maximum.accumulate(times - ramp) + ramp
 
 

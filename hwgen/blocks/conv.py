@@ -41,7 +41,7 @@ from hwgen.blocks.base import (
 )
 from hwgen.blocks.mac import MacArray, MacArrayConfig
 from hwgen.blocks.multiplier import Packing
-from hwgen.blocks.queue import QUEUE_LATENCY, Queue, output_queue, queue_depth
+from hwgen.blocks.queue import QUEUE_LATENCY, Queue, output_queue, queue_depth, which_claim
 from hwgen.blocks.reorder import ReorderQueue, TileOrder
 from hwgen.blocks.requantise import Requantiser, RequantiserConfig
 from hwgen.blocks.weight_stream import WeightStreamConfig
@@ -486,7 +486,7 @@ class FoldedConv(wiring.Component):
             queue = self._sites(m, window, array, address, counts, claims)
         wiring.connect(m, requantiser.o, queue.i)
         wiring.connect(m, queue.o, wiring.flipped(self.o))
-        fold = self._which_claim(m, "summed", counts, self._last_site(m, "summed", fold_end))
+        fold = which_claim(m, "summed", counts, self._last_site(m, "summed", fold_end))
         beats = Mux(fold, claims[-1], claims[0])
         with m.If(fire):
             m.d.sync += [
@@ -556,7 +556,7 @@ class FoldedConv(wiring.Component):
         """The queue of results that come site by site, with all weights on chip."""
         m.submodules.queue = queue = output_queue(self.config, 0, claims)
         # A fold starts when the queue has places for all its results, which may be fewer at an end.
-        claim = self._which_claim(m, "starting", counts, window.start)
+        claim = which_claim(m, "starting", counts, window.start)
         loaded = self._weights(m, array, address)
         m.d.comb += [
             window.room.eq(queue.room.bit_select(claim, 1) & loaded),
@@ -653,17 +653,3 @@ class FoldedConv(wiring.Component):
         with m.If(Mux(fire, end, beat == 0)):
             m.d.sync += address.eq(window.phase)
         return phase
-
-    def _which_claim(self, m: Module, name: str, counts: list[int], advance: Value) -> Signal:
-        """Whether the fold has the fewer results, as one at an end may; 0 if all have as many."""
-        fewer = [int(n < max(counts)) for n in counts]
-        which = Signal(name=f"{name}_fewer", init=fewer[0])
-        if any(fewer):
-            fold = counter(len(counts), name=f"{name}_fold")
-            with m.If(advance):
-                m.d.sync += fold.eq(Mux(fold == len(counts) - 1, 0, fold + 1))
-                with m.Switch(fold):
-                    for k, after in enumerate([*fewer[1:], fewer[0]]):
-                        with m.Case(k):
-                            m.d.sync += which.eq(after)
-        return which

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from amaranth.hdl import Cat, Module, Mux, Shape, Signal, signed
+from amaranth.hdl import Cat, Module, Mux, Shape, Signal, Value, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -22,13 +22,14 @@ from hwgen.blocks.base import (
     Resources,
     Schedule,
     StreamType,
+    counter,
     in_order,
 )
 from hwgen.blocks.memory import BufferMemory
 from hwgen.errors import HwgenError
 
 __all__ = ["QUEUE_LATENCY", "Fifo", "FifoConfig", "Queue", "Skid", "output_queue",
-           "queue_depth"]
+           "queue_depth", "which_claim"]
 
 QUEUE_LATENCY = 3
 """Cycles from a push to the beat being visible at the output."""
@@ -78,11 +79,15 @@ class Queue(wiring.Component):
         Numbers of places that may be claimed at once, each at most ``depth``.
     style : :class:`str`
         Of the memory; see :class:`BufferMemory`.
+    cancels : :class:`bool`
+        Whether places that were claimed may stay empty.
 
     Members
     -------
     i : :py:`In(stream.Signature(shape, always_ready=True))`
         Filled places; only as many as were claimed.
+    cancel : :py:`In(1)`, if ``cancels``
+        Give a claimed place back in this cycle.
     room : :py:`Out(len(claims))`
         Bit ``k``: ``claims[k]`` places are free; a register.
     reserve : :py:`In(len(claims))`
@@ -97,11 +102,12 @@ class Queue(wiring.Component):
     Timing
     ------
     A push is visible at ``o`` three cycles later; one beat a cycle.  A pop frees its place for
-    the next cycle.
+    the next cycle; with ``cancels`` a pop or a cancellation frees one for the cycle after it.
     """
 
     def __init__(
-        self, shape, depth: int, claims: tuple[int, ...] = (1,), style: str = ""
+        self, shape, depth: int, claims: tuple[int, ...] = (1,), style: str = "",
+        cancels: bool = False,
     ) -> None:
         if depth < 1:
             raise HwgenError(f"Queue depth must be positive, not {depth!r}")
@@ -113,7 +119,9 @@ class Queue(wiring.Component):
         self.depth = depth
         self.claims = claims
         self.style = style
+        self.cancels = cancels
         super().__init__({
+            **({"cancel": In(1)} if cancels else {}),
             "i": In(stream.Signature(shape, always_ready=True)),
             "room": Out(len(claims)),
             "reserve": In(len(claims)),
@@ -139,13 +147,17 @@ class Queue(wiring.Component):
             self.o.p.eq(memory.read_data),
         ]
         # For each claim the places that are left after it: its sign says whether there is room.
-        taken = Signal(signed(self.depth.bit_length() + 1))
+        taken, back = Signal(signed(max(self.depth.bit_length(), 2 * self.cancels) + 1)), 0
+        if self.cancels:
+            back = Signal(2)
+            m.d.sync += back.eq(pop + self.cancel)
+            m.d.comb += taken.eq(back)
         for k, claim in enumerate(self.claims):
             with m.If(self.reserve[k]):
-                m.d.comb += taken.eq(-claim)
+                m.d.comb += taken.eq(back - claim)
             left = Signal(taken.shape(), name=f"left_{k}", init=self.depth - claim)
             m.d.comb += self.room[k].eq(~left[-1])
-            m.d.sync += left.eq(add_carry(left, taken, pop))
+            m.d.sync += left.eq(left + taken if self.cancels else add_carry(left, taken, pop))
         m.d.sync += [
             stored.eq(stored + self.i.valid - fetch),
             fetched.eq(fetch | (fetched & ~move)),
@@ -165,6 +177,21 @@ def output_queue(config: BlockConfig, k: int = 0, claims: tuple[int, ...] = (1,)
     return Queue(
         config.outputs[k].payload, config.queue_depths[k], claims, config.queue_styles[k]
     )
+
+
+def which_claim(m: Module, name: str, counts: list[int], advance: Value) -> Signal:
+    """Whether the fold has the fewer results, as one at an end may; 0 if all have as many."""
+    fewer = [int(n < max(counts)) for n in counts]
+    which = Signal(name=f"{name}_fewer", init=fewer[0])
+    if any(fewer):
+        fold = counter(len(counts), name=f"{name}_fold")
+        with m.If(advance):
+            m.d.sync += fold.eq(Mux(fold == len(counts) - 1, 0, fold + 1))
+            with m.Switch(fold):
+                for k, after in enumerate([*fewer[1:], fewer[0]]):
+                    with m.Case(k):
+                        m.d.sync += which.eq(after)
+    return which
 
 
 class Skid(wiring.Component):

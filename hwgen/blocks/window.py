@@ -294,8 +294,12 @@ class SlidingWindowConfig:
         """Fewest sites with which the buffer works."""
         return self.course.least_capacity
 
-    def schedule(self, arrivals: np.ndarray) -> WindowSchedule:
-        """Exact timing for arrivals of whole frames, if the consumer never stalls."""
+    def schedule(self, arrivals: np.ndarray, window_cycles: float = 0) -> WindowSchedule:
+        """Exact timing for arrivals of whole frames, if the consumer never stalls.
+
+        Or if it stalls so that a window takes ``window_cycles`` on average.
+        """
+        pace = max(window_cycles, self.window_cycles)
         accepts = in_order(arrivals)
         sites = self.course.pixels
         frames = len(arrivals) // self.input.beats
@@ -304,9 +308,9 @@ class SlidingWindowConfig:
         need = np.tile(need, frames) + offset
         by_site = accepts.reshape(-1, self.beats_per_site)
         ready = by_site[:, -1] + WRITE_LATENCY
-        fires = in_order(ready[need - 1], self.window_cycles)
+        fires = in_order(ready[need - 1], pace)
         rest = self.fold_cycles - self.steps
-        releases = fires + self.window_cycles - 1 - rest + RELEASE_LATENCY
+        releases = fires + math.ceil(pace) - 1 - rest + RELEASE_LATENCY
         # Once window w is read, all that window w + 1 does not need is free.
         freed = np.append(np.tile(free, frames) + offset, frames * sites + free[0])
         places = np.repeat(np.append(-1, releases), np.diff(freed, prepend=0))

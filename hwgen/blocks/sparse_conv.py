@@ -1,0 +1,564 @@
+"""Sparse convolution: sliding window, sparse multiply-accumulate, shared requantisers.
+
+A convolution as :mod:`hwgen.blocks.conv` computes it, whose products with a zero take no multiplier
+(:mod:`hwgen.blocks.sparse_mac`).  How long it takes depends on the data: on average as long as was
+measured, never so that it could stop for good.
+
+Activations are counted from their zero point, for a zero then adds nothing to a sum.  Taps that lie
+in the padding are zeros, too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.lib import stream, wiring
+
+from hwgen.blocks import area
+from hwgen.blocks.arithmetic import delayed, signed_width
+from hwgen.blocks.base import (
+    BlockConfig,
+    Resources,
+    Schedule,
+    StreamType,
+    counter,
+    pack_rows,
+)
+from hwgen.blocks.mac import MacArrayConfig
+from hwgen.blocks.memory import ReadOnlyMemory
+from hwgen.blocks.multiplier import Packing
+from hwgen.blocks.queue import QUEUE_LATENCY, output_queue, which_claim
+from hwgen.blocks.requantise import Requantiser, RequantiserConfig
+from hwgen.blocks.sparse_mac import SparseMac, SparseMacConfig, check_streams
+from hwgen.blocks.weights import LOAD_BITS, WeightMemory, WeightMemoryConfig
+from hwgen.blocks.window import READ_LATENCY, SlidingWindow, SlidingWindowConfig
+from hwgen.errors import HwgenError
+from hwgen.ir import Convolution, ConvTranspose
+from hwgen.ir.types import TensorType
+
+__all__ = ["SKIPS", "SparseConv", "SparseConvConfig", "even_streams", "fold_ends"]
+
+RETURN = 16
+"""Cycles from the start of a fold until its first beat may have left its place, and so more."""
+
+SKIPS = ("activation", "weight", "both")
+"""Which zeros are passed over."""
+
+
+def even_streams(streams: int, multipliers: int) -> tuple[tuple[int, ...], ...]:
+    """Streams dealt out to multipliers, one after the other."""
+    return tuple(tuple(range(k, streams, multipliers)) for k in range(multipliers))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparseConvConfig(BlockConfig):
+    """A convolution, its folding, and how zeros are passed over.
+
+    Parameters
+    ----------
+    op : :class:`hwgen.ir.Convolution`
+        What is computed; not transposed, groups one after the other.
+    tensor : :class:`TensorType`
+        Type of the input.
+    lanes_in, lanes_out : :class:`int`
+        Channels a beat of the streams; see :class:`hwgen.blocks.conv.FoldedConvConfig`.
+    channel_lanes, tap_lanes : :class:`int`
+        Input channels and kernel taps that are tested in parallel.  Stream
+        ``tap * channel_lanes + channel`` has that channel of that tap.
+    pe : :class:`int`
+        Output channels in parallel: they share the test.
+    streams : sequence of sequences of :class:`int`
+        The streams of each multiplier; see :class:`SparseMacConfig`.
+    skip : :class:`str`
+        Of :data:`SKIPS`: products that take no multiplier are those of activations that are zero,
+        of weights that are zero for all ``pe`` output channels, or both.
+    queue : :class:`int`
+        Beats that wait for each multiplier; 0: those of two folds, and those on their way.
+    cycles : :class:`float`
+        Cycles of a fold on average, as it was measured: what schedules go by; 0: as if nothing
+        was zero.
+    multiplier, requantiser_multiplier, products, capacity, window_style, weight_style :
+        See :class:`hwgen.blocks.conv.FoldedConvConfig`.
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If the folding does not fit the op.
+    """
+
+    op: Convolution
+    tensor: TensorType
+    lanes_in: int = 1
+    lanes_out: int = 1
+    channel_lanes: int = 1
+    tap_lanes: int = 1
+    pe: int = 1
+    streams: tuple[tuple[int, ...], ...]
+    skip: str = "activation"
+    queue: int = 0
+    cycles: float = 0.0
+    multiplier: str = "dsp48e2"
+    requantiser_multiplier: str = ""
+    products: int = 0
+    capacity: int = 0
+    window_style: str = ""
+    weight_style: str = ""
+
+    def __post_init__(self) -> None:
+        _ = self.op.infer(self.tensor)
+        if isinstance(self.op, ConvTranspose):
+            raise HwgenError("A transposed convolution is computed dense, not sparse")
+        cin, cout = self.group_channels
+        if not 1 <= self.channel_lanes <= cin:
+            raise HwgenError(
+                f"Channel lanes must be between 1 and {cin}, not {self.channel_lanes!r}"
+            )
+        if not 1 <= self.pe <= cout:
+            raise HwgenError(f"Pe must be between 1 and {cout}, not {self.pe!r}")
+        if self.skip not in SKIPS:
+            raise HwgenError(f"Skip must be one of {', '.join(SKIPS)}, not {self.skip!r}")
+        for results in self.fold_results:
+            if self.lanes_out < 1 or results % self.lanes_out:
+                raise HwgenError(
+                    f"Output lanes must divide the {results} results of a fold, "
+                    f"not {self.lanes_out!r}"
+                )
+        check_streams(self.streams)
+        count = self.channel_lanes * self.tap_lanes
+        if sum(map(len, self.streams)) != count:
+            raise HwgenError(
+                f"Streams must be the {count} of channel lanes times tap lanes, "
+                f"not {self.streams!r}"
+            )
+        if not 0 <= self.cycles < 1 << 40:
+            raise HwgenError(f"Cycles must be a number, 0 or more, not {self.cycles!r}")
+        if self.depths and self.depths[0] < self.spacing:
+            raise HwgenError(
+                f"Depth must be at least the {self.spacing} beats of a fold, "
+                f"not {self.depths[0]!r}"
+            )
+        _ = self.window, self.mac
+
+    @property
+    def group_channels(self) -> tuple[int, int]:
+        """Input and output channels of a group."""
+        return self.op.weight.shape[-1], self.op.cout // self.op.groups
+
+    @property
+    def multipliers(self) -> int:
+        """Multipliers of each output channel."""
+        return len(self.streams)
+
+    @property
+    def channel_folds(self) -> int:
+        """Runs of output channels in a group."""
+        return math.ceil(self.group_channels[1] / self.pe)
+
+    @cached_property
+    def fold_results(self) -> np.ndarray:
+        """Results of each fold of an output pixel, ``(groups * channel_folds,)``."""
+        left = np.minimum(self.group_channels[1] - np.arange(self.channel_folds) * self.pe, self.pe)
+        return np.tile(left, self.op.groups)
+
+    @property
+    def spacing(self) -> int:
+        """Beats of a fold at the output."""
+        return int(self.fold_results.max()) // self.lanes_out
+
+    @cached_property
+    def window(self) -> SlidingWindowConfig:
+        """The sliding window."""
+        cin, _ = self.group_channels
+        return SlidingWindowConfig(
+            input=self.inputs[0], window=self.op.window, fill=self.tensor.zero_point,
+            word_lanes=self.channel_lanes, segment=cin, groups=self.op.groups,
+            tap_lanes=self.tap_lanes, folds=self.channel_folds, capacity=self.capacity,
+            style=self.window_style,
+        )
+
+    @cached_property
+    def requantiser(self) -> RequantiserConfig:
+        """The requantisers; biases are those of activations that are counted from zero."""
+        zero, quantisation = self.tensor.zero_point, self.tensor.quantisation
+        flat = self.op.weight.reshape(self.op.cout, -1).astype(np.int64)
+        bias = self.op.bias + zero * flat.sum(1)
+        positive, negative = np.maximum(flat, 0).sum(1), np.minimum(flat, 0).sum(1)
+        low, high = quantisation.low - zero, quantisation.high - zero
+        least, most = positive * low + negative * high, positive * high + negative * low
+        sums = np.concatenate([[0], bias, least, most, least + bias, most + bias])
+        return RequantiserConfig(
+            requantise=self.op.requantise, bias=bias, output=self.op.output,
+            acc_range=(int(sums.min()), int(sums.max())), lanes=self.lanes_out,
+            multiplier=self.requantiser_multiplier or self.multiplier,
+        )
+
+    @cached_property
+    def mac(self) -> SparseMacConfig:
+        """The multipliers and what chooses for them."""
+        array = MacArrayConfig(
+            simd=self.multipliers, pe=self.pe, packing=self.packing,
+            acc_bits=self.requantiser.acc_bits,
+        )
+        return SparseMacConfig(
+            bits=self.tensor.bits, zero=self.tensor.zero_point, streams=self.streams,
+            rows=self.weight_rows, tested=self.skip != "weight", steps=self.window.steps, spacing=self.spacing,
+            depth=self.queue or 2 * self.window.steps + RETURN, array=array,
+            weight_latency=self.weight_latency,
+        )
+
+    @cached_property
+    def packing(self) -> Packing:
+        """How weights of several output channels share a multiplier."""
+        zero, quantisation = self.tensor.zero_point, self.tensor.quantisation
+        bits = signed_width(quantisation.low - zero, quantisation.high - zero)
+        key = bits, self.op.weight_bits, self.op.weight_limit
+        products = self.products or Packing.densest(self.multiplier, *key).products
+        return Packing(self.multiplier, min(products, self.pe), *key)
+
+    @property
+    def weight_rows(self) -> int:
+        """Rows of weights: a beat of a window has one."""
+        return self.op.groups * self.channel_folds * self.window.steps
+
+    @cached_property
+    def weights(self) -> tuple[WeightMemoryConfig, ...]:
+        """The memory of the weights of each multiplier."""
+        bits = self.packing.word_bits
+        return tuple(
+            WeightMemoryConfig(self.pe * bits, len(members) * self.weight_rows, self.weight_style)
+            for members in self.streams
+        )
+
+    @property
+    def weight_latency(self) -> int:
+        """Cycles from the address of weights to the weights."""
+        return max(memory.latency for memory in self.weights)
+
+    @property
+    def loads(self) -> int:
+        """Words of weights that are loaded after reset."""
+        return sum(memory.loads for memory in self.weights)
+
+    def load_words(self) -> list[int]:
+        """The words of weights that are loaded, in order."""
+        return [word for memory, part in zip(self.weights, self.memory_rows, strict=True)
+                for word in (memory.load_words(part) if memory.loads else ())]
+
+    @cached_property
+    def table(self) -> np.ndarray:
+        """Weights ``(rows, streams, pe)``; 0 for those that there are not."""
+        cin, cout = self.group_channels
+        taps, words = self.window.tap_folds, self.window.words_per_group
+        groups, folds = self.op.groups, self.channel_folds
+        weight = self.op.weight.reshape(groups, cout, self.op.window.taps, cin)
+        weight = np.pad(weight, (
+            (0, 0), (0, folds * self.pe - cout),
+            (0, taps * self.tap_lanes - self.op.window.taps),
+            (0, words * self.channel_lanes - cin),
+        ))
+        weight = weight.reshape(
+            groups, folds, self.pe, taps, self.tap_lanes, words, self.channel_lanes,
+        ).transpose(0, 1, 3, 5, 4, 6, 2)
+        return weight.reshape(self.weight_rows, -1, self.pe)
+
+    @cached_property
+    def memory_rows(self) -> list[list[int]]:
+        """Contents of the weight memories."""
+        packing, most = self.mac.array.packing, self.mac.array.packing.products
+        found = []
+        for members in self.streams:
+            rows = self.table[:, list(members)].reshape(-1, self.pe)
+            words = [packing.words(rows[:, k : k + most]) for k in range(0, self.pe, most)]
+            found.append(pack_rows(np.concatenate(words, axis=1), self.mac.array.w_bits))
+        return found
+
+    @cached_property
+    def keep(self) -> np.ndarray:
+        """Which products are computed unless the activation is zero, ``(rows, streams)``."""
+        if self.skip != "activation":
+            return self.table.any(-1)
+        # Streams beyond the last tap or channel have no product.
+        there = _beats(np.ones((1, self.op.window.taps, self.group_channels[0]), bool), self)[0]
+        return np.tile(there, (self.op.groups * self.channel_folds, 1))
+
+    @property
+    def count(self) -> int:
+        """Number of streams."""
+        return self.channel_lanes * self.tap_lanes
+
+    @cached_property
+    def inputs(self) -> tuple[StreamType, ...]:
+        return (StreamType(self.tensor, self.lanes_in),)
+
+    @cached_property
+    def outputs(self) -> tuple[StreamType, ...]:
+        return (StreamType(self.op.infer(self.tensor)[0], self.lanes_out),)
+
+    @property
+    def signature(self) -> wiring.Signature:
+        if not self.loads:
+            return super().signature
+        words = stream.Signature(LOAD_BITS, always_ready=True)
+        return wiring.Signature({
+            **super().signature.members, "load": wiring.In(words), "next": wiring.Out(words),
+        })
+
+    @property
+    def fold_cycles(self) -> float:
+        """Cycles of a fold on average."""
+        most = max(map(len, self.streams)) * self.window.steps
+        return max(self.cycles or most, self.window.steps, self.spacing)
+
+    @property
+    def interval(self) -> int:
+        """Cycles between two frames on average, if the data are as they were measured."""
+        folds = self.window.windows * len(self.fold_results)
+        return max(self.inputs[0].beats, math.ceil(folds * self.fold_cycles))
+
+    @property
+    def _delay(self) -> int:
+        """Cycles from the start of a fold to its first result being visible, at the earliest."""
+        return (READ_LATENCY + self.window.steps - 1 + self._keep_latency + self.mac.latency + 1
+                + self.requantiser.latency + QUEUE_LATENCY)
+
+    @property
+    def _keep_latency(self) -> int:
+        """Cycles that beats wait for what is known of their weights."""
+        return 0 if self.keep.all() else self._keep_memory.latency
+
+    @cached_property
+    def _keep_memory(self) -> ReadOnlyMemory:
+        return ReadOnlyMemory(self.count, self.weight_rows)
+
+    @cached_property
+    def least_depths(self) -> tuple[int, ...]:
+        # A place is claimed when its fold begins, and freed when its beat is taken.
+        folds = math.ceil((self._delay + self.spacing + 1) / self.window.fold_cycles) + 1
+        return ((folds + self.mac.depth // self.window.steps) * self.spacing,)
+
+    def schedule(self, arrivals: Sequence[np.ndarray]) -> Schedule:
+        """Timing if each fold takes its average."""
+        each = self.fold_cycles
+        window = self.window.schedule(arrivals[0], len(self.fold_results) * each)
+        beats = self.fold_results // self.lanes_out
+        fold = np.repeat((np.arange(len(beats)) * each).astype(np.int64), beats)
+        beat = np.concatenate([np.arange(n) for n in beats])
+        claims = (window.starts[:, None] + fold).ravel()
+        # Its end is as far behind its beginning as there are cycles.
+        late = self._delay + math.ceil(each) - self.window.steps
+        out = (window.starts[:, None] + (fold + beat + late)).ravel()
+        return Schedule((window.accepts,), (out,), (claims,), window.capacity)
+
+    def work(self, frames: np.ndarray) -> np.ndarray:
+        """Products that are computed of each beat, ``(frames * windows * folds, steps, multipliers)``.
+
+        Parameters
+        ----------
+        frames : integer array, shape ``(frames, *shape)``
+        """
+        x = np.asarray(frames).reshape(-1, *self.window.spatial, self.tensor.channels)
+        zero, (cin, _) = self.tensor.zero_point, self.group_channels
+        views = np.stack(self.op.window.views(x, zero), axis=-2)
+        views = views.reshape(-1, self.op.window.taps, self.op.groups, cin)
+        kept = np.ones(views.shape, bool) if self.skip == "weight" else views != zero
+        beats = _beats(kept.swapaxes(1, 2).reshape(-1, self.op.window.taps, cin), self)
+        beats = beats.reshape(-1, self.op.groups, 1, self.window.steps, self.count)
+        keep = self.keep.reshape(self.op.groups, self.channel_folds, self.window.steps, self.count)
+        beats = (beats & keep).reshape(-1, self.window.steps, self.count)
+        return np.stack([beats[..., list(members)].sum(-1) for members in self.streams], -1)
+
+    def fold_ends(self, frames: np.ndarray) -> np.ndarray:
+        """Cycles in which folds end, from the first of them on, if frames come without a pause."""
+        return fold_ends(self.work(frames), self.spacing, self.mac.depth, self._keep_latency)
+
+    def mean_cycles(self, frames: np.ndarray) -> float:
+        """Cycles of a fold on average, if frames come without a pause."""
+        ends = self.fold_ends(frames)
+        return float(ends[-1] - ends[0]) / max(len(ends) - 1, 1)
+
+    def resources(self) -> Resources:
+        return area.sparse_convolution(self)
+
+    def compute(self, *frames: np.ndarray) -> tuple[np.ndarray, ...]:
+        return self.op.evaluate(frames, (self.tensor,))
+
+    def create(self) -> SparseConv:
+        return SparseConv(self)
+
+
+def _beats(taps: np.ndarray, config: SparseConvConfig) -> np.ndarray:
+    """Of each tap and channel ``(windows, taps, channels)``, the beats ``(…, steps, streams)``."""
+    window = config.window
+    folds, words = window.tap_folds, window.words_per_group
+    taps = np.pad(taps, (
+        (0, 0), (0, folds * config.tap_lanes - taps.shape[1]),
+        (0, words * config.channel_lanes - taps.shape[2]),
+    ))
+    taps = taps.reshape(len(taps), folds, config.tap_lanes, words, config.channel_lanes)
+    return taps.transpose(0, 1, 3, 2, 4).reshape(len(taps), folds * words, -1)
+
+
+def fold_ends(work: np.ndarray, spacing: int, depth: int, late: int = 0) -> np.ndarray:
+    """Cycles in which folds end, counted from the start of the first one's window.
+
+    Exact, if the window always has its pixels and results are always taken: a max-plus recurrence
+    over the beats of all multipliers.
+
+    Parameters
+    ----------
+    work : products of each beat, ``(folds, steps, multipliers)``
+    spacing, depth : see :class:`SparseMacConfig`
+    late : cycles that beats wait behind the window
+    """
+    folds, steps, lanes = work.shape
+    ends = np.empty(folds, np.int64)
+    kept = -(-depth // steps) + 1
+    # When places that were claimed became free, fold by fold.
+    freed = np.zeros((folds, steps, lanes), np.int64)
+    over, start, end = np.zeros(lanes, np.int64), -steps, -spacing
+    for fold, beats in enumerate(work):
+        start += steps
+        if (need := steps * (fold + 1) - depth) > 0:
+            first = max(fold - kept, 0)
+            recent = freed[first:fold].reshape(-1, lanes)
+            free = np.partition(recent, need - 1 - first * steps, axis=0)[need - 1 - first * steps]
+            start = max(start, int(free.max()) + 2)
+        arrive = start + READ_LATENCY + late + 1
+        held = np.zeros(lanes, np.int64)
+        for step, count in enumerate(beats):
+            # A beat with products sends the one that is held on its way.
+            sent = (held > 0) & (count > 0)
+            taken = np.maximum(arrive + step + QUEUE_LATENCY, over)
+            over = np.where(sent, taken + held, over)
+            freed[fold, step] = np.where(sent, taken, arrive + step)
+            held = np.where(count > 0, count, held)
+        # The last one is sent by the end of the sum.  Of as many places as beats, all but those
+        # of beats that were sent became free at once, in whichever order they are noted.
+        taken = np.maximum(arrive + steps + QUEUE_LATENCY, over)
+        first = (beats > 0).argmax(0)
+        freed[fold, first, np.arange(lanes)] = taken
+        end = max(int((taken + np.maximum(held, 1)).max()), end + spacing)
+        over = np.full(lanes, end)
+        ends[fold] = end
+    return ends
+
+
+class SparseConv(wiring.Component):
+    """Sparse convolution with requantisation.
+
+    Parameters
+    ----------
+    config : :class:`SparseConvConfig`
+
+    Members
+    -------
+    i : :py:`In(stream.Signature(ArrayLayout(signed(bits), lanes_in)))`
+    o : :py:`Out(stream.Signature(ArrayLayout(signed(bits), lanes_out)))`
+    load, next : see :class:`hwgen.blocks.weights.WeightMemory`, if weights are loaded
+
+    Timing
+    ------
+    For each fold of each output pixel as many cycles as the multiplier with the most products has
+    of them, if its queue keeps it busy, but never less than the fold has beats at the window or
+    at the output: ``config.mean_cycles(frames)`` on average.
+    """
+
+    def __init__(self, config: SparseConvConfig) -> None:
+        self.config = config
+        super().__init__(config.signature)
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        m.submodules.window = window = SlidingWindow(config.window)
+        m.submodules.mac = mac = SparseMac(config.mac)
+        m.submodules.requantiser = requantiser = Requantiser(config.requantiser)
+        counts = [int(n) // config.lanes_out for n in config.fold_results]
+        claims = tuple(sorted(set(counts), reverse=True))
+        m.submodules.queue = queue = output_queue(config, 0, claims)
+        wiring.connect(m, wiring.flipped(self.i), window.i)
+        wiring.connect(m, requantiser.o, queue.i)
+        wiring.connect(m, queue.o, wiring.flipped(self.o))
+
+        # A fold starts when there are places for its beats, and for its results.
+        claim = which_claim(m, "starting", counts, window.start)
+        loaded = self._weights(m, mac)
+        m.d.comb += [
+            window.room.eq(queue.room.bit_select(claim, 1) & mac.room & loaded),
+            queue.reserve.eq(Mux(window.start, 1 << claim, 0)),
+            mac.reserve.eq(window.start),
+        ]
+        step = counter(config.window.steps)
+        last = step == config.window.steps - 1
+        with m.If(window.o.valid):
+            m.d.sync += step.eq(Mux(last, 0, step + 1))
+        beat = Cat(window.o.valid, window.o.valid & last, window.o.p.as_value())
+        if config.keep.all():
+            m.d.comb += mac.keep.eq(~0)
+        else:
+            m.d.comb += mac.keep.eq(self._keep(m, window.o.valid))
+            for _ in range(config._keep_latency):
+                later = Signal.like(beat, name="later")
+                m.d.sync += later.eq(beat)
+                beat = later
+        m.d.comb += Cat(mac.valid, mac.last, mac.x.as_value()).eq(beat)
+
+        # Serialise the results of a fold, lanes_out a cycle.
+        bits = config.requantiser.acc_bits * config.lanes_out
+        held = Signal(len(mac.acc.as_value()), reset_less=True)
+        left = Signal(range(claims[0] + 1))
+        fewer = which_claim(m, "done", counts, mac.done)
+        with m.If(mac.done):
+            m.d.sync += [
+                held.eq(mac.acc.as_value()), left.eq(Mux(fewer, claims[-1], claims[0])),
+            ]
+        with m.Elif(left != 0):
+            m.d.sync += [held.eq(held >> bits), left.eq(left - 1)]
+        m.d.comb += [
+            requantiser.i.valid.eq(left != 0),
+            requantiser.i.p.eq(held[: min(bits, len(held))]),
+        ]
+        return m
+
+    def _keep(self, m: Module, fire: Value) -> Value:
+        """Which products of a beat are not known to be zero."""
+        config = self.config
+        row = counter(config.weight_rows, name="keep_row")
+        with m.If(fire):
+            m.d.sync += row.eq(Mux(row == config.weight_rows - 1, 0, row + 1))
+        rows = [int.from_bytes(bits, "little") for bits in
+                (np.packbits(kept, bitorder="little").tobytes() for kept in config.keep)]
+        return config._keep_memory.read(m, "keep", row, rows)
+
+    def _weights(self, m: Module, mac: SparseMac) -> Value:
+        """Connect the memories of the weights; returns whether all of them are loaded."""
+        config, array = self.config, self.config.mac.array
+        chain, loaded = (wiring.flipped(self.load) if config.loads else None), []
+        skew = array.columns[0].skew
+        words: list[Value] = []
+        for k, (memory, rows) in enumerate(zip(config.weights, config.memory_rows, strict=True)):
+            m.submodules[f"weights_{k}"] = weights = WeightMemory(memory, rows)
+            late = skew[k] + config.weight_latency - memory.latency
+            address = delayed(m, getattr(mac, f"address_{k}"), late, f"address_{k}")
+            m.d.comb += weights.address.eq(address)
+            words.append(weights.data)
+            if memory.loads:
+                wiring.connect(m, chain, weights.load)
+                chain = weights.next
+                loaded.append(weights.loaded)
+        if config.loads:
+            wiring.connect(m, chain, wiring.flipped(self.next))
+        # A port has the words of some multipliers, column by column.
+        bits, most = array.w_bits, array.packing.products
+        for n, late in enumerate(array.skews):
+            together = [k for k, s in enumerate(skew) if s == late]
+            m.d.comb += getattr(mac, f"w_{n}").eq(Cat(
+                words[k][start * bits : min(start + most, config.pe) * bits]
+                for start in range(0, config.pe, most) for k in together
+            ))
+        return Cat(loaded).all()
