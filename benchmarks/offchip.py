@@ -86,9 +86,9 @@ QUICK = (Case("yolov5n", 320, "zcu104", "prefer"),
          Case("resnet18", 224, "zcu102", precision="w4a4"))
 
 SIMULATED = (
-    Case("unet-transposed", 32, "zcu104", dsp=1200, bram18=400, uram=0, streams=True, evicts=True),
-    Case("yolov5n", 64, "zcu104", "prefer", streams=True, evicts=True),
-    Case("resnet18", 64, "zcu102", streams=True, evicts=True),
+    Case("unet-transposed", 32, "zcu104", dsp=1200, bram18=700, uram=0, streams=True),
+    Case("yolov5n", 224, "zcu104", "prefer", evicts=True),
+    Case("resnet18", 64, "zcu102", streams=True),
     Case("resnet50", 32, "zcu102", streams=True),
     Case("vgg16", 32, "zcu102", streams=True),
 )

@@ -11,10 +11,11 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from hwgen.blocks.multiplier import MULTIPLIERS
+from hwgen.blocks.sparse_mac import SKIPS
 from hwgen.blocks.storage import STYLES
 from hwgen.errors import HwgenError, naming
 
-__all__ = ["OFF_CHIP", "DesignPoint", "Folding", "MemoryPorts"]
+__all__ = ["OFF_CHIP", "DesignPoint", "Folding", "MemoryPorts", "Sparse"]
 
 FORMAT = "hwgen-design-1"
 
@@ -32,6 +33,50 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 UNSET = ("capacity", "fold_cycles", "products", "resident", "tile")
 """Fields that are numbers and may be 0."""
+
+
+@dataclass(frozen=True)
+class Sparse:
+    """How a convolution passes over zeros; see :class:`hwgen.blocks.sparse_conv.SparseConvConfig`.
+
+    Parameters
+    ----------
+    streams : sequence of sequences of :class:`int`
+        For each multiplier of an output channel, which of the ``channel_lanes * tap_lanes`` pairs
+        it serves.
+    skip : :class:`str`
+        Which zeros: ``"activation"``, ``"weight"`` or ``"both"``.
+    queue : :class:`int`
+        Beats that wait for each multiplier; 0: those of two folds, and those on their way.
+    cycles : :class:`float`
+        Cycles of a fold on average, as they were measured; 0: as if nothing was zero.
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If a value is not legal for any convolution.
+    """
+
+    streams: tuple[tuple[int, ...], ...]
+    skip: str = "activation"
+    queue: int = 0
+    cycles: float = 0.0
+
+    def __post_init__(self) -> None:
+        try:
+            streams = tuple(tuple(int(n) for n in members) for members in self.streams)
+        except (TypeError, ValueError):
+            streams = ()
+        if not streams or streams != tuple(map(tuple, self.streams)):
+            raise HwgenError(f"streams must be lists of integers, not {self.streams!r}")
+        object.__setattr__(self, "streams", streams)
+        if self.skip not in SKIPS:
+            legal = ", ".join(map(repr, SKIPS))
+            raise HwgenError(f"skip must be one of {legal}, not {self.skip!r}")
+        if type(self.queue) is not int or self.queue < 0:
+            raise HwgenError(f"queue must be an integer, 0 or more, not {self.queue!r}")
+        if type(self.cycles) not in (int, float) or not 0 <= self.cycles < 1e12:
+            raise HwgenError(f"cycles must be a number, 0 or more, not {self.cycles!r}")
 
 
 @dataclass(frozen=True)
@@ -59,6 +104,8 @@ class Folding:
         and folds that stay on chip; 0: its weights are on chip.
     fold_cycles : :class:`int`
         Cycles of a fold of a convolution, at least; of a site of a product, of a pixel added.
+    sparse : :class:`Sparse`
+        How a convolution passes over zeros; None: it does not.
 
     Raises
     ------
@@ -80,10 +127,14 @@ class Folding:
     tile: int = 0
     resident: int = 0
     fold_cycles: int = 0
+    sparse: Sparse | None = None
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if name in CHOICES:
+            if name == "sparse":
+                if not (value is None or isinstance(value, Sparse)):
+                    raise HwgenError(f"sparse must be an object or null, not {value!r}")
+            elif name in CHOICES:
                 if value not in CHOICES[name]:
                     legal = ", ".join(map(repr, CHOICES[name]))
                     raise HwgenError(f"{name} must be one of {legal}, not {value!r}")
@@ -202,6 +253,11 @@ class DesignPoint:
             for name, values in _table(body, "ops"):
                 with naming(f"op {name!r}"):
                     _only(values, [f.name for f in fields(Folding)])
+                    if isinstance(sparse := values.get("sparse"), dict):
+                        _only(sparse, [f.name for f in fields(Sparse)])
+                        if "streams" not in sparse:
+                            raise HwgenError("sparse must have streams")
+                        values = {**values, "sparse": Sparse(**sparse)}
                     design.foldings[name] = Folding(**values)
             for name, values in _table(body, "tensors"):
                 with naming(f"tensor {name!r}"):

@@ -31,6 +31,7 @@ from hwgen.blocks.product import ProductConfig
 from hwgen.blocks.queue import FifoConfig
 from hwgen.blocks.resize import NearestResizeConfig
 from hwgen.blocks.route import ConcatenateConfig, LaneChangeConfig, SplitterConfig
+from hwgen.blocks.sparse_conv import SparseConvConfig
 from hwgen.blocks.weights import LOAD_BITS
 from hwgen.design import OFF_CHIP, DesignPoint, Folding, MemoryPorts
 from hwgen.errors import HwgenError, naming
@@ -112,17 +113,24 @@ class Netlist:
         )
 
     @property
+    def sparse(self) -> list[str]:
+        """Blocks that pass over zeros: how long they take depends on the data, and all times are
+        those of the average."""
+        return [name for name, config in self.blocks.items()
+                if isinstance(config, SparseConvConfig)]
+
+    @property
     def loading(self) -> list[str]:
         """Blocks whose weights are loaded after reset, in that order."""
         return [name for name, config in self.blocks.items()
-                if isinstance(config, FoldedConvConfig) and config.loads]
+                if isinstance(config, FoldedConvConfig | SparseConvConfig) and config.loads]
 
     def load_words(self) -> list[int]:
         """Words of weights that are loaded after reset, in order."""
         words = []
         for name in self.loading:
             config = self.blocks[name]
-            assert isinstance(config, FoldedConvConfig)
+            assert isinstance(config, FoldedConvConfig | SparseConvConfig)
             words += config.load_words()
         return words
 
@@ -201,6 +209,8 @@ def block_config(
     """
     tensor = streams[0].tensor
     conv = as_conv(op, tensor)
+    if conv is not None and folding.sparse is not None:
+        return sparse_config(conv, streams[0], folding, lanes, pixels)
     if conv is not None:
         config = FoldedConvConfig(
             op=conv, tensor=tensor, lanes_in=conv_lanes_in(conv, streams[0].lanes, folding),
@@ -257,6 +267,35 @@ def block_config(
     if isinstance(op, Split):
         return SplitterConfig(op=op, tensor=tensor, lanes=lanes)
     raise HwgenError(f"No block carries out {type(op).__name__}")
+
+
+def sparse_config(
+    conv: Convolution, stream: StreamType, folding: Folding, lanes: int, pixels: int
+) -> SparseConvConfig:
+    """The block of a convolution that passes over zeros.
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If the folding has what such a block does not.
+    """
+    sparse = folding.sparse
+    assert sparse is not None
+    if (stream.pixels, pixels) != (1, 1):
+        raise HwgenError(
+            f"A sparse convolution takes one pixel a beat, not {stream.pixels!r} and {pixels!r}"
+        )
+    for name, dense in (("group_lanes", 1), ("tile", 0), ("fold_cycles", 0)):
+        if (value := getattr(folding, name)) != dense:
+            raise HwgenError(f"{name} must be {dense} for a sparse convolution, not {value!r}")
+    return SparseConvConfig(
+        op=conv, tensor=stream.tensor, lanes_in=conv_lanes_in(conv, stream.lanes, folding),
+        lanes_out=lanes, channel_lanes=folding.channel_lanes, tap_lanes=folding.tap_lanes,
+        pe=folding.pe, streams=sparse.streams, skip=sparse.skip, queue=sparse.queue,
+        cycles=sparse.cycles, capacity=folding.capacity, multiplier=folding.multiplier,
+        requantiser_multiplier=folding.requantiser, products=folding.products,
+        window_style=folding.window, weight_style=folding.weights,
+    )
 
 
 def plan(graph: Graph, design: DesignPoint) -> Netlist:

@@ -12,6 +12,7 @@ ever stalls.  Depths and capacities are then chosen so that this is what happens
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -210,15 +211,20 @@ class OffChip:
     ahead: int = 0
 
 
-def in_order(times: np.ndarray, spacing: float = 1) -> np.ndarray:
+def in_order(times: np.ndarray, spacing: float = 1, count: int = 1) -> np.ndarray:
     """Earliest times, not before ``times``, that are in order and ``spacing`` apart.
 
     The max-plus recurrence ``t[j] = max(times[j], t[j-1] + spacing)``.  With a spacing that is no
-    whole number they are that far apart on average.
+    whole number they are that far apart on average; ``count`` of them take whole cycles.
     """
     if (times[1:] - times[:-1] >= spacing).all():
         return times
-    ramp = (np.arange(len(times)) * spacing).astype(np.int64)
+    index = np.arange(len(times), dtype=np.int64)
+    if spacing == int(spacing):
+        ramp = index * int(spacing)
+    else:
+        run, place = np.divmod(index, count)
+        ramp = run * math.ceil(count * spacing) + (place * spacing).astype(np.int64)
     return np.maximum.accumulate(times - ramp) + ramp
 
 

@@ -34,20 +34,17 @@ from hwgen.blocks.memory import ReadOnlyMemory
 from hwgen.blocks.multiplier import Packing
 from hwgen.blocks.queue import QUEUE_LATENCY, output_queue, which_claim
 from hwgen.blocks.requantise import Requantiser, RequantiserConfig
-from hwgen.blocks.sparse_mac import SparseMac, SparseMacConfig, check_streams
+from hwgen.blocks.sparse_mac import SKIPS, SparseMac, SparseMacConfig, check_streams
 from hwgen.blocks.weights import LOAD_BITS, WeightMemory, WeightMemoryConfig
 from hwgen.blocks.window import READ_LATENCY, SlidingWindow, SlidingWindowConfig
 from hwgen.errors import HwgenError
 from hwgen.ir import Convolution, ConvTranspose
 from hwgen.ir.types import TensorType
 
-__all__ = ["SKIPS", "SparseConv", "SparseConvConfig", "even_streams", "fold_ends"]
+__all__ = ["SparseConv", "SparseConvConfig", "even_streams", "fold_ends"]
 
 RETURN = 16
 """Cycles from the start of a fold until its first beat may have left its place, and so more."""
-
-SKIPS = ("activation", "weight", "both")
-"""Which zeros are passed over."""
 
 
 def even_streams(streams: int, multipliers: int) -> tuple[tuple[int, ...], ...]:
@@ -206,7 +203,8 @@ class SparseConvConfig(BlockConfig):
         )
         return SparseMacConfig(
             bits=self.tensor.bits, zero=self.tensor.zero_point, streams=self.streams,
-            rows=self.weight_rows, tested=self.skip != "weight", steps=self.window.steps, spacing=self.spacing,
+            rows=self.weight_rows, tested=self.skip != "weight", steps=self.window.steps,
+            spacing=self.spacing,
             depth=self.queue or 2 * self.window.steps + RETURN, array=array,
             weight_latency=self.weight_latency,
         )
@@ -281,7 +279,7 @@ class SparseConvConfig(BlockConfig):
     def keep(self) -> np.ndarray:
         """Which products are computed unless the activation is zero, ``(rows, streams)``."""
         if self.skip != "activation":
-            return self.table.any(-1)
+            return np.asarray(self.table.any(-1))
         # Streams beyond the last tap or channel have no product.
         there = _beats(np.ones((1, self.op.window.taps, self.group_channels[0]), bool), self)[0]
         return np.tile(there, (self.op.groups * self.channel_folds, 1))
@@ -355,11 +353,15 @@ class SparseConvConfig(BlockConfig):
         return Schedule((window.accepts,), (out,), (claims,), window.capacity)
 
     def work(self, frames: np.ndarray) -> np.ndarray:
-        """Products that are computed of each beat, ``(frames * windows * folds, steps, multipliers)``.
+        """Products that are computed of each beat.
 
         Parameters
         ----------
         frames : integer array, shape ``(frames, *shape)``
+
+        Returns
+        -------
+        integer array, shape ``(frames * windows * folds, steps, multipliers)``
         """
         x = np.asarray(frames).reshape(-1, *self.window.spatial, self.tensor.channels)
         zero, (cin, _) = self.tensor.zero_point, self.group_channels

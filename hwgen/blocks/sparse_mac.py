@@ -36,7 +36,10 @@ from hwgen.blocks.mac import MacArray, MacArrayConfig
 from hwgen.blocks.queue import QUEUE_LATENCY, Queue
 from hwgen.errors import HwgenError
 
-__all__ = ["SparseMac", "SparseMacConfig"]
+__all__ = ["SKIPS", "SparseMac", "SparseMacConfig", "check_streams"]
+
+SKIPS = ("activation", "weight", "both")
+"""Which zeros are passed over."""
 
 END_LATENCY = 2 + QUEUE_LATENCY + 1
 """Cycles from a sum's last beat to the end of the sum, if nothing else is to be done."""
@@ -210,7 +213,7 @@ class SparseMac(wiring.Component):
             left = counter(config.spacing)
             m.d.sync += [
                 left.eq(Mux(end, config.spacing - 1, Mux(left == 0, 0, left - 1))),
-                spaced.eq(~end & (left <= 1)),
+                spaced.eq(~end & ~left[1:].any()),
             ]
         self._array(m, lanes, end)
         return m

@@ -308,7 +308,7 @@ class SlidingWindowConfig:
         need = np.tile(need, frames) + offset
         by_site = accepts.reshape(-1, self.beats_per_site)
         ready = by_site[:, -1] + WRITE_LATENCY
-        fires = in_order(ready[need - 1], pace)
+        fires = in_order(ready[need - 1], pace, self.windows)
         rest = self.fold_cycles - self.steps
         releases = fires + math.ceil(pace) - 1 - rest + RELEASE_LATENCY
         # Once window w is read, all that window w + 1 does not need is free.
