@@ -1,0 +1,1 @@
+"""Compression: float networks with fewer weights, before they are made integer."""
