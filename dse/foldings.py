@@ -14,15 +14,19 @@ from types import MappingProxyType
 
 import numpy as np
 
+from dse.sparse_layer import Layer
+from dse.sparse_ways import Way, sparse_ways
 from dse.streaming import External, Foldings, Streamed, streamed, tiles_of
 from dse.streams import is_depthwise
 from hwgen.blocks.arithmetic import signed_width
 from hwgen.blocks.cost import estimate
 from hwgen.blocks.mac import chain_length
 from hwgen.blocks.multiplier import MULTIPLIERS, Packing
+from hwgen.blocks.sparse_conv import RETURN
 from hwgen.blocks.storage import (
     STYLES,
     block_count,
+    block_ram,
     choice_luts,
     ram_luts,
     rom_luts,
@@ -31,7 +35,7 @@ from hwgen.blocks.storage import (
     ultra_weights,
 )
 from hwgen.design import Folding
-from hwgen.ir import Convolution, TensorType
+from hwgen.ir import Conv, Convolution, TensorType
 
 __all__ = ["RESOURCES", "Column", "ConvTable", "FixedTable", "fold_choices"]
 
@@ -152,6 +156,7 @@ class ConvTable:
     sites : pixels that the window's buffer will hold, if it is known
     external : off-chip memory, if weights may be there
     known : for some tiles, the sites of the window's buffer and the depth of the queue
+    layer : statistics of its zeros, if it may be sparse
     """
 
     def __init__(
@@ -159,6 +164,7 @@ class ConvTable:
         pixels_out: int, multiplier: str, ultra: bool, sites: int = 0,
         external: External | None = None,
         known: Mapping[int, tuple[int, int]] = MappingProxyType({}),
+        layer: Layer | None = None,
     ) -> None:
         self.op, self.tensor = op, tensor
         self.lanes_in, self.pixels_in = lanes_in, pixels_in
@@ -171,6 +177,9 @@ class ConvTable:
         self.styles = len(STYLES) if ultra else len(STYLES) - 1
         self.sites = -(-(sites or self._guess_pixels()) // self.banks)
         parts = [self._part(*choice) for choice in self._choices()]
+        self._sparse: tuple[Way, ...] = ()
+        if layer is not None and (found := self._sparse_part(layer)) is not None:
+            parts.append(found)
         self._cycles, self._dsp, self._lut = (
             np.concatenate([part[n] for part in parts]) for n in range(3)
         )
@@ -263,9 +272,53 @@ class ConvTable:
             packing, simd, chain, columns, gl * pe * self.pixels_out, copies, bits, tl, beats
         )
         kind = np.full(len(cl), (self.multiplier, "fabric").index(multiplier))
+        dense = np.full(len(cl), -1)
         shapes = np.stack([steps * math.prod(op.repeat), folds, np.maximum(steps, beats), row, bits,
                            words, copies])
-        return cycles, dsp, lut, np.stack([cl, tl, gl, pe, kind]), weights, window, shapes
+        return cycles, dsp, lut, np.stack([cl, tl, gl, pe, kind, dense]), \
+            weights, window, shapes
+
+    def _sparse_part(self, layer: Layer):
+        """The ways to pass over zeros, as :meth:`_part` has those that do not."""
+        op, one = self.op, (self.pixels_in, self.pixels_out) == (1, 1)
+        cin, cout = op.weight.shape[-1], op.cout // op.groups
+        if not one or not isinstance(op, Conv) or self.tensor.bits > 8 or cout % self.lanes_out:
+            return None
+        found = sparse_ways(layer, math.gcd(self.lanes_in, cin), self.lanes_out)
+        if not found:
+            return None
+        self._sparse = tuple(found)
+        cl, tl, pe, k = (np.array([getattr(way, name) for way in found])
+                         for name in ("channel_lanes", "tap_lanes", "pe", "multipliers"))
+        mean = np.array([way.cycles for way in found])
+        steps = -(-op.window.taps // tl) * -(-cin // cl)
+        folds, beats = op.groups * -(-cout // pe), pe // self.lanes_out
+        cycles = np.ceil(self.windows * folds * np.maximum(mean, np.maximum(steps, beats)))
+        taken = np.gcd(np.gcd(self.lanes_in, cl), cin)
+        cycles = np.maximum(cycles.astype(np.int64), self.tensor.size // taken)
+        zero, quantisation = self.tensor.zero_point, self.tensor.quantisation
+        bits = signed_width(quantisation.low - zero, quantisation.high - zero)
+        packing = Packing.densest(self.multiplier, bits, op.weight_bits, op.weight_limit)
+        columns, streams = -(-pe // packing.products), cl * tl
+        dsp = packing.device.dsp * k * columns
+        each, depth = -(-streams // k), folds * steps
+        table = _weights(pe * packing.word_bits, each * depth, np.ones_like(k))
+        weights = _Memory(table.lut * k, table.bram18 * k, table.uram * k)
+        words = op.groups * -(-cin // cl)
+        word = cl * self.tensor.bits
+        window = _buffer(word, self.sites * words, tl)
+        lut = self._logic(packing, k, chain_length(packing, k), columns, pe, tl, word, tl, beats)
+        address = np.ceil(np.log2(np.maximum(each * depth, 2)))
+        entry = (each * (self.tensor.bits + 1) + address + 1).astype(int)
+        queue = np.where(block_ram(entry, 2 * steps + RETURN) > 0, 0,
+                         ram_luts(entry, 2 * steps + RETURN))
+        weights.bram18[:] += k * block_ram(entry, 2 * steps + RETURN)
+        lut = lut + k * (queue + each * (self.tensor.bits / 2 + 8) + 2 * address
+                         + self.tensor.bits + 30) + 4 * streams
+        fields = np.stack([cl, tl, np.ones_like(cl), pe, np.zeros_like(cl), np.arange(len(cl))])
+        # Their weights are not streamed: too few folds.
+        shapes = np.stack([steps, np.zeros_like(cl), steps, pe, word, words, tl])
+        return cycles, dsp, lut, fields, weights, window, shapes
 
     def _logic(
         self, packing: Packing, simd: np.ndarray, chain: np.ndarray, columns: np.ndarray,
@@ -388,15 +441,15 @@ class ConvTable:
             weights, window = STYLES[first], STYLES[second]
             k = self._kept[k]
             buffer = self._window.takes(np.array([k]))[:, second, 0]
-        cl, tl, gl, pe, kind = (int(n) for n in self._fields[:, k])
+        cl, tl, gl, pe, kind, way = (int(n) for n in self._fields[:, k])
         multiplier = (self.multiplier, "fabric")[kind]
         requantiser = (self.multiplier, "fabric")[which]
         folding = Folding(
             channel_lanes=cl, tap_lanes=tl, group_lanes=gl, pe=pe, multiplier=multiplier,
             requantiser="" if requantiser == multiplier else requantiser,
-            shared=self.shared(multiplier),
+            shared=self.shared(multiplier) if way < 0 else "activation",
             weights=weights, window=window, tile=tile, resident=resident,
-            fold_cycles=pace,
+            fold_cycles=pace, sparse=self._sparse[way].sparse if way >= 0 else None,
         )
         return Column(tuple(float(n) for n in takes), int(self._cycles[k]), folding,
                       tuple(float(n) for n in buffer))

@@ -20,6 +20,8 @@ from dse.allocate import allocate, fits
 from dse.bounds import Bounds, bounds
 from dse.foldings import RESOURCES
 from dse.memories import vector
+from dse.sparse_ways import as_measured
+from dse.sparsity import Statistics
 from dse.state import STEP, SearchState, over
 from dse.streams import Streams
 from hwgen.blocks.base import Resources
@@ -33,7 +35,7 @@ from hwgen.ir import (
     split_rows,
 )
 from hwgen.pipeline import Netlist, plan
-from sim.timing import Timing
+from sim.timing import Timing, sized
 
 __all__ = ["OBJECTIVES", "OFFCHIP", "Found", "check_design", "design_for", "search"]
 
@@ -154,7 +156,7 @@ def design_for(graph: Graph, board: Board, interval: int, pairs: bool = False) -
 
 def search(
     graph: Graph, board: Board, *, clock_mhz: float = 0.0, target_fps: float = 0.0,
-    objective: str = "throughput", offchip: str = "auto",
+    objective: str = "throughput", offchip: str = "auto", statistics: Statistics | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Found:
     """The best design for a board.
@@ -168,6 +170,7 @@ def search(
     objective : ``"throughput"``; or ``"latency"``: at the shortest interval, the rest of the board
         makes ops faster than they need to be
     offchip : when queues and weights may be in off-chip memory, one of :data:`OFFCHIP`
+    statistics : of the network's zeros, for convolutions that pass over them where that pays
     progress : called with what is at work
 
     Raises
@@ -179,7 +182,7 @@ def search(
         if value not in legal:
             raise HwgenError(f"{name} must be one of {', '.join(legal)}, not {value!r}")
     begin = time.perf_counter()
-    state = SearchState(graph, board, clock_mhz)
+    state = SearchState(graph, board, clock_mhz, statistics)
     bound = bounds(graph, board, state.streams, state.clock)
     state.quick = max(bound.cycles, 1)
     target = int(state.clock * 1e6 / target_fps) if target_fps else 0
@@ -206,7 +209,7 @@ def search(
                 if best is not None:
                     break
                 progress("line buffers off chip")
-                outside = SearchState(split_all(graph, split), board, clock_mhz)
+                outside = SearchState(split_all(graph, split), board, clock_mhz, statistics)
                 outside.quick = state.quick
                 outside = outside.with_external(offchip == "prefer")
                 outside.look(state.quick)
@@ -223,9 +226,23 @@ def search(
     if objective == "latency":
         progress("latency")
         best = quicker(state, best)
+    if best.netlist.sparse and statistics is not None:
+        progress("cycles as they were measured")
+        best = measured(best, statistics, state.usable)
     progress("what slower designs take")
     state.explore(best.timing.interval)
     return replace(best, explored=state.explored, seconds=time.perf_counter() - begin)
+
+
+def measured(found: Found, statistics: Statistics, usable: Resources) -> Found:
+    """A design with the cycles that its sparse convolutions take, computed exactly."""
+    graph, split = found.netlist.graph, found.design.split
+    for balanced in (True, False):
+        design = as_measured(graph, replace(found.design, split=()), statistics, balanced)
+        design, netlist, timing = sized(graph, design)
+        if not over(netlist.resources(), usable):
+            break
+    return replace(found, design=replace(design, split=split), netlist=netlist, timing=timing)
 
 
 def large_windows(graph: Graph, board: Board, share: float) -> tuple[str, ...]:

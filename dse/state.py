@@ -16,11 +16,14 @@ from boards import Board
 from dse.allocate import WEIGHTS, Allocation, Part, allocate, fits
 from dse.foldings import RESOURCES, Column, ConvTable, FixedTable, fold_choices
 from dse.memories import assign_memories, vector, ways
+from dse.sparse_layer import Layer
+from dse.sparsity import Statistics
 from dse.streaming import External
 from dse.streams import Streams, is_depthwise
 from hwgen.blocks.base import Resources, StreamType
 from hwgen.blocks.conv import FoldedConvConfig
 from hwgen.blocks.evict import EvictionConfig
+from hwgen.blocks.sparse_conv import SparseConvConfig
 from hwgen.design import OFF_CHIP, DesignPoint, Folding
 from hwgen.errors import HwgenError
 from hwgen.ir import (
@@ -68,7 +71,7 @@ class _Evicted:
     style: str
 
 
-def _buffer(config: FoldedConvConfig) -> np.ndarray:
+def _buffer(config: FoldedConvConfig | SparseConvConfig) -> np.ndarray:
     """What the memory of a convolution's window takes."""
     window = config.window
     width, copies = window.word_lanes * window.input.tensor.bits, window.tap_lanes * window.banks
@@ -92,8 +95,10 @@ def _use(edge: Edge) -> str:
 class SearchState:
     """The state of a search: what is known of buffers, queues and of what the tables miss."""
 
-    def __init__(self, graph: Graph, board: Board, clock_mhz: float) -> None:
-        self.graph, self.board = graph, board
+    def __init__(
+        self, graph: Graph, board: Board, clock_mhz: float, statistics: Statistics | None = None
+    ) -> None:
+        self.graph, self.board, self.statistics = graph, board, statistics
         self.clock = clock_mhz or board.clock_mhz
         self.streams = Streams(graph)
         self.usable = board.usable
@@ -149,13 +154,13 @@ class SearchState:
             key = (
                 geometry, lanes[source], lanes[node.name],
                 pixels[source], pixels[node.name], self.sites.get(node.name, 0),
-                self.external, tuple(sorted(known.items())),
+                self.external, tuple(sorted(known.items())), self._measured(node.name),
             )
             found.setdefault(key, []).append(node.name)
             if key not in self._tables:
                 self._tables[key] = ConvTable(
                     conv, self.graph.types[source], *key[1:5], self.board.multiplier,
-                    self.board.uram > 0, key[5], self.external, dict(known),
+                    self.board.uram > 0, key[5], self.external, dict(known), key[8],
                 )
         parts = [Part(tuple(names), self._tables[key]) for key, names in found.items()]
         for node in self.graph.nodes:
@@ -165,6 +170,10 @@ class SearchState:
             more = evicted if self.external else []
             parts.append(Part((QUEUE + edge,), FixedTable([*columns, *more])))
         return parts
+
+    def _measured(self, name: str) -> Layer | None:
+        """Statistics of a node, if it may be sparse."""
+        return self.statistics.layers.get(name) if self.statistics else None
 
     def _scaled(self, node: Node, lanes: dict[str, int], pixels: dict[str, int]) -> FixedTable:
         """An op without weights that multiplies: by the board's multipliers, or in the fabric."""
@@ -341,9 +350,9 @@ class SearchState:
         edges = {edge.source: edge for edge in netlist.edges}
         before = {edge.sink: edge for edge in netlist.edges}
         for name, config in netlist.blocks.items():
-            if isinstance(config, FoldedConvConfig):
+            if isinstance(config, FoldedConvConfig | SparseConvConfig):
                 known = known + _buffer(config) - allocation.columns[name].window
-                if config.tile:
+                if isinstance(config, FoldedConvConfig) and config.tile:
                     known = known + self._learn_tiles(name, config, edges[name, 0], netlist, timing)
                     continue
                 self.sites[name] = config.window.sites * config.window.banks

@@ -1,0 +1,136 @@
+"""Ways to pass over the zeros of a convolution: what is tested in parallel, and what multiplies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from math import ceil
+
+import numpy as np
+
+from dse.sparse_layer import Layer
+from dse.sparsity import Statistics
+from hwgen.blocks.sparse_conv import SparseConvConfig, even_streams
+from hwgen.design import DesignPoint, Sparse
+from hwgen.ir import Graph
+from hwgen.pipeline import plan
+
+__all__ = ["Way", "as_measured", "sparse_ways"]
+
+LARGEST = 96
+"""Pairs that are tested in parallel, at most."""
+CHOICES = 8
+"""Numbers of channels in parallel that are tried."""
+LOADS = (0.6, 0.8, 1.0, 1.25, 1.6)
+"""Multipliers that are tried, as a share of those that the pairs of a cycle need on average."""
+DENSE = 0.85
+"""Density above which there is nothing to be gained."""
+PRUNED = 0.95
+"""Share of the weights, zero for no output channel computed together, below which they count."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """A folding that passes over zeros.
+
+    Members
+    -------
+    channel_lanes, tap_lanes, pe : see :class:`hwgen.blocks.sparse_conv.SparseConvConfig`
+    sparse : who multiplies what
+    cycles : of a fold, on average
+    """
+
+    channel_lanes: int
+    tap_lanes: int
+    pe: int
+    sparse: Sparse
+    cycles: float
+
+    @property
+    def multipliers(self) -> int:
+        """Multipliers of an output channel."""
+        return len(self.sparse.streams)
+
+
+def sparse_ways(layer: Layer, step: int, lanes_out: int) -> list[Way]:
+    """Ways to compute a convolution, streams dealt out evenly.
+
+    Parameters
+    ----------
+    layer : its statistics
+    step : channels in parallel are a multiple of it
+    lanes_out : what divides the output channels in parallel
+    """
+    return list(_ways(layer, step, lanes_out))
+
+
+def _ways(layer: Layer, step: int, lanes_out: int) -> Iterator[Way]:
+    op = layer.op
+    cin, cout = op.weight.shape[-1], op.cout // op.groups
+    channels, pes = _choices(cin, step), _choices(cout, lanes_out)
+    taps = _choices(op.window.taps, 1)
+    for pe in pes:
+        density, skip = _density(layer, pe)
+        if density > DENSE:
+            continue
+        for cl in channels:
+            for tl in taps:
+                count = cl * tl
+                if not 2 <= count <= LARGEST:
+                    continue
+                needed = {ceil(count * density * load) for load in LOADS}
+                for multipliers in sorted(n for n in needed if 1 <= n < count):
+                    streams = even_streams(count, multipliers)
+                    cycles = layer.cycles(cl, tl, pe, streams, skip)
+                    yield Way(cl, tl, pe, Sparse(streams, skip), cycles)
+
+
+def _choices(extent: int, step: int) -> list[int]:
+    """Multiples of a step up to an extent, of those with as many folds the least; a few."""
+    lanes = np.arange(step, extent + 1, step)
+    folds = -(-extent // lanes)
+    lanes = lanes[np.r_[True, folds[1:] < folds[:-1]]].tolist()
+    if len(lanes) <= CHOICES:
+        return lanes
+    wanted = np.geomspace(lanes[0], lanes[-1], CHOICES)
+    return sorted({min(lanes, key=lambda n, w=w: abs(n - w)) for w in wanted})
+
+
+def _density(layer: Layer, pe: int) -> tuple[float, str]:
+    """Share of the products that are computed, and which zeros are passed over."""
+    weight = layer.op.weight.reshape(layer.op.groups, -1, *layer.op.weight.shape[1:])
+    kept = float(np.logical_or.reduceat(weight != 0, range(0, weight.shape[1], pe), axis=1).mean())
+    if kept > PRUNED:
+        return layer.mean_density, "activation"
+    return layer.mean_density * kept, "both"
+
+
+def as_measured(
+    graph: Graph, design: DesignPoint, statistics: Statistics, balanced: bool = True,
+    windows: int = 96,
+) -> DesignPoint:
+    """The design with the cycles that its folds take, computed exactly.
+
+    Parameters
+    ----------
+    graph, design : the design
+    statistics : of the network
+    balanced : whether streams are dealt out again, so that multipliers have as much to do
+    windows : of each layer's sample that times are computed from, exactly
+    """
+    foldings = dict(design.foldings)
+    netlist = plan(graph, design)
+    for name in netlist.sparse:
+        folding, config, layer = foldings[name], netlist.blocks[name], statistics[name]
+        assert folding.sparse is not None
+        assert isinstance(config, SparseConvConfig)
+        streams = config.streams if not balanced else layer.balanced(
+            config.channel_lanes, config.tap_lanes, config.multipliers, skip=config.skip,
+            pe=config.pe,
+        )
+        config = replace(config, streams=streams)
+        cycles = layer.exact_cycles(config, max(2, windows))
+        foldings[name] = replace(
+            folding, sparse=replace(folding.sparse, streams=streams, cycles=cycles)
+        )
+    return replace(design, foldings=foldings)
