@@ -287,7 +287,7 @@ class ConvTable:
         found = sparse_ways(layer, math.gcd(self.lanes_in, cin), self.lanes_out)
         if not found:
             return None
-        self._sparse = tuple(found)
+        self._sparse = found
         cl, tl, pe, k = (np.array([getattr(way, name) for way in found])
                          for name in ("channel_lanes", "tap_lanes", "pe", "multipliers"))
         mean = np.array([way.cycles for way in found])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import ceil
 
 import numpy as np
@@ -52,7 +53,8 @@ class Way:
         return len(self.sparse.streams)
 
 
-def sparse_ways(layer: Layer, step: int, lanes_out: int) -> list[Way]:
+@lru_cache(maxsize=1 << 10)
+def sparse_ways(layer: Layer, step: int, lanes_out: int) -> tuple[Way, ...]:
     """Ways to compute a convolution, streams dealt out evenly.
 
     Parameters
@@ -61,7 +63,7 @@ def sparse_ways(layer: Layer, step: int, lanes_out: int) -> list[Way]:
     step : channels in parallel are a multiple of it
     lanes_out : what divides the output channels in parallel
     """
-    return list(_ways(layer, step, lanes_out))
+    return tuple(_ways(layer, step, lanes_out))
 
 
 def _ways(layer: Layer, step: int, lanes_out: int) -> Iterator[Way]:
@@ -81,8 +83,18 @@ def _ways(layer: Layer, step: int, lanes_out: int) -> Iterator[Way]:
                 needed = {ceil(count * density * load) for load in LOADS}
                 for multipliers in sorted(n for n in needed if 1 <= n < count):
                     streams = even_streams(count, multipliers)
-                    cycles = layer.cycles(cl, tl, pe, streams, skip)
+                    # Of activations all output channels pass over the same.
+                    alike = pe if skip != "activation" else max(cout // 2, 1)
+                    cycles = _cycles(layer, cl, tl, alike, streams, skip)
                     yield Way(cl, tl, pe, Sparse(streams, skip), cycles)
+
+
+@lru_cache(maxsize=1 << 16)
+def _cycles(
+    layer: Layer, channel_lanes: int, tap_lanes: int, pe: int, streams: tuple, skip: str
+) -> float:
+    """Cycles of a fold, which tables for other lanes want, too."""
+    return layer.cycles(channel_lanes, tap_lanes, pe, streams, skip)
 
 
 def _choices(extent: int, step: int) -> list[int]:

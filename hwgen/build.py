@@ -33,6 +33,7 @@ from hwgen.pipeline import Netlist, plan
 from sim.timing import analyse
 
 if TYPE_CHECKING:
+    from dse.sparsity import Statistics
     from models.accuracy import Accuracy
     from models.load import Source
 
@@ -56,6 +57,10 @@ class Phases:
             yield lambda detail: status.update(f"{name}: {detail}")
         self.seconds[name] = round(time.perf_counter() - begin, 3)
         self.console.print(f"[green]done[/] {name} ({self.seconds[name]:.1f} s)", highlight=False)
+
+
+MEASURE = ""
+"""Statistics of zeros that are measured, not read."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -114,6 +119,9 @@ def _parser() -> argparse.ArgumentParser:
                         help="what the search is after")
     parser.add_argument("--offchip", choices=OFFCHIP, default="auto",
                         help="when queues and weights may be in off-chip memory")
+    parser.add_argument("--sparse", nargs="?", const=MEASURE, metavar="FILE",
+                        help="pass over zeros where that pays, by the statistics of a file that an "
+                             "earlier build wrote, or of the calibration frames")
     parser.add_argument("--design", type=Path, metavar="FILE", help="use this design.json")
     parser.add_argument("--simulate", type=count, default=0, metavar="FRAMES",
                         help="run frames through the Verilog, in Verilator")
@@ -146,6 +154,31 @@ def _given(graph: Graph, board: Board, path: Path) -> Found:
             foldings[name] = replace(foldings[name], capacity=capacity)
     design = replace(design, depths={**timing.depths, **design.depths}, foldings=foldings)
     return check_design(graph, board, design, timing)
+
+
+def _statistics(source: Source, path: str) -> Statistics:
+    """Statistics of zeros: of a file, or of the frames that the network was calibrated with."""
+    from dse.sparsity import Statistics, measure
+
+    if path != MEASURE:
+        return Statistics.load(path, source.graph)
+    return measure(source.graph, source.calibration())
+
+
+def _sparsity(netlist: Netlist, statistics: Statistics | None) -> dict:
+    """What ``report.json`` says about zeros that are passed over."""
+    return {
+        "source": "the design" if statistics is None else statistics.source,
+        "assumptions": [
+            "Times are averages: a frame with fewer zeros takes longer, one with more is quicker.",
+            "Zeros are as frequent as in the frames that were measured.",
+            "Values are exact whatever the zeros, and nothing can stop for good.",
+        ],
+        "layers": {
+            name: None if statistics is None else {"density": statistics[name].mean_density}
+            for name in netlist.sparse
+        },
+    }
 
 
 def _simulate(
@@ -255,13 +288,19 @@ def _build(arguments: argparse.Namespace, console: Console) -> dict:
                 accuracy = measure(source.network, graph, source.feeds)
             console.print(accuracy.table())
             more = _accuracy(accuracy)
+        statistics = None
+        if arguments.sparse is not None:
+            with phases("sparsity"):
+                statistics = _statistics(source, arguments.sparse)
+                statistics.save(folder / "sparsity.npz")
         with phases("search") as say:
             if arguments.design:
                 found = _given(graph, board, arguments.design)
             else:
                 found = search(
                     graph, board, clock_mhz=arguments.clock, target_fps=arguments.target_fps,
-                    objective=arguments.objective, offchip=arguments.offchip, progress=say,
+                    objective=arguments.objective, offchip=arguments.offchip,
+                    statistics=statistics, progress=say,
                 )
         design, netlist, timing = found.design, found.netlist, found.timing
         data = report(
@@ -269,6 +308,8 @@ def _build(arguments: argparse.Namespace, console: Console) -> dict:
             board=board.resources, usable=board.usable,
         )
         data["search"] = found.plain()
+        if netlist.sparse:
+            data["sparsity"] = _sparsity(netlist, statistics)
         data |= more
         design.save(folder / "design.json")
         graph.save(folder / "graph.npz")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from models.quantisation.precision import Precision
 
 if TYPE_CHECKING:
     from models.onnx_import import Network
-    from models.samples import Feeds
+    from models.samples import Feed, Feeds
 
 __all__ = ["Precision", "Source", "load", "read"]
 
@@ -51,8 +52,16 @@ class Source:
         shapes = [self.network.shapes[name] for name in self.network.inputs]
         extent = next(((s[-2], s[-1]) for s in shapes if len(s) in (4, 5)), (1, 1))
         photos = images.photographs(count, extent, seed + 1)
+        return self._quantised(samples.feeds(self.network, photos, seed + 1))
+
+    def calibration(self, count: int = 8) -> dict[str, np.ndarray]:
+        """Integer inputs ``(count, *shape)``, or fewer: frames that it was calibrated with."""
+        return self._quantised(islice(self.feeds, count))
+
+    def _quantised(self, feeds: Iterable[Feed]) -> dict[str, np.ndarray]:
+        """Integer inputs of float ones."""
         frames: dict[str, list[np.ndarray]] = {name: [] for name in self.graph.inputs}
-        for feed in samples.feeds(self.network, photos, seed + 1):
+        for feed in feeds:
             for (name, type), given in zip(
                 self.graph.inputs.items(), self.network.inputs, strict=True
             ):
