@@ -75,7 +75,7 @@ class Found:
     @property
     def gap(self) -> float:
         """How much longer the interval is than the bound, as a share; negative if multipliers in
-        the fabric make it shorter than the DSPs alone could."""
+        the fabric, or zeros that are passed over, make it shorter than DSPs alone could."""
         return self.timing.interval / max(self.bounds.cycles, 1) - 1
 
     @property

@@ -80,7 +80,9 @@ def _ways(layer: Layer, step: int, lanes_out: int) -> Iterator[Way]:
                 count = cl * tl
                 if not 2 <= count <= LARGEST:
                     continue
-                needed = {ceil(count * density * load) for load in LOADS}
+                # What depends on the output channels takes long to count.
+                loads = LOADS if skip == "activation" else LOADS[1::2]
+                needed = {ceil(count * density * load) for load in loads}
                 for multipliers in sorted(n for n in needed if 1 <= n < count):
                     streams = even_streams(count, multipliers)
                     # Of activations all output channels pass over the same.

@@ -165,7 +165,7 @@ def _statistics(source: Source, path: str) -> Statistics:
     return measure(source.graph, source.calibration())
 
 
-def _sparsity(netlist: Netlist, statistics: Statistics | None) -> dict:
+def _sparsity(netlist: Netlist, statistics: Statistics | None, seeded: bool) -> dict:
     """What ``report.json`` says about zeros that are passed over."""
     return {
         "source": "the design" if statistics is None else statistics.source,
@@ -173,6 +173,8 @@ def _sparsity(netlist: Netlist, statistics: Statistics | None) -> dict:
             "Times are averages: a frame with fewer zeros takes longer, one with more is quicker.",
             "Zeros are as frequent as in the frames that were measured.",
             "Values are exact whatever the zeros, and nothing can stop for good.",
+            *(["Weights are seeded, not trained: a trained network has other zeros."]
+              if seeded else []),
         ],
         "layers": {
             name: None if statistics is None else {"density": statistics[name].mean_density}
@@ -309,7 +311,8 @@ def _build(arguments: argparse.Namespace, console: Console) -> dict:
         )
         data["search"] = found.plain()
         if netlist.sparse:
-            data["sparsity"] = _sparsity(netlist, statistics)
+            seeded = arguments.weights is None and not arguments.model.endswith(".onnx")
+            data["sparsity"] = _sparsity(netlist, statistics, seeded)
         data |= more
         design.save(folder / "design.json")
         graph.save(folder / "graph.npz")

@@ -114,6 +114,34 @@ def test_calibration_and_accuracy(tmp_path, capsys):
     assert figures[2] > plain + 3
 
 
+def test_sparse(network, tmp_path, capsys):
+    """Statistics are measured, kept, read again, and refused for another network."""
+    out, again = tmp_path / "out", tmp_path / "again"
+    arguments = ["resnet8", "--board", "zedboard", "--report-only", "--sparse"]
+    assert main([*arguments, "--out", str(out)]) == 0
+    report = json.loads((out / "report.json").read_text())
+    assert set(report) == KEYS | {"sparsity"}
+    sparsity = report["sparsity"]
+    assert sparsity["layers"]
+    assert all(0 < layer["density"] < 0.9 for layer in sparsity["layers"].values())
+    assert any("seeded" in text for text in sparsity["assumptions"])
+    rows = {layer["name"]: layer for layer in report["layers"]}
+    for name in sparsity["layers"]:
+        assert rows[name]["block"] == "SparseConv"
+        assert rows[name]["products_per_dsp"] == 2
+        assert rows[name]["folding"]["sparse"]["cycles"] > 0
+        # A pair that is zero takes no cycle.
+        assert rows[name]["interval_cycles"] < 0.95 * rows[name]["dense_cycles"]
+    statistics = str(out / "sparsity.npz")
+    assert main([*arguments, statistics, "--out", str(again)]) == 0
+    assert (again / "design.json").read_bytes() == (out / "design.json").read_bytes()
+    assert "sparse layers" in capsys.readouterr().out
+    other = [network, "--board", "zedboard", "--sparse", statistics, "--out", str(tmp_path / "no")]
+    assert main(other) == 2
+    assert "statistics" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
+
+
 def test_images_are_photographs(network):
     source = read(network)
     wanted = to_stream(photographs(3, (16, 16), 6), source.graph)

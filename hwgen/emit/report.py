@@ -153,6 +153,9 @@ def summary(data: Mapping, have: Resources) -> Table:
     table.add_row("latency", f"{data['latency_cycles']:,}", "cycles to the first output")
     table.add_row("MAC per DSP per cycle", f"{data['mac_per_dsp_cycle']:.3f}",
                   f"{data['macs']:,} MACs a frame")
+    if sparsity := data.get("sparsity"):
+        table.add_row("sparse layers", f"{len(sparsity['layers'])}",
+                      f"all times are averages, by {sparsity['source']}")
     if offchip := data["offchip"]:
         table.add_row("off-chip memory", f"{offchip['gbps']:,.1f}",
                       f"Gbit/s; a frame reads {offchip['bytes_read']:,} bytes, "
