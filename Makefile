@@ -14,7 +14,7 @@ BIN := .venv/bin
 
 .venv/stamp: pyproject.toml
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
-	$(BIN)/python -m pip install --quiet --editable '.[network,zoo,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[network,zoo,search,dev]'
 	touch $@
 
 demo: .venv/stamp

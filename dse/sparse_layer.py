@@ -358,7 +358,8 @@ class Layer:
         for members in streams:
             np.maximum(most, work[list(members)].sum(0, dtype=np.int32), out=most)
         folds = self._folds(pe) if skip == "activation" else 1
-        room = ((queue or 2 * steps + RETURN) - RETURN) / steps - 1
+        # Of the fold that is being worked at, half of the places are free again.
+        room = ((queue or 2 * steps + RETURN) - RETURN) / steps - 0.5
         return np.array(_run_ahead(most.tolist(), folds, steps, max(room, 0.0))), folds
 
 
