@@ -198,13 +198,17 @@ class Layer:
         return self._found[key]
 
     def work(self, config: SparseConvConfig, windows: int | None = None) -> np.ndarray:
-        """Products of each beat for windows of the sample, as :meth:`SparseConvConfig.work`."""
+        """Products of each beat for windows of the sample, as :meth:`SparseConvConfig.work`.
+
+        Of fewer ``windows`` than there are, runs from all over the sample.
+        """
+        which = self._spread(len(self.places) if windows is None else windows)
         self._check_config(config)
         keep = config.keep.reshape(self.op.groups, config.channel_folds, -1, config.count)
         parts = [
-            part[..., :windows].transpose(2, 0, 1)[:, None].astype(bool) & keep[group]
+            part[..., which].transpose(2, 0, 1)[:, None].astype(bool) & keep[group]
             if config.skip != "weight" else
-            np.broadcast_to(keep[group], (len(self.places[:windows]), *keep[group].shape))
+            np.broadcast_to(keep[group], (len(which), *keep[group].shape))
             for group, part in enumerate(self._beats(config.channel_lanes, config.tap_lanes))
         ]
         beats = np.stack(parts, 1).reshape(-1, *keep.shape[2:])
@@ -218,7 +222,7 @@ class Layer:
         Parameters
         ----------
         config : a folding
-        windows : how many of the sample, from the first one; None: all
+        windows : how many of the sample, more or less; None: all
         queue : beats that wait for each multiplier; 0: as configured
         """
         return _mean_of(self.work(config, windows), config, queue or config.mac.depth)
@@ -285,8 +289,11 @@ class Layer:
 
     def _chosen(self, pe: int, skip: str) -> np.ndarray:
         """Windows of the sample that are looked at: not too many folds, in runs over all of it."""
-        total = len(self.places)
-        blocks = max(1, MOST_FOLDS // (self._runs(pe, skip) * SHORTEST))
+        return self._spread(MOST_FOLDS // self._runs(pe, skip))
+
+    def _spread(self, windows: int) -> np.ndarray:
+        """So many windows of the sample, more or less: runs from all over it."""
+        total, blocks = len(self.places), max(1, windows // SHORTEST)
         if total <= blocks * SHORTEST:
             return np.arange(total)
         starts = np.linspace(0, total - SHORTEST, blocks).astype(int)

@@ -30,6 +30,12 @@ PRUNED = 0.95
 """Share of the weights, zero for no output channel computed together, below which they count."""
 
 
+BEATS = 30000
+"""Beats from which a layer's cycles are computed exactly, and so within a few per cent."""
+LEAST = 64
+"""Windows that they are computed from at least."""
+
+
 @dataclass(frozen=True)
 class Way:
     """A folding that passes over zeros.
@@ -121,7 +127,7 @@ def _density(layer: Layer, pe: int) -> tuple[float, str]:
 
 def as_measured(
     graph: Graph, design: DesignPoint, statistics: Statistics, balanced: bool = True,
-    windows: int = 96,
+    beats: int = BEATS,
 ) -> DesignPoint:
     """The design with the cycles that its folds take, computed exactly.
 
@@ -130,7 +136,7 @@ def as_measured(
     graph, design : the design
     statistics : of the network
     balanced : whether streams are dealt out again, so that multipliers have as much to do
-    windows : of each layer's sample that times are computed from, exactly
+    beats : of each layer that times are computed from, about
     """
     foldings = dict(design.foldings)
     netlist = plan(graph, design)
@@ -143,7 +149,8 @@ def as_measured(
             pe=config.pe,
         )
         config = replace(config, streams=streams)
-        cycles = layer.exact_cycles(config, max(2, windows))
+        windows = beats // (len(config.fold_results) * config.window.steps)
+        cycles = layer.exact_cycles(config, max(windows, LEAST))
         foldings[name] = replace(
             folding, sparse=replace(folding.sparse, streams=streams, cycles=cycles)
         )
