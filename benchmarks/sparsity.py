@@ -39,6 +39,8 @@ FRAMES = 4
 """Photographs that a network is shown."""
 LUTS_PER_DSP = 100
 """What a DSP is worth where one is weighed against LUTs: large devices have about as many."""
+MOST_WEIGHTS = 1 << 23
+"""Layers with more are left out: their weights do not stay on chip."""
 STALLS = (0.05, 0.01)
 """Shares of the cycles that queues may lose."""
 
@@ -195,7 +197,8 @@ def best_sparse(layer: Layer, most: int) -> tuple[Design, Design] | None:
 def compare(statistics: Statistics, macs: int, only: int = 0) -> list[Layer]:
     """The table of the layers of a network; returns those that are in it."""
     header(LAYERS)
-    layers = [layer for layer in statistics.layers.values() if layer.op.groups == 1]
+    layers = [layer for layer in statistics.layers.values()
+              if layer.op.groups == 1 and layer.op.weight.size <= MOST_WEIGHTS]
     gains = []
     for layer in layers[:only or None]:
         reference = dense(layer, macs)

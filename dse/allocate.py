@@ -10,7 +10,10 @@ ways is close to it.  HiGHS solves both; it is loaded when first used.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -158,6 +161,20 @@ def fits(
     return share, prices
 
 
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without what HiGHS prints past Python, now and then, though it is told not to."""
+    sys.stdout.flush()
+    kept, nothing = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nothing)
+
+
 def allocate(
     parts: Sequence[Part], have: np.ndarray, interval: int, latency: bool = False,
     weights: np.ndarray = WEIGHTS,
@@ -203,15 +220,16 @@ def allocate(
         cycles = np.array([column.cycles for _, column in master.columns])
         cost = cycles / interval + 1e-3 * cost
     # In whole numbers of parts; resources as shares, for the solver's tolerances.
-    result = milp(
-        cost / max(cost.max(), 1e-12), integrality=np.ones(takes.shape[1]),
-        bounds=Bounds(0, np.inf),
-        constraints=[
-            LinearConstraint(takes / master.have[:, None], -np.inf, np.ones(len(RESOURCES))),
-            LinearConstraint(master.members(), master.counts, master.counts),
-        ],
-        options={"time_limit": TIME_LIMIT, "mip_rel_gap": GAP},
-    )
+    with _silent():
+        result = milp(
+            cost / max(cost.max(), 1e-12), integrality=np.ones(takes.shape[1]),
+            bounds=Bounds(0, np.inf),
+            constraints=[
+                LinearConstraint(takes / master.have[:, None], -np.inf, np.ones(len(RESOURCES))),
+                LinearConstraint(master.members(), master.counts, master.counts),
+            ],
+            options={"time_limit": TIME_LIMIT, "mip_rel_gap": GAP},
+        )
     if result.x is None:
         return None
     chosen: dict[str, Column] = {}

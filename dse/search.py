@@ -182,6 +182,28 @@ def search(
         if value not in legal:
             raise HwgenError(f"{name} must be one of {', '.join(legal)}, not {value!r}")
     begin = time.perf_counter()
+    target = int((clock_mhz or board.clock_mhz) * 1e6 / target_fps) if target_fps else 0
+    found: list[Found] = []
+    failure = None
+    # What sparse layers take beside the tables is known less well: never be worse for them.
+    for given in dict.fromkeys((None, statistics)):
+        try:
+            found.append(_search(graph, board, clock_mhz, target_fps, objective, offchip, given,
+                                 progress))
+        except HwgenError as error:
+            failure = error
+    if not found:
+        assert failure is not None
+        raise failure
+    best = min(found, key=lambda found: _cost(found, target))
+    return replace(best, seconds=time.perf_counter() - begin)
+
+
+def _search(
+    graph: Graph, board: Board, clock_mhz: float, target_fps: float, objective: str, offchip: str,
+    statistics: Statistics | None, progress: Callable[[str], None],
+) -> Found:
+    """The best design, with or without sparse convolutions; see :func:`search`."""
     state = SearchState(graph, board, clock_mhz, statistics)
     bound = bounds(graph, board, state.streams, state.clock)
     state.quick = max(bound.cycles, 1)
@@ -231,7 +253,13 @@ def search(
         best = measured(best, statistics, state.usable)
     progress("what slower designs take")
     state.explore(best.timing.interval)
-    return replace(best, explored=state.explored, seconds=time.perf_counter() - begin)
+    return replace(best, explored=state.explored)
+
+
+def _cost(found: Found, target: int) -> tuple[int, int, int]:
+    """What is to be small: cycles beyond a target, then DSPs, then LUTs."""
+    need = found.netlist.resources()
+    return max(found.timing.interval, target), need.dsp, need.lut
 
 
 def measured(found: Found, statistics: Statistics, usable: Resources) -> Found:
