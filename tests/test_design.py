@@ -184,7 +184,8 @@ def test_unknown_field_of_an_op(tmp_path: Path) -> None:
     message = edit(lambda body: body["ops"]["c3"].update(fold=1), tmp_path)
     assert message == (
         "op 'c3': fold is not one of channel_lanes, tap_lanes, group_lanes, pe, capacity, "
-        "multiplier, requantiser, shared, products, window, weights, tile, resident, fold_cycles, sparse"
+        "multiplier, requantiser, shared, products, window, weights, tile, resident, "
+        "fold_cycles, sparse"
     )
 
 
