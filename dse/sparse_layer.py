@@ -395,7 +395,7 @@ def _run_ahead(most: list[int], folds: int, steps: int, room: float) -> list[flo
 
 
 def _mean_of(work: np.ndarray, config: SparseConvConfig, depth: int) -> float:
-    ends = fold_ends(work, config.spacing, depth, config._keep_latency)
+    ends = fold_ends(work, config.fold_beats, depth, config._keep_latency)
     return float(ends[-1] - ends[0]) / max(len(ends) - 1, 1)
 
 

@@ -22,8 +22,8 @@ from dse.streaming import External
 from dse.streams import Streams, is_depthwise
 from hwgen.blocks.base import Resources, StreamType
 from hwgen.blocks.conv import FoldedConvConfig
+from hwgen.blocks.convolution import ConvolutionConfig
 from hwgen.blocks.evict import EvictionConfig
-from hwgen.blocks.sparse_conv import SparseConvConfig
 from hwgen.design import OFF_CHIP, DesignPoint, Folding
 from hwgen.errors import HwgenError
 from hwgen.ir import (
@@ -71,7 +71,7 @@ class _Evicted:
     style: str
 
 
-def _buffer(config: FoldedConvConfig | SparseConvConfig) -> np.ndarray:
+def _buffer(config: ConvolutionConfig) -> np.ndarray:
     """What the memory of a convolution's window takes."""
     window = config.window
     width, copies = window.word_lanes * window.input.tensor.bits, window.tap_lanes * window.banks
@@ -350,7 +350,7 @@ class SearchState:
         edges = {edge.source: edge for edge in netlist.edges}
         before = {edge.sink: edge for edge in netlist.edges}
         for name, config in netlist.blocks.items():
-            if isinstance(config, FoldedConvConfig | SparseConvConfig):
+            if isinstance(config, ConvolutionConfig):
                 known = known + _buffer(config) - allocation.columns[name].window
                 if isinstance(config, FoldedConvConfig) and config.tile:
                     known = known + self._learn_tiles(name, config, edges[name, 0], netlist, timing)

@@ -21,6 +21,7 @@ from hwgen.blocks.argmax import ArgMaxConfig
 from hwgen.blocks.axi import AxiConfig
 from hwgen.blocks.base import BlockConfig, Resources, StreamType, shared
 from hwgen.blocks.conv import FoldedConvConfig
+from hwgen.blocks.convolution import ConvolutionConfig
 from hwgen.blocks.elementwise import AdderConfig, TableLookupConfig
 from hwgen.blocks.evict import EvictionConfig
 from hwgen.blocks.gather import GatherConfig
@@ -123,14 +124,14 @@ class Netlist:
     def loading(self) -> list[str]:
         """Blocks whose weights are loaded after reset, in that order."""
         return [name for name, config in self.blocks.items()
-                if isinstance(config, FoldedConvConfig | SparseConvConfig) and config.loads]
+                if isinstance(config, ConvolutionConfig) and config.loads]
 
     def load_words(self) -> list[int]:
         """Words of weights that are loaded after reset, in order."""
         words = []
         for name in self.loading:
             config = self.blocks[name]
-            assert isinstance(config, FoldedConvConfig | SparseConvConfig)
+            assert isinstance(config, ConvolutionConfig)
             words += config.load_words()
         return words
 

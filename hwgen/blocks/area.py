@@ -527,7 +527,7 @@ def sparse_convolution(config) -> Resources:
     held = config.requantiser.acc_bits * results
     out = window(config.window) + requantiser(config.requantiser)
     out += output_queues(config, len({int(n) for n in config.fold_results}))
-    out += array(mac.array) + total(memory.resources() for memory in config.weights)
+    out += array(config.array) + total(memory.resources() for memory in config.weights)
     if not config.keep.all():
         out += config._keep_memory.resources()
     for members in mac.streams:

@@ -25,13 +25,12 @@ from itertools import product
 
 import numpy as np
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import data, wiring
 
 from hwgen.blocks import area
 from hwgen.blocks.arithmetic import delayed
 from hwgen.blocks.axi import AxiConfig
 from hwgen.blocks.base import (
-    BlockConfig,
     OffChip,
     Resources,
     Schedule,
@@ -39,53 +38,35 @@ from hwgen.blocks.base import (
     counter,
     pack_rows,
 )
+from hwgen.blocks.convolution import ConvolutionConfig, serialise
 from hwgen.blocks.mac import MacArray, MacArrayConfig
 from hwgen.blocks.multiplier import Packing
 from hwgen.blocks.queue import QUEUE_LATENCY, Queue, output_queue, queue_depth, which_claim
 from hwgen.blocks.reorder import ReorderQueue, TileOrder
 from hwgen.blocks.requantise import Requantiser, RequantiserConfig
 from hwgen.blocks.weight_stream import WeightStreamConfig
-from hwgen.blocks.weights import LOAD_BITS, WeightMemory, WeightMemoryConfig
+from hwgen.blocks.weights import WeightMemory, WeightMemoryConfig
 from hwgen.blocks.window import READ_LATENCY, SlidingWindow, SlidingWindowConfig
 from hwgen.errors import HwgenError
-from hwgen.ir import Convolution
-from hwgen.ir.types import TensorType
 
 __all__ = ["FoldedConv", "FoldedConvConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FoldedConvConfig(BlockConfig):
+class FoldedConvConfig(ConvolutionConfig):
     """A convolution and its folding.
 
     Parameters
     ----------
-    op : :class:`hwgen.ir.Convolution`
-        What is computed.
-    tensor : :class:`TensorType`
-        Type of the input.
-    lanes_in, lanes_out : :class:`int`
-        Channels a beat of the streams.  ``lanes_out`` is the number of requantisers; it divides
-        the results of every fold.
-    channel_lanes, tap_lanes : :class:`int`
-        Input channels and kernel taps multiplied in parallel: ``simd`` is their product.
-        ``channel_lanes`` is a multiple of ``lanes_in``.
+    op, tensor, lanes_in, lanes_out, channel_lanes, tap_lanes, pe, multiplier, \
+    requantiser_multiplier, products, capacity, window_style, weight_style :
+        See :class:`hwgen.blocks.convolution.ConvolutionConfig`.
     group_lanes : :class:`int`
         Groups in parallel (depthwise: channels); above 1, each is taken whole.
-    pe : :class:`int`
-        Output channels in parallel, in each group.
     pixels_in, pixels_out : :class:`int`
         Pixels a beat of the streams; those at the output are computed together.
-    multiplier, requantiser_multiplier : :class:`str`
-        What multiplies and requantises: of :data:`hwgen.blocks.multiplier.MULTIPLIERS`.
     shared : :class:`str`
         What the products in a multiplier share: see :class:`hwgen.blocks.mac.MacArrayConfig`.
-    products : :class:`int`
-        Products that share a multiplier; 0: as many as fit.
-    capacity : :class:`int`
-        Sites in the window's buffer; 0: the fewest with which it works.
-    window_style, weight_style : :class:`str`
-        Memories of the window's buffer and of the weights; "": whichever is cheaper.
     tile : :class:`int`
         Rows of windows (along the outermost dimension; divides them) that are computed fold by
         fold, with weights from off-chip memory; 0: site by site, all weights on chip.
@@ -103,23 +84,10 @@ class FoldedConvConfig(BlockConfig):
         If the folding does not fit the op.
     """
 
-    op: Convolution
-    tensor: TensorType
-    lanes_in: int = 1
-    lanes_out: int = 1
-    channel_lanes: int = 1
-    tap_lanes: int = 1
     group_lanes: int = 1
-    pe: int = 1
     pixels_in: int = 1
     pixels_out: int = 1
-    multiplier: str = "dsp48e2"
-    requantiser_multiplier: str = ""
     shared: str = "activation"
-    products: int = 0
-    capacity: int = 0
-    window_style: str = ""
-    weight_style: str = ""
     tile: int = 0
     resident: int = 0
     fold_cycles: int = 0
@@ -128,34 +96,7 @@ class FoldedConvConfig(BlockConfig):
     memory_latency: int = 512
 
     def __post_init__(self) -> None:
-        _ = self.op.infer(self.tensor)
-        cin, cout = self.group_channels
-        if not 1 <= self.channel_lanes <= cin:
-            raise HwgenError(
-                f"Channel lanes must be between 1 and {cin}, not {self.channel_lanes!r}"
-            )
-        if not 1 <= self.pe <= cout:
-            raise HwgenError(f"Pe must be between 1 and {cout}, not {self.pe!r}")
-        if not 1 <= self.group_lanes <= self.op.groups:
-            raise HwgenError(
-                f"Group lanes must be between 1 and {self.op.groups}, not {self.group_lanes!r}"
-            )
-        if self.group_lanes > 1 and (self.channel_lanes, self.pe) != (cin, cout):
-            raise HwgenError(
-                f"Groups in parallel are taken whole: channel lanes {cin} and pe {cout}, "
-                f"not {self.channel_lanes!r} and {self.pe!r}"
-            )
-        for results in self.fold_results:
-            if self.lanes_out < 1 or results % self.lanes_out:
-                raise HwgenError(
-                    f"Output lanes must divide the {results} results of a fold, "
-                    f"not {self.lanes_out!r}"
-                )
-        beats = int(self.fold_results.max()) // self.lanes_out
-        if self.depths and self.depths[0] < beats:
-            raise HwgenError(
-                f"Depth must be at least the {beats} beats of a fold, not {self.depths[0]!r}"
-            )
+        super().__post_init__()
         if self.tile and self.group_folds > 1:
             raise HwgenError(
                 f"Tiles take all groups in parallel, group lanes {self.op.groups}, "
@@ -165,10 +106,17 @@ class FoldedConvConfig(BlockConfig):
             raise HwgenError(f"Resident must be 0 without tiles, not {self.resident!r}")
         _ = self.window, self.stream
 
-    @property
-    def group_channels(self) -> tuple[int, int]:
-        """Input and output channels of a group."""
-        return self.op.weight.shape[-1], self.op.cout // self.op.groups
+    def _check_folding(self) -> None:
+        if not 1 <= self.group_lanes <= self.op.groups:
+            raise HwgenError(
+                f"Group lanes must be between 1 and {self.op.groups}, not {self.group_lanes!r}"
+            )
+        cin, cout = self.group_channels
+        if self.group_lanes > 1 and (self.channel_lanes, self.pe) != (cin, cout):
+            raise HwgenError(
+                f"Groups in parallel are taken whole: channel lanes {cin} and pe {cout}, "
+                f"not {self.channel_lanes!r} and {self.pe!r}"
+            )
 
     @property
     def phases(self) -> int:
@@ -185,20 +133,13 @@ class FoldedConvConfig(BlockConfig):
         """Runs of groups."""
         return math.ceil(self.op.groups / self.group_lanes)
 
-    @property
-    def channel_folds(self) -> int:
-        """Runs of output channels in a group."""
-        return math.ceil(self.group_channels[1] / self.pe)
-
     @cached_property
     def fold_results(self) -> np.ndarray:
         """Results of each fold of an output pixel, ``(group_folds * channel_folds,)``."""
-        _, cout = self.group_channels
-        if self.group_lanes > 1:
-            left = self.op.groups - np.arange(self.group_folds) * self.group_lanes
-            return np.minimum(left, self.group_lanes) * cout
-        left = np.minimum(cout - np.arange(self.channel_folds) * self.pe, self.pe)
-        return np.tile(left, self.group_folds)
+        if self.group_lanes == 1:
+            return super().fold_results
+        left = self.op.groups - np.arange(self.group_folds) * self.group_lanes
+        return np.minimum(left, self.group_lanes) * self.group_channels[1]
 
     @cached_property
     def window(self) -> SlidingWindowConfig:
@@ -218,7 +159,7 @@ class FoldedConvConfig(BlockConfig):
             folds=1 if self.tile else self.channel_folds,
             tile=self.tile or 1,
             passes=self.channel_folds if self.tile else 1,
-            fold_cycles=max(self.fold_cycles, int(self.fold_results.max()) // self.lanes_out),
+            fold_cycles=max(self.fold_cycles, self.fold_beats),
             capacity=self.capacity,
             style=self.window_style,
         )
@@ -308,17 +249,7 @@ class FoldedConvConfig(BlockConfig):
         """Cycles from the address of weights to the weights."""
         if self.stream is not None:
             return self.stream.latency
-        return max(memory.latency for memory in self.weights)
-
-    @property
-    def loads(self) -> int:
-        """Words of weights that are loaded after reset."""
-        return sum(memory.loads for memory in self.weights)
-
-    def load_words(self) -> list[int]:
-        """The words of weights that are loaded, in order."""
-        return [word for memory, part in zip(self.weights, self.memory_rows, strict=True)
-                for word in (memory.load_words(part) if memory.loads else ())]
+        return super().weight_latency
 
     @cached_property
     def memory_rows(self) -> list[list[int]]:
@@ -342,12 +273,7 @@ class FoldedConvConfig(BlockConfig):
                 "base": wiring.In(self.axi.address_bits), "loaded": wiring.Out(1),
                 "waits": wiring.Out(1),
             })
-        if not self.loads:
-            return super().signature
-        words = stream.Signature(LOAD_BITS, always_ready=True)
-        return wiring.Signature({
-            **super().signature.members, "load": wiring.In(words), "next": wiring.Out(words),
-        })
+        return super().signature
 
     @property
     def interval(self) -> int:
@@ -393,9 +319,6 @@ class FoldedConvConfig(BlockConfig):
 
     def resources(self) -> Resources:
         return area.convolution(self)
-
-    def compute(self, *frames: np.ndarray) -> tuple[np.ndarray, ...]:
-        return self.op.evaluate(frames, (self.tensor,))
 
     @property
     def window_depth(self) -> int:
@@ -523,21 +446,11 @@ class FoldedConv(wiring.Component):
             )
         # Serialise the results of a fold, lanes_out a cycle.
         done = marks[-1]
-        bits = config.requantiser.acc_bits * config.lanes_out * pixels
-        held = Signal(len(array.acc.as_value()), reset_less=True)
-        left = Signal(range(claims[0] + 1))
         # The array has them pixel by pixel, a beat channel by channel.
         results = config.group_lanes * config.pe
         in_beats = Cat(array.acc[pixel * results + k].as_unsigned()
                        for k in range(results) for pixel in range(pixels))
-        with m.If(done.last):
-            m.d.sync += [held.eq(in_beats), left.eq(done.beats)]
-        with m.Elif(left != 0):
-            m.d.sync += [held.eq(held >> bits), left.eq(left - 1)]
-        m.d.comb += [
-            requantiser.i.valid.eq(left != 0),
-            requantiser.i.p.eq(held[: min(bits, len(held))]),
-        ]
+        left = serialise(m, config, in_beats, done.last, done.beats, requantiser)
         if phases > 1:
             held_phase = Signal(range(phases), reset_less=True)
             with m.If(done.last):

@@ -17,29 +17,28 @@ from functools import cached_property
 
 import numpy as np
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
-from amaranth.lib import stream, wiring
+from amaranth.lib import wiring
 
 from hwgen.blocks import area
 from hwgen.blocks.arithmetic import delayed, signed_width
 from hwgen.blocks.base import (
-    BlockConfig,
     Resources,
     Schedule,
     StreamType,
     counter,
     pack_rows,
 )
+from hwgen.blocks.convolution import ConvolutionConfig, serialise
 from hwgen.blocks.mac import MacArrayConfig
 from hwgen.blocks.memory import ReadOnlyMemory
 from hwgen.blocks.multiplier import Packing
 from hwgen.blocks.queue import QUEUE_LATENCY, output_queue, which_claim
 from hwgen.blocks.requantise import Requantiser, RequantiserConfig
 from hwgen.blocks.sparse_mac import SKIPS, SparseMac, SparseMacConfig, check_streams
-from hwgen.blocks.weights import LOAD_BITS, WeightMemory, WeightMemoryConfig
+from hwgen.blocks.weights import WeightMemory, WeightMemoryConfig
 from hwgen.blocks.window import READ_LATENCY, SlidingWindow, SlidingWindowConfig
 from hwgen.errors import HwgenError
-from hwgen.ir import Convolution, ConvTranspose
-from hwgen.ir.types import TensorType
+from hwgen.ir import ConvTranspose
 
 __all__ = ["SparseConv", "SparseConvConfig", "even_streams", "fold_ends"]
 
@@ -53,22 +52,18 @@ def even_streams(streams: int, multipliers: int) -> tuple[tuple[int, ...], ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SparseConvConfig(BlockConfig):
+class SparseConvConfig(ConvolutionConfig):
     """A convolution, its folding, and how zeros are passed over.
 
     Parameters
     ----------
-    op : :class:`hwgen.ir.Convolution`
-        What is computed; not transposed, groups one after the other.
-    tensor : :class:`TensorType`
-        Type of the input.
-    lanes_in, lanes_out : :class:`int`
-        Channels a beat of the streams; see :class:`hwgen.blocks.conv.FoldedConvConfig`.
+    op, tensor, lanes_in, lanes_out, pe, multiplier, requantiser_multiplier, products, capacity, \
+    window_style, weight_style :
+        See :class:`hwgen.blocks.convolution.ConvolutionConfig`; not transposed, groups one after
+        the other.  Output channels in parallel share the test.
     channel_lanes, tap_lanes : :class:`int`
         Input channels and kernel taps that are tested in parallel.  Stream
         ``tap * channel_lanes + channel`` has that channel of that tap.
-    pe : :class:`int`
-        Output channels in parallel: they share the test.
     streams : sequence of sequences of :class:`int`
         The streams of each multiplier; see :class:`SparseMacConfig`.
     skip : :class:`str`
@@ -79,8 +74,6 @@ class SparseConvConfig(BlockConfig):
     cycles : :class:`float`
         Cycles of a fold on average, as it was measured: what schedules go by; 0: as if nothing
         was zero.
-    multiplier, requantiser_multiplier, products, capacity, window_style, weight_style :
-        See :class:`hwgen.blocks.conv.FoldedConvConfig`.
 
     Raises
     ------
@@ -88,84 +81,33 @@ class SparseConvConfig(BlockConfig):
         If the folding does not fit the op.
     """
 
-    op: Convolution
-    tensor: TensorType
-    lanes_in: int = 1
-    lanes_out: int = 1
-    channel_lanes: int = 1
-    tap_lanes: int = 1
-    pe: int = 1
     streams: tuple[tuple[int, ...], ...]
     skip: str = "activation"
     queue: int = 0
     cycles: float = 0.0
-    multiplier: str = "dsp48e2"
-    requantiser_multiplier: str = ""
-    products: int = 0
-    capacity: int = 0
-    window_style: str = ""
-    weight_style: str = ""
 
     def __post_init__(self) -> None:
-        _ = self.op.infer(self.tensor)
+        super().__post_init__()
+        _ = self.window, self.mac
+
+    def _check_folding(self) -> None:
         if isinstance(self.op, ConvTranspose):
             raise HwgenError("A transposed convolution is computed dense, not sparse")
-        cin, cout = self.group_channels
-        if not 1 <= self.channel_lanes <= cin:
-            raise HwgenError(
-                f"Channel lanes must be between 1 and {cin}, not {self.channel_lanes!r}"
-            )
-        if not 1 <= self.pe <= cout:
-            raise HwgenError(f"Pe must be between 1 and {cout}, not {self.pe!r}")
         if self.skip not in SKIPS:
             raise HwgenError(f"Skip must be one of {', '.join(SKIPS)}, not {self.skip!r}")
-        for results in self.fold_results:
-            if self.lanes_out < 1 or results % self.lanes_out:
-                raise HwgenError(
-                    f"Output lanes must divide the {results} results of a fold, "
-                    f"not {self.lanes_out!r}"
-                )
         check_streams(self.streams)
-        count = self.channel_lanes * self.tap_lanes
-        if sum(map(len, self.streams)) != count:
+        if sum(map(len, self.streams)) != self.count:
             raise HwgenError(
-                f"Streams must be the {count} of channel lanes times tap lanes, "
+                f"Streams must be the {self.count} of channel lanes times tap lanes, "
                 f"not {self.streams!r}"
             )
         if not 0 <= self.cycles < 1 << 40:
             raise HwgenError(f"Cycles must be a number, 0 or more, not {self.cycles!r}")
-        if self.depths and self.depths[0] < self.spacing:
-            raise HwgenError(
-                f"Depth must be at least the {self.spacing} beats of a fold, "
-                f"not {self.depths[0]!r}"
-            )
-        _ = self.window, self.mac
-
-    @property
-    def group_channels(self) -> tuple[int, int]:
-        """Input and output channels of a group."""
-        return self.op.weight.shape[-1], self.op.cout // self.op.groups
 
     @property
     def multipliers(self) -> int:
         """Multipliers of each output channel."""
         return len(self.streams)
-
-    @property
-    def channel_folds(self) -> int:
-        """Runs of output channels in a group."""
-        return math.ceil(self.group_channels[1] / self.pe)
-
-    @cached_property
-    def fold_results(self) -> np.ndarray:
-        """Results of each fold of an output pixel, ``(groups * channel_folds,)``."""
-        left = np.minimum(self.group_channels[1] - np.arange(self.channel_folds) * self.pe, self.pe)
-        return np.tile(left, self.op.groups)
-
-    @property
-    def spacing(self) -> int:
-        """Beats of a fold at the output."""
-        return int(self.fold_results.max()) // self.lanes_out
 
     @cached_property
     def window(self) -> SlidingWindowConfig:
@@ -195,17 +137,20 @@ class SparseConvConfig(BlockConfig):
         )
 
     @cached_property
-    def mac(self) -> SparseMacConfig:
-        """The multipliers and what chooses for them."""
-        array = MacArrayConfig(
+    def array(self) -> MacArrayConfig:
+        return MacArrayConfig(
             simd=self.multipliers, pe=self.pe, packing=self.packing,
             acc_bits=self.requantiser.acc_bits,
         )
+
+    @cached_property
+    def mac(self) -> SparseMacConfig:
+        """The multipliers and what chooses for them."""
         return SparseMacConfig(
             bits=self.tensor.bits, zero=self.tensor.zero_point, streams=self.streams,
             rows=self.weight_rows, tested=self.skip != "weight", steps=self.window.steps,
-            spacing=self.spacing,
-            depth=self.queue or 2 * self.window.steps + RETURN, array=array,
+            spacing=self.fold_beats,
+            depth=self.queue or 2 * self.window.steps + RETURN, array=self.array,
             weight_latency=self.weight_latency,
         )
 
@@ -232,21 +177,6 @@ class SparseConvConfig(BlockConfig):
             for members in self.streams
         )
 
-    @property
-    def weight_latency(self) -> int:
-        """Cycles from the address of weights to the weights."""
-        return max(memory.latency for memory in self.weights)
-
-    @property
-    def loads(self) -> int:
-        """Words of weights that are loaded after reset."""
-        return sum(memory.loads for memory in self.weights)
-
-    def load_words(self) -> list[int]:
-        """The words of weights that are loaded, in order."""
-        return [word for memory, part in zip(self.weights, self.memory_rows, strict=True)
-                for word in (memory.load_words(part) if memory.loads else ())]
-
     @cached_property
     def table(self) -> np.ndarray:
         """Weights ``(rows, streams, pe)``; 0 for those that there are not."""
@@ -267,12 +197,12 @@ class SparseConvConfig(BlockConfig):
     @cached_property
     def memory_rows(self) -> list[list[int]]:
         """Contents of the weight memories."""
-        packing, most = self.mac.array.packing, self.mac.array.packing.products
+        packing, most = self.array.packing, self.array.packing.products
         found = []
         for members in self.streams:
             rows = self.table[:, list(members)].reshape(-1, self.pe)
             words = [packing.words(rows[:, k : k + most]) for k in range(0, self.pe, most)]
-            found.append(pack_rows(np.concatenate(words, axis=1), self.mac.array.w_bits))
+            found.append(pack_rows(np.concatenate(words, axis=1), self.array.w_bits))
         return found
 
     @cached_property
@@ -298,19 +228,10 @@ class SparseConvConfig(BlockConfig):
         return (StreamType(self.op.infer(self.tensor)[0], self.lanes_out),)
 
     @property
-    def signature(self) -> wiring.Signature:
-        if not self.loads:
-            return super().signature
-        words = stream.Signature(LOAD_BITS, always_ready=True)
-        return wiring.Signature({
-            **super().signature.members, "load": wiring.In(words), "next": wiring.Out(words),
-        })
-
-    @property
     def fold_cycles(self) -> float:
         """Cycles of a fold on average."""
         most = max(map(len, self.streams)) * self.window.steps
-        return max(self.cycles or most, self.window.steps, self.spacing)
+        return max(self.cycles or most, self.window.steps, self.fold_beats)
 
     @property
     def interval(self) -> int:
@@ -336,8 +257,8 @@ class SparseConvConfig(BlockConfig):
     @cached_property
     def least_depths(self) -> tuple[int, ...]:
         # A place is claimed when its fold begins, and freed when its beat is taken.
-        folds = math.ceil((self._delay + self.spacing + 1) / self.window.fold_cycles) + 1
-        return ((folds + self.mac.depth // self.window.steps) * self.spacing,)
+        folds = math.ceil((self._delay + self.fold_beats + 1) / self.window.fold_cycles) + 1
+        return ((folds + self.mac.depth // self.window.steps) * self.fold_beats,)
 
     def schedule(self, arrivals: Sequence[np.ndarray]) -> Schedule:
         """Timing if each fold takes its average."""
@@ -376,7 +297,7 @@ class SparseConvConfig(BlockConfig):
 
     def fold_ends(self, frames: np.ndarray) -> np.ndarray:
         """Cycles in which folds end, from the first of them on, if frames come without a pause."""
-        return fold_ends(self.work(frames), self.spacing, self.mac.depth, self._keep_latency)
+        return fold_ends(self.work(frames), self.fold_beats, self.mac.depth, self._keep_latency)
 
     def mean_cycles(self, frames: np.ndarray) -> float:
         """Cycles of a fold on average, if frames come without a pause."""
@@ -385,9 +306,6 @@ class SparseConvConfig(BlockConfig):
 
     def resources(self) -> Resources:
         return area.sparse_convolution(self)
-
-    def compute(self, *frames: np.ndarray) -> tuple[np.ndarray, ...]:
-        return self.op.evaluate(frames, (self.tensor,))
 
     def create(self) -> SparseConv:
         return SparseConv(self)
@@ -511,20 +429,9 @@ class SparseConv(wiring.Component):
         m.d.comb += Cat(mac.valid, mac.last, mac.x.as_value()).eq(beat)
 
         # Serialise the results of a fold, lanes_out a cycle.
-        bits = config.requantiser.acc_bits * config.lanes_out
-        held = Signal(len(mac.acc.as_value()), reset_less=True)
-        left = Signal(range(claims[0] + 1))
         fewer = which_claim(m, "done", counts, mac.done)
-        with m.If(mac.done):
-            m.d.sync += [
-                held.eq(mac.acc.as_value()), left.eq(Mux(fewer, claims[-1], claims[0])),
-            ]
-        with m.Elif(left != 0):
-            m.d.sync += [held.eq(held >> bits), left.eq(left - 1)]
-        m.d.comb += [
-            requantiser.i.valid.eq(left != 0),
-            requantiser.i.p.eq(held[: min(bits, len(held))]),
-        ]
+        beats = Mux(fewer, claims[-1], claims[0])
+        serialise(m, config, mac.acc.as_value(), mac.done, beats, requantiser)
         return m
 
     def _keep(self, m: Module, fire: Value) -> Value:
@@ -539,7 +446,7 @@ class SparseConv(wiring.Component):
 
     def _weights(self, m: Module, mac: SparseMac) -> Value:
         """Connect the memories of the weights; returns whether all of them are loaded."""
-        config, array = self.config, self.config.mac.array
+        config, array = self.config, self.config.array
         chain, loaded = (wiring.flipped(self.load) if config.loads else None), []
         skew = array.columns[0].skew
         words: list[Value] = []

@@ -10,6 +10,7 @@ from rich.table import Table
 from hwgen.blocks import area
 from hwgen.blocks.base import BlockConfig, Resources
 from hwgen.blocks.conv import FoldedConvConfig
+from hwgen.blocks.convolution import ConvolutionConfig
 from hwgen.blocks.sparse_conv import SparseConvConfig
 from hwgen.blocks.window import SlidingWindowConfig
 from hwgen.design import DesignPoint
@@ -101,7 +102,7 @@ def _layer(netlist: Netlist, name: str, design: DesignPoint) -> dict:
         **asdict(config.resources()),
         **({"folding": asdict(folding)} if folding else {}),
         **({"products_per_dsp": config.array.packing.products}
-           if isinstance(config, FoldedConvConfig) and config.array.packing.device.dsp else {}),
+           if isinstance(config, ConvolutionConfig) and config.array.packing.device.dsp else {}),
         **(_sparse(config) if isinstance(config, SparseConvConfig) else {}),
         "parts": {name: asdict(part) for name, part in _parts(config).items()},
     }
@@ -111,7 +112,6 @@ def _sparse(config: SparseConvConfig) -> dict:
     """What is particular of a block that passes over zeros."""
     folds = config.window.windows * len(config.fold_results)
     return {
-        **({"products_per_dsp": config.packing.products} if config.packing.device.dsp else {}),
         "pairs_tested": config.count, "multipliers": config.multipliers,
         "dense_cycles": folds * config.window.steps * max(map(len, config.streams)),
         "mean_fold_cycles": config.fold_cycles,
@@ -124,14 +124,12 @@ def _parts(config: BlockConfig) -> dict[str, Resources]:
     window = getattr(config, "window", None)
     if isinstance(window, SlidingWindowConfig):
         parts["window"] = window.resources()
-    if isinstance(config, FoldedConvConfig):
-        memories = [config.stream] if config.stream is not None else config.weights
+    if isinstance(config, ConvolutionConfig):
+        memories = config.weights
+        if isinstance(config, FoldedConvConfig) and config.stream is not None:
+            memories = [config.stream]
         parts["weights"] = sum_resources(memory.resources() for memory in memories)
         parts["multiply"] = config.array.resources()
-        parts["requantise"] = config.requantiser.resources()
-    if isinstance(config, SparseConvConfig):
-        parts["weights"] = sum_resources(memory.resources() for memory in config.weights)
-        parts["multiply"] = config.mac.array.resources()
         parts["requantise"] = config.requantiser.resources()
     return parts
 

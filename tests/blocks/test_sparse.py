@@ -80,7 +80,7 @@ def test_values_under_stalls(config: SparseConvConfig, sparsity: float, seed: in
     random = np.random.default_rng(seed)
     frames = sparse_frames(config, sparsity, 2, random)
     if seed % 2:
-        config = replace(config, depths=(config.spacing,), queue=config.window.steps)
+        config = replace(config, depths=(config.fold_beats,), queue=config.window.steps)
     run = simulate(config.create(), frames, stall=STALLS[seed % len(STALLS)], seed=seed)
     np.testing.assert_array_equal(run.outputs[0], config.compute(frames)[0])
 
@@ -108,7 +108,7 @@ def test_mean_cycles(folding: dict, sparsity: float) -> None:
     np.testing.assert_array_equal(run.outputs[0], config.compute(frames)[0])
     # From the first fold's results to the last one's.
     folds = len(frames) * config.window.windows * len(config.fold_results) - 1
-    took = run.times[0][-config.spacing] - run.times[0][0]
+    took = run.times[0][-config.fold_beats] - run.times[0][0]
     assert took / folds == pytest.approx(predicted, rel=0.03)
 
 
@@ -120,7 +120,7 @@ def test_no_cycle_for_zeros() -> None:
     assert not config.work(zeros).any()
     run = simulate(config.create(), zeros)
     np.testing.assert_array_equal(run.outputs[0], config.compute(zeros)[0])
-    starts = run.times[0][:: config.spacing]
+    starts = run.times[0][:: config.fold_beats]
     assert (np.diff(starts)[20:] == config.window.steps).mean() > 0.9
 
 
@@ -149,7 +149,7 @@ def test_two_products_a_multiplier(multiplier: str) -> None:
     config = layer(multiplier=multiplier, products=0)
     assert config.packing.activation_bits == 9
     assert config.packing.products == (2 if multiplier == "dsp48e2" else config.packing.products)
-    dsp = config.mac.array.resources().dsp
+    dsp = config.array.resources().dsp
     assert dsp == config.packing.device.dsp * config.multipliers * -(-4 // config.packing.products)
 
 
