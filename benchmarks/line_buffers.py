@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dse.foldings import fold_choices
+from dse.streams import fold_choices
 from hwgen.blocks.conv import FoldedConvConfig
 from hwgen.design import OFF_CHIP, DesignPoint, Folding, MemoryPorts
 from hwgen.errors import HwgenError

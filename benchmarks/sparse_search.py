@@ -34,11 +34,11 @@ from torch.nn import functional as F
 
 import boards
 from benchmarks.digits import cluttered
-from dse.foldings import fold_choices
 from dse.front import Front, Point, best
 from dse.search import search
 from dse.sparsity import Layer as Measured
 from dse.sparsity import layers_of, measure
+from dse.streams import fold_choices
 from dse.thresholds import Hardware, applied, designed, search_thresholds, space
 from examples.digits import Images, Layer, classify, digits, export, quantise, to_codes
 from examples.digits import train as train_digits

@@ -28,7 +28,7 @@ import numpy as np
 from dse.sparsity import Layer, Statistics, layers_of, measure, stated
 from examples.digits import digits, export, quantise, to_codes, train
 from hwgen.blocks.conv import FoldedConvConfig
-from hwgen.blocks.sparse_conv import RETURN, SparseConvConfig, even_streams
+from hwgen.blocks.sparse_conv import SparseConvConfig, even_streams, usual_queue
 from hwgen.ir import Graph, TensorType
 from models.load import read
 from sim.testbench import simulate
@@ -312,7 +312,7 @@ def stalls(layers: list[tuple[str, Layer, tuple[int, int, int]]], folds: int, ou
         title = f"{name}, {config.multipliers} of {config.count}"
         curves[title] = depths, lost
         need = [layer.depth_for(config, stall, folds).queue for stall in STALLS]
-        usual = 1 - endless / layer.exact_cycles(config, windows, queue=2 * steps + RETURN)
+        usual = 1 - endless / layer.exact_cycles(config, windows, queue=usual_queue(steps))
         frame = layer.interval(*shape[:2], pe, config.streams)
         line((name, f"{config.multipliers} / {config.count}", steps, f"{endless:.2f}", *need,
               f"{usual:.1%}", *(f"{n:,}" for n in frame)))

@@ -16,17 +16,17 @@ import numpy as np
 
 from dse.sparse_layer import Layer
 from dse.sparse_ways import Way, sparse_ways
-from dse.streaming import External, Foldings, Streamed, streamed, tiles_of
-from dse.streams import is_depthwise
+from dse.streaming import External, Foldings, Streamed, memory_takes, streamed, tiles_of
+from dse.streams import fold_choices, is_depthwise
 from hwgen.blocks.arithmetic import signed_width
 from hwgen.blocks.cost import estimate
 from hwgen.blocks.mac import chain_length
 from hwgen.blocks.multiplier import MULTIPLIERS, Packing
-from hwgen.blocks.sparse_conv import RETURN
+from hwgen.blocks.sparse_conv import usual_queue
+from hwgen.blocks.sparse_mac import centred_bits
 from hwgen.blocks.storage import (
     STYLES,
     block_count,
-    block_ram,
     choice_luts,
     ram_luts,
     rom_luts,
@@ -37,7 +37,7 @@ from hwgen.blocks.storage import (
 from hwgen.design import Folding
 from hwgen.ir import Conv, Convolution, TensorType
 
-__all__ = ["RESOURCES", "Column", "ConvTable", "FixedTable", "fold_choices"]
+__all__ = ["RESOURCES", "Column", "ConvTable", "FixedTable"]
 
 RESOURCES = ("dsp", "lut", "bram18", "uram", "bandwidth")
 """What the search divides: bandwidth in bytes of off-chip memory a frame.  Flip-flops are only
@@ -69,13 +69,6 @@ class Column:
     cycles: int
     choice: object
     window: tuple[float, ...] = ()
-
-
-def fold_choices(extent: int, step: int = 1) -> np.ndarray:
-    """The smallest multiple of ``step`` for each number of folds that an extent can have."""
-    lanes = np.arange(step, extent + 1, step)
-    folds = -(-extent // lanes)
-    return lanes[np.r_[True, folds[1:] < folds[:-1]]]
 
 
 class FixedTable:
@@ -296,8 +289,7 @@ class ConvTable:
         cycles = np.ceil(self.windows * folds * np.maximum(mean, np.maximum(steps, beats)))
         taken = np.gcd(np.gcd(self.lanes_in, cl), cin)
         cycles = np.maximum(cycles.astype(np.int64), self.tensor.size // taken)
-        zero, quantisation = self.tensor.zero_point, self.tensor.quantisation
-        bits = signed_width(quantisation.low - zero, quantisation.high - zero)
+        bits = centred_bits(self.tensor.bits, self.tensor.zero_point)
         packing = Packing.densest(self.multiplier, bits, op.weight_bits, op.weight_limit)
         columns, streams = -(-pe // packing.products), cl * tl
         dsp = packing.device.dsp * k * columns
@@ -310,10 +302,9 @@ class ConvTable:
         lut = self._logic(packing, k, chain_length(packing, k), columns, pe, tl, word, tl, beats)
         address = np.ceil(np.log2(np.maximum(each * depth, 2)))
         entry = (each * (self.tensor.bits + 1) + address + 1).astype(int)
-        queue = np.where(block_ram(entry, 2 * steps + RETURN) > 0, 0,
-                         ram_luts(entry, 2 * steps + RETURN))
-        weights.bram18[:] += k * block_ram(entry, 2 * steps + RETURN)
-        lut = lut + k * (queue + each * (self.tensor.bits / 2 + 8) + 2 * address
+        queue = memory_takes(entry, usual_queue(steps), 1, False)[:, 0]
+        weights.bram18[:] += (k * queue[:, 1]).astype(int)
+        lut = lut + k * (queue[:, 0] + each * (self.tensor.bits / 2 + 8) + 2 * address
                          + self.tensor.bits + 30) + 4 * streams
         fields = np.stack([cl, tl, np.ones_like(cl), pe, np.zeros_like(cl), np.arange(len(cl))])
         # Their weights are not streamed: too few folds.

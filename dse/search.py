@@ -188,8 +188,8 @@ def search(
     # What sparse layers take beside the tables is known less well: never be worse for them.
     for given in dict.fromkeys((None, statistics)):
         try:
-            found.append(_search(graph, board, clock_mhz, target_fps, objective, offchip, given,
-                                 progress))
+            found.append(_search(graph, board, clock_mhz, target, target_fps, objective, offchip,
+                                 given, progress))
         except HwgenError as error:
             failure = error
     if not found:
@@ -200,14 +200,13 @@ def search(
 
 
 def _search(
-    graph: Graph, board: Board, clock_mhz: float, target_fps: float, objective: str, offchip: str,
-    statistics: Statistics | None, progress: Callable[[str], None],
+    graph: Graph, board: Board, clock_mhz: float, target: int, target_fps: float, objective: str,
+    offchip: str, statistics: Statistics | None, progress: Callable[[str], None],
 ) -> Found:
     """The best design, with or without sparse convolutions; see :func:`search`."""
     state = SearchState(graph, board, clock_mhz, statistics)
     bound = bounds(graph, board, state.streams, state.clock)
     state.quick = max(bound.cycles, 1)
-    target = int(state.clock * 1e6 / target_fps) if target_fps else 0
     if offchip == "prefer" and state.offered is None:
         raise HwgenError(f"Board {board.name} has no off-chip memory for --offchip prefer")
     state.look(max(bound.cycles, bound.stream, target, 1))

@@ -6,14 +6,21 @@ division of streams among multipliers and any depth of the queues.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import ceil
+from typing import Any
 
 import numpy as np
 
-from hwgen.blocks.sparse_conv import RETURN, SKIPS, SparseConvConfig, even_streams, fold_ends
-from hwgen.blocks.sparse_mac import check_streams
+from hwgen.blocks.sparse_conv import (
+    RETURN,
+    SparseConvConfig,
+    even_streams,
+    fold_ends,
+    usual_queue,
+)
+from hwgen.blocks.sparse_mac import SKIPS, check_streams
 from hwgen.errors import HwgenError
 from hwgen.ir import Conv, TensorType
 
@@ -91,6 +98,12 @@ class Layer:
     def frames(self) -> np.ndarray:
         """The frame of each window of the sample."""
         return self.places // self.windows
+
+    def remember(self, key: tuple, make: Callable[[], Any]) -> Any:
+        """What is made once for a key, and kept as long as the layer."""
+        if key not in self._found:
+            self._found[key] = make()
+        return self._found[key]
 
     # What the papers plot
 
@@ -191,11 +204,10 @@ class Layer:
         if not 1 <= multipliers <= count:
             raise HwgenError(f"Multipliers must be between 1 and {count}, not {multipliers!r}")
         key = channel_lanes, tap_lanes, skip, pe if skip != "activation" else 1, multipliers
-        if key not in self._found:
-            work = self._work(channel_lanes, tap_lanes, pe, skip).astype(np.int32)
-            self._found[key] = _balanced(work, multipliers,
-                                         self._steps(channel_lanes, tap_lanes))
-        return self._found[key]
+        return self.remember(("balanced", *key), lambda: _balanced(
+            self._work(channel_lanes, tap_lanes, pe, skip).astype(np.int32), multipliers,
+            self._steps(channel_lanes, tap_lanes),
+        ))
 
     def work(self, config: SparseConvConfig, windows: int | None = None) -> np.ndarray:
         """Products of each beat for windows of the sample, as :meth:`SparseConvConfig.work`.
@@ -250,7 +262,7 @@ class Layer:
         def good(depth: int) -> bool:
             return 1 - best / _mean_of(work, config, depth) <= stall
 
-        low, high = steps - 1, 2 * steps + RETURN
+        low, high = steps - 1, usual_queue(steps)
         while high < endless and not good(high):
             low, high = high, 2 * high
         high = min(high, endless)
@@ -306,23 +318,25 @@ class Layer:
         for group in range(self.op.groups):
             yield _fold(sample[:, group * cin : (group + 1) * cin], channel_lanes, tap_lanes)
 
-    def _keep(self, pe: int) -> np.ndarray:
+    def kept(self, pe: int) -> np.ndarray:
         """Weights that are not all zero in a fold, ``(groups, folds, taps, channels)``."""
-        if (key := ("keep", pe)) not in self._found:
+        def found() -> np.ndarray:
             groups, cin, folds = self.op.groups, self.op.weight.shape[-1], self._folds(pe)
             there = self.op.weight.reshape(groups, -1, self.op.window.taps, cin) != 0
             there = np.pad(there, ((0, 0), (0, folds * pe - there.shape[1]), (0, 0), (0, 0)))
-            self._found[key] = there.reshape(groups, folds, pe, -1, cin).any(2)
-        return self._found[key]
+            return np.asarray(there.reshape(groups, folds, pe, -1, cin).any(2))
+
+        return self.remember(("kept", pe), found)
 
     def _work(self, channel_lanes: int, tap_lanes: int, pe: int, skip: str) -> np.ndarray:
         """Products of each stream in folds that follow each other, ``(streams, folds)``."""
         key = "work", channel_lanes, tap_lanes, skip, pe if skip != "activation" else 0
-        if key in self._found:
-            return self._found[key]
+        return self.remember(key, lambda: self._counted(channel_lanes, tap_lanes, pe, skip))
+
+    def _counted(self, channel_lanes: int, tap_lanes: int, pe: int, skip: str) -> np.ndarray:
         count, steps = channel_lanes * tap_lanes, self._steps(channel_lanes, tap_lanes)
         kind = np.uint8 if steps < 256 else np.uint16 if steps < 1 << 16 else np.uint32
-        keep = None if skip == "activation" else self._keep(pe)
+        keep = None if skip == "activation" else self.kept(pe)
         if keep is not None and keep.all() and skip == "both":
             # Nothing is pruned: all folds are alike.
             found = self._work(channel_lanes, tap_lanes, pe, "activation").reshape(
@@ -343,8 +357,7 @@ class Layer:
                     both = mask @ beats.swapaxes(0, 1).astype(np.float32)
                     parts.append(both.swapaxes(1, 2).astype(kind))
             found = np.stack(parts, 2)
-        self._found[key] = found.reshape(count, -1)
-        return self._found[key]
+        return found.reshape(count, -1)
 
     def _times(
         self, channel_lanes: int, tap_lanes: int, pe: int, streams: Streams, skip: str,
@@ -366,7 +379,7 @@ class Layer:
             np.maximum(most, work[list(members)].sum(0, dtype=np.int32), out=most)
         folds = self._folds(pe) if skip == "activation" else 1
         # Of the fold that is being worked at, half of the places are free again.
-        room = ((queue or 2 * steps + RETURN) - RETURN) / steps - 0.5
+        room = ((queue or usual_queue(steps)) - RETURN) / steps - 0.5
         return np.array(_run_ahead(most.tolist(), folds, steps, max(room, 0.0))), folds
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import partial
 from math import ceil
 
 import numpy as np
 
 from dse.sparse_layer import Layer
 from dse.sparsity import Statistics
+from dse.streams import fold_choices
 from hwgen.blocks.sparse_conv import SparseConvConfig, even_streams
 from hwgen.design import DesignPoint, Sparse
 from hwgen.ir import Graph
@@ -28,8 +29,6 @@ DENSE = 0.85
 """Density above which there is nothing to be gained."""
 PRUNED = 0.95
 """Share of the weights, zero for no output channel computed together, below which they count."""
-
-
 BEATS = 30000
 """Beats from which a layer's cycles are computed exactly, and so within a few per cent."""
 LEAST = 64
@@ -59,7 +58,6 @@ class Way:
         return len(self.sparse.streams)
 
 
-@lru_cache(maxsize=1 << 10)
 def sparse_ways(layer: Layer, step: int, lanes_out: int) -> tuple[Way, ...]:
     """Ways to compute a convolution, streams dealt out evenly.
 
@@ -69,7 +67,9 @@ def sparse_ways(layer: Layer, step: int, lanes_out: int) -> tuple[Way, ...]:
     step : channels in parallel are a multiple of it
     lanes_out : what divides the output channels in parallel
     """
-    return tuple(_ways(layer, step, lanes_out))
+    return layer.remember(
+        ("ways", step, lanes_out), lambda: tuple(_ways(layer, step, lanes_out))
+    )
 
 
 def _ways(layer: Layer, step: int, lanes_out: int) -> Iterator[Way]:
@@ -93,23 +93,14 @@ def _ways(layer: Layer, step: int, lanes_out: int) -> Iterator[Way]:
                     streams = even_streams(count, multipliers)
                     # Of activations all output channels pass over the same.
                     alike = pe if skip != "activation" else max(cout // 2, 1)
-                    cycles = _cycles(layer, cl, tl, alike, streams, skip)
+                    way = cl, tl, alike, streams, skip
+                    cycles = layer.remember(("cycles", *way), partial(layer.cycles, *way))
                     yield Way(cl, tl, pe, Sparse(streams, skip), cycles)
-
-
-@lru_cache(maxsize=1 << 16)
-def _cycles(
-    layer: Layer, channel_lanes: int, tap_lanes: int, pe: int, streams: tuple, skip: str
-) -> float:
-    """Cycles of a fold, which tables for other lanes want, too."""
-    return layer.cycles(channel_lanes, tap_lanes, pe, streams, skip)
 
 
 def _choices(extent: int, step: int) -> list[int]:
     """Multiples of a step up to an extent, of those with as many folds the least; a few."""
-    lanes = np.arange(step, extent + 1, step)
-    folds = -(-extent // lanes)
-    lanes = lanes[np.r_[True, folds[1:] < folds[:-1]]].tolist()
+    lanes = fold_choices(extent, step).tolist()
     if len(lanes) <= CHOICES:
         return lanes
     wanted = np.geomspace(lanes[0], lanes[-1], CHOICES)
@@ -118,8 +109,7 @@ def _choices(extent: int, step: int) -> list[int]:
 
 def _density(layer: Layer, pe: int) -> tuple[float, str]:
     """Share of the products that are computed, and which zeros are passed over."""
-    weight = layer.op.weight.reshape(layer.op.groups, -1, *layer.op.weight.shape[1:])
-    kept = float(np.logical_or.reduceat(weight != 0, range(0, weight.shape[1], pe), axis=1).mean())
+    kept = float(layer.kept(pe).mean())
     if kept > PRUNED:
         return layer.mean_density, "activation"
     return layer.mean_density * kept, "both"

@@ -11,15 +11,17 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from dse.digest import parts
 from dse.sparse_layer import SHORTEST, Depth, Layer
 from hwgen.errors import HwgenError
-from hwgen.ir import Conv, Gemm, Graph, TensorType
+from hwgen.ir import Conv, Graph, TensorType
+from hwgen.pipeline import as_conv
 
 __all__ = ["Depth", "Layer", "Statistics", "layers_of", "measure", "stated"]
 
@@ -88,7 +90,7 @@ class Statistics:
         except Exception as error:
             # A damaged byte surfaces as whatever it meets first: zip, zlib, JSON, numpy.
             raise HwgenError(f"{path} is not a file of statistics: {error}") from None
-        digests = _digests(graph)
+        digests, own = _digests(graph), layers_of(graph)
         held = {name: digest for name, digest, *_ in found}
         layers = {}
         for name in digests:
@@ -99,7 +101,7 @@ class Statistics:
             if name not in digests:
                 raise HwgenError(f"{path} has statistics of another network: it has no layer "
                                  f"{name!r}")
-            op, tensor = layers_of(graph)[name]
+            op, tensor = own[name]
             size = int(np.prod(shape))
             if (shape != (op.window.taps, tensor.channels, len(places)) or not len(places)
                     or density.shape != shape[:2] or len(sample) != -(-size // 8)):
@@ -114,7 +116,7 @@ def layers_of(graph: Graph) -> dict[str, tuple[Conv, TensorType]]:
     found = {}
     for node in graph.nodes:
         tensor = graph.types[node.inputs[0]]
-        op = node.op.as_conv(tensor) if isinstance(node.op, Gemm) else node.op
+        op = as_conv(node.op, tensor)
         if isinstance(op, Conv):
             found[node.name] = op, tensor
     return found
@@ -151,7 +153,7 @@ def measure(
                             samples, random) for name, (op, tensor) in layers.items()}
     density = {name: np.zeros((op.window.taps, tensor.channels))
                for name, (op, tensor) in layers.items()}
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in layers}
+    samples_of: dict[str, list[np.ndarray]] = {name: [] for name in layers}
     for frame in range(count):
         values = graph.evaluate({name: x[frame : frame + 1] for name, x in frames.items()},
                                 keep=sorted(set(inputs.values())))
@@ -161,10 +163,10 @@ def measure(
             density[name] += np.stack([view.mean(0) for view in views]) / count
             mine = places[name] - frame * len(views[0])
             mine = mine[(mine >= 0) & (mine < len(views[0]))]
-            parts[name].append(np.stack([view[mine].T for view in views]))
+            samples_of[name].append(np.stack([view[mine].T for view in views]))
     return Statistics({
         name: Layer(name, op, tensor, density[name].astype(np.float32),
-                    np.concatenate(parts[name], -1).astype(np.uint8), places[name])
+                    np.concatenate(samples_of[name], -1).astype(np.uint8), places[name])
         for name, (op, tensor) in layers.items()
     }, f"{count} frames", _digests(graph))
 
@@ -219,7 +221,7 @@ def _digests(graph: Graph) -> dict[str, str]:
     layers, found = layers_of(graph), {}
     for node in graph.nodes:
         hash = hashlib.sha256(repr(node.inputs).encode())
-        for part in _plain(node.op):
+        for part in parts(node.op):
             hash.update(part)
         for tensor in node.inputs:
             hash.update(known[tensor])
@@ -227,22 +229,3 @@ def _digests(graph: Graph) -> dict[str, str]:
         if node.name in layers:
             found[node.name] = hash.hexdigest()
     return found
-
-
-def _plain(value) -> Iterator[bytes | memoryview]:
-    """All that an op is made of."""
-    if isinstance(value, np.ndarray):
-        yield f"{value.dtype} {value.shape}".encode()
-        yield np.ascontiguousarray(value).data
-    elif is_dataclass(value):
-        yield type(value).__name__.encode()
-        for part in fields(value):
-            yield part.name.encode()
-            yield from _plain(getattr(value, part.name))
-    elif isinstance(value, tuple | list):
-        yield b"("
-        for part in value:
-            yield from _plain(part)
-        yield b")"
-    else:
-        yield repr(value).encode()

@@ -14,12 +14,12 @@ import numpy as np
 
 from boards import Board
 from dse.allocate import WEIGHTS, Allocation, Part, allocate, fits
-from dse.foldings import RESOURCES, Column, ConvTable, FixedTable, fold_choices
+from dse.foldings import RESOURCES, Column, ConvTable, FixedTable
 from dse.memories import assign_memories, vector, ways
 from dse.sparse_layer import Layer
 from dse.sparsity import Statistics
 from dse.streaming import External
-from dse.streams import Streams, is_depthwise
+from dse.streams import Streams, fold_choices, is_depthwise
 from hwgen.blocks.base import Resources, StreamType
 from hwgen.blocks.conv import FoldedConvConfig
 from hwgen.blocks.convolution import ConvolutionConfig

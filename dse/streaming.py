@@ -13,7 +13,7 @@ from hwgen.blocks.storage import block_ram, ram_luts, ultra_count
 from hwgen.design import MemoryPorts
 from hwgen.offchip import PORT_SHARE
 
-__all__ = ["External", "Foldings", "Streamed", "streamed"]
+__all__ = ["External", "Foldings", "Streamed", "memory_takes", "streamed", "tiles_of"]
 
 READ_AHEAD = 32
 """Cycles that a fold of weights takes beside those of the memory, more or less."""
@@ -173,7 +173,7 @@ def streamed(
     tile = choices[which]
     whole = (slots + resident) * depth
     last = f.row_bits * rows_per_word - (columns - 1) * bus
-    weights = _memory(bus, whole, columns - 1, ultra) + _memory(last, whole, 1, ultra)
+    weights = memory_takes(bus, whole, columns - 1, ultra) + memory_takes(last, whole, 1, ultra)
     rows = np.minimum(tiles.extent - tiles.stride + tile * tiles.stride * (2 - 1 / f.folds),
                       tiles.rows * (2 - 1 / f.folds))
     sites = np.ceil(rows * tiles.row_sites).astype(int)
@@ -181,8 +181,8 @@ def streamed(
     for n, choice in enumerate(tiles.choices):
         if choice in known:
             sites[which == n], queue[which == n] = known[choice]
-    window = _memory(f.word_bits, sites * f.words, f.copies, ultra)
-    queues = _memory(tiles.beat_bits, queue, 1, ultra)
+    window = memory_takes(f.word_bits, sites * f.words, f.copies, ultra)
+    queues = memory_takes(tiles.beat_bits, queue, 1, ultra)
     takes = weights[:, :, None, None] + window[:, None, :, None] + queues[:, None, None]
     takes[..., 0] += (200 + f.row_bits * (rows_per_word // 3))[:, None, None, None]
     moved = (f.folds - resident) * depth * columns * (bus // 8) * count
@@ -190,8 +190,8 @@ def streamed(
     return Streamed(index[good], tile, resident, moved, cycles, window, takes)
 
 
-def _memory(width, depth: np.ndarray, copies, ultra: bool) -> np.ndarray:
-    """What memories take in each style, ``(ways, styles, 3)``."""
+def memory_takes(width, depth: np.ndarray, copies, ultra: bool) -> np.ndarray:
+    """What memories take in each style, LUTs, blocks and UltraRAMs: ``(ways, styles, 3)``."""
     width, depth, copies = np.broadcast_arrays(width, np.maximum(depth, 2), copies)
     zero = np.zeros(len(depth))
     blocks = copies * block_ram(np.maximum(width, 1), depth)

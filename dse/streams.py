@@ -10,6 +10,8 @@ import math
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
+
 from hwgen.ir import (
     Add,
     ArgMax,
@@ -26,13 +28,20 @@ from hwgen.ir import (
 )
 from hwgen.pipeline import as_conv
 
-__all__ = ["MOST_PIXELS", "StreamClass", "Streams", "is_depthwise"]
+__all__ = ["MOST_PIXELS", "StreamClass", "Streams", "fold_choices", "is_depthwise"]
 
 MOST_PIXELS = 8
 """Most pixels a beat that are tried."""
 
 KEEPS_PIXELS = (Add, Concat, GatherChannels, Mul, Split, Table)
 """Ops whose blocks take any number of pixels a beat."""
+
+
+def fold_choices(extent: int, step: int = 1) -> np.ndarray:
+    """The smallest multiple of ``step`` for each number of folds that an extent can have."""
+    lanes = np.arange(step, extent + 1, step)
+    folds = -(-extent // lanes)
+    return lanes[np.r_[True, folds[1:] < folds[:-1]]]
 
 
 def is_depthwise(conv: Convolution) -> bool:

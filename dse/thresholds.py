@@ -10,20 +10,19 @@ Accuracy and hardware are functions that are given, so the search works for any 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from boards import Board
+from dse.digest import digest
 from dse.front import Front, Point, best
 from hwgen.design import DesignPoint
 from hwgen.errors import HwgenError
@@ -189,8 +188,8 @@ def search_thresholds(
         raise HwgenError("There is nothing that could become zero: the graph has no layers with "
                          "several input channels, or none was given")
     # Refused before a study is made.
-    about = {"network": _digest(graph), "board": board, "space": _digest(where),
-             "frames": _digest(dict(frames)), "floor": floor}
+    about = {"network": digest(graph), "board": board, "space": digest(where),
+             "frames": digest(dict(frames)), "floor": floor}
     judge = _Judge(graph, frames, accuracy, hardware, where, floor)
     with _opened(storage, about, where) as study:
         judge.recall(study)
@@ -294,10 +293,7 @@ def _point(choice: dict, accuracy: float, made: tuple) -> Point:
     found = Hardware(*made)
     design = found.design
     if isinstance(design, DesignPoint):
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "design.json"
-            design.save(path)
-            design = json.loads(path.read_text())
+        design = design.plain()
     # As a study gives it back; numpy's numbers become plain ones.
     choice, design = json.loads(json.dumps([choice, design], default=lambda value: value.item()))
     interval = float(found.interval)
@@ -413,32 +409,3 @@ def _starts(where: Space) -> Iterator[dict[str, float]]:
             }
             if not part or not (where.weights and where.activations):
                 break
-
-
-def _digest(value: object) -> str:
-    """A fingerprint of plain data, arrays and dataclasses."""
-    state = hashlib.sha256()
-
-    def add(value: object) -> None:
-        if isinstance(value, np.ndarray):
-            state.update(f"{value.dtype}{value.shape}".encode())
-            state.update(np.ascontiguousarray(value).tobytes())
-        elif is_dataclass(value):
-            state.update(type(value).__name__.encode())
-            for f in fields(value):
-                # What a model is called makes it no other one.
-                if f.name != "meta":
-                    add(getattr(value, f.name))
-        elif isinstance(value, Mapping):
-            for key in sorted(value, key=str):
-                add([key, value[key]])
-        elif isinstance(value, list | tuple):
-            state.update(b"(")
-            for entry in value:
-                add(entry)
-            state.update(b")")
-        else:
-            state.update(f"{value!r};".encode())
-
-    add(value)
-    return state.hexdigest()[:16]

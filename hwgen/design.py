@@ -210,17 +210,20 @@ class DesignPoint:
     ports: MemoryPorts = field(default=MemoryPorts())
     split: tuple[str, ...] = ()
 
-    def save(self, path: str | Path) -> None:
-        """Write the design point as JSON."""
+    def plain(self) -> dict:
+        """What a file of it holds."""
         tensors = _columns({"lanes": self.lanes, "pixels": self.pixels})
         edges = _columns({"depth": self.depths, "memory": self.memories})
-        body = {
+        return {
             "format": FORMAT, "board": self.board, "clock_mhz": self.clock_mhz,
             "ports": asdict(self.ports), "split": list(self.split),
             "ops": {name: asdict(folding) for name, folding in self.foldings.items()},
             "tensors": tensors, "edges": edges,
         }
-        Path(path).write_text(json.dumps(body, indent=1) + "\n")
+
+    def save(self, path: str | Path) -> None:
+        """Write the design point as JSON."""
+        Path(path).write_text(json.dumps(self.plain(), indent=1) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> DesignPoint:

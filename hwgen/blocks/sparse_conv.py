@@ -20,7 +20,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 
 from hwgen.blocks import area
-from hwgen.blocks.arithmetic import delayed, signed_width
+from hwgen.blocks.arithmetic import delayed
 from hwgen.blocks.base import (
     Resources,
     Schedule,
@@ -34,16 +34,30 @@ from hwgen.blocks.memory import ReadOnlyMemory
 from hwgen.blocks.multiplier import Packing
 from hwgen.blocks.queue import QUEUE_LATENCY, output_queue, which_claim
 from hwgen.blocks.requantise import Requantiser, RequantiserConfig
-from hwgen.blocks.sparse_mac import SKIPS, SparseMac, SparseMacConfig, check_streams
+from hwgen.blocks.sparse_mac import (
+    SKIPS,
+    SparseMac,
+    SparseMacConfig,
+    centred_bits,
+    check_streams,
+)
 from hwgen.blocks.weights import WeightMemory, WeightMemoryConfig
 from hwgen.blocks.window import READ_LATENCY, SlidingWindow, SlidingWindowConfig
 from hwgen.errors import HwgenError
 from hwgen.ir import ConvTranspose
 
-__all__ = ["SparseConv", "SparseConvConfig", "even_streams", "fold_ends"]
+__all__ = ["RETURN", "SparseConv", "SparseConvConfig", "even_streams", "fold_ends", "usual_queue"]
 
 RETURN = 16
 """Cycles from the start of a fold until its first beat may have left its place, and so more."""
+
+
+def usual_queue(steps):
+    """Beats that wait for each multiplier: those of two folds, and those on their way.
+
+    Takes integers or integer arrays.
+    """
+    return 2 * steps + RETURN
 
 
 def even_streams(streams: int, multipliers: int) -> tuple[tuple[int, ...], ...]:
@@ -150,15 +164,14 @@ class SparseConvConfig(ConvolutionConfig):
             bits=self.tensor.bits, zero=self.tensor.zero_point, streams=self.streams,
             rows=self.weight_rows, tested=self.skip != "weight", steps=self.window.steps,
             spacing=self.fold_beats,
-            depth=self.queue or 2 * self.window.steps + RETURN, array=self.array,
+            depth=self.queue or usual_queue(self.window.steps), array=self.array,
             weight_latency=self.weight_latency,
         )
 
     @cached_property
     def packing(self) -> Packing:
         """How weights of several output channels share a multiplier."""
-        zero, quantisation = self.tensor.zero_point, self.tensor.quantisation
-        bits = signed_width(quantisation.low - zero, quantisation.high - zero)
+        bits = centred_bits(self.tensor.bits, self.tensor.zero_point)
         key = bits, self.op.weight_bits, self.op.weight_limit
         products = self.products or Packing.densest(self.multiplier, *key).products
         return Packing(self.multiplier, min(products, self.pe), *key)

@@ -36,7 +36,7 @@ from hwgen.blocks.mac import MacArray, MacArrayConfig
 from hwgen.blocks.queue import QUEUE_LATENCY, Queue
 from hwgen.errors import HwgenError
 
-__all__ = ["SKIPS", "SparseMac", "SparseMacConfig", "check_streams"]
+__all__ = ["SKIPS", "SparseMac", "SparseMacConfig", "centred_bits", "check_streams"]
 
 SKIPS = ("activation", "weight", "both")
 """Which zeros are passed over."""
@@ -121,6 +121,12 @@ class SparseMacConfig:
 
     def create(self) -> SparseMac:
         return SparseMac(self)
+
+
+def centred_bits(bits: int, zero: int) -> int:
+    """Bits of an activation less the one that counts as zero."""
+    low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+    return signed_width(low - zero, high - zero)
 
 
 def check_streams(streams: Sequence[Sequence[int]]) -> None:
@@ -260,14 +266,13 @@ class _Lane(wiring.Component):
             "kept": count, "last": 1, "base": range(max(config.rows * count, 2)),
             "x": config.bits * count,
         })
-        low, high = -(1 << (config.bits - 1)), (1 << (config.bits - 1)) - 1
         super().__init__({
             "room": Out(1), "reserve": In(1),
             "fire": In(1), "last": In(1), "x": In(config.bits * count), "kept": In(count),
             "base": In(range(max(config.rows * count, 2))),
             "final": Out(1), "end": In(1),
             "address": Out(range(max(config.rows * count, 2))),
-            "product": Out(signed(signed_width(low - config.zero, high - config.zero))),
+            "product": Out(signed(centred_bits(config.bits, config.zero))),
         })
 
     def elaborate(self, platform):
