@@ -1,8 +1,9 @@
 """The search alone: how long it takes, what it finds, and how far that is from the bound.
 
-    python -m benchmarks.search [--quick] [MODEL SIZE BOARD ...]
+    python -m benchmarks.search [--quick] [--sparse] [MODEL SIZE BOARD ...]
 
-Networks with seeded weights; times are of the search, without reading the network.
+Networks with seeded weights; times are of the search, without reading the network.  With
+``--sparse`` each is searched again with the statistics of its zeros.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import argparse
 import sys
 
 import boards
-import models
 from dse.search import search
+from dse.sparsity import measure
+from models.load import read
 
 CASES = (
     ("yolov5n", 640, "zcu104"), ("yolov5n", 640, "zcu102"), ("resnet50", 224, "u250"),
@@ -30,6 +32,7 @@ COLUMNS = (
 def main() -> int:
     parser = argparse.ArgumentParser(description="The search alone")
     parser.add_argument("--quick", action="store_true", help="three small networks")
+    parser.add_argument("--sparse", action="store_true", help="also with sparse convolutions")
     parser.add_argument("cases", nargs="*", metavar="MODEL SIZE BOARD")
     options = parser.parse_args()
     given = options.cases
@@ -39,13 +42,18 @@ def main() -> int:
     print(f"| {' | '.join(COLUMNS)} |")
     print("|" + "---|" * len(COLUMNS))
     for model, size, name in cases or (QUICK if options.quick else CASES):
-        graph = models.load(model, size=size)
-        found = search(graph, boards.load(name))
-        need, interval = found.netlist.resources(), found.timing.interval
-        print(f"| {model} {size} | {name} | {found.seconds:.1f} | {interval:,} | "
-              f"{found.bounds.cycles:,} | {found.gap:+.1%} | {found.limit} | {need.dsp:,} | "
-              f"{need.bram18:,} | {need.uram:,} | {need.lut:,} | "
-              f"{graph.macs / interval / max(need.dsp, 1):.3f} |", flush=True)
+        source = read(model, size=size)
+        graph, board = source.graph, boards.load(name)
+        ways = {"": None}
+        if options.sparse:
+            ways[", sparse"] = measure(graph, source.calibration())
+        for what, statistics in ways.items():
+            found = search(graph, board, statistics=statistics)
+            need, interval = found.netlist.resources(), found.timing.interval
+            print(f"| {model} {size}{what} | {name} | {found.seconds:.1f} | {interval:,} | "
+                  f"{found.bounds.cycles:,} | {found.gap:+.1%} | {found.limit} | {need.dsp:,} | "
+                  f"{need.bram18:,} | {need.uram:,} | {need.lut:,} | "
+                  f"{graph.macs / interval / max(need.dsp, 1):.3f} |", flush=True)
     return 0
 
 

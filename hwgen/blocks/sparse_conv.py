@@ -340,7 +340,7 @@ def fold_ends(work: np.ndarray, spacing: int, depth: int, late: int = 0) -> np.n
     """Cycles in which folds end, counted from the start of the first one's window.
 
     Exact, if the window always has its pixels and results are always taken: a max-plus recurrence
-    over the beats of all multipliers.
+    over folds, in which the beats of each are summed up beforehand.
 
     Parameters
     ----------
@@ -351,32 +351,38 @@ def fold_ends(work: np.ndarray, spacing: int, depth: int, late: int = 0) -> np.n
     folds, steps, lanes = work.shape
     ends = np.empty(folds, np.int64)
     kept = -(-depth // steps) + 1
+    # A beat with products is held back until the next one with some sends it: with each beat, how
+    # many products the one has that is held, and how many those before it had.
+    index, some = np.arange(steps)[:, None], work > 0
+    newest = np.maximum.accumulate(np.where(some, index, -1), axis=1)
+    held = np.take_along_axis(work, np.maximum(newest, 0), 1) * (newest >= 0)
+    before = work.cumsum(1, dtype=np.int64) - held
+    sent, done = np.zeros_like(some), np.zeros_like(before)
+    sent[:, 1:] = some[:, 1:] & (newest[:, :-1] >= 0)
+    done[:, 1:] = before[:, :-1]
+    # A multiplier that waits for a beat is behind the arrival of the first one by so much more
+    # than by products.
+    wait = np.maximum.accumulate(np.where(sent, index - done, -(1 << 40)), axis=1)
+    wait_last = np.maximum(wait[:, -1], steps - before[:, -1])
+    first, last = some.argmax(1), np.maximum(held[:, -1], 1)
     # When places that were claimed became free, fold by fold.
     freed = np.zeros((folds, steps, lanes), np.int64)
-    over, start, end = np.zeros(lanes, np.int64), -steps, -spacing
-    for fold, beats in enumerate(work):
-        start += steps
+    start, end = -steps, -spacing
+    for fold in range(folds):
+        over, start = max(end, 0), start + steps
         if (need := steps * (fold + 1) - depth) > 0:
-            first = max(fold - kept, 0)
-            recent = freed[first:fold].reshape(-1, lanes)
-            free = np.partition(recent, need - 1 - first * steps, axis=0)[need - 1 - first * steps]
-            start = max(start, int(free.max()) + 2)
+            oldest = max(fold - kept, 0)
+            place = need - 1 - oldest * steps
+            recent = freed[oldest:fold].reshape(-1, lanes)
+            start = max(start, int(np.partition(recent, place, axis=0)[place].max()) + 2)
         arrive = start + READ_LATENCY + late + 1
-        held = np.zeros(lanes, np.int64)
-        for step, count in enumerate(beats):
-            # A beat with products sends the one that is held on its way.
-            sent = (held > 0) & (count > 0)
-            taken = np.maximum(arrive + step + QUEUE_LATENCY, over)
-            over = np.where(sent, taken + held, over)
-            freed[fold, step] = np.where(sent, taken, arrive + step)
-            held = np.where(count > 0, count, held)
+        taken = done[fold] + np.maximum(arrive + QUEUE_LATENCY + wait[fold], over)
+        freed[fold] = np.where(sent[fold], taken, arrive + index)
         # The last one is sent by the end of the sum.  Of as many places as beats, all but those
         # of beats that were sent became free at once, in whichever order they are noted.
-        taken = np.maximum(arrive + steps + QUEUE_LATENCY, over)
-        first = (beats > 0).argmax(0)
-        freed[fold, first, np.arange(lanes)] = taken
-        end = max(int((taken + np.maximum(held, 1)).max()), end + spacing)
-        over = np.full(lanes, end)
+        taken = before[fold, -1] + np.maximum(arrive + QUEUE_LATENCY + wait_last[fold], over)
+        freed[fold, first[fold], np.arange(lanes)] = taken
+        end = max(int((taken + last[fold]).max()), end + spacing)
         ends[fold] = end
     return ends
 

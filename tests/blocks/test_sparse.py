@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hwgen.blocks.sparse_conv import SparseConvConfig, even_streams
+from hwgen.blocks.queue import QUEUE_LATENCY
+from hwgen.blocks.sparse_conv import SparseConvConfig, even_streams, fold_ends
 from hwgen.blocks.sparse_mac import SKIPS
+from hwgen.blocks.window import READ_LATENCY
 from hwgen.errors import HwgenError
 from hwgen.ir import Conv, ConvTranspose, Gemm, Quantisation, TensorType, Window
 from sim.testbench import simulate
@@ -110,6 +112,58 @@ def test_mean_cycles(folding: dict, sparsity: float) -> None:
     folds = len(frames) * config.window.windows * len(config.fold_results) - 1
     took = run.times[0][-config.fold_beats] - run.times[0][0]
     assert took / folds == pytest.approx(predicted, rel=0.03)
+
+
+def beat_by_beat(work: np.ndarray, spacing: int, depth: int, late: int = 0) -> np.ndarray:
+    """What :func:`fold_ends` says, by the recurrence over beats."""
+    folds, steps, lanes = work.shape
+    ends = np.empty(folds, np.int64)
+    kept = -(-depth // steps) + 1
+    # When places that were claimed became free, fold by fold.
+    freed = np.zeros((folds, steps, lanes), np.int64)
+    over, start, end = np.zeros(lanes, np.int64), -steps, -spacing
+    for fold, beats in enumerate(work):
+        start += steps
+        if (need := steps * (fold + 1) - depth) > 0:
+            first = max(fold - kept, 0)
+            recent = freed[first:fold].reshape(-1, lanes)
+            free = np.partition(recent, need - 1 - first * steps, axis=0)[need - 1 - first * steps]
+            start = max(start, int(free.max()) + 2)
+        arrive = start + READ_LATENCY + late + 1
+        held = np.zeros(lanes, np.int64)
+        for step, count in enumerate(beats):
+            # A beat with products sends the one that is held on its way.
+            sent = (held > 0) & (count > 0)
+            taken = np.maximum(arrive + step + QUEUE_LATENCY, over)
+            over = np.where(sent, taken + held, over)
+            freed[fold, step] = np.where(sent, taken, arrive + step)
+            held = np.where(count > 0, count, held)
+        # The last one is sent by the end of the sum.  Of as many places as beats, all but those
+        # of beats that were sent became free at once, in whichever order they are noted.
+        taken = np.maximum(arrive + steps + QUEUE_LATENCY, over)
+        first = (beats > 0).argmax(0)
+        freed[fold, first, np.arange(lanes)] = taken
+        end = max(int((taken + np.maximum(held, 1)).max()), end + spacing)
+        over = np.full(lanes, end)
+        ends[fold] = end
+    return ends
+
+
+@given(
+    st.tuples(st.integers(1, 30), st.integers(1, 20), st.integers(1, 5)), st.integers(1, 8),
+    st.integers(0, 60), st.integers(0, 3), st.floats(0, 1), st.integers(0, 999),
+)
+def test_fold_ends(
+    shape: tuple[int, int, int], spacing: int, more: int, late: int, density: float, seed: int
+) -> None:
+    """Summed up fold by fold as beat by beat."""
+    random = np.random.default_rng(seed)
+    work = random.integers(0, 4, shape) * (random.random(shape) < density)
+    work *= random.random((shape[0], 1, 1)) < 0.8
+    depth = shape[1] + more
+    np.testing.assert_array_equal(
+        fold_ends(work, spacing, depth, late), beat_by_beat(work, spacing, depth, late)
+    )
 
 
 def test_no_cycle_for_zeros() -> None:
