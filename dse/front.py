@@ -7,12 +7,22 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import NamedTuple
 
+from hwgen.design import DesignPoint
 from hwgen.errors import HwgenError
 
-__all__ = ["Front", "Point", "best", "pareto"]
+__all__ = ["Front", "Hardware", "Point", "best", "pareto"]
 
 FORMAT = "hwgen-front-1"
+
+
+class Hardware(NamedTuple):
+    """What a network takes: cycles a frame, DSPs, and the design, if there is one."""
+
+    interval: float
+    dsp: int
+    design: DesignPoint | dict | None = None
 
 
 @dataclass(frozen=True)
@@ -33,6 +43,20 @@ class Point:
     interval: float
     dsp: int
     design: dict | None = None
+
+    @classmethod
+    def of(cls, choice: dict, accuracy: float, made: tuple) -> Point:
+        """A point in plain data only, as a file gives it back; ``made`` is a :class:`Hardware`."""
+        found = Hardware(*made)
+        design = found.design
+        if isinstance(design, DesignPoint):
+            design = design.plain()
+        # Numpy's numbers become plain ones.
+        choice, design = json.loads(
+            json.dumps([choice, design], default=lambda value: value.item()))
+        interval = float(found.interval)
+        return cls(choice, float(accuracy), int(interval) if interval.is_integer() else interval,
+                   int(found.dsp), design)
 
     @property
     def efficiency(self) -> float:

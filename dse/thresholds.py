@@ -17,14 +17,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from boards import Board
 from dse.digest import digest
-from dse.front import Front, Point, best
-from hwgen.design import DesignPoint
+from dse.front import Front, Hardware, Point, best
 from hwgen.errors import HwgenError
 from hwgen.ir import Conv, Gemm, Graph
 from models.pruning import channel_means, kept_groups, prune, threshold
@@ -52,14 +51,6 @@ STUDY = "thresholds"
 
 Frames = Mapping[str, np.ndarray]
 """Integer inputs of a graph, ``(frames, *shape)`` by name."""
-
-
-class Hardware(NamedTuple):
-    """What a network takes: cycles a frame, DSPs, and the design, if there is one."""
-
-    interval: float
-    dsp: int
-    design: DesignPoint | dict | None = None
 
 
 @dataclass(frozen=True)
@@ -255,7 +246,7 @@ class _Judge:
                                 "activations": dict.fromkeys(self.where.activations, 0.0)})
         if _key(nothing) not in self.known:
             right, made = self.accuracy(self.graph), self.hardware(self.graph, self.frames)
-            self.known[_key(nothing)] = _point(nothing, right, made), -self.floor
+            self.known[_key(nothing)] = Point.of(nothing, right, made), -self.floor
         self.reference = self.known[_key(nothing)][0]
 
     def _choice(self, shares: dict[str, dict[str, float]]) -> dict:
@@ -285,20 +276,8 @@ class _Judge:
             # What is too wrong counts as slow: that takes no design.
             made = (self.reference.interval, self.reference.dsp) if loss > 0 else (
                 self.hardware(graph, self.frames))
-            self.known[key] = _point(choice, right, made), loss
+            self.known[key] = Point.of(choice, right, made), loss
         return self.known[key]
-
-
-def _point(choice: dict, accuracy: float, made: tuple) -> Point:
-    found = Hardware(*made)
-    design = found.design
-    if isinstance(design, DesignPoint):
-        design = design.plain()
-    # As a study gives it back; numpy's numbers become plain ones.
-    choice, design = json.loads(json.dumps([choice, design], default=lambda value: value.item()))
-    interval = float(found.interval)
-    return Point(choice, float(accuracy), int(interval) if interval.is_integer() else interval,
-                 int(found.dsp), design)
 
 
 def _key(choice: dict) -> str:

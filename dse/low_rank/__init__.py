@@ -1,0 +1,1 @@
+"""Searches over low-rank decompositions, all on the real timing and resource models."""
