@@ -95,7 +95,8 @@ def _parser() -> argparse.ArgumentParser:
         return value
 
     parser = _Parser(prog="python -m hwgen.build", description="From a network to proven Verilog.")
-    parser.add_argument("model", metavar="MODEL", help="zoo name, or an .onnx file")
+    parser.add_argument("model", metavar="MODEL",
+                        help="zoo name, an .onnx file, or the graph.npz of an earlier build")
     parser.add_argument("--list", action=_List, nargs=0, help="print the networks of the zoo")
     parser.add_argument("--board", required=True, help="board name, or a .toml file")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: build/MODEL-BOARD")
@@ -110,6 +111,8 @@ def _parser() -> argparse.ArgumentParser:
                         help="biases make up for rounded weights")
     parser.add_argument("--precision", default="w8a8", metavar="P",
                         help="bits of weights and activations, such as w4a8, or a file")
+    parser.add_argument("--decomposition", type=Path, metavar="FILE",
+                        help="layers that become low rank")
     parser.add_argument("--accuracy", action="store_true",
                         help="compare with the float network, tensor by tensor")
     parser.add_argument("--clock", type=positive, default=0.0, metavar="MHZ")
@@ -273,13 +276,19 @@ def _build(arguments: argparse.Namespace, console: Console) -> dict:
 
     phases = Phases(console)
     board = boards.load(arguments.board)
-    name = Path(arguments.model).stem if arguments.model.endswith(".onnx") else arguments.model
+    integer = arguments.model.endswith(".npz")
+    if integer and arguments.accuracy:
+        raise HwgenError("--accuracy needs a float network to compare with, "
+                         f"not {arguments.model}, which is integer already")
+    known = not (integer or arguments.model.endswith(".onnx"))
+    name = arguments.model if known else Path(arguments.model).stem
     out = arguments.out or Path("build") / f"{name}-{board.name}"
     with _output(out) as folder:
         with phases("network") as say:
             source = read(
                 arguments.model, size=arguments.size, weights=arguments.weights,
                 calibration=arguments.calibration, precision=arguments.precision,
+                decomposition=arguments.decomposition,
                 method=arguments.calibrate, equalised=arguments.equalise,
                 corrected=arguments.correct_bias, seed=arguments.seed, progress=say,
             )
@@ -311,7 +320,7 @@ def _build(arguments: argparse.Namespace, console: Console) -> dict:
         )
         data["search"] = found.plain()
         if netlist.sparse:
-            seeded = arguments.weights is None and not arguments.model.endswith(".onnx")
+            seeded = arguments.weights is None and known
             data["sparsity"] = _sparsity(netlist, statistics, seeded)
         data |= more
         design.save(folder / "design.json")

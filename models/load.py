@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
@@ -80,6 +81,7 @@ def read(
     weights: Path | None = None,
     calibration: Path | None = None,
     precision: str = "w8a8",
+    decomposition: Path | None = None,
     method: str = "minmax",
     equalised: bool = False,
     corrected: bool = False,
@@ -90,13 +92,15 @@ def read(
 
     Parameters
     ----------
-    model : zoo name, or path of an ``.onnx`` file
+    model : zoo name, or path of an ``.onnx`` file, or of a ``graph.npz`` that is integer already
     size : height and width of the input; default the model's own
     weights : state dict (``.pt``) or ``.onnx`` with the weights of a zoo model; default seeded ones
     calibration : directory of images or arrays, or a file of arrays; see
         :func:`models.samples.calibration`
     precision : such as ``w8a8``, or a file; see
         :meth:`models.quantisation.precision.Precision.parse`
+    decomposition : file that says which layers become low rank, of
+        :func:`models.compression.decomposition.to_json`
     method : of choosing ranges: ``minmax``, ``percentile`` or ``mse``
     equalised : scales are moved between layers first; see :mod:`models.quantisation.equalise`
     corrected : biases make up for the rounding of weights; see :mod:`models.quantisation.bias`
@@ -115,6 +119,12 @@ def read(
 
     bits = Precision.parse(precision)
     meta: dict = {}
+    if model.endswith(".npz"):
+        if weights or calibration or decomposition or size or equalised or corrected or (
+                precision != "w8a8"):
+            raise HwgenError(f"{model} is integer already: size, weights, precision, calibration "
+                             f"and decomposition go with float networks")
+        return _integer(Graph.load(model), seed)
     if model.endswith(".onnx"):
         if weights is not None:
             raise HwgenError("--weights goes with a zoo model: an .onnx file has its own")
@@ -134,6 +144,17 @@ def read(
             progress("read")
             network = onnx_import.normalise(exported, model, None)
         meta |= {"model": model, **entry.meta}
+    if decomposition is not None:
+        from models.compression.decomposition import from_json
+        from models.compression.rewrite import decompose
+
+        progress("decompose")
+        try:
+            text = decomposition.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise HwgenError(f"{decomposition} cannot be read: {error}") from None
+        network = decompose(network, from_json(text))
+        meta["decomposition"] = json.loads(text)
     progress("calibrate")
     feeds = samples.calibration(network, calibration, seed)
     if equalised:
@@ -151,3 +172,19 @@ def read(
         )
     graph.meta = {**meta, "precision": str(bits), **graph.meta}
     return Source(graph, network, feeds)
+
+
+def _integer(graph: Graph, seed: int) -> Source:
+    """A graph with no more of a float network than the shapes of its inputs."""
+    import onnx
+
+    from models import images, samples
+    from models.onnx_import import Network
+
+    shapes = {}
+    for name, type in graph.inputs.items():
+        floats = name in graph.meta.get("floats", ())
+        shapes[name] = (1, type.channels, *type.spatial) if floats else (1, *type.shape)
+    network = Network(onnx.ModelProto(), [], {}, shapes, list(graph.inputs), [])
+    extent = next(((s[-2], s[-1]) for s in shapes.values() if len(s) in (4, 5)), (1, 1))
+    return Source(graph, network, samples.feeds(network, images.photographs(8, extent, seed), seed))

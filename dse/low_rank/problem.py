@@ -46,6 +46,11 @@ class Way:
     decomposition: Decomposition | None
     cost: Cost
 
+    @classmethod
+    def of(cls, layer: Layer, decomposition: Decomposition | None = None) -> Way:
+        """That way, with its cost for a layer."""
+        return cls(decomposition, cost(layer, decomposition))
+
 
 @dataclass(frozen=True, eq=False)
 class Problem:
@@ -58,21 +63,25 @@ class Problem:
     accuracy : share, 0..1, that an integer graph gets right on a validation set
         Or any other measure for which more is better.
     hardware : cycles and DSPs of an integer graph; see :func:`designed`
-    precision : of weights and activations that are not decomposed into integers; of
+    precision : of weights and activations that are not decomposed into integers; or text, see
         :meth:`models.quantisation.precision.Precision.parse`
     steps : of distillation (:func:`models.compression.trainable.distil`) of each network that is
         judged; 0: none
     rate, batch : of the distillation
+    tuned : instead of that distillation: what becomes of a float network that was decomposed
+    corrected : biases make up for the rounding of weights
     """
 
     network: Network
     frames: Sequence[Feed]
     accuracy: Callable[[Graph], float]
     hardware: Callable[[Graph], tuple]
-    precision: str = "w8a8"
+    precision: str | Precision = "w8a8"
     steps: int = 0
     rate: float = 2e-3
     batch: int = 32
+    tuned: Callable[[Network], Network] | None = None
+    corrected: bool = False
 
     def __post_init__(self) -> None:
         if not len(self.frames):
@@ -83,11 +92,19 @@ class Problem:
         """Layers that could be decomposed, by name."""
         return layers(self.network)
 
+    @cached_property
+    def bits(self) -> Precision:
+        """Bits of weights and activations."""
+        given = self.precision
+        return given if isinstance(given, Precision) else Precision.parse(given)
+
     def decomposed(
         self, choice: Choice, progress: Callable[[str], None] = lambda _: None
     ) -> Network:
         """The float network of a choice, distilled if that is wanted."""
         student = decompose(self.network, choice)
+        if self.tuned is not None:
+            return self.tuned(student)
         if self.steps and choice:
             from models.compression.trainable import distil
 
@@ -97,9 +114,8 @@ class Problem:
 
     def integer(self, network: Network) -> Graph:
         """The integer graph of a float network."""
-        bits = Precision.parse(self.precision)
-        found = statistics(network, self.frames, "minmax", bits.activations)
-        return lower(network, found.ranges, bits, None)
+        found = statistics(network, self.frames, "minmax", self.bits.activations)
+        return lower(network, found.ranges, self.bits, found.means if self.corrected else None)
 
     def graph(self, choice: Choice) -> Graph:
         """The integer graph of a choice."""
@@ -135,8 +151,8 @@ class Judge:
         problem = self.problem
         self.about = {
             "network": digest(problem.network.constants), "frames": digest(list(problem.frames)),
-            "precision": problem.precision, "steps": problem.steps, "rate": problem.rate,
-            "batch": problem.batch, "board": self.board,
+            "precision": str(problem.precision), "steps": problem.steps, "rate": problem.rate,
+            "batch": problem.batch, "corrected": problem.corrected, "board": self.board,
         }
         self.journal = Journal(self.storage, self.about)
         for key, value in self.journal.entries.items():
@@ -158,6 +174,16 @@ class Judge:
             self.points[key] = point
             self.journal.note(key, asdict(point))
         return self.points[key]
+
+    def hardware(self, choice: Choice) -> Hardware:
+        """Cycles and DSPs of a choice, whatever its accuracy: without distillation, so soon known;
+        without the design."""
+        key = f"hardware {to_json(dict(sorted(choice.items())))}"
+        if key not in self.journal.entries:
+            graph = self.problem.integer(decompose(self.problem.network, choice))
+            made = Point.of({}, 0.0, self.problem.hardware(graph))
+            self.journal.note(key, [made.interval, made.dsp])
+        return Hardware(*self.journal.entries[key])
 
     def front(self, meta: Mapping | None = None) -> Front:
         """The front of all that was judged."""
@@ -227,15 +253,15 @@ def ways(
         raise HwgenError(f"Schemes must be of {', '.join(SCHEMES[:-1])}, not {unknown[0]!r}")
     if ranks < 1:
         raise HwgenError(f"There must be 1 or more ranks to choose from, not {ranks!r}")
-    whole = cost(layer)
-    found = [Way(None, whole)]
+    found = [Way.of(layer)]
+    whole = found[0].cost
     for scheme in schemes:
         for count in groups if scheme != "cpd" else (1,):
             most = _most(layer, scheme, count, getattr(whole, budget), budget)
             for rank in rich_ranks(most, ranks):
                 for width in bits if scheme != "cpd" else (None,):
-                    choice = Decomposition(scheme, rank, count, bits=width)
-                    found.append(Way(choice, cost(layer, choice)))
+                    found.append(
+                        Way.of(layer, Decomposition(scheme, rank, count, bits=width)))
     return sorted(found, key=lambda way: (way.decomposition is None, getattr(way.cost, budget)))
 
 

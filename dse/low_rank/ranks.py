@@ -1,0 +1,171 @@
+"""Ranks and bits under limits of time: the search of ITERA-LLM.
+
+After Zheng, Huang, Yu and Bouganis, "ITERA-LLM: Boosting Sub-8-Bit Large Language Model Inference
+via Iterative Tensor Decomposition", 2025, section IV: every layer has options with a cost and an
+error; each error counts by how much of it reaches the output; what is left is to choose.  There
+the cost is a model of the engine that all layers share.  Here layers work side by side and share
+the DSPs of the board: an option costs the DSPs that it keeps busy for a cycle, by how many of its
+products share one, and the budget is corrected until the hardware that is designed for the choice
+has the interval that is asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from dse.front import Front
+from dse.low_rank.problem import Choice, Judge, Problem, Way, ways
+from hwgen.blocks.multiplier import Packing
+from hwgen.errors import HwgenError
+from models.compression.allocate import Option, allocate, sensitivities
+from models.compression.decomposition import plan
+from models.compression.layers import Layer
+from models.compression.rewrite import squared_error
+
+__all__ = ["busy", "fit", "measured"]
+
+CLOSE = 0.02
+"""Intervals that are shorter than the limit by less are close enough."""
+
+
+def fit(
+    judge: Judge, offered: Mapping[str, Sequence[Way]] | None = None, *,
+    limits: Sequence[float] = (0.8, 0.7, 0.6, 0.5), corrections: int = 4,
+    sensitivity: Mapping[str, float] | None = None, multiplier: str = "dsp48e2",
+    progress: Callable[[str], None] = lambda _: None,
+) -> Front:
+    """The least error within each limit of the interval, with its hardware.
+
+    Parameters
+    ----------
+    judge : of choices; what its file knows is not judged again
+    offered : what layers may become; default all :func:`dse.low_rank.problem.ways` of SVD schemes
+    limits : intervals, as shares of that of the network as it is
+    corrections : times that the budget is corrected for the hardware that it gave
+    sensitivity : what a layer's relative squared error counts; default :func:`measured`
+    multiplier : of the device, of :data:`hwgen.blocks.multiplier.MULTIPLIERS`
+    progress : called with what was found
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If a limit is out of range, or no choice is within it.
+    """
+    for limit in limits:
+        if not 0 < limit <= 1:
+            raise HwgenError(f"Limits must be above 0 and at most 1, not {limit!r}")
+    problem = judge.problem
+    if offered is None:
+        offered = {name: ways(layer, schemes=("svd_last", "svd_first"))
+                   for name, layer in problem.layers.items()}
+    offered = {name: list(some) for name, some in offered.items() if len(some) > 1}
+    if not offered:
+        raise HwgenError("No layer can become smaller in the ways that are offered")
+    if sensitivity is None:
+        sensitivity = measured(judge, offered)
+    choices = {name: _options(judge, problem.layers[name], some, multiplier)
+               for name, some in offered.items()}
+    whole = sum(busy(layer, Way.of(layer), problem, multiplier)
+                for layer in problem.layers.values())
+    fixed = whole - sum(max(o.cost for o in some if o.decomposition is None)
+                        for some in choices.values())
+    most = judge.reference.interval
+    for limit in limits:
+        choice = _within(judge, choices, sensitivity, limit * most, fixed, limit * whole,
+                         corrections)
+        point = judge(choice)
+        progress(f"limit {limit:.2f}: {len(choice)} layers decomposed, {point.interval:,} of "
+                 f"{most:,} cycles, {point.dsp} DSPs, accuracy {point.accuracy:.4f}")
+    return judge.front({"limits": list(limits)})
+
+
+def measured(judge: Judge, offered: Mapping[str, Sequence[Way]]) -> dict[str, float]:
+    """How much of each layer's error reaches the network's outputs, with a middling way."""
+    key = f"sensitivity {sorted(offered)}"
+    if key not in judge.journal.entries:
+        problem = judge.problem
+        trials = {}
+        for name, some in offered.items():
+            lossy = [way.decomposition for way in some if way.decomposition is not None]
+            trials[name] = lossy[len(lossy) // 2]
+        judge.journal.note(key, sensitivities(problem.network, trials, problem.frames))
+    return dict(judge.journal.entries[key])
+
+
+def busy(layer: Layer, way: Way, problem: Problem, multiplier: str = "dsp48e2") -> int:
+    """DSPs that a layer keeps busy for a cycle, each frame, times 1,000.
+
+    Parameters
+    ----------
+    layer, way : what becomes of the layer
+    problem : its precision is that of weights that are not integers, and of activations
+    multiplier : of the device
+    """
+    precision = problem.bits
+    if way.decomposition is None:
+        stages = [(way.cost.macs, precision.weights(layer.name))]
+    else:
+        stages = []
+        for branch in plan(layer.shape, way.decomposition):
+            total = sum(stage.nonzero for stage in branch)
+            for stage in branch:
+                macs = round(way.cost.macs * stage.nonzero / total)
+                bits = way.decomposition.bits or precision.weights(layer.name)
+                stages.append((macs, bits))
+    wide = precision.activations(layer.name)
+    return sum(
+        math.ceil(1000 * macs / Packing.densest(
+            multiplier, wide, bits, (1 << (bits - 1)) - 1).products)
+        for macs, bits in stages
+    )
+
+
+def _options(
+    judge: Judge, layer: Layer, some: Sequence[Way], multiplier: str
+) -> list[Option]:
+    found = []
+    for way in some:
+        error = 0.0
+        if way.decomposition is not None:
+            key = f"error {layer.name} {way.decomposition}"
+            if key not in judge.journal.entries:
+                judge.journal.note(key, squared_error(layer.weight, way.decomposition))
+            error = judge.journal.entries[key]
+        found.append(Option(way.decomposition, busy(layer, way, judge.problem, multiplier), error))
+    return found
+
+
+def _within(
+    judge: Judge, choices: Mapping[str, Sequence[Option]], sensitivity: Mapping[str, float],
+    limit: float, fixed: int, budget: float, corrections: int,
+) -> Choice:
+    """The choice with the largest budget whose interval is within a limit."""
+    least = sum(min(option.cost for option in some) for some in choices.values()) + fixed
+    best: Choice | None = None
+    low, high = 0.0, math.inf
+    tried: set[str] = set()
+    for _ in range(corrections + 1):
+        choice = allocate(choices, max(int(budget), least) - fixed, sensitivity)
+        interval = judge.hardware(choice).interval
+        if interval <= limit:
+            best, low = choice, budget
+            if interval >= (1 - CLOSE) * limit:
+                break
+        else:
+            high = budget
+        guess = budget * limit / interval
+        if not low < guess < high:
+            guess = (low + high) / 2 if high < math.inf else budget * 1.05
+        budget = guess
+        if (mark := repr(sorted(choice.items()))) in tried and best is not None:
+            break
+        tried.add(mark)
+    if best is None:
+        best = allocate(choices, least - fixed, sensitivity)
+        if judge.hardware(best).interval > limit:
+            raise HwgenError(
+                f"No choice needs at most {limit:,.0f} cycles a frame: offer lower ranks, fewer "
+                f"bits, or ask for a higher limit"
+            )
+    return best
