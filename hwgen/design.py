@@ -241,45 +241,55 @@ class DesignPoint:
             raise HwgenError(f"{path} is not a design point: {error}") from None
         if not isinstance(body, dict) or body.get("format") != FORMAT:
             raise HwgenError(f"{path} is not a design point: format must be {FORMAT!r}")
-        try:
-            design = cls(_text(body, "board"), _positive(body, "clock_mhz"))
-            with naming("ports"):
-                ports = body.get("ports", {})
-                if not isinstance(ports, dict):
-                    raise HwgenError(f"must be an object, not {ports!r}")
-                _only(ports, [f.name for f in fields(MemoryPorts)])
-                design.ports = MemoryPorts(**ports)
-            split = body.get("split", [])
-            if not isinstance(split, list) or not all(isinstance(name, str) for name in split):
-                raise HwgenError(f"split must be a list of names of nodes, not {split!r}")
-            design.split = tuple(split)
-            for name, values in _table(body, "ops"):
-                with naming(f"op {name!r}"):
-                    _only(values, [f.name for f in fields(Folding)])
-                    if isinstance(sparse := values.get("sparse"), dict):
-                        _only(sparse, [f.name for f in fields(Sparse)])
-                        if "streams" not in sparse:
-                            raise HwgenError("sparse must have streams")
-                        values = {**values, "sparse": Sparse(**sparse)}
-                    design.foldings[name] = Folding(**values)
-            for name, values in _table(body, "tensors"):
-                with naming(f"tensor {name!r}"):
-                    _only(values, ["lanes", "pixels"])
-                    for key, found in (("lanes", design.lanes), ("pixels", design.pixels)):
-                        if key in values:
-                            found[name] = _count(values, key)
-            for name, values in _table(body, "edges"):
-                with naming(f"edge {name!r}"):
-                    _only(values, ["depth", "memory"])
-                    if "depth" in values:
-                        design.depths[name] = _count(values, "depth")
-                    if "memory" in values:
-                        if (memory := values["memory"]) not in (*STYLES, OFF_CHIP):
-                            legal = ", ".join(map(repr, (*STYLES, OFF_CHIP)))
-                            raise HwgenError(f"memory must be one of {legal}, not {memory!r}")
-                        design.memories[name] = memory
-        except HwgenError as error:
-            raise HwgenError(f"{path}: {error}") from None
+        with naming(str(path)):
+            return cls.parse(body)
+
+    @classmethod
+    def parse(cls, body: dict) -> DesignPoint:
+        """The design point that :meth:`plain` describes.
+
+        Raises
+        ------
+        :exc:`HwgenError`
+            If a value is not legal: then it names the op, tensor or edge, the field and what is
+            legal.
+        """
+        design = cls(_text(body, "board"), _positive(body, "clock_mhz"))
+        with naming("ports"):
+            ports = body.get("ports", {})
+            if not isinstance(ports, dict):
+                raise HwgenError(f"must be an object, not {ports!r}")
+            _only(ports, [f.name for f in fields(MemoryPorts)])
+            design.ports = MemoryPorts(**ports)
+        split = body.get("split", [])
+        if not isinstance(split, list) or not all(isinstance(name, str) for name in split):
+            raise HwgenError(f"split must be a list of names of nodes, not {split!r}")
+        design.split = tuple(split)
+        for name, values in _table(body, "ops"):
+            with naming(f"op {name!r}"):
+                _only(values, [f.name for f in fields(Folding)])
+                if isinstance(sparse := values.get("sparse"), dict):
+                    _only(sparse, [f.name for f in fields(Sparse)])
+                    if "streams" not in sparse:
+                        raise HwgenError("sparse must have streams")
+                    values = {**values, "sparse": Sparse(**sparse)}
+                design.foldings[name] = Folding(**values)
+        for name, values in _table(body, "tensors"):
+            with naming(f"tensor {name!r}"):
+                _only(values, ["lanes", "pixels"])
+                for key, found in (("lanes", design.lanes), ("pixels", design.pixels)):
+                    if key in values:
+                        found[name] = _count(values, key)
+        for name, values in _table(body, "edges"):
+            with naming(f"edge {name!r}"):
+                _only(values, ["depth", "memory"])
+                if "depth" in values:
+                    design.depths[name] = _count(values, "depth")
+                if "memory" in values:
+                    if (memory := values["memory"]) not in (*STYLES, OFF_CHIP):
+                        legal = ", ".join(map(repr, (*STYLES, OFF_CHIP)))
+                        raise HwgenError(f"memory must be one of {legal}, not {memory!r}")
+                    design.memories[name] = memory
         return design
 
 
