@@ -29,9 +29,9 @@ import sysconfig
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 from pydoc_data import topics
 
@@ -39,6 +39,7 @@ import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from threadpoolctl import ThreadpoolController
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -66,8 +67,8 @@ BLOCK, HELD = 4096, 10
 CALIBRATION = 256
 """Sequences of the training text that ranges are taken from."""
 PRECISIONS = "w8a8", "w6a8", "w5a8", "w4a8", "w4a4"
-LUTS = 400
-"""Of a board, to a DSP, if it is not said how many."""
+CACHED = 256
+"""Tokens at a time whose accumulators stay in a processor's cache."""
 
 
 # The text
@@ -79,7 +80,7 @@ class Text:
     Members
     -------
     training, held : uint8, one dimension
-    digest : of all of it
+    digest : of both
     """
 
     training: np.ndarray
@@ -96,7 +97,9 @@ def text() -> Text:
     data = "\n\n".join(parts).encode()
     whole = np.frombuffer(data, np.uint8)
     held = np.arange(len(whole)) // BLOCK % HELD == HELD - 1
-    return Text(whole[~held], whole[held], hashlib.sha256(data).hexdigest())
+    training, held = whole[~held], whole[held]
+    digest = hashlib.sha256(training.tobytes() + held.tobytes()).hexdigest()
+    return Text(training, held, digest)
 
 
 def _docstrings(path: Path) -> Iterator[str]:
@@ -138,19 +141,19 @@ class Settings:
     seed : of the weights and the order of the text
     """
 
-    width: int = 128
-    blocks: int = 4
-    heads: int = 4
+    width: int = 192
+    blocks: int = 3
+    heads: int = 6
     context: int = 128
-    steps: int = 1200
-    batch: int = 24
-    rate: float = 2e-3
+    steps: int = 3000
+    batch: int = 8
+    rate: float = 3e-3
     decay: float = 0.1
     seed: int = 0
 
 
 FULL = Settings()
-QUICK = Settings(width=64, blocks=2, steps=250, batch=16, rate=4e-3)
+QUICK = Settings(width=64, blocks=2, heads=2, steps=600, batch=4, rate=6e-3)
 
 
 class Block(nn.Module):
@@ -166,6 +169,9 @@ class Block(nn.Module):
 class LanguageModel(nn.Module):
     """A decoder-only transformer over bytes, normalised in front of its layers.
 
+    Positions turn queries and keys (Su et al., "RoFormer: Enhanced Transformer with Rotary Position
+    Embedding", 2021).
+
     Parameters
     ----------
     settings : :class:`Settings`
@@ -180,7 +186,8 @@ class LanguageModel(nn.Module):
         self.settings = settings
         width = settings.width
         self.embedding = nn.Embedding(256, width)
-        self.position = nn.Parameter(torch.zeros(settings.context, width))
+        turns = _turns(settings.context, width // settings.heads)
+        self.register_buffer("turns", torch.stack([turns.cos(), turns.sin()]), persistent=False)
         self.blocks = nn.ModuleList(Block(width) for _ in range(settings.blocks))
         self.norm = nn.LayerNorm(width)
         self.segments = tuple(f"block{k}.{part}" for k in range(settings.blocks)
@@ -189,7 +196,9 @@ class LanguageModel(nn.Module):
             if value.ndim > 1:
                 # Each block adds twice to the residual stream.
                 last = name.endswith(("out.weight", "fc2.weight"))
-                nn.init.normal_(value, std=0.02 / math.sqrt(2 * settings.blocks if last else 1))
+                spread = 0.5 / math.sqrt(value.shape[1])
+                nn.init.normal_(value, std=spread / math.sqrt(2 * settings.blocks if last else 1))
+        nn.init.normal_(self.embedding.weight, std=0.1)
 
     def forward(self, tokens: Tensor, linears: Linears | None = None) -> Tensor:
         """Logits ``(B, T, 256)`` of the bytes that follow.
@@ -200,7 +209,7 @@ class LanguageModel(nn.Module):
         linears : computes the segments instead of :meth:`linear`; gradients pass through it
         """
         linears = linears or self.linear
-        x = self.embedding(tokens) + self.position[: tokens.shape[1]]
+        x = self.embedding(tokens)
         for k, block in enumerate(self.blocks):
             qkv = linears(f"block{k}.qkv", block.first(x))
             x = x + linears(f"block{k}.out", self._attention(qkv))
@@ -217,10 +226,36 @@ class LanguageModel(nn.Module):
 
     def _attention(self, qkv: Tensor) -> Tensor:
         """What each token takes from those before it, and itself; ``(B, T, width)``."""
-        heads = [part.unflatten(-1, (self.settings.heads, -1)).transpose(1, 2)
-                 for part in qkv.chunk(3, -1)]
-        mixed = F.scaled_dot_product_attention(*heads, is_causal=True)
+        query, key, value = (part.unflatten(-1, (self.settings.heads, -1)).transpose(1, 2)
+                             for part in qkv.chunk(3, -1))
+        mixed = F.scaled_dot_product_attention(
+            self._turned(query), self._turned(key), value, is_causal=True)
         return mixed.transpose(1, 2).flatten(2)
+
+    def _turned(self, x: Tensor) -> Tensor:
+        """Queries or keys ``(B, heads, T, D)`` with pairs of channels turned by their position."""
+        cos, sin = self.turns[:, : x.shape[2]]
+        real, imaginary = x.chunk(2, -1)
+        return torch.cat([real * cos - imaginary * sin, real * sin + imaginary * cos], -1)
+
+
+def _turns(context: int, width: int) -> Tensor:
+    """Angles ``(context, width / 2)`` of rotary positions."""
+    pace = 1000.0 ** (-torch.arange(0, width, 2) / width)
+    return torch.arange(context)[:, None] * pace
+
+
+@contextmanager
+def _repeatable(seed: int) -> Iterator[None]:
+    """The same training every time: seeded, and on two threads, which add in one order."""
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        torch.set_num_threads(2)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
 
 def train(
@@ -230,35 +265,38 @@ def train(
 
     AdamW with a warm-up, and then half a cosine down to a hundredth of the rate.
     """
-    torch.set_num_threads(2)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
+    with _repeatable(settings.seed):
         model = LanguageModel(settings).train()
-    order = np.random.default_rng(settings.seed)
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
-    optimiser = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": settings.decay},
-         {"params": vectors, "weight_decay": 0.0}], settings.rate, (0.9, 0.98))
-    warm = max(settings.steps // 20, 1)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min(
-        (step + 1) / warm,
-        0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * min(step / settings.steps, 1)))))
-    reach = np.arange(settings.context + 1)
-    begin = time.perf_counter()
-    for step in range(settings.steps):
-        starts = order.integers(len(data) - settings.context, size=(settings.batch, 1))
-        tokens = torch.from_numpy(data[starts + reach].astype(np.int64))
-        loss = _loss(model(tokens[:, :-1]), tokens)
-        optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        schedule.step()
-        if step % 100 == 99:
-            progress(f"step {step + 1}: {math.exp(loss.item()):.3f} a byte, "
-                     f"{time.perf_counter() - begin:.0f} s")
+        order = np.random.default_rng(settings.seed)
+        matrices = [p for p in model.parameters() if p.ndim > 1]
+        vectors = [p for p in model.parameters() if p.ndim < 2]
+        optimiser = torch.optim.AdamW(
+            [{"params": matrices, "weight_decay": settings.decay},
+             {"params": vectors, "weight_decay": 0.0}], settings.rate, (0.9, 0.98), fused=True)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _share(
+            step, settings.steps))
+        reach = np.arange(settings.context + 1)
+        begin = time.perf_counter()
+        for step in range(settings.steps):
+            starts = order.integers(len(data) - settings.context, size=(settings.batch, 1))
+            tokens = torch.from_numpy(data[starts + reach].astype(np.int64))
+            loss = _loss(model(tokens[:, :-1]), tokens)
+            optimiser.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimiser.step()
+            schedule.step()
+            if step % 100 == 99:
+                progress(f"step {step + 1}: {math.exp(loss.item()):.3f} a byte, "
+                         f"{time.perf_counter() - begin:.0f} s")
     return model.eval()
+
+
+def _share(step: int, steps: int) -> float:
+    """Of the learning rate."""
+    warm = max(steps // 20, 1)
+    fall = 0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * min(step / steps, 1)))
+    return min((step + 1) / warm, fall)
 
 
 def _loss(logits: Tensor, tokens: Tensor, reduction: str = "mean") -> Tensor:
@@ -411,10 +449,21 @@ class IntegerLinears:
         """A segment; the tokens are a multiple of a frame's."""
         part = self.parts[name]
         ((input, taken),), (output,) = part.inputs.items(), part.outputs
-        codes = taken.quantisation.quantise(x.detach().numpy().reshape(-1, *taken.shape))
-        result = part.evaluate({input: codes})[output]
-        given = part.types[output].quantisation.dequantise(result)
+        frames = x.detach().numpy().reshape(-1, *taken.shape)
+        few = max(CACHED // taken.pixels, 1)
+        # Products this small take several threads longer than one.
+        with _libraries().limit(limits=1, user_api="blas"):
+            results = [
+                part.evaluate({input: taken.quantisation.quantise(frames[k : k + few])})[output]
+                for k in range(0, len(frames), few)
+            ]
+        given = part.types[output].quantisation.dequantise(np.concatenate(results))
         return torch.from_numpy(given).reshape(*x.shape[:-1], -1)
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 def _part(graph: Graph, input: str, output: str) -> Graph:
@@ -454,10 +503,13 @@ def perplexity(
 # What quantisation alone does
 
 def board_of(name: str, dsp: int, lut: int | None = None) -> Board:
-    """A board with so many DSPs that a design may take, and LUTs in proportion."""
+    """A board with so many DSPs, all of which a design may take, and LUTs in proportion to them.
+
+    With more LUTs the fabric would multiply, too, and DSPs would not be what designs are short of.
+    """
     board = boards.load(name)
-    usable = replace(board.shares, dsp=1.0)
-    return replace(board, dsp=dsp, lut=lut or LUTS * dsp, shares=usable)
+    luts = board.lut * dsp // board.dsp if lut is None else lut
+    return replace(board, dsp=dsp, lut=luts, shares=replace(board.shares, dsp=1.0))
 
 
 def _row(name: str, perplexity: float, seconds: float, found: Found | None = None) -> str:
@@ -473,7 +525,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a smaller model")
     parser.add_argument("--board", default="zcu104")
     parser.add_argument("--dsp", type=int, default=256, help="that the design may take")
-    parser.add_argument("--lut", type=int, help=f"of the board; default {LUTS} a DSP")
+    parser.add_argument("--lut", type=int, help="of the board; default as many a DSP as it has")
     parser.add_argument("--bytes", type=int, default=40_000, help="of held-out text")
     options = parser.parse_args()
     torch.set_num_threads(2)
@@ -484,7 +536,7 @@ def main() -> int:
     print(f"{len(text().training):,} bytes to train on, {len(text().held):,} held out; model of "
           f"{sum(p.numel() for p in model.parameters()):,} weights, ready after "
           f"{time.perf_counter() - begin:.0f} s")
-    held = windows(text().held[: options.bytes], settings.context)
+    held = windows(text().held, settings.context, options.bytes // settings.context)
     network = linear_network(model, settings.context)
     sequences = windows(text().training, settings.context, CALIBRATION)[:, :-1]
     found = statistics(network, calibration(model, network, sequences))

@@ -24,7 +24,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +64,7 @@ from sim.verilator import VerilatorModel
 
 PRECISIONS = "w8a8", "w6a8", "w5a8", "w4a8"
 """Of quantisation alone."""
-LIMITS = 0.9, 0.8, 0.7, 0.6
+LIMITS = 0.88, 0.75, 0.58
 """Of the interval of 4 bits alone."""
 WITHIN = 1.01
 """Perplexities that count as equal: their ratio, at most."""
@@ -172,8 +172,10 @@ def simulated(bench: Bench, graph: Graph, point: Point, frames: int) -> bool:
     assert point.design is not None
     netlist = plan(graph, DesignPoint.parse(point.design))
     feeds = list(calibration(bench.model, bench.network, bench.seen[:frames, :-1]))[:frames]
-    inputs = {name: np.stack([type.quantisation.quantise(feed[name][0]) for feed in feeds])
-              for name, type in graph.inputs.items()}
+    inputs = {
+        name: np.stack([type.quantisation.quantise(feed[given][0]) for feed in feeds])
+        for (name, type), given in zip(graph.inputs.items(), bench.network.inputs, strict=True)
+    }
     wanted = graph.evaluate(inputs)
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -220,11 +222,13 @@ def compare(bench: Bench, options: argparse.Namespace) -> bool:
                   f"{options.board}, {options.dsp} DSPs, {bench.steps} steps, {bench.rate}")
     low = [judged(bench, judge, {}, "w4a8, distilled")]
     problem = judge.problem
-    offered = {name: ways(layer, schemes=("svd_last",), ranks=options.ranks, bits=(4,))
+    # Real factors: the distillation rounds them, as it does all weights.
+    offered = {name: ways(layer, schemes=("svd_last",), ranks=options.ranks)
                for name, layer in problem.layers.items()}
-    middling = {name: replace(some[len(some) // 2].decomposition, bits=None)
-                for name, some in offered.items() if some[len(some) // 2].decomposition}
-    front = fit(judge, offered, limits=options.limits, sensitivity=bench.sensitivity(middling))
+    trials = {name: some[len(some) // 2].decomposition for name, some in offered.items()}
+    sensitivity = bench.sensitivity({n: trial for n, trial in trials.items() if trial})
+    front = fit(judge, offered, limits=options.limits, sensitivity=sensitivity,
+                progress=lambda line: print(f"  {line}", flush=True))
     for point in judge.points.values():
         if point.choice["layers"]:
             low.append(judged(bench, judge, chosen(point), "low rank, w4a8"))
@@ -258,13 +262,17 @@ def main() -> int:
     parser.add_argument("--board", default="zcu104")
     parser.add_argument("--dsp", type=int, default=0, help="that the designs may take")
     parser.add_argument("--steps", type=int, default=0, help="of the distillation")
-    parser.add_argument("--rate", type=float, default=0.01, help="of the distillation")
+    parser.add_argument("--rate", type=float, default=0.004, help="of the distillation")
+    parser.add_argument("--limits", type=float, nargs="+", default=[], metavar="SHARE",
+                        help="of the interval of 4 bits alone")
     parser.add_argument("--out", type=Path, default=Path("build/low_rank"), metavar="DIR")
     options = parser.parse_args()
+    # Two threads wait for each other whenever something else runs.
+    torch.set_num_threads(1)
     options.name = "quick" if options.quick else "full"
     options.dsp = options.dsp or (96 if options.quick else 256)
     options.ranks = 6 if options.quick else 8
-    options.limits = LIMITS[1:2] if options.quick else LIMITS
+    options.limits = options.limits or (LIMITS[:1] if options.quick else LIMITS)
     options.frames = 2 if options.quick else FRAMES
     options.out.mkdir(parents=True, exist_ok=True)
     warnings.filterwarnings("ignore", category=DeprecationWarning)

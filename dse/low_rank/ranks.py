@@ -143,10 +143,9 @@ def _within(
     """The choice with the largest budget whose interval is within a limit."""
     least = sum(min(option.cost for option in some) for some in choices.values()) + fixed
     best: Choice | None = None
-    low, high = 0.0, math.inf
-    tried: set[str] = set()
+    low, high, budget = float(least), math.inf, max(budget, least)
     for _ in range(corrections + 1):
-        choice = allocate(choices, max(int(budget), least) - fixed, sensitivity)
+        choice = allocate(choices, int(budget) - fixed, sensitivity)
         interval = judge.hardware(choice).interval
         if interval <= limit:
             best, low = choice, budget
@@ -154,18 +153,16 @@ def _within(
                 break
         else:
             high = budget
-        guess = budget * limit / interval
-        if not low < guess < high:
-            guess = (low + high) / 2 if high < math.inf else budget * 1.05
-        budget = guess
-        if (mark := repr(sorted(choice.items()))) in tried and best is not None:
-            break
-        tried.add(mark)
+        # Hardware takes steps: where a correction leads out of what is open, halve that.
+        budget *= limit / interval
+        if not low < budget < high:
+            budget = (low + high) / 2 if high < math.inf else 1.02 * low
     if best is None:
-        best = allocate(choices, least - fixed, sensitivity)
-        if judge.hardware(best).interval > limit:
+        choice = allocate(choices, int(low) - fixed, sensitivity)
+        if judge.hardware(choice).interval > limit:
             raise HwgenError(
                 f"No choice needs at most {limit:,.0f} cycles a frame: offer lower ranks, fewer "
                 f"bits, or ask for a higher limit"
             )
+        best = choice
     return best

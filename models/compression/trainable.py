@@ -21,7 +21,7 @@ from models.onnx_import import WEIGHTED, Network, attributes
 from models.quantisers import CodedConstant
 from models.samples import Feed
 
-__all__ = ["Bits", "TorchNetwork", "distil", "tune"]
+__all__ = ["Bits", "TorchNetwork", "distil", "imitation", "repeatable", "tune"]
 
 Bits = Callable[[str], int]
 """Bits of the weights of a layer, by its node's name."""
@@ -131,7 +131,7 @@ def tune(
         return {name: rounded[name](value) if name in rounded else value
                 for name, value in leaves.items()}
 
-    with _repeatable(seed):
+    with repeatable(seed):
         if steps:
             optimiser = torch.optim.Adam(groups)
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
@@ -173,6 +173,25 @@ def distil(
     :exc:`HwgenError`
         If there is no frame, or see :func:`tune`.
     """
+    loss = imitation(student, teacher, feeds, batch=batch, seed=seed)
+    return tune(student, loss, steps=steps, rate=rate, bits=bits, seed=seed, progress=progress)
+
+
+def imitation(
+    student: Network, teacher: Network, feeds: Iterable[Feed], *, batch: int = 32, seed: int = 0
+) -> Callable[[Callable[..., dict[str, Tensor]], int], Tensor]:
+    """The loss of :func:`distil`, for :func:`tune`: how far a student is from its teacher.
+
+    Parameters
+    ----------
+    student, teacher, feeds, batch : see :func:`distil`
+    seed : of the order of frames
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If there is no frame, or the teacher has an op that torch does not run.
+    """
     frames = list(feeds)
     if not frames:
         raise HwgenError("Distillation needs at least one frame")
@@ -204,7 +223,7 @@ def distil(
         outputs = [errors[name] for name in teacher.outputs if name in errors]
         return torch.stack(list(errors.values())).mean() + torch.stack(outputs).mean()
 
-    return tune(student, loss, steps=steps, rate=rate, bits=bits, seed=seed, progress=progress)
+    return loss
 
 
 def with_constants(
@@ -226,7 +245,7 @@ def with_constants(
 
 
 @contextmanager
-def _repeatable(seed: int) -> Iterator[None]:
+def repeatable(seed: int) -> Iterator[None]:
     """The same tuning every time: seeded, and on one thread, which adds in one order.
 
     Layers of small networks are also quicker on one thread than on several.
