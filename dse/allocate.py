@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -30,6 +30,8 @@ ROUNDS = 30
 TIME_LIMIT = 4.0
 """Seconds for a mixed-integer program; its gap is tiny before, so results do not depend on it."""
 GAP = 2e-3
+NEAR = np.array([0.7, 0.85, 1.2, 1.5])
+"""Times the price of a resource at the optimum, where ways near it are looked for."""
 WEIGHTS = np.array([1.0, 2.0, 1.0, 0.5, 0.5])
 """What a share of each resource counts where there is a choice: LUTs are left free for routing."""
 
@@ -37,12 +39,24 @@ WEIGHTS = np.array([1.0, 2.0, 1.0, 0.5, 0.5])
 class Table(Protocol):
     """The ways to build something."""
 
-    def limit(self, interval: int) -> bool:
-        """Drop those that take more than an interval; False: none is left."""
+    def limit(self, interval: int) -> int:
+        """Drop those that take more than an interval; the most cycles that any other takes.
+
+        They are the same ones for all intervals from that on; 0: none is left.
+        """
         ...
 
-    def best(self, prices: np.ndarray) -> Column:
-        """The cheapest under prices of :data:`dse.foldings.RESOURCES`."""
+    def cheapest(self, prices: np.ndarray) -> tuple[list[Any], np.ndarray]:
+        """For each row of prices of :data:`dse.foldings.RESOURCES`, the cheapest way, and its cost.
+        """
+        ...
+
+    def takes(self, way: Any) -> np.ndarray:
+        """What a way takes of each of them."""
+        ...
+
+    def column(self, way: Any) -> Column:
+        """All of a way, which is more than is looked at for most."""
         ...
 
 
@@ -74,31 +88,43 @@ class _Master:
     def __init__(self, parts: Sequence[Part], have: np.ndarray) -> None:
         self.parts = parts
         self.have = np.maximum(have, 1e-6)
-        self.columns: list[tuple[int, Column]] = []
-        self._known: set[tuple[int, tuple[float, ...]]] = set()
+        self.ways: list[tuple[int, Any, np.ndarray]] = []
+        """The part, its way, and what that takes."""
+        self._named: set[tuple[int, Any]] = set()
+        self._known: set[tuple[int, bytes]] = set()
 
-    def name(self, prices: np.ndarray) -> tuple[float, bool]:
-        """Let every part name its cheapest way; what that costs, and whether there is a new one."""
-        total, new = 0.0, False
-        for k, part in enumerate(self.parts):
-            column = part.table.best(prices)
-            total += len(part.names) * float(np.dot(column.takes, prices))
-            key = k, column.takes
-            if key not in self._known:
-                self._known.add(key)
-                self.columns.append((k, column))
-                new = True
-        return total, new
+    def name(self, *prices: np.ndarray) -> tuple[np.ndarray, bool]:
+        """Let every part name its cheapest way, for each of some prices.
+
+        What these cost together, for each of the prices; and whether there is a new one.
+        """
+        named = [part.table.cheapest(np.stack(prices)) for part in self.parts]
+        known = len(self.ways)
+        for n in range(len(prices)):
+            for k, (ways, _) in enumerate(named):
+                if (k, ways[n]) in self._named:
+                    continue
+                self._named.add((k, ways[n]))
+                takes = self.parts[k].table.takes(ways[n])
+                if (k, takes.tobytes()) not in self._known:
+                    self._known.add((k, takes.tobytes()))
+                    self.ways.append((k, ways[n], takes))
+        return self.counts @ [costs for _, costs in named], len(self.ways) > known
 
     def takes(self) -> np.ndarray:
         """Of each resource, each way."""
-        return np.array([column.takes for _, column in self.columns]).T
+        return np.array([takes for _, _, takes in self.ways]).T
+
+    def column(self, n: int) -> Column:
+        """All of a way."""
+        k, way, _ = self.ways[n]
+        return self.parts[k].table.column(way)
 
     def members(self, more: int = 0) -> csr_array:
         """Which part each way belongs to; and ``more`` columns that belong to none."""
         from scipy.sparse import csr_array
 
-        owner = [k for k, _ in self.columns]
+        owner = [k for k, _, _ in self.ways]
         count = len(owner)
         return csr_array(
             (np.ones(count), (owner, np.arange(count))), (len(self.parts), count + more)
@@ -127,7 +153,8 @@ def _share(master: _Master) -> tuple[float, np.ndarray]:
 
 
 def fits(
-    parts: Sequence[Part], have: np.ndarray, interval: int, exact: bool = False
+    parts: Sequence[Part], have: np.ndarray, interval: int, exact: bool = False,
+    prices: np.ndarray | None = None,
 ) -> tuple[float, np.ndarray]:
     """The share of the scarcest resource that parts need, were they divisible; and the prices.
 
@@ -138,6 +165,7 @@ def fits(
     parts : what is to be built
     have : of each of :data:`dse.foldings.RESOURCES`
     interval : cycles a frame, at most
+    prices : a guess, in any unit
 
     Returns
     -------
@@ -145,14 +173,15 @@ def fits(
         The share is infinite if some part is never as fast.
     """
     master = _Master(parts, have)
-    prices = 1 / master.have / len(RESOURCES)
+    prices = 1 / master.have if prices is None else prices
+    prices = prices / (prices @ master.have)
     if not all(part.table.limit(interval) for part in parts):
         return np.inf, prices
     share = np.inf
     for _ in range(ROUNDS):
-        least, new = master.name(prices)
+        (least,), new = master.name(prices)
         if not exact and least > 1 + 1e-9:
-            return least, prices
+            return float(least), prices
         if not new:
             break
         share, prices = _share(master)
@@ -209,15 +238,14 @@ def allocate(
         )
         prices = weights - result.ineqlin.marginals / master.have
     # Ways near the optimum, for the mixed-integer program to choose from.
-    for factor in (0.7, 0.85, 1.2, 1.5):
-        for k in range(len(RESOURCES)):
-            varied = prices.copy()
-            varied[k] *= factor
-            master.name(varied)
+    near = np.tile(prices, (len(NEAR), len(prices), 1))
+    for k in range(len(prices)):
+        near[:, k, k] *= NEAR
+    master.name(*near.reshape(-1, len(prices)))
     takes = master.takes()
     cost = weights @ takes
     if latency:
-        cycles = np.array([column.cycles for _, column in master.columns])
+        cycles = np.array([master.column(n).cycles for n in range(len(cost))])
         cost = cycles / interval + 1e-3 * cost
     # In whole numbers of parts; resources as shares, for the solver's tolerances.
     with _silent():
@@ -234,7 +262,9 @@ def allocate(
         return None
     chosen: dict[str, Column] = {}
     left = [list(part.names) for part in parts]
-    for (k, column), count in zip(master.columns, np.rint(result.x).astype(int), strict=True):
-        for _ in range(count):
-            chosen[left[k].pop(0)] = column
-    return Allocation(chosen, takes @ np.rint(result.x))
+    counts = np.rint(result.x)
+    for n in np.flatnonzero(counts):
+        names, column = left[master.ways[n][0]], master.column(n)
+        for _ in range(int(counts[n])):
+            chosen[names.pop(0)] = column
+    return Allocation(chosen, takes @ counts)

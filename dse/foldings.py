@@ -83,57 +83,56 @@ class FixedTable:
         self.columns = columns
         self._takes = np.array([column.takes for column in columns])
 
-    def limit(self, interval: int) -> bool:
+    def limit(self, interval: int) -> int:
         """All ways are always as fast."""
-        return True
+        return 1
 
-    def best(self, prices: np.ndarray) -> Column:
-        """The cheapest way."""
-        return self.columns[int((self._takes @ prices).argmin())]
+    def cheapest(self, prices: np.ndarray) -> tuple[list[int], np.ndarray]:
+        """The indices of the cheapest ways, and what they cost."""
+        cost = prices @ self._takes.T
+        return cost.argmin(1).tolist(), cost.min(1)
 
+    def takes(self, way: int) -> np.ndarray:
+        """What a way takes."""
+        return self._takes[way]
 
-@dataclass(frozen=True)
-class _Memory:
-    """A memory of each folding, per style: what it takes of LUTs, blocks and UltraRAMs."""
-
-    lut: np.ndarray
-    bram18: np.ndarray
-    uram: np.ndarray
-
-    def takes(self, keep: np.ndarray) -> np.ndarray:
-        """Of each of :data:`RESOURCES`, ``(5, styles, foldings kept)``."""
-        kept = self.lut[:, keep], self.bram18[:, keep], self.uram[:, keep]
-        return np.stack([np.zeros_like(kept[0]), *kept, np.zeros_like(kept[0])])
+    def column(self, way: int) -> Column:
+        """A way."""
+        return self.columns[way]
 
 
-def _buffer(width: np.ndarray, depth: np.ndarray, copies: np.ndarray) -> _Memory:
-    zero = np.zeros(len(width), np.int64)
+def _styles(luts: Sequence, blocks: np.ndarray, ultras: np.ndarray) -> np.ndarray:
+    """A memory of each folding, ``(LUTs, blocks and UltraRAMs, styles, foldings)``."""
+    takes = np.zeros((3, len(STYLES), len(blocks)))
+    takes[0], takes[1, 1], takes[2, 2] = luts, blocks, ultras
+    return takes
+
+
+def _buffer(width: np.ndarray, depth: np.ndarray, copies: np.ndarray) -> np.ndarray:
+    zero = np.zeros(len(width))
     luts = np.where(depth <= DEEPEST_LUTS, copies * ram_luts(width, depth), NONE)
-    return _Memory(
-        np.stack([luts, zero, zero]),
-        np.stack([zero, copies * block_count(width, depth), zero]),
-        np.stack([zero, zero, copies * ultra_count(width, depth)]),
-    )
+    return _styles((luts, zero, zero), copies * block_count(width, depth),
+                   copies * ultra_count(width, depth))
 
 
-def _weights(width: np.ndarray, depth: np.ndarray, chain: np.ndarray) -> _Memory:
+def _weights(width: np.ndarray, depth: np.ndarray, chain: np.ndarray) -> np.ndarray:
     """Memories of weights: one for each pair of products in a chain, the last perhaps for one."""
-    zero = np.zeros(len(width), np.int64)
     pairs = np.maximum(chain // 2, 1)
     each = np.where(chain > 1, -(-2 * width // chain), width)
     rest = np.maximum(width - pairs * each, 0)
+    more = np.flatnonzero(rest)
     ports = pairs + (rest > 0)
 
     def both(count) -> np.ndarray:
-        last = np.where(rest > 0, count(np.maximum(rest, 1), depth), 0)
-        return pairs * count(each, depth) + last
+        total = pairs * count(each, depth)
+        total[more] += count(rest[more], depth[more])
+        return total
 
-    return _Memory(
-        np.stack([np.where(depth <= DEEPEST_LUTS, rom_luts(width, depth), NONE),
-                  choice_luts(width, -(-depth // 2048)),
-                  choice_luts(width, -(-depth // 4096)) + 60 * ports + width // 36]),
-        np.stack([zero, both(table_count), zero]),
-        np.stack([zero, zero, both(ultra_weights)]),
+    return _styles(
+        (np.where(depth <= DEEPEST_LUTS, rom_luts(width, depth), NONE),
+         choice_luts(width, -(-depth // 2048)),
+         choice_luts(width, -(-depth // 4096)) + 60 * ports + width // 36),
+        both(table_count), both(ultra_weights),
     )
 
 
@@ -169,31 +168,25 @@ class ConvTable:
         self.windows = op.infer(tensor)[0].pixels // pixels_out
         self.styles = len(STYLES) if ultra else len(STYLES) - 1
         self.sites = -(-(sites or self._guess_pixels()) // self.banks)
-        parts = [self._part(*choice) for choice in self._choices()]
+        parts = self._dense_parts()
         self._sparse: tuple[Way, ...] = ()
         if layer is not None and (found := self._sparse_part(layer)) is not None:
             parts.append(found)
-        self._cycles, self._dsp, self._lut = (
-            np.concatenate([part[n] for part in parts]) for n in range(3)
-        )
-        self._fields = np.concatenate([part[3] for part in parts], axis=1)
-        self._weights, self._window = (
-            _Memory(*(np.concatenate([getattr(part[n], name) for part in parts], axis=1)
-                      [: self.styles] for name in ("lut", "bram18", "uram")))
-            for n in (4, 5)
+        self._cycles, self._logic, self._fields, self._weights, self._window = (
+            np.concatenate([part[n] for part in parts], axis=-1) for n in range(5)
         )
         # Of equal ones, first the one with few copies of the buffer, and few, long columns.
         self._preferred = np.lexsort((self._fields[3], self._fields[1]))
+        self._ordered = self._cycles[self._preferred]
         self.requantisers = np.array(self._requantisers())
         self._streamed: Streamed | None = None
         weights = op.weight.size * op.weight_bits
         if external is not None and weights > LARGE_WEIGHTS:
             tiles = tiles_of(op, tensor, self.banks, pixels_out, lanes_out)
-            shapes = Foldings(*np.concatenate([part[6] for part in parts], axis=1))
+            shapes = Foldings(*np.concatenate([part[5] for part in parts], axis=-1))
             if tiles is not None:
                 self._streamed = streamed(tiles, shapes, external, known, ultra)
-        self._columns: dict[tuple[int, int], Column] = {}
-        self._interval = 0
+        self._interval = self._slowest = 0
 
     def _guess_pixels(self) -> int:
         """Pixels in the buffer, more or less: the window's rows, and those coming in."""
@@ -202,22 +195,25 @@ class ConvTable:
         row = math.prod(self.tensor.spatial[1:])
         return min(self.tensor.pixels, outer * row + 4 * self.banks)
 
-    def _choices(self):
-        """Channels, pes and groups in parallel, each with what multiplies."""
+    def _choices(self) -> np.ndarray:
+        """Channels, taps, pes and groups in parallel, ``(4, foldings)``."""
         op = self.op
         cin, cout = op.weight.shape[-1], op.cout // op.groups
-        for multiplier in dict.fromkeys((self.multiplier, "fabric")):
+        choices = []
+        if cout % self.lanes_out == 0:
             step = math.gcd(self.lanes_in, cin)
-            if cout % self.lanes_out == 0:
-                yield multiplier, fold_choices(cin, step), fold_choices(cout, self.lanes_out), \
-                    np.array([1])
-            if op.groups > 1:
-                groups = fold_choices(op.groups)[1:]
-                rest = op.groups % groups
-                whole = ((groups * cout % self.lanes_out == 0) & (rest * cout % self.lanes_out == 0)
-                         & (groups * cin % self.lanes_in == 0))
-                if whole.any():
-                    yield multiplier, np.array([cin]), np.array([cout]), groups[whole]
+            choices.append((fold_choices(cin, step), fold_choices(cout, self.lanes_out), [1]))
+        if op.groups > 1:
+            groups = fold_choices(op.groups)[1:]
+            rest = op.groups % groups
+            whole = ((groups * cout % self.lanes_out == 0) & (rest * cout % self.lanes_out == 0)
+                     & (groups * cin % self.lanes_in == 0))
+            choices.append(([cin], [cout], groups[whole]))
+        taps = fold_choices(op.window.taps)
+        return np.concatenate([
+            np.stack(np.meshgrid(channels, taps, pes, groups, indexing="ij")).reshape(4, -1)
+            for channels, pes, groups in choices
+        ], axis=1)
 
     def shared(self, multiplier: str) -> str:
         """What products in a multiplier share."""
@@ -231,12 +227,12 @@ class ConvTable:
             return Packing.densest(multiplier, op.weight_bits, bits, 1 << (bits - 1))
         return Packing.densest(multiplier, bits, op.weight_bits, op.weight_limit)
 
-    def _part(self, multiplier: str, channels: np.ndarray, pes: np.ndarray, groups: np.ndarray):
+    def _dense_parts(self) -> list[tuple[np.ndarray, ...]]:
+        """All foldings, with each multiplier: cycles, DSPs and LUTs, fields of the folding,
+        memories of the weights and of the window, what :class:`Foldings` has."""
         op = self.op
         cin, cout = op.weight.shape[-1], op.cout // op.groups
-        taps = fold_choices(op.window.taps)
-        cl, tl, pe, gl = (a.ravel() for a in np.meshgrid(channels, taps, pes, groups,
-                                                         indexing="ij"))
+        cl, tl, pe, gl = self._choices()
         steps = -(-op.window.taps // tl) * -(-cin // cl)
         folds = -(-op.groups // gl) * -(-cout // pe)
         beats = pe * gl // self.lanes_out
@@ -244,35 +240,34 @@ class ConvTable:
         # The window takes as many lanes as its words are made of.
         taken = np.gcd(np.gcd(self.lanes_in, gl * cl), np.where(gl > 1, op.groups * cin, cin))
         cycles = np.maximum(cycles, self.tensor.size // (taken * self.pixels_in))
-        packing, simd = self.packing(multiplier), cl * tl
-        by_weight = self.shared(multiplier) == "weight"
-        if by_weight:
-            columns = gl * pe * -(-self.pixels_out // packing.products)
-            word = packing.activation_bits
-        else:
-            columns = self.pixels_out * gl * -(-pe // packing.products)
-            word = packing.word_bits
-        dsp = packing.device.dsp * simd * columns
-        row, depth = gl * pe * simd * word, math.prod(op.repeat) * folds * steps
-        chain = chain_length(packing, simd)
-        weights = _weights(row, depth, chain if packing.device.sum_bits else np.ones_like(chain))
         bits = gl * cl * self.tensor.bits
         segments = np.where(gl > 1, 1, op.groups)
         words = segments * -(-(self.tensor.channels // segments) // (gl * cl))
         copies = tl * self.banks
         window = _buffer(bits, self.sites * words, copies)
-        lut = self._logic(
-            packing, simd, chain, columns, gl * pe * self.pixels_out, copies, bits, tl, beats
-        )
-        kind = np.full(len(cl), (self.multiplier, "fabric").index(multiplier))
-        dense = np.full(len(cl), -1)
-        shapes = np.stack([steps * math.prod(op.repeat), folds, np.maximum(steps, beats), row, bits,
-                           words, copies])
-        return cycles, dsp, lut, np.stack([cl, tl, gl, pe, kind, dense]), \
-            weights, window, shapes
+        phases, simd, results = math.prod(op.repeat), cl * tl, gl * pe * self.pixels_out
+        parts = []
+        for kind, multiplier in enumerate(dict.fromkeys((self.multiplier, "fabric"))):
+            packing = self.packing(multiplier)
+            if self.shared(multiplier) == "weight":
+                columns = gl * pe * -(-self.pixels_out // packing.products)
+                word = packing.activation_bits
+            else:
+                columns = self.pixels_out * gl * -(-pe // packing.products)
+                word = packing.word_bits
+            row, chain = gl * pe * simd * word, chain_length(packing, simd)
+            weights = _weights(row, phases * folds * steps,
+                               chain if packing.device.sum_bits else np.ones_like(chain))
+            dsp = packing.device.dsp * simd * columns
+            lut = self._luts(packing, simd, chain, columns, results, copies, bits, tl, beats)
+            fields = np.stack([cl, tl, gl, pe, np.full_like(cl, kind), np.full_like(cl, -1)])
+            shapes = np.stack([steps * phases, folds, np.maximum(steps, beats), row, bits, words,
+                               copies])
+            parts.append((cycles, np.stack([dsp, lut]), fields, weights, window, shapes))
+        return parts
 
     def _sparse_part(self, layer: Layer):
-        """The ways to pass over zeros, as :meth:`_part` has those that do not."""
+        """The ways to pass over zeros, as :meth:`_dense_parts` has those that do not."""
         op, one = self.op, (self.pixels_in, self.pixels_out) == (1, 1)
         cin, cout = op.weight.shape[-1], op.cout // op.groups
         if not one or not isinstance(op, Conv) or self.tensor.bits > 8 or cout % self.lanes_out:
@@ -294,24 +289,23 @@ class ConvTable:
         columns, streams = -(-pe // packing.products), cl * tl
         dsp = packing.device.dsp * k * columns
         each, depth = -(-streams // k), folds * steps
-        table = _weights(pe * packing.word_bits, each * depth, np.ones_like(k))
-        weights = _Memory(table.lut * k, table.bram18 * k, table.uram * k)
+        weights = k * _weights(pe * packing.word_bits, each * depth, np.ones_like(k))
         words = op.groups * -(-cin // cl)
         word = cl * self.tensor.bits
         window = _buffer(word, self.sites * words, tl)
-        lut = self._logic(packing, k, chain_length(packing, k), columns, pe, tl, word, tl, beats)
+        lut = self._luts(packing, k, chain_length(packing, k), columns, pe, tl, word, tl, beats)
         address = np.ceil(np.log2(np.maximum(each * depth, 2)))
         entry = (each * (self.tensor.bits + 1) + address + 1).astype(int)
         queue = memory_takes(entry, usual_queue(steps), 1, False)[:, 0]
-        weights.bram18[:] += (k * queue[:, 1]).astype(int)
+        weights[1] += (k * queue[:, 1]).astype(int)
         lut = lut + k * (queue[:, 0] + each * (self.tensor.bits / 2 + 8) + 2 * address
                          + self.tensor.bits + 30) + 4 * streams
         fields = np.stack([cl, tl, np.ones_like(cl), pe, np.zeros_like(cl), np.arange(len(cl))])
         # Their weights are not streamed: too few folds.
         shapes = np.stack([steps, np.zeros_like(cl), steps, pe, word, words, tl])
-        return cycles, dsp, lut, fields, weights, window, shapes
+        return cycles, np.stack([dsp, lut]), fields, weights, window, shapes
 
-    def _logic(
+    def _luts(
         self, packing: Packing, simd: np.ndarray, chain: np.ndarray, columns: np.ndarray,
         results: np.ndarray, copies: np.ndarray, bits: np.ndarray, taps: np.ndarray,
         beats: np.ndarray,
@@ -368,79 +362,108 @@ class ConvTable:
             lanes * np.array([0, rounding + product, 0, 0, 0]),
         ]
 
-    def limit(self, interval: int) -> bool:
-        """Keep those that need at most an interval, and not far less; whether there are any."""
+    def limit(self, interval: int) -> int:
+        """Keep those that need at most an interval, and not far less; the slowest one's cycles."""
         if interval == self._interval:
-            return True
-        cycles = self._cycles[self._preferred]
+            return self._slowest
+        cycles = self._ordered
         quick = cycles <= interval
-        if not quick.any():
-            return False
-        least = min(cycles[quick].max(), interval) // 4
-        self._kept = keep = self._preferred[quick & (cycles >= least)]
-        logic = np.zeros((len(RESOURCES), 1, 1, len(keep)))
-        logic[0], logic[1] = self._dsp[keep], self._lut[keep]
-        # Folding, style of the weights, style of the window's buffer; the last changes fastest.
-        takes = (logic + self._weights.takes(keep)[:, :, None] + self._window.takes(keep)[:, None])
-        self._takes = np.moveaxis(takes, -1, 1).reshape(len(RESOURCES), -1).T
-        self._columns, self._interval = {}, interval
+        slowest = int(cycles.max(where=quick, initial=0))
+        if not slowest:
+            return 0
+        self._interval, self._slowest = interval, slowest
+        least = slowest // 4
+        self._kept = self._preferred[quick & (cycles >= least)]
+        # What the folding takes, each style of the weights, and each of the window's buffer.
+        self._shares = self._logic[:, self._kept], *(
+            memory[:, : self.styles, self._kept].reshape(3, -1)
+            for memory in (self._weights, self._window)
+        )
         if self._streamed is not None:
             # They are slowed down to the interval: much quicker ones would be for nothing.
             self._stream(self._streamed, interval, least * 2)
-        return True
+        return slowest
 
     def _stream(self, ways: Streamed, interval: int, least: int) -> None:
-        """Add the ways that stream the weights."""
+        """Take up the ways that stream the weights."""
         cycles = self._cycles[ways.folding]
         self._ways = ways = ways.take(np.flatnonzero(
             (cycles <= interval) & (cycles >= least) & (ways.cycles <= interval)
         ))
-        self._resident = len(self._takes)
         takes = np.zeros((*ways.takes.shape[:-1], len(RESOURCES)))
         takes[..., 1:4] = ways.takes
-        each = np.stack([self._dsp[ways.folding], self._lut[ways.folding]], axis=-1)
-        takes[..., :2] += each[:, None, None, None]
+        takes[..., :2] += self._logic[:, ways.folding].T[:, None, None, None]
         takes[..., 4] = ways.moved[:, None, None, None]
-        self._takes = np.concatenate([self._takes, takes.reshape(-1, len(RESOURCES))])
+        self._streams = takes.reshape(-1, len(RESOURCES))
+
+    def cheapest(self, prices: np.ndarray) -> tuple[list[tuple[int, ...]], np.ndarray]:
+        """The cheapest folding, with the cheapest memories; see :class:`dse.allocate.Table`.
+
+        A way is its index, that of what requantises, and the styles of the weights and of the
+        window's buffer; without styles, weights are streamed.
+        """
+        logic, weights, window = self._shares
+        each = prices[:, :2] @ logic
+        first, second = ((prices[:, 1:4] @ memory).reshape(len(prices), self.styles, -1)
+                         for memory in (weights, window))
+        cost = each + first.min(1) + second.min(1)
+        if self._streamed is not None:
+            cost = np.concatenate([cost, prices @ self._streams.T], axis=1)
+        least = cost.min(1)
+        most, ways = least * (1 + 1e-9), []
+        requantisers = prices @ self.requantisers.T
+        chosen = (cost <= most[:, None]).argmax(1), requantisers.argmin(1)
+        for n, (k, which) in enumerate(zip(*(a.tolist() for a in chosen), strict=True)):
+            if k < each.shape[1]:
+                styles = each[n, k] + first[n, :, k, None] + second[n, :, k] <= most[n]
+                ways.append((k, which, *divmod(int(styles.argmax()), self.styles)))
+            else:
+                ways.append((k - each.shape[1], which))
+        return ways, least + requantisers.min(1)
+
+    def takes(self, way: tuple[int, ...]) -> np.ndarray:
+        """What a way takes."""
+        k, which, *styles = way
+        if not styles:
+            return self._streams[k] + self.requantisers[which]
+        logic, *memories = self._shares
+        takes = np.zeros(len(RESOURCES))
+        takes[:2] = logic[:, k]
+        for style, memory in zip(styles, memories, strict=True):
+            takes[1:4] += memory[:, style * len(self._kept) + k]
+        return takes + self.requantisers[which]
 
     def best(self, prices: np.ndarray) -> Column:
-        """The cheapest folding, with the cheapest memories."""
-        cost = self._takes @ prices
-        k = int((cost <= cost.min() * (1 + 1e-9)).argmax())
-        key = k, int((self.requantisers @ prices).argmin())
-        if key not in self._columns:
-            self._columns[key] = self._column(*key)
-        return self._columns[key]
+        """The cheapest way."""
+        return self.column(self.cheapest(prices[None])[0][0])
 
-    def _column(self, k: int, which: int) -> Column:
-        """A folding with a style for each memory, and what requantises."""
-        takes = self._takes[k] + self.requantisers[which]
+    def column(self, way: tuple[int, ...]) -> Column:
+        """A way."""
+        k, which, *styles = way
         tile = resident = pace = 0
-        if self._streamed is not None and k >= self._resident:
+        if styles:
+            weights, window = (STYLES[style] for style in styles)
+            k = self._kept[k]
+            buffer = self._window[:, styles[1], k]
+        else:
             count = self.styles - 1
-            k, styles = divmod(k - self._resident, count**3)
+            k, styles = divmod(k, count**3)
             first, second = styles // count**2, styles // count % count
             weights, window = ("", "ultra")[first], ("", "ultra")[second]
-            buffer = (0, *self._ways.window[k, second], 0)
+            buffer = self._ways.window[k, second]
             tile, resident = int(self._ways.tile[k]), int(self._ways.resident[k])
             k = self._ways.folding[k]
             # As slow as it may be, so that the stream of weights is even.
             pace = self._interval // (self.windows * -(-self.op.cout // int(self._fields[3, k])))
-        else:
-            k, styles = divmod(k, self.styles**2)
-            first, second = divmod(styles, self.styles)
-            weights, window = STYLES[first], STYLES[second]
-            k = self._kept[k]
-            buffer = self._window.takes(np.array([k]))[:, second, 0]
-        cl, tl, gl, pe, kind, way = (int(n) for n in self._fields[:, k])
+        cl, tl, gl, pe, kind, found = (int(n) for n in self._fields[:, k])
         multiplier = (self.multiplier, "fabric")[kind]
         requantiser = (self.multiplier, "fabric")[which]
         folding = Folding(
             channel_lanes=cl, tap_lanes=tl, group_lanes=gl, pe=pe, multiplier=multiplier,
             requantiser="" if requantiser == multiplier else requantiser,
-            shared=self.shared(multiplier) if way < 0 else "activation",
+            shared=self.shared(multiplier) if found < 0 else "activation",
             weights=weights, window=window, tile=tile, resident=resident,
-            fold_cycles=pace, sparse=self._sparse[way].sparse if way >= 0 else None,
+            fold_cycles=pace, sparse=self._sparse[found].sparse if found >= 0 else None,
         )
-        return Column(tuple(float(n) for n in takes), int(self._cycles[k]), folding,
-                      tuple(float(n) for n in buffer))
+        return Column(tuple(self.takes(way).tolist()), int(self._cycles[k]), folding,
+                      (0.0, *buffer.tolist(), 0.0))

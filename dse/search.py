@@ -195,7 +195,7 @@ def search(
     if not found:
         assert failure is not None
         raise failure
-    best = min(found, key=lambda found: _cost(found, target))
+    best = min(found, key=lambda found: _cost(found, target)) if found[1:] else found[0]
     return replace(best, seconds=time.perf_counter() - begin)
 
 

@@ -6,9 +6,11 @@ takes beside them; the next division of the device knows it.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass, fields, replace
+from itertools import chain
 
 import numpy as np
 
@@ -112,6 +114,8 @@ class SearchState:
         self.explored: list[dict] = []
         self.quick = 1
         self._tables: dict[tuple, ConvTable] = {}
+        self._answers: dict[tuple, bool] = {}
+        self._prices: np.ndarray | None = None
         self.convolutions = list(self._convolutions())
         depthwise = any(is_depthwise(conv) for _, conv, _ in self.convolutions)
         self.pairs = [True, False] if depthwise else [False]
@@ -119,7 +123,7 @@ class SearchState:
     def with_external(self, prefer: bool) -> SearchState:
         """The same with off-chip memory, which takes as much as it can if it is preferred."""
         other = copy(self)
-        other.sites, other.tiles = dict(self.sites), {}
+        other.sites, other.tiles, other._answers = dict(self.sites), {}, {}
         other.external = self.offered
         other.weights = WEIGHTS * (PREFER if prefer else 1)
         return other
@@ -208,21 +212,40 @@ class SearchState:
         """Whether all fits at an interval, nearly; and whether with pixels in pairs."""
         for pairs in self.pairs:
             chosen = self.streams.choose(interval, pairs)
-            if chosen is not None:
-                share, _ = fits(self.parts(*chosen), self.have(interval), interval)
-                if share <= 1:
-                    return True, pairs
+            if chosen is not None and self._fits(interval, *chosen):
+                return True, pairs
         return False, False
+
+    def _fits(self, interval: int, lanes: dict[str, int], pixels: dict[str, int]) -> bool:
+        """Whether all fits, between streams of given lanes and pixels."""
+        parts = self.parts(lanes, pixels)
+        slowest = [part.table.limit(interval) for part in parts]
+        if not all(slowest):
+            return False
+        # Bandwidth is what there is in an interval; all else only depends on the ways there are.
+        same = interval if self.external else max(slowest)
+        key = same, tuple(lanes.values()), tuple(pixels.values())
+        if key not in self._answers:
+            share, self._prices = fits(parts, self.have(interval), interval, prices=self._prices)
+            self._answers[key] = share <= 1
+        return self._answers[key]
 
     def least(self, low: int) -> tuple[int, bool]:
         """The shortest interval at which all fits, not below one at which it may."""
-        high = low
-        if not self.feasible(low)[0] and not any(self.feasible(n)[0] for n in self.probes(low)):
+        steps, slowest = [low], max(self.slow)
+        while (high := int(steps[-1] * 1.3) + 1) <= slowest:
+            steps.append(high)
+        # It is near what multipliers alone allow.
+        k = max(bisect_right(steps, self.quick) - 1, 0)
+        if not any(self.feasible(n)[0] for n in chain(steps[k : k + 2], self.probes(low))):
             raise HwgenError(self.hopeless())
-        while not (good := self.feasible(high))[0]:
-            low, high = high, int(high * 1.3) + 1
-            if high > max(self.slow):
+        while k and self.feasible(steps[k])[0]:
+            k -= 1
+        while not (good := self.feasible(steps[k]))[0]:
+            k += 1
+            if k == len(steps):
                 raise HwgenError(self.hopeless())
+        low, high = steps[max(k - 1, 0)], steps[k]
         while high > low * STEP + 1:
             middle = (low + high) // 2
             if (found := self.feasible(middle))[0]:
@@ -258,7 +281,8 @@ class SearchState:
         for part in parts:
             part.table.limit(interval)
         worst = int(np.argmax(prices * have))
-        columns = [(part, part.table.best(prices)) for part in parts]
+        columns = [(part, part.table.column(part.table.cheapest(prices[None])[0][0]))
+                   for part in parts]
         takes = sum(len(part.names) * np.array(column.takes) for part, column in columns)
         part, column = max(columns, key=lambda c: c[1].takes[worst])
         name, helps = RESOURCES[worst], "choose a larger board, a smaller --size"
@@ -344,7 +368,7 @@ class SearchState:
         self, netlist: Netlist, need: Resources, timing: Timing, allocation: Allocation
     ) -> None:
         """Take from a netlist what the tables miss, and how large buffers and queues are."""
-        self.queues = {}
+        self.queues, self._answers = {}, {}
         known = sum((np.array(column.takes) for name, column in allocation.columns.items()
                      if not name.startswith(QUEUE)), np.zeros(len(RESOURCES)))
         edges = {edge.source: edge for edge in netlist.edges}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 from amaranth.hdl import Cat, Module
 from amaranth.lib import stream, wiring
 
+from hwgen.blocks.area import total as sum_resources
 from hwgen.blocks.argmax import ArgMaxConfig
 from hwgen.blocks.axi import AxiConfig
 from hwgen.blocks.base import BlockConfig, Resources, StreamType, shared
@@ -138,21 +138,11 @@ class Netlist:
     def resources(self) -> Resources:
         """What all blocks take together, and the ports to off-chip memory."""
         ports = self.offchip.port_configs if self.offchip else ()
-        return sum_resources(
-            config.resources() for config in (*self.blocks.values(), *ports)
-        )
+        return sum_resources(config.resources() for config in (*self.blocks.values(), *ports))
 
 
 LOAD = "load"
 """Port for weights that are loaded."""
-
-
-def sum_resources(parts: Iterable[Resources]) -> Resources:
-    """Sum of resources."""
-    total = Resources()
-    for part in parts:
-        total += part
-    return total
 
 
 def conv_lanes_in(op: Convolution, lanes: int, folding: Folding) -> int:
@@ -344,16 +334,17 @@ def plan(graph: Graph, design: DesignPoint) -> Netlist:
         return f"{tensor}>{uses[tensor][k]}" + (f"~{same}" if same else "")
 
     def add(name: str, config: BlockConfig, edges: list[str]) -> None:
+        changes: dict[str, tuple] = {}
         wanted = tuple(depths.pop(edge, 0) for edge in edges)
         if any(wanted):
             # The least depths take time to find.
             least = wanted if all(wanted) else config.least_depths
             full = tuple(w or d for w, d in zip(wanted, least, strict=True))
-            config = replace(config, depths=full)
+            changes["depths"] = full
         styles = tuple(memories.pop(edge, "") for edge in edges)
         if any(styles):
-            config = replace(config, styles=styles)
-        netlist.blocks[name] = config
+            changes["styles"] = styles
+        netlist.blocks[name] = replace(config, **changes) if changes else config
 
     def publish(tensor: str, source: tuple[str | None, int], stream: StreamType) -> None:
         """Give each use of a tensor an output port of its own."""

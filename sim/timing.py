@@ -29,6 +29,8 @@ __all__ = ["Timing", "analyse", "arrivals", "sized"]
 MAX_FRAMES = 12
 SAMPLE, FEW = 17, 0.02
 """Which beats are looked at for how long they wait, and the share that may wait less."""
+DEEP = 18432
+"""Bits of a queue from which on it is asked how long beats wait in it: those of a block."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,9 @@ class Timing:
     frame_latency : the same, to the last beat of the last output (first frame)
     depths : edge name to queue depth, in beats
     capacities : block name to pixels in its window buffer
-    waits : edge name to cycles from the claim of a place to its beat being taken: more for nearly
-        all beats (not for those that a consumer takes before it needs them)
+    waits : of edges with a queue of :data:`DEEP` bits or more, edge name to cycles from the claim
+        of a place to its beat being taken: more for nearly all beats (not for those that a consumer
+        takes before it needs them)
     first, last : per output, cycle of the first and last beat of each frame that was analysed
     """
 
@@ -113,17 +116,18 @@ def _walk(netlist: Netlist, interval: int, frames: int) -> tuple[Timing, bool]:
     for name, config in netlist.blocks.items():
         edges = [into[name, k] for k in range(len(config.inputs))]
         schedule = config.schedule([visible.pop(edge.source) for edge in edges])
-        for edge, accept in zip(edges, schedule.accepts, strict=True):
+        for port, (edge, accept) in enumerate(zip(edges, schedule.accepts, strict=True)):
             claim = claims.pop(edge.source, None)
             if claim is not None:
-                depths[edge.name] = queue_depth(claim, accept)
-                waits[edge.name] = int(np.quantile((accept - claim)[::SAMPLE], FEW))
+                depths[edge.name] = depth = queue_depth(claim, accept)
+                if depth * config.inputs[port].width >= DEEP:
+                    waits[edge.name] = int(np.quantile(accept[::SAMPLE] - claim[::SAMPLE], FEW))
         if schedule.capacity is not None:
             capacities[name] = schedule.capacity
         for k, (times, claim) in enumerate(zip(schedule.outputs, schedule.reserves, strict=True)):
             visible[name, k], claims[name, k] = times, claim
             by_frame = times.reshape(frames, -1)
-            steady = steady and bool((by_frame[-1] - by_frame[-2] == interval).all())
+            steady = steady and bool((by_frame[-1] == by_frame[-2] + interval).all())
     first, last = [], []
     for k in range(len(netlist.outputs)):
         edge = into[None, k]

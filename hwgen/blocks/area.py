@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from functools import reduce
-from operator import add
+from dataclasses import fields
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,11 @@ from hwgen.blocks.storage import memory_part, memory_style
 
 
 def total(parts: Iterable[Resources]) -> Resources:
-    return reduce(add, parts, Resources())
+    """Sum of resources."""
+    return Resources(*map(sum, zip(*map(_EACH, parts), strict=True)))
+
+
+_EACH = attrgetter(*(f.name for f in fields(Resources)))
 
 
 def wrap(count: int) -> int:
@@ -202,10 +206,10 @@ def table_luts(columns: np.ndarray) -> tuple[int, int]:
     padded = np.pad(columns, ((0, count * 64 - len(columns)), (0, 0)), mode="edge")
     blocks = padded.reshape(count, 64, -1).transpose(2, 0, 1).astype(bool)
     # What is always the same takes none, and an inverter is free.
-    packed = np.packbits(blocks ^ blocks[:, :, :1], axis=2)
-    words = {block.tobytes() for column in packed for block in column if block.any()}
-    whole = np.packbits(blocks, axis=2)
-    return len(words), sum(choices(len({b.tobytes() for b in column})) for column in whole)
+    words, whole = (np.ascontiguousarray(np.packbits(bits, axis=2)).view(np.uint64)[..., 0]
+                    for bits in (blocks ^ blocks[:, :, :1], blocks))
+    return (len(set(words.ravel().tolist()) - {0}),
+            sum(choices(len(set(column))) for column in whole.tolist()))
 
 
 def table_lookup(config) -> Resources:
