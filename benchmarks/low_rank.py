@@ -201,7 +201,7 @@ class Design:
 def judged(bench: Bench, judge: Judge, choice: Choice, name: str) -> Design:
     """What a choice is worth; a line of the table is printed."""
     point = judge(choice)
-    graph = judge.problem.graph(choice)
+    graph = judge.graph(choice)
     design = Design(name, graph, point, 1 / point.accuracy,
                     perplexity(bench.model, bench.unseen, graph))
     print(f"{name:<24}{design.seen:10.4f}{design.unseen:10.4f}{point.interval:12,}"

@@ -247,7 +247,7 @@ def main() -> int:
     options.network = options.network or ("digits" if options.quick else "both")
     options.steps = options.steps or (60 if options.quick else 200)
     options.descent = options.descent or (100 if options.quick else 200)
-    options.tries = options.tries or (1 if options.quick else 3)
+    options.tries = options.tries or (2 if options.quick else 4)
     options.shares = (0.35, 0.2) if options.quick else SHARES
     options.out.mkdir(parents=True, exist_ok=True)
     warnings.filterwarnings("ignore", category=DeprecationWarning)

@@ -98,7 +98,9 @@ class _Master:
 
         What these cost together, for each of the prices; and whether there is a new one.
         """
-        named = [part.table.cheapest(np.stack(prices)) for part in self.parts]
+        tables = dict.fromkeys(part.table for part in self.parts)
+        cheapest = {table: table.cheapest(np.stack(prices)) for table in tables}
+        named = [cheapest[part.table] for part in self.parts]
         known = len(self.ways)
         for n in range(len(prices)):
             for k, (ways, _) in enumerate(named):

@@ -22,6 +22,7 @@ from dse.sparse_layer import Layer
 from dse.sparsity import Statistics
 from dse.streaming import External
 from dse.streams import Streams, fold_choices, is_depthwise
+from hwgen.blocks.arithmetic import signed_width
 from hwgen.blocks.base import Resources, StreamType
 from hwgen.blocks.conv import FoldedConvConfig
 from hwgen.blocks.convolution import ConvolutionConfig
@@ -151,7 +152,7 @@ class SearchState:
 
     def parts(self, lanes: dict[str, int], pixels: dict[str, int]) -> list[Part]:
         """What is to be built between streams of given lanes and pixels."""
-        found: dict[tuple, list[str]] = {}
+        parts = []
         for node, conv, geometry in self.convolutions:
             source = node.inputs[0]
             known = self.tiles.get(node.name, {}) if self.external else {}
@@ -160,13 +161,13 @@ class SearchState:
                 pixels[source], pixels[node.name], self.sites.get(node.name, 0),
                 self.external, tuple(sorted(known.items())), self._measured(node.name),
             )
-            found.setdefault(key, []).append(node.name)
+            # Nodes that are alike share a table.
             if key not in self._tables:
                 self._tables[key] = ConvTable(
                     conv, self.graph.types[source], *key[1:5], self.board.multiplier,
                     self.board.uram > 0, key[5], self.external, dict(known), key[8],
                 )
-        parts = [Part(tuple(names), self._tables[key]) for key, names in found.items()]
+            parts.append(Part((node.name,), self._tables[key]))
         for node in self.graph.nodes:
             if isinstance(node.op, AveragePool | GlobalAveragePool | Mul):
                 parts.append(Part((node.name,), self._scaled(node, lanes, pixels)))
@@ -453,9 +454,9 @@ class SearchState:
 
 def _geometry(conv: Convolution, tensor: TensorType) -> tuple:
     """What foldings of a convolution depend on, beside its streams."""
-    window = conv.window
     return (
-        window, conv.repeat, conv.groups, conv.cout, conv.weight.shape[-1], conv.weight_bits,
-        conv.weight_limit, tensor.shape, tensor.bits, conv.accumulator_range(tensor),
-        conv.requantise.multiplier_bits,
+        type(conv), conv.window, conv.repeat, conv.crop, conv.groups, conv.cout,
+        conv.weight.shape[-1], conv.weight_bits, conv.weight_limit, tensor.shape, tensor.bits,
+        signed_width(*conv.accumulator_range(tensor)), conv.requantise.multiplier_bits,
+        int(conv.requantise.shift.min()), conv.output.bits,
     )

@@ -35,6 +35,9 @@ from models.samples import Feed
 
 __all__ = ["Choice", "Judge", "Problem", "Way", "designed", "rich_ranks", "ways"]
 
+KEPT = 8
+"""Graphs that a judge remembers: to distil one anew takes long."""
+
 Choice = Mapping[str, Decomposition]
 """Decomposition by layer; layers that stay are left out."""
 
@@ -146,6 +149,7 @@ class Judge:
     points: dict[str, Point] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._graphs: dict[str, Graph] = {}
         if not self.floor >= 0:
             raise HwgenError(f"Floor must be 0 or more, not {self.floor!r}")
         problem = self.problem
@@ -164,7 +168,7 @@ class Judge:
         """Accuracy and hardware of a choice."""
         key = to_json(dict(sorted(choice.items())))
         if key not in self.points:
-            graph = self.problem.graph(choice)
+            graph = self.graph(choice)
             right = float(self.problem.accuracy(graph))
             if choice and right < self.reference.accuracy - self.floor:
                 made: tuple = Hardware(self.reference.interval, self.reference.dsp)
@@ -174,6 +178,15 @@ class Judge:
             self.points[key] = point
             self.journal.note(key, asdict(point))
         return self.points[key]
+
+    def graph(self, choice: Choice) -> Graph:
+        """The integer graph of a choice; of the last few, the one that was judged."""
+        key = to_json(dict(sorted(choice.items())))
+        if key not in self._graphs:
+            if len(self._graphs) >= KEPT:
+                del self._graphs[next(iter(self._graphs))]
+            self._graphs[key] = self.problem.graph(choice)
+        return self._graphs[key]
 
     def hardware(self, choice: Choice) -> Hardware:
         """Cycles and DSPs of a choice, whatever its accuracy: without distillation, so soon known;
@@ -202,7 +215,7 @@ class Judge:
         if point.design is None:
             raise HwgenError("The point has no design: its hardware was not designed")
         folder.mkdir(parents=True, exist_ok=True)
-        self.problem.graph(chosen(point)).save(folder / "graph.npz")
+        self.graph(chosen(point)).save(folder / "graph.npz")
         (folder / "design.json").write_text(json.dumps(point.design, indent=1) + "\n")
         (folder / "decomposition.json").write_text(
             json.dumps(point.choice["layers"], indent=1) + "\n")

@@ -52,10 +52,8 @@ SLACK = 1.1
 """Ways are looked at if none that needs less loses less weight by as much."""
 SAMPLES = 32
 """Frames that choices are compared on."""
-HEADROOM = 1.1
-"""How much more than expected hardware may have room for."""
-TIGHTER = 0.97
-"""What is left of the DSPs that a choice needed for which there were too few."""
+MISSED = 0.98, 1.04
+"""What becomes of the room, and of what its ways need, when a choice turned out to be slower."""
 LOOKS = 24
 """Hardware designed for a budget, at most."""
 ROUNDS = 3
@@ -143,39 +141,35 @@ class _Search:
 
     def within(self, limit: float, steps: int, rate: float, tries: int) -> list[Choice]:
         """What keeps within an interval, the nearest to the network as it was first."""
-        reference = self.judge.reference.interval
         known = self.problem.layers
-        have = HEADROOM * sum(self._needed(name, None, reference) for name in known)
-        fixed = sum(self._needed(name, None, limit) for name in known if name not in self.layers)
         needs = {name: np.array([self._needed(name, choice, limit) for choice in some])
                  for name, some in self.offered.items()}
+        # As much as the network as it was needs, with all that needs hardware beside.
+        room = sum(self._needed(name, None, self.judge.reference.interval) for name in known)
+        room -= sum(self._needed(name, None, limit) for name in known if name not in needs)
         useful = {name: _useful(self.offered[name], need, self.errors[name])
                   for name, need in needs.items()}
-        least = sum(min(need) for need in needs.values())
-        if have - fixed < least:
-            raise HwgenError(f"Nothing that is offered keeps within {limit:,.0f} cycles a frame: "
-                             f"offer lower ranks or more layers, or raise the budget")
-        descended = self._descend(needs, useful, (have - fixed) / HEADROOM, steps, rate)
+        least = sum(float(min(need)) for need in needs.values())
         found: list[Choice] = []
-        room, seen = have - fixed, set()
-        for _ in range(LOOKS):
-            if room < least:
-                break
-            pool = self._repaired(descended, needs, useful, room)
-            new = [(lost, at) for at, lost in pool.items() if at not in seen]
-            if not new:
-                break
-            _, at = min(new)
-            seen.add(at)
-            choice = self._choice(at)
-            # Tuned weights may need other hardware, by a little.
-            if self.judge.hardware(choice).interval <= limit and (
-                    self.judge(choice).interval <= limit):
-                found.append(choice)
-                if len(found) == tries:
+        if least <= room:
+            descended = self._descend(needs, useful, room, steps, rate)
+            seen: set[tuple[int, ...]] = set()
+            for _ in range(LOOKS):
+                pool = self._repaired(descended, needs, useful, max(room, least))
+                new = [(lost, at) for at, lost in pool.items() if at not in seen]
+                if not new or len(found) == tries:
                     break
-            elif not found:
-                room = min(room, TIGHTER * self._takes(at, needs))
+                _, at = min(new)
+                seen.add(at)
+                choice = self._choice(at)
+                # Tuned weights may need other hardware, by a little.
+                if self.judge.hardware(choice).interval <= limit and (
+                        self.judge(choice).interval <= limit):
+                    found.append(choice)
+                else:
+                    room *= MISSED[0]
+                    for name, k in zip(self.layers, at, strict=True):
+                        needs[name][k] *= MISSED[1]
         if not found:
             raise HwgenError(f"Nothing was found that keeps within {limit:,.0f} cycles a frame: "
                              f"offer lower ranks or more layers, or raise the budget")
