@@ -29,7 +29,6 @@ import sysconfig
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -51,6 +50,7 @@ from models.lowering import lower
 from models.onnx_import import Network, normalise
 from models.quantisation.calibrate import Statistics, statistics
 from models.quantisation.precision import Precision, Rule
+from models.repeatable import repeatable
 from models.samples import Feed, Feeds
 
 __all__ = [
@@ -245,19 +245,6 @@ def _turns(context: int, width: int) -> Tensor:
     return torch.arange(context)[:, None] * pace
 
 
-@contextmanager
-def _repeatable(seed: int) -> Iterator[None]:
-    """The same training every time: seeded, and on two threads, which add in one order."""
-    threads = torch.get_num_threads()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        torch.set_num_threads(2)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
-
-
 def train(
     settings: Settings, data: np.ndarray, progress: Callable[[str], None] = lambda _: None
 ) -> LanguageModel:
@@ -265,7 +252,7 @@ def train(
 
     AdamW with a warm-up, and then half a cosine down to a hundredth of the rate.
     """
-    with _repeatable(settings.seed):
+    with repeatable(settings.seed, threads=2):
         model = LanguageModel(settings).train()
         order = np.random.default_rng(settings.seed)
         matrices = [p for p in model.parameters() if p.ndim > 1]

@@ -57,7 +57,7 @@ from models.compression.decomposition import Decomposition
 from models.compression.itera import decompose_then_quantise, iterate
 from models.compression.layers import layers
 from models.compression.rewrite import decompose, squared_error
-from models.compression.trainable import TorchNetwork, tune
+from models.compression.trainable import TorchNetwork, shuffled, tune
 from models.onnx_import import Network
 from models.quantisation.precision import Precision, Rule
 from sim.verilator import VerilatorModel
@@ -110,13 +110,10 @@ class Bench:
         tokens = torch.from_numpy(self.sequences)
         with torch.no_grad():
             wanted = torch.cat([F.log_softmax(self.model(part), -1) for part in tokens.split(16)])
-        random = torch.Generator().manual_seed(0)
-        order: list[Tensor] = []
+        batches = shuffled(len(tokens), BATCH)
 
         def loss(run: Callable[..., dict[str, Tensor]], _: int) -> Tensor:
-            if not order:
-                order.extend(torch.randperm(len(tokens), generator=random).split(BATCH))
-            some = order.pop()
+            some = next(batches)
             return self.divergence(tokens[some], wanted[some], run)
 
         return tune(student, loss, steps=self.steps, rate=self.rate, bits=lambda _: bits)

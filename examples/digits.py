@@ -18,8 +18,6 @@ from __future__ import annotations
 import argparse
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +34,7 @@ from boards import Board
 from dse.search import search
 from hwgen.emit.verilog import emit
 from hwgen.ir import Graph
+from models.repeatable import repeatable
 from sim.verilator import VerilatorModel
 
 
@@ -109,26 +108,10 @@ class Network(nn.Module):
             return self(torch.from_numpy(pixels))[1].numpy().ravel()
 
 
-@contextmanager
-def _repeatable(seed: int) -> Iterator[None]:
-    """The same training every time: seeded, and on one thread, which adds in one order.
-
-    Layers this small are also trained faster by one thread than by several.
-    """
-    threads = torch.get_num_threads()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
-
-
 def train(images: Images, epochs: int = 15, batch: int = 32, seed: int = 0) -> Network:
     """A trained network; on the 8x8 digits this takes seconds."""
     pixels, labels = torch.from_numpy(images.pixels), torch.from_numpy(images.labels)
-    with _repeatable(seed):
+    with repeatable(seed):
         network = Network().train()
         optimiser = torch.optim.AdamW(network.parameters(), weight_decay=0.01)
         schedule = torch.optim.lr_scheduler.OneCycleLR(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +68,29 @@ class Network:
         for node in self.nodes:
             for name in node.input:
                 self.users.setdefault(name, []).append(node)
+
+    def with_constants(
+        self, arrays: Mapping[str, np.ndarray],
+        weights: Mapping[str, CodedConstant] | None = None,
+    ) -> Network:
+        """The network with other values for some of its constants, in its model too.
+
+        Parameters
+        ----------
+        arrays : by name
+        weights : integers that some of them stand for
+        """
+        model = onnx.ModelProto()
+        model.CopyFrom(self.model)
+        for value in model.graph.initializer:
+            if value.name in arrays:
+                kind = helper.tensor_dtype_to_np_dtype(value.data_type)
+                array = np.ascontiguousarray(arrays[value.name], kind)
+                value.CopyFrom(numpy_helper.from_array(array, value.name))
+        return replace(
+            self, model=model, constants={**self.constants, **arrays},
+            weights={**self.weights, **(weights or {})}, users={},
+        )
 
 
 def attributes(node: onnx.NodeProto) -> dict:

@@ -37,8 +37,9 @@ from hwgen.errors import HwgenError
 from models.compression import lowrank
 from models.compression.decomposition import SVD, Decomposition, from_json, plan, to_json
 from models.compression.layers import Layer, find
-from models.compression.trainable import TorchNetwork, imitation, repeatable
+from models.compression.trainable import TorchNetwork, imitation
 from models.onnx_import import Network, attributes
+from models.repeatable import repeatable
 from models.samples import Feed
 
 __all__ = ["needed", "relax", "synthetic"]

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import onnx
 import torch
-from onnx import numpy_helper
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,9 +16,10 @@ from hwgen.errors import HwgenError
 from models.lowering.conv import spatial_pads
 from models.onnx_import import WEIGHTED, Network, attributes
 from models.quantisers import CodedConstant
+from models.repeatable import repeatable
 from models.samples import Feed
 
-__all__ = ["Bits", "TorchNetwork", "distil", "imitation", "repeatable", "tune"]
+__all__ = ["Bits", "TorchNetwork", "distil", "imitation", "shuffled", "tune"]
 
 Bits = Callable[[str], int]
 """Bits of the weights of a layer, by its node's name."""
@@ -147,7 +145,7 @@ def tune(
     with torch.no_grad():
         coded = {name: rounding.coded(leaves[name]) for name, rounding in rounded.items()}
         tuned = {name: value.numpy() for name, value in current().items()}
-    return with_constants(network, tuned, coded)
+    return network.with_constants(tuned, coded)
 
 
 def distil(
@@ -210,13 +208,10 @@ def imitation(
     targets = {name: torch.cat([part[name] for part in parts]) for name in names}
     targets = {name: value for name, value in targets.items() if value.is_floating_point()}
     energy = {name: value.square().mean() + 1e-12 for name, value in targets.items()}
-    random = torch.Generator().manual_seed(seed)
-    order: list[Tensor] = []
+    batches = shuffled(count, batch, seed)
 
     def loss(run: Callable[..., dict[str, Tensor]], _: int) -> Tensor:
-        if not order:
-            order.extend(torch.randperm(count, generator=random).split(batch))
-        chosen = order.pop()
+        chosen = next(batches)
         found = run({name: value[chosen] for name, value in inputs.items()}, list(targets))
         errors = {name: (found[name] - targets[name][chosen]).square().mean() / energy[name]
                   for name in targets}
@@ -226,38 +221,11 @@ def imitation(
     return loss
 
 
-def with_constants(
-    network: Network, constants: Mapping[str, np.ndarray],
-    weights: Mapping[str, CodedConstant] | None = None,
-) -> Network:
-    """A network with other values of some constants, and with integers that some stand for."""
-    model = onnx.ModelProto()
-    model.CopyFrom(network.model)
-    for value in model.graph.initializer:
-        if value.name in constants:
-            wanted = numpy_helper.to_array(value).dtype
-            value.CopyFrom(numpy_helper.from_array(
-                np.ascontiguousarray(constants[value.name], wanted), value.name))
-    return replace(
-        network, model=model, constants={**network.constants, **constants},
-        weights={**network.weights, **(weights or {})}, users={},
-    )
-
-
-@contextmanager
-def repeatable(seed: int) -> Iterator[None]:
-    """The same tuning every time: seeded, and on one thread, which adds in one order.
-
-    Layers of small networks are also quicker on one thread than on several.
-    """
-    threads = torch.get_num_threads()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
+def shuffled(count: int, batch: int, seed: int = 0) -> Iterator[Tensor]:
+    """Batches of ``count`` indices, without end: all of them once, then all in another order."""
+    random = torch.Generator().manual_seed(seed)
+    while True:
+        yield from reversed(torch.randperm(count, generator=random).split(batch))
 
 
 # Integers

@@ -10,11 +10,10 @@ Weight Equalization and Bias Correction", 2019, section 4.1).  What their sectio
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
 from hwgen.errors import HwgenError
 from models.onnx_import import Network, attributes
@@ -74,7 +73,7 @@ def equalise(
             largest = max(largest, float(np.abs(np.log(scale)).max(initial=0)))
         if largest < TOLERANCE:
             break
-    return _rewritten(network, {
+    return network.with_constants({
         name: array.astype(network.constants[name].dtype) for name, array in arrays.items()
     })
 
@@ -178,14 +177,3 @@ def _equivariant(network: Network, node: onnx.NodeProto) -> bool:
     extra = [name for name in node.output[1:] if name]
     fixed = all(name in network.constants for name in node.input[1:] if name)
     return node.op_type in EQUIVARIANT and fixed and not extra
-
-
-def _rewritten(network: Network, arrays: Mapping[str, np.ndarray]) -> Network:
-    """The network with other values for some of its constants, in its model too."""
-    model = onnx.ModelProto()
-    model.CopyFrom(network.model)
-    for value in model.graph.initializer:
-        if value.name in arrays:
-            value.CopyFrom(numpy_helper.from_array(arrays[value.name], value.name))
-    constants = {**network.constants, **arrays}
-    return replace(network, model=model, constants=constants, users={})

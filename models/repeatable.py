@@ -1,0 +1,26 @@
+"""Training that gives the same network every time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+__all__ = ["repeatable"]
+
+
+@contextmanager
+def repeatable(seed: int, threads: int = 1) -> Iterator[None]:
+    """Torch seeded, and on a number of threads, which add in one order; afterwards as it was.
+
+    Layers of small networks are also quicker on one thread than on several.
+    """
+    before = torch.get_num_threads()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        torch.set_num_threads(threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
