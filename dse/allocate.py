@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 __all__ = ["Allocation", "Part", "Table", "allocate", "fits"]
 
 ROUNDS = 30
-TIME_LIMIT = 4.0
-"""Seconds for a mixed-integer program; its gap is tiny before, so results do not depend on it."""
+NODE_LIMIT = 500
+"""Nodes of the tree of a mixed-integer program.  Not seconds: results would depend on the machine.
+"""
 GAP = 2e-3
 NEAR = np.array([0.7, 0.85, 1.2, 1.5])
 """Times the price of a resource at the optimum, where ways near it are looked for."""
@@ -258,7 +259,7 @@ def allocate(
                 LinearConstraint(takes / master.have[:, None], -np.inf, np.ones(len(RESOURCES))),
                 LinearConstraint(master.members(), master.counts, master.counts),
             ],
-            options={"time_limit": TIME_LIMIT, "mip_rel_gap": GAP},
+            options={"node_limit": NODE_LIMIT, "mip_rel_gap": GAP},
         )
     if result.x is None:
         return None

@@ -225,7 +225,10 @@ def in_order(times: np.ndarray, spacing: float = 1, count: int = 1) -> np.ndarra
     else:
         run, place = np.divmod(index, count)
         ramp = run * math.ceil(count * spacing) + (place * spacing).astype(np.int64)
-    return np.maximum.accumulate(times - ramp) + ramp
+    ahead = times - ramp
+    np.maximum.accumulate(ahead, out=ahead)
+    ahead += ramp
+    return ahead
 
 
 @dataclass(frozen=True)
