@@ -404,8 +404,7 @@ def hardware(options: argparse.Namespace) -> tuple:
                     lut=options.lut or LUTS * options.dsp)
 
     def packed(graph: Graph, _: Mapping[str, np.ndarray]) -> Hardware:
-        found = search(graph, board)
-        return Hardware(found.timing.interval, found.netlist.resources().dsp, found.design)
+        return Hardware.of(search(graph, board))
 
     return None, packed, designed(board)
 

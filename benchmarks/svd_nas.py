@@ -22,8 +22,8 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -32,12 +32,12 @@ import boards
 from benchmarks.digits import cluttered
 from benchmarks.sparse_search import LUTS, train_residual
 from dse.front import Front, Point
-from dse.low_rank.problem import Choice, Judge, Problem, chosen, designed
+from dse.low_rank.problem import Judge, Problem, chosen, designed
 from dse.low_rank.relaxation import relax, synthetic
 from examples.digits import Images, classify, digits, export
 from examples.digits import train as train_digits
 from hwgen.ir import Graph
-from models.compression.decomposition import Decomposition, cost, to_json
+from models.compression.decomposition import Decomposition, cost
 from models.onnx_import import Network, read
 from models.samples import Feed
 
@@ -47,21 +47,6 @@ RATIOS = tuple(0.6 * 0.9**k for k in range(30))
 """Ranks as shares of the largest there are, the same for all layers."""
 STATISTICS = {"mean": 0.3, "deviation": 0.35, "limits": (0.0, 1.0)}
 """What is known of frames where there are none."""
-
-
-@dataclass(frozen=True, eq=False)
-class Remembered(Problem):
-    """A problem that distils each choice once, also if it is looked at again."""
-
-    networks: dict[str, Network] = field(default_factory=dict)
-
-    def decomposed(
-        self, choice: Choice, progress: Callable[[str], None] = lambda _: None
-    ) -> Network:
-        key = to_json(dict(sorted(choice.items())))
-        if key not in self.networks:
-            self.networks[key] = super().decomposed(choice, progress)
-        return self.networks[key]
 
 
 @dataclass(frozen=True)
@@ -84,9 +69,9 @@ class Subject:
     def right(self, graph: Graph) -> float:
         return self.chosen.accuracy(classify(graph, self.chosen)) / 100
 
-    def right_otherwise(self, problem: Problem, point: Point) -> float:
+    def right_otherwise(self, judge: Judge, point: Point) -> float:
         """Per cent, of the other images."""
-        return self.other.accuracy(classify(problem.graph(chosen(point)), self.other))
+        return self.other.accuracy(classify(judge.graph(chosen(point)), self.other))
 
 
 # Uniform ranks
@@ -132,7 +117,7 @@ def compare(subject: Subject, what: str, options: argparse.Namespace, steps: int
     """Print a table; returns the points of accuracy that are won, with the other images."""
     board = replace(boards.load(options.board), dsp=options.dsp,
                     lut=options.lut or LUTS * options.dsp)
-    problem = Remembered(subject.network, subject.frames, subject.right, designed(board),
+    problem = Problem(subject.network, subject.frames, subject.right, designed(board),
                          steps=steps, rate=options.rate)
     judges = []
     for kind in ("uniform", "searched"):
@@ -144,7 +129,7 @@ def compare(subject: Subject, what: str, options: argparse.Namespace, steps: int
     reference = plain.reference
     print(f"{subject.name}, {what}: {len(subject.frames)} frames, {options.dsp} DSPs; as it is "
           f"{100 * reference.accuracy:.2f} % right, other "
-          f"{subject.right_otherwise(problem, reference):.2f} %, {reference.interval:,} cycles")
+          f"{subject.right_otherwise(plain, reference):.2f} %, {reference.interval:,} cycles")
     print("              uniform                          searched                   won, points\n"
           "  budget   cycles   right   other  (all layers)    cycles   right   other"
           "   right   other       s", flush=True)
@@ -161,7 +146,8 @@ def compare(subject: Subject, what: str, options: argparse.Namespace, steps: int
               seed=options.seed)
         best = max((p for p in searching.points.values() if p.interval <= base.interval),
                    key=lambda point: point.accuracy)
-        others = [subject.right_otherwise(problem, point) for point in (base, best)]
+        others = [subject.right_otherwise(judge, point)
+                  for judge, point in ((plain, base), (searching, best))]
         won.append(others[1] - others[0])
         every = f"{100 * found[True].accuracy:.2f}" if True in found else "-"
         print(f"  {share:6.2f}{base.interval:9,}{100 * base.accuracy:8.2f}{others[0]:8.2f}"

@@ -433,10 +433,6 @@ class ConvTable:
             takes[1:4] += memory[:, style * len(self._kept) + k]
         return takes + self.requantisers[which]
 
-    def best(self, prices: np.ndarray) -> Column:
-        """The cheapest way."""
-        return self.column(self.cheapest(prices[None])[0][0])
-
     def column(self, way: tuple[int, ...]) -> Column:
         """A way."""
         k, which, *styles = way

@@ -7,10 +7,13 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from hwgen.design import DesignPoint
 from hwgen.errors import HwgenError
+
+if TYPE_CHECKING:
+    from dse.search import Found
 
 __all__ = ["Front", "Hardware", "Point", "best", "pareto"]
 
@@ -23,6 +26,11 @@ class Hardware(NamedTuple):
     interval: float
     dsp: int
     design: DesignPoint | dict | None = None
+
+    @classmethod
+    def of(cls, found: Found) -> Hardware:
+        """What :func:`dse.search.search` found."""
+        return cls(found.timing.interval, found.netlist.resources().dsp, found.design)
 
 
 @dataclass(frozen=True)

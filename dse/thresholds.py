@@ -133,8 +133,7 @@ def designed(board: Board, **options: Any) -> Callable[[Graph, Frames], Hardware
         from dse.search import search
         from dse.sparsity import measure
 
-        found = search(graph, board, statistics=measure(graph, frames), **options)
-        return Hardware(found.timing.interval, found.netlist.resources().dsp, found.design)
+        return Hardware.of(search(graph, board, statistics=measure(graph, frames), **options))
 
     return hardware
 

@@ -16,7 +16,7 @@ import numpy as np
 from amaranth.hdl import Cat, Module
 from amaranth.lib import stream, wiring
 
-from hwgen.blocks.area import total as sum_resources
+from hwgen.blocks import area
 from hwgen.blocks.argmax import ArgMaxConfig
 from hwgen.blocks.axi import AxiConfig
 from hwgen.blocks.base import BlockConfig, Resources, StreamType, shared
@@ -138,7 +138,7 @@ class Netlist:
     def resources(self) -> Resources:
         """What all blocks take together, and the ports to off-chip memory."""
         ports = self.offchip.port_configs if self.offchip else ()
-        return sum_resources(config.resources() for config in (*self.blocks.values(), *ports))
+        return area.total(config.resources() for config in (*self.blocks.values(), *ports))
 
 
 LOAD = "load"

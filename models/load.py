@@ -67,7 +67,7 @@ class Source:
                 self.graph.inputs.items(), self.network.inputs, strict=True
             ):
                 frame = feed[given][0]
-                if name in self.graph.meta["floats"]:
+                if name in self.graph.meta.get("floats", ()):
                     frame = np.moveaxis(frame, 0, -1)
                 frame = frame.reshape(type.shape)
                 frames[name].append(type.quantisation.quantise(frame))
@@ -178,7 +178,7 @@ def _integer(graph: Graph, seed: int) -> Source:
     """A graph with no more of a float network than the shapes of its inputs."""
     import onnx
 
-    from models import images, samples
+    from models import samples
     from models.onnx_import import Network
 
     shapes = {}
@@ -186,5 +186,4 @@ def _integer(graph: Graph, seed: int) -> Source:
         floats = name in graph.meta.get("floats", ())
         shapes[name] = (1, type.channels, *type.spatial) if floats else (1, *type.shape)
     network = Network(onnx.ModelProto(), [], {}, shapes, list(graph.inputs), [])
-    extent = next(((s[-2], s[-1]) for s in shapes.values() if len(s) in (4, 5)), (1, 1))
-    return Source(graph, network, samples.feeds(network, images.photographs(8, extent, seed), seed))
+    return Source(graph, network, samples.calibration(network, None, seed))

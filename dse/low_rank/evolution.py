@@ -19,13 +19,12 @@ import numpy as np
 from scipy.optimize import nnls
 
 from dse.front import Front, Point
-from dse.low_rank.problem import Judge, Way, ways
+from dse.low_rank.problem import Judge, Way, key, ways
 from dse.low_rank.ranks import measured
 from hwgen.errors import HwgenError
 from models.compression.allocate import Option, allocate
-from models.compression.decomposition import Decomposition, plan, to_json
+from models.compression.decomposition import Decomposition, stages
 from models.compression.layers import Layer
-from models.compression.rewrite import squared_error
 
 __all__ = ["Loss", "Space", "Work", "evolve", "stage_work"]
 
@@ -102,16 +101,16 @@ def evolve(
 def _judged(judge: Judge, space: Space, genome: Genome) -> tuple[Point | None, str]:
     """A choice's point, and what to say about it; None: it cannot be built."""
     choice = space.choice(genome)
-    key = f"failed {to_json(dict(sorted(choice.items())))}"
-    if key not in judge.journal.entries:
+    name = f"failed {key(choice)}"
+    if name not in judge.journal.entries:
         try:
             point = judge(choice)
         except HwgenError as error:
-            judge.journal.note(key, str(error))
+            judge.journal.note(name, str(error))
         else:
             return point, (f"accuracy {point.accuracy:.4f}, {point.interval:,} cycles, "
                            f"{point.dsp} DSPs")
-    return None, judge.journal.entries[key]
+    return None, judge.journal.entries[name]
 
 
 # What is chosen from
@@ -149,8 +148,7 @@ class Space:
         for name, some in offered.items():
             whole = Way.of(layers[name])
             smaller = {way.decomposition: way for way in some
-                       if way.decomposition is not None and way.cost.macs < whole.cost.macs
-                       and way.cost.parameters < whole.cost.parameters}
+                       if way.decomposition is not None and way.cost.below(whole.cost)}
             if smaller:
                 found[name] = [
                     *sorted(smaller.values(), key=lambda way: (way.cost.macs, repr(way))), whole]
@@ -162,8 +160,8 @@ class Space:
         lost = []
         for name, some in found.items():
             progress(f"errors of {name}")
-            lost.append(sensitivity[name] * np.array([_error(judge, layers[name], way)
-                                                      for way in some]))
+            lost.append(sensitivity[name] * np.array(
+                [judge.error(layers[name], way.decomposition) for way in some]))
         return cls(
             found, [np.array([stage_work(layers[name], way.decomposition) for way in some])
                     for name, some in found.items()],
@@ -232,25 +230,10 @@ def stage_work(layer: Layer, decomposition: Decomposition | None = None) -> np.n
         size = math.prod(layer.outputs)
         return np.array([math.prod(layer.shape) * size, 0, layer.shape[0] * size, 1], float)
     work = np.zeros(4)
-    for branch in plan(layer.shape, decomposition):
-        extents = list(layer.inputs)
-        for stage in branch:
-            for axis in stage.axes:
-                extents[axis] = layer.outputs[axis]
-            pixels = math.prod(extents)
-            work[int(stage.groups > 1)] += math.prod(stage.shape) * pixels
-            work[2:] += stage.shape[0] * pixels, 1
+    for stage, pixels in stages(layer, decomposition):
+        work[int(stage.groups > 1)] += math.prod(stage.shape) * pixels
+        work[2:] += stage.shape[0] * pixels, 1
     return work
-
-
-def _error(judge: Judge, layer: Layer, way: Way) -> float:
-    """Relative squared error of a layer's weights, which the judge's file keeps."""
-    if way.decomposition is None:
-        return 0.0
-    key = f"error {layer.name} {way.decomposition}"
-    if key not in judge.journal.entries:
-        judge.journal.note(key, squared_error(layer.weight, way.decomposition))
-    return judge.journal.entries[key]
 
 
 # Models that are learned

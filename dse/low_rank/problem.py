@@ -26,20 +26,25 @@ from models.compression.decomposition import (
     to_json,
 )
 from models.compression.layers import Layer, layers
-from models.compression.rewrite import decompose
+from models.compression.rewrite import decompose, squared_error
 from models.lowering import lower
 from models.onnx_import import Network
 from models.quantisation.calibrate import statistics
 from models.quantisation.precision import Precision
 from models.samples import Feed
 
-__all__ = ["Choice", "Judge", "Problem", "Way", "designed", "rich_ranks", "ways"]
+__all__ = ["Choice", "Judge", "Problem", "Way", "designed", "key", "rich_ranks", "ways"]
 
 KEPT = 8
 """Graphs that a judge remembers: to distil one anew takes long."""
 
 Choice = Mapping[str, Decomposition]
 """Decomposition by layer; layers that stay are left out."""
+
+
+def key(choice: Choice) -> str:
+    """The same text for the same choice: by that a journal knows it."""
+    return to_json(dict(sorted(choice.items())))
 
 
 @dataclass(frozen=True)
@@ -101,9 +106,7 @@ class Problem:
         given = self.precision
         return given if isinstance(given, Precision) else Precision.parse(given)
 
-    def decomposed(
-        self, choice: Choice, progress: Callable[[str], None] = lambda _: None
-    ) -> Network:
+    def decomposed(self, choice: Choice) -> Network:
         """The float network of a choice, distilled if that is wanted."""
         student = decompose(self.network, choice)
         if self.tuned is not None:
@@ -112,7 +115,7 @@ class Problem:
             from models.compression.trainable import distil
 
             student = distil(student, self.network, self.frames, steps=self.steps,
-                             rate=self.rate, batch=self.batch, progress=progress)
+                             rate=self.rate, batch=self.batch)
         return student
 
     def integer(self, network: Network) -> Graph:
@@ -159,44 +162,53 @@ class Judge:
             "batch": problem.batch, "corrected": problem.corrected, "board": self.board,
         }
         self.journal = Journal(self.storage, self.about)
-        for key, value in self.journal.entries.items():
-            if key.startswith("{"):
-                self.points[key] = Point(**value)
+        for name, value in self.journal.entries.items():
+            if name.startswith("{"):
+                self.points[name] = Point(**value)
         self.reference = self({})
 
     def __call__(self, choice: Choice) -> Point:
         """Accuracy and hardware of a choice."""
-        key = to_json(dict(sorted(choice.items())))
-        if key not in self.points:
+        name = key(choice)
+        if name not in self.points:
             graph = self.graph(choice)
             right = float(self.problem.accuracy(graph))
             if choice and right < self.reference.accuracy - self.floor:
                 made: tuple = Hardware(self.reference.interval, self.reference.dsp)
             else:
                 made = self.problem.hardware(graph)
-            point = Point.of({"layers": json.loads(key)}, right, made)
-            self.points[key] = point
-            self.journal.note(key, asdict(point))
-        return self.points[key]
+            point = Point.of({"layers": json.loads(name)}, right, made)
+            self.points[name] = point
+            self.journal.note(name, asdict(point))
+        return self.points[name]
 
     def graph(self, choice: Choice) -> Graph:
         """The integer graph of a choice; of the last few, the one that was judged."""
-        key = to_json(dict(sorted(choice.items())))
-        if key not in self._graphs:
+        name = key(choice)
+        if name not in self._graphs:
             if len(self._graphs) >= KEPT:
                 del self._graphs[next(iter(self._graphs))]
-            self._graphs[key] = self.problem.graph(choice)
-        return self._graphs[key]
+            self._graphs[name] = self.problem.graph(choice)
+        return self._graphs[name]
 
     def hardware(self, choice: Choice) -> Hardware:
         """Cycles and DSPs of a choice, whatever its accuracy: without distillation, so soon known;
         without the design."""
-        key = f"hardware {to_json(dict(sorted(choice.items())))}"
-        if key not in self.journal.entries:
+        name = f"hardware {key(choice)}"
+        if name not in self.journal.entries:
             graph = self.problem.integer(decompose(self.problem.network, choice))
             made = Point.of({}, 0.0, self.problem.hardware(graph))
-            self.journal.note(key, [made.interval, made.dsp])
-        return Hardware(*self.journal.entries[key])
+            self.journal.note(name, [made.interval, made.dsp])
+        return Hardware(*self.journal.entries[name])
+
+    def error(self, layer: Layer, decomposition: Decomposition | None) -> float:
+        """Relative squared error of a layer's weights; 0 if it stays."""
+        if decomposition is None:
+            return 0.0
+        name = f"error {layer.name} {decomposition}"
+        if name not in self.journal.entries:
+            self.journal.note(name, squared_error(layer.weight, decomposition))
+        return self.journal.entries[name]
 
     def front(self, meta: Mapping | None = None) -> Front:
         """The front of all that was judged."""
@@ -235,8 +247,7 @@ def designed(board: Board, **options) -> Callable[[Graph], Hardware]:
     options : of the search, such as ``target_fps``
     """
     def hardware(graph: Graph) -> Hardware:
-        found = search(graph, board, **options)
-        return Hardware(found.timing.interval, found.netlist.resources().dsp, found.design)
+        return Hardware.of(search(graph, board, **options))
 
     return hardware
 
@@ -255,7 +266,7 @@ def ways(
     ranks : how many of each, at most: such as are rich in factors (:func:`rich_ranks`), for
         foldings, and evenly far from each other in cost
     bits : of integer factors, for SVD schemes; None: real ones
-    budget : what cost is, ``macs`` or ``parameters``
+    budget : by which they are in order, ``macs`` or ``parameters``
 
     Raises
     ------
@@ -267,10 +278,9 @@ def ways(
     if ranks < 1:
         raise HwgenError(f"There must be 1 or more ranks to choose from, not {ranks!r}")
     found = [Way.of(layer)]
-    whole = found[0].cost
     for scheme in schemes:
         for count in groups if scheme != "cpd" else (1,):
-            most = _most(layer, scheme, count, getattr(whole, budget), budget)
+            most = _most(layer, scheme, count, found[0].cost)
             for rank in rich_ranks(most, ranks):
                 for width in bits if scheme != "cpd" else (None,):
                     found.append(
@@ -296,13 +306,13 @@ def _divisors(number: int) -> int:
     return sum(number % k == 0 for k in range(1, number + 1))
 
 
-def _most(layer: Layer, scheme: str, groups: int, whole: int, budget: str) -> int:
+def _most(layer: Layer, scheme: str, groups: int, whole: Cost) -> int:
     """The largest rank with which a layer becomes smaller; 0: none."""
     low, high = 0, int(np.prod(layer.shape))
     while low < high:
         rank = (low + high + 1) // 2
         try:
-            smaller = getattr(cost(layer, Decomposition(scheme, rank, groups)), budget) < whole
+            smaller = cost(layer, Decomposition(scheme, rank, groups)).below(whole)
         except HwgenError:
             smaller = False
         low, high = (rank, high) if smaller else (low, rank - 1)

@@ -19,9 +19,8 @@ from dse.low_rank.problem import Choice, Judge, Problem, Way, ways
 from hwgen.blocks.multiplier import Packing
 from hwgen.errors import HwgenError
 from models.compression.allocate import Option, allocate, sensitivities
-from models.compression.decomposition import plan
+from models.compression.decomposition import stages
 from models.compression.layers import Layer
-from models.compression.rewrite import squared_error
 
 __all__ = ["busy", "fit", "measured"]
 
@@ -104,36 +103,21 @@ def busy(layer: Layer, way: Way, problem: Problem, multiplier: str = "dsp48e2") 
     """
     precision = problem.bits
     if way.decomposition is None:
-        stages = [(way.cost.macs, precision.weights(layer.name))]
+        products = [way.cost.macs]
+        bits = precision.weights(layer.name)
     else:
-        stages = []
-        for branch in plan(layer.shape, way.decomposition):
-            total = sum(stage.nonzero for stage in branch)
-            for stage in branch:
-                macs = round(way.cost.macs * stage.nonzero / total)
-                bits = way.decomposition.bits or precision.weights(layer.name)
-                stages.append((macs, bits))
+        products = [stage.nonzero * pixels for stage, pixels in stages(layer, way.decomposition)]
+        bits = way.decomposition.bits or precision.weights(layer.name)
     wide = precision.activations(layer.name)
-    return sum(
-        math.ceil(1000 * macs / Packing.densest(
-            multiplier, wide, bits, (1 << (bits - 1)) - 1).products)
-        for macs, bits in stages
-    )
+    packed = Packing.densest(multiplier, wide, bits, (1 << (bits - 1)) - 1).products
+    return sum(math.ceil(1000 * macs / packed) for macs in products)
 
 
 def _options(
     judge: Judge, layer: Layer, some: Sequence[Way], multiplier: str
 ) -> list[Option]:
-    found = []
-    for way in some:
-        error = 0.0
-        if way.decomposition is not None:
-            key = f"error {layer.name} {way.decomposition}"
-            if key not in judge.journal.entries:
-                judge.journal.note(key, squared_error(layer.weight, way.decomposition))
-            error = judge.journal.entries[key]
-        found.append(Option(way.decomposition, busy(layer, way, judge.problem, multiplier), error))
-    return found
+    return [Option(way.decomposition, busy(layer, way, judge.problem, multiplier),
+                   judge.error(layer, way.decomposition)) for way in some]
 
 
 def _within(

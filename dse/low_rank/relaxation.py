@@ -35,7 +35,7 @@ from dse.streams import fold_choices
 from hwgen.blocks.multiplier import Packing
 from hwgen.errors import HwgenError
 from models.compression import lowrank
-from models.compression.decomposition import SVD, Decomposition, from_json, plan, to_json
+from models.compression.decomposition import SVD, Decomposition, from_json, plan, stages, to_json
 from models.compression.layers import Layer, find
 from models.compression.trainable import TorchNetwork, imitation
 from models.onnx_import import Network, attributes
@@ -329,14 +329,8 @@ def needed(
     products = Packing.densest(multiplier, wide, bits, (1 << (bits - 1)) - 1).products
     if choice is None:
         return _least(layer.shape, 1, math.prod(layer.outputs), products, interval)
-    total = 0.0
-    for branch in plan(layer.shape, choice):
-        extents = list(layer.inputs)
-        for stage in branch:
-            for axis in stage.axes:
-                extents[axis] = layer.outputs[axis]
-            total += _least(stage.shape, stage.groups, math.prod(extents), products, interval)
-    return total
+    return sum(_least(stage.shape, stage.groups, pixels, products, interval)
+               for stage, pixels in stages(layer, choice))
 
 
 def synthetic(

@@ -14,7 +14,7 @@ from hwgen.blocks.convolution import ConvolutionConfig
 from hwgen.blocks.sparse_conv import SparseConvConfig
 from hwgen.blocks.window import SlidingWindowConfig
 from hwgen.design import DesignPoint
-from hwgen.pipeline import Netlist, sum_resources
+from hwgen.pipeline import Netlist
 
 __all__ = ["report", "summary"]
 
@@ -128,7 +128,7 @@ def _parts(config: BlockConfig) -> dict[str, Resources]:
         memories = config.weights
         if isinstance(config, FoldedConvConfig) and config.stream is not None:
             memories = [config.stream]
-        parts["weights"] = sum_resources(memory.resources() for memory in memories)
+        parts["weights"] = area.total(memory.resources() for memory in memories)
         parts["multiply"] = config.array.resources()
         parts["requantise"] = config.requantiser.resources()
     return parts

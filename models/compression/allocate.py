@@ -64,8 +64,8 @@ def options(
         raise HwgenError(f"Budget must be one of {', '.join(BUDGETS)}, not {budget!r}")
     if unknown := [scheme for scheme in schemes if scheme not in SVD]:
         raise HwgenError(f"Ranks are allocated for {', '.join(SVD)}, not {unknown[0]!r}")
-    whole = getattr(cost(layer), budget)
-    found = [Option(None, whole, 0.0)]
+    whole = cost(layer)
+    found = [Option(None, getattr(whole, budget), 0.0)]
     for scheme in schemes:
         for count in groups:
             try:
@@ -78,9 +78,9 @@ def options(
             left = np.append(np.cumsum(squares[::-1])[::-1], 0.0) / (squares.sum() or 1.0)
             for rank in range(1, len(squares) + 1):
                 choice = Decomposition(scheme, rank, count, bits=bits)
-                price = getattr(cost(layer, choice), budget)
-                if price < whole:
-                    found.append(Option(choice, price, float(left[rank])))
+                price = cost(layer, choice)
+                if price.below(whole):
+                    found.append(Option(choice, getattr(price, budget), float(left[rank])))
     return sorted(found, key=lambda option: (option.cost, option.error))
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from hwgen.errors import HwgenError, naming
 from models.compression.layers import Layer
 
-__all__ = ["SCHEMES", "Cost", "Decomposition", "Stage", "cost", "from_json", "plan", "to_json"]
+__all__ = ["SCHEMES", "Cost", "Decomposition", "Stage", "cost", "from_json", "plan",
+           "stages", "to_json"]
 
 SVD = ("svd_spatial", "svd_last", "svd_first")
 """Schemes with two layers in a row, of which each group is a product of two matrices."""
@@ -125,6 +126,10 @@ class Cost:
     parameters: int
     macs: int
 
+    def below(self, other: Cost) -> bool:
+        """Whether it is less of both."""
+        return self.parameters < other.parameters and self.macs < other.macs
+
 
 def plan(
     shape: tuple[int, ...], decomposition: Decomposition
@@ -162,6 +167,20 @@ def cost(layer: Layer, decomposition: Decomposition | None = None) -> Cost:
         size = math.prod(layer.shape)
         return Cost(size, size * math.prod(layer.outputs))
     parameters = macs = 0
+    for stage, pixels in stages(layer, decomposition):
+        parameters += stage.nonzero
+        macs += stage.nonzero * pixels
+    return Cost(parameters, macs)
+
+
+def stages(layer: Layer, decomposition: Decomposition) -> Iterator[tuple[Stage, int]]:
+    """The layers of all branches, each with the number of pixels that it makes.
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If the layer cannot be decomposed so.
+    """
     with naming(f"Layer {layer.name!r}"):
         branches = plan(layer.shape, decomposition)
     for branch in branches:
@@ -169,9 +188,7 @@ def cost(layer: Layer, decomposition: Decomposition | None = None) -> Cost:
         for stage in branch:
             for axis in stage.axes:
                 extents[axis] = layer.outputs[axis]
-            parameters += stage.nonzero
-            macs += stage.nonzero * math.prod(extents)
-    return Cost(parameters, macs)
+            yield stage, math.prod(extents)
 
 
 def to_json(choices: Mapping[str, Decomposition]) -> str:

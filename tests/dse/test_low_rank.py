@@ -13,6 +13,9 @@ from hwgen.build import main
 from hwgen.errors import HwgenError
 from hwgen.ir import Graph
 from models.compression.decomposition import Decomposition, cost
+from models.compression.layers import layers
+from models.compression.rewrite import decompose
+from models.load import read
 from tests.models.float_networks import N, constants_of, network, noise
 
 NET = network(
@@ -112,6 +115,19 @@ def test_found_point_is_built(choice, steps, tmp_path):
     assert report["dsp"] == point.dsp
 
 
+def test_graph_of_its_own(tmp_path):
+    """A graph that was made by hand, of which nothing but its tensors is known, has frames too."""
+    given, _ = problem()
+    graph = given.graph({})
+    graph.meta.clear()
+    graph.save(tmp_path / "graph.npz")
+    source = read(str(tmp_path / "graph.npz"))
+    for frames in (source.calibration(3), source.frames(3)):
+        (rows,) = frames.values()
+        assert rows.shape == (3, *graph.inputs["x"].shape)
+        assert np.ptp(rows) > 0
+
+
 def test_ways():
     given, _ = problem()
     layer = given.layers["two"]
@@ -130,6 +146,18 @@ def test_ways():
         ways(layer, schemes=["tucker"])
     with pytest.raises(HwgenError, match="1 or more ranks"):
         ways(layer, ranks=0)
+
+
+@pytest.mark.parametrize("budget", ["macs", "parameters"])
+@pytest.mark.parametrize("pads", [[1, 1, 1, 1], [0, 0, 0, 0]])
+def test_every_way_is_smaller(budget, pads):
+    """In weights and in MACs, of which a layer with strides may save one and not the other."""
+    net = network([N("Conv", ["x", "w"], ["y"], name="one", strides=[2, 2], pads=pads)],
+                  constants_of(w=(12, 16, 3, 3)), {"x": (1, 16, 8, 8)})
+    found = ways(layers(net)["one"], groups=(1, 2), budget=budget)
+    assert len(found) > 10
+    for way in found[:-1]:
+        decompose(net, {"one": way.decomposition})
 
 
 def test_rich_ranks():
