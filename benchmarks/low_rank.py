@@ -9,7 +9,7 @@ context).  Then ranks are searched for (:mod:`dse.low_rank.ranks`), with integer
 activations of 8, within shares of the time that 4 bits alone take; every choice is distilled on 256
 sequences without labels.  So is quantisation alone, for the comparison to be fair.  For each
 precision of quantisation alone the quickest design is named whose perplexity is within 1 %, as
-ITERA-LLM states its gain; its Verilog runs some frames, and so does that of 8 bits.  Choices are
+ITERA-LLM states its gain; for 8 and for 4 bits, the Verilog of both runs some frames.  Choices are
 made by one half of the held-out text; perplexities of the other half stand beside.
 
 ``--errors`` prints the error of reconstruction instead: integers found rank by rank, against an
@@ -25,6 +25,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,7 @@ from models.compression.rewrite import decompose, squared_error
 from models.compression.trainable import TorchNetwork, shuffled, tune
 from models.onnx_import import Network
 from models.quantisation.precision import Precision, Rule
+from models.samples import Feed
 from sim.verilator import VerilatorModel
 
 PRECISIONS = "w8a8", "w6a8", "w5a8", "w4a8"
@@ -92,6 +94,18 @@ class Bench:
     steps: int
     rate: float
 
+    @cached_property
+    def frames(self) -> list[Feed]:
+        """What the linear layers are given in all sequences."""
+        return list(calibration(self.model, self.network, self.sequences))
+
+    @cached_property
+    def said(self) -> Tensor:
+        """Logarithms of what the model expects in all sequences."""
+        with torch.no_grad():
+            return torch.cat([F.log_softmax(self.model(part), -1)
+                              for part in torch.from_numpy(self.sequences).split(16)])
+
     def problem(self, precision: str, tuned: bool) -> Problem:
         """Decompositions at a precision; more accurate is less perplexing."""
         default = Precision.parse(precision).rules[0]
@@ -99,7 +113,7 @@ class Bench:
         width = default.weights
         assert width is not None
         return Problem(
-            self.network, list(calibration(self.model, self.network, self.sequences)),
+            self.network, self.frames,
             lambda graph: 1 / perplexity(self.model, self.seen, graph), designed(self.board),
             Precision((default, *ends), precision), corrected=True,
             tuned=(lambda student: self.distilled(student, width)) if tuned else None,
@@ -107,9 +121,7 @@ class Bench:
 
     def distilled(self, student: Network, bits: int) -> Network:
         """Linear layers in integers that make the model say what it says in float."""
-        tokens = torch.from_numpy(self.sequences)
-        with torch.no_grad():
-            wanted = torch.cat([F.log_softmax(self.model(part), -1) for part in tokens.split(16)])
+        tokens, wanted = torch.from_numpy(self.sequences), self.said
         batches = shuffled(len(tokens), BATCH)
 
         def loss(run: Callable[..., dict[str, Tensor]], _: int) -> Tensor:
@@ -132,9 +144,8 @@ class Bench:
     def sensitivity(self, trials: Mapping[str, Decomposition]) -> dict[str, float]:
         """What a layer's relative squared error adds to the divergence."""
         tokens = torch.from_numpy(self.sequences[:16])
-        found = {}
+        wanted, found = self.said[:16], {}
         with torch.no_grad():
-            wanted = F.log_softmax(self.model(tokens), -1)
             for name, trial in trials.items():
                 run = TorchNetwork(decompose(self.network, {name: trial}))
                 error = squared_error(layers(self.network)[name].weight, trial)
@@ -231,8 +242,9 @@ def compare(bench: Bench, options: argparse.Namespace) -> bool:
             low.append(judged(bench, judge, chosen(point), "low rank, w4a8"))
     print(f"searched in {time.perf_counter() - begin:.0f} s")
     front.save(options.out / f"{options.name}.json")
-    good = True
+    named: list[Design] = []
     for base in alone:
+        best = base
         print(f"\nAt the perplexity of {base.name}, within {WITHIN - 1:.0%}:")
         for kind, others in (("quantised and distilled", low[:1]), ("low rank", low)):
             near = [d for d in others if d.seen <= WITHIN * base.seen]
@@ -244,11 +256,13 @@ def compare(bench: Bench, options: argparse.Namespace) -> bool:
                   f"{best.point.interval / base.point.interval - 1:+.1%}; perplexity "
                   f"{best.seen / base.seen - 1:+.2%}, unseen {best.unseen / base.unseen - 1:+.2%}; "
                   f"{len(best.point.choice['layers'])} layers of {len(offered)} decomposed")
-        if base is alone[0]:
-            for design in (base, min(low, key=lambda d: (
-                    d.seen > WITHIN * base.seen, d.point.interval))):
-                print(f"  {design.name}:")
-                good &= simulated(bench, design.graph, design.point, options.frames)
+            if base in (alone[0], alone[-1]):
+                named += [base, best]
+    print()
+    good = True
+    for design in {id(design): design for design in named}.values():
+        print(f"{design.name}, {design.point.interval:,} cycles:")
+        good &= simulated(bench, design.graph, design.point, options.frames)
     return good
 
 
@@ -282,7 +296,7 @@ def main() -> int:
     bench = Bench(
         model, network, board_of(options.board, options.dsp),
         windows(text().training, settings.context, CALIBRATION)[:, :-1], held[::2], held[1::2],
-        options.steps or (60 if options.quick else 300), options.rate,
+        options.steps or (60 if options.quick else 1500), options.rate,
     )
     return int(not compare(bench, options))
 

@@ -12,7 +12,7 @@ frames a DSP and loses a point of accuracy at most against the dense one.
 Hardware is by default the arithmetic of every layer's foldings within ``--dsp`` DSPs, requantisers
 included: dense ones with one product in each or two; or sparse ones, but for layers where dense is
 better.  What is between the layers, tables of thresholds among it, is left out: ``--whole`` designs
-all of it.
+all of it.  One product a DSP is then what no design is faster than: all DSPs busy in every cycle.
 """
 
 from __future__ import annotations
@@ -294,7 +294,7 @@ class Judges:
     chosen: Images
     other: Images
     frames: Mapping[str, np.ndarray]
-    unpacked: Callable[[Graph, Mapping], Hardware] | None
+    unpacked: Callable[[Graph, Mapping], Hardware]
     packed: Callable[[Graph, Mapping], Hardware]
     sparse: Callable[[Graph, Mapping], Hardware]
 
@@ -362,24 +362,27 @@ def compare(
           f"at most {options.dsp} DSPs {'on the board' if options.whole else 'in the layers'}")
     header()
     packed = judges.packed(graph, frames)
-    if judges.unpacked is not None:
-        show("dense, 1 product a DSP", graph, judges, judges.unpacked(graph, frames), packed)
+    unpacked = judges.unpacked(graph, frames)
+    show("1 product a DSP, at best" if options.whole else "dense, 1 product a DSP", graph, judges,
+         unpacked, packed)
     show("dense, packed", graph, judges, packed, packed)
     show("sparse, zeros of the ReLU", graph, judges, judges.sparse(graph, frames), packed)
     front, found = searched(graph, judges, None, options, name)
-    dense = front.reference
+    reference = front.reference
     show("sparse, thresholds", found, judges, judges.sparse(found, frames), packed)
     last = found
     if tuned is not None:
         pruned = integer(tuned, training, folder)
         show("pruned, tuned; dense", pruned, judges, judges.packed(pruned, frames), packed)
         show("pruned, tuned; sparse", pruned, judges, judges.sparse(pruned, frames), packed)
-        _, last = searched(pruned, judges, dense, options, f"{name}-pruned")
+        _, last = searched(pruned, judges, reference, options, f"{name}-pruned")
         show("pruned, tuned, thresholds", last, judges, judges.sparse(last, frames), packed)
     made = judges.sparse(last, frames)
-    gain = packed.interval * packed.dsp / (made.interval * made.dsp)
-    print(f"  sparse gives {gain:.2f} times the frames a DSP of packed dense hardware: "
-          + ("it pays." if gain > 1.05 else "it does not pay."))
+    plain, gain = (dense.interval * dense.dsp / (made.interval * made.dsp)
+                   for dense in (unpacked, packed))
+    print(f"  sparse gives {gain:.2f} times the frames a DSP of packed dense hardware"
+          f"{'' if gain > 1.05 else ' (it does not pay)'}, {plain:.2f} times those of one product "
+          f"a DSP")
     if made.design and not options.whole:
         print(f"  its interval by the exact recurrence, with the blocks' queues: "
               f"{exact(last, made, frames):,.0f} cycles")
@@ -403,10 +406,13 @@ def hardware(options: argparse.Namespace) -> tuple:
     board = replace(boards.load(options.board), dsp=options.dsp,
                     lut=options.lut or LUTS * options.dsp)
 
+    def unpacked(graph: Graph, _: Mapping[str, np.ndarray]) -> Hardware:
+        return Hardware(math.ceil(graph.macs / options.dsp), options.dsp)
+
     def packed(graph: Graph, _: Mapping[str, np.ndarray]) -> Hardware:
         return Hardware.of(search(graph, board))
 
-    return None, packed, designed(board)
+    return unpacked, packed, designed(board)
 
 
 def main() -> int:

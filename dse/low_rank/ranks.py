@@ -41,7 +41,8 @@ def fit(
     judge : of choices; what its file knows is not judged again
     offered : what layers may become; default all :func:`dse.low_rank.problem.ways` of SVD schemes
     limits : intervals, as shares of that of the network as it is
-    corrections : times that the budget is corrected for the hardware that it gave
+    corrections : times that the budget is corrected for the hardware that it gave; more often
+        only as long as no hardware is within the limit
     sensitivity : what a layer's relative squared error counts; default :func:`measured`
     multiplier : of the device, of :data:`hwgen.blocks.multiplier.MULTIPLIERS`
     progress : called with what was found
@@ -128,7 +129,9 @@ def _within(
     least = sum(min(option.cost for option in some) for some in choices.values()) + fixed
     best: Choice | None = None
     low, high, budget = float(least), math.inf, max(budget, least)
-    for _ in range(corrections + 1):
+    corrected = 0
+    while corrected <= corrections or (best is None and high > (1 + CLOSE) * low):
+        corrected += 1
         choice = allocate(choices, int(budget) - fixed, sensitivity)
         interval = judge.hardware(choice).interval
         if interval <= limit:
@@ -139,7 +142,7 @@ def _within(
             high = budget
         # Hardware takes steps: where a correction leads out of what is open, halve that.
         budget *= limit / interval
-        if not low < budget < high:
+        if not low < budget < high or corrected > corrections:
             budget = (low + high) / 2 if high < math.inf else 1.02 * low
     if best is None:
         choice = allocate(choices, int(low) - fixed, sensitivity)
