@@ -501,6 +501,33 @@ def convolution(config) -> Resources:
     )
 
 
+def token_matrix(config) -> Resources:
+    """A matrix times tokens, the queue behind it not included."""
+    folding, width, depth = config.folding, config.width, max(config.depth, 2)
+    # Registers that end a buffer and go nowhere else are the array's, for they may be shifted.
+    registers = buffer_registers(width, depth, config.style)
+    own = registers // width if registers in (width, 2 * width) else 0
+    held = folding.requantiser.acc_bits * max(folding.fold_results)
+    row = max(folding.weight_depth - 1, 1).bit_length()
+    flags = config.operand_latency + folding.array.latency
+    out = buffer(width, depth, config.style) + folding.requantiser.resources()
+    out += array(folding.array, own + config.activation_delay)
+    out += total(memory.resources() for memory in folding.weights)
+    out += logic(
+        "convolution", one=1, ff_flags=3 * flags, lut_counter=row,
+        ff_register=held + row + folding.fold_beats.bit_length(),
+        lut_held=held * (folding.fold_beats > 1), ends=folding.fold_beats > 1,
+    )
+    beats = folding.inputs[0].beats
+    counters = (levels(beats) + levels(folding.channel_lanes // folding.lanes_in)
+                + 3 * levels(depth) + levels(config.last_cycles) + levels(config.folds)
+                + 2 * (config.places + 1).bit_length())
+    rows = row * (max(folding.array.skews) + config.operand_latency)
+    return out + Resources(
+        lut=counters + 4, ff=counters + rows + width + 3 + registers * (own == 0)
+    )
+
+
 def reorder(config) -> Resources:
     """What results that come tile by tile take beside the queue, and counters of their sites."""
     order = config.order

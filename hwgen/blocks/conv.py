@@ -38,14 +38,14 @@ from hwgen.blocks.base import (
     counter,
     pack_rows,
 )
-from hwgen.blocks.convolution import ConvolutionConfig, serialise
+from hwgen.blocks.convolution import ConvolutionConfig, array_weights, serialise
 from hwgen.blocks.mac import MacArray, MacArrayConfig
 from hwgen.blocks.multiplier import Packing
-from hwgen.blocks.queue import QUEUE_LATENCY, Queue, output_queue, queue_depth, which_claim
+from hwgen.blocks.queue import QUEUE_LATENCY, Queue, fold_beats, fold_queue, queue_depth
 from hwgen.blocks.reorder import ReorderQueue, TileOrder
 from hwgen.blocks.requantise import Requantiser, RequantiserConfig
 from hwgen.blocks.weight_stream import WeightStreamConfig
-from hwgen.blocks.weights import WeightMemory, WeightMemoryConfig
+from hwgen.blocks.weights import WeightMemoryConfig
 from hwgen.blocks.window import READ_LATENCY, SlidingWindow, SlidingWindowConfig
 from hwgen.errors import HwgenError
 
@@ -203,7 +203,7 @@ class FoldedConvConfig(ConvolutionConfig):
             self.tile * self.window.course.repeat[0] * self.channel_folds
         )
         sites = self.window.windows // self.channel_folds // tiles
-        return TileOrder(sites, tuple(int(n) // self.lanes_out for n in self.fold_results))
+        return TileOrder(sites, tuple(self.beats))
 
     @cached_property
     def stream(self) -> WeightStreamConfig | None:
@@ -294,11 +294,10 @@ class FoldedConvConfig(ConvolutionConfig):
             starts = np.arange(tiles * passes) * self.window.fold_cycles
             claims, ready = self.order.times(starts)
             return (self.order.whole(queue_depth(claims, ready + claim)),)
-        beats = self.fold_results // self.lanes_out
         # A place is claimed when its fold begins and freed when its beat is taken.
-        folds = math.ceil((claim + int(beats.max()) + 1) / self.window.fold_cycles) + 1
-        many = np.tile(beats, math.ceil(folds / len(beats)) + 1)
-        return (int(max(many[k : k + folds].sum() for k in range(len(beats)))),)
+        folds = math.ceil((claim + self.fold_beats + 1) / self.window.fold_cycles) + 1
+        many = np.tile(self.beats, math.ceil(folds / len(self.beats)) + 1)
+        return (int(max(many[k : k + folds].sum() for k in range(len(self.beats)))),)
 
     @property
     def _delay(self) -> int:
@@ -310,9 +309,8 @@ class FoldedConvConfig(ConvolutionConfig):
         if self.order is not None:
             claims, ready = self.order.times(window.starts)
             return Schedule((window.accepts,), (ready + self._delay,), (claims,), window.capacity)
-        beats = self.fold_results // self.lanes_out
-        fold = np.repeat(np.arange(len(beats)), beats) * self.window.fold_cycles
-        beat = np.concatenate([np.arange(n) for n in beats])
+        fold = np.repeat(np.arange(len(self.beats)), self.beats) * self.window.fold_cycles
+        beat = np.concatenate([np.arange(n) for n in self.beats])
         claims = (window.starts[:, None] + fold).ravel()
         out = (window.starts[:, None] + (fold + beat + self._delay)).ravel()
         return Schedule((window.accepts,), (out,), (claims,), window.capacity)
@@ -392,8 +390,6 @@ class FoldedConv(wiring.Component):
         config = self.config
         m.submodules.window = window = SlidingWindow(config.window)
         m.submodules.requantiser = requantiser = Requantiser(config.requantiser)
-        counts = [int(n) // config.lanes_out for n in config.fold_results]
-        claims = tuple(sorted(set(counts), reverse=True))
         wiring.connect(m, wiring.flipped(self.i), window.i)
 
         m.submodules.array = array = MacArray(config.array)
@@ -406,11 +402,10 @@ class FoldedConv(wiring.Component):
         if config.tile:
             queue = self._tiles(m, window, array, address, fold_end)
         else:
-            queue = self._sites(m, window, array, address, counts, claims)
+            queue = self._sites(m, window, array, address)
         wiring.connect(m, requantiser.o, queue.i)
         wiring.connect(m, queue.o, wiring.flipped(self.o))
-        fold = which_claim(m, "summed", counts, self._last_site(m, "summed", fold_end))
-        beats = Mux(fold, claims[-1], claims[0])
+        beats = fold_beats(m, "summed", config.beats, self._last_site(m, "summed", fold_end))
         with m.If(fire):
             m.d.sync += [
                 step.eq(Mux(step_end, 0, step + 1)),
@@ -419,7 +414,7 @@ class FoldedConv(wiring.Component):
 
         # The array: weights read beside the activations, sums accumulated over the fold.
         x = data.View(config.window.payload, delayed(m, window.o.p.as_value(), late, "x"))
-        members = {"add": 1, "first": 1, "last": 1, "beats": range(claims[0] + 1)}
+        members = {"add": 1, "first": 1, "last": 1, "beats": range(config.fold_beats + 1)}
         if phases > 1:
             members["phase"] = range(phases)
         flags = Signal(data.StructLayout(members))
@@ -463,18 +458,13 @@ class FoldedConv(wiring.Component):
         return m
 
     def _sites(
-        self, m: Module, window: SlidingWindow, array: MacArray, address: Signal,
-        counts: list[int], claims: tuple[int, ...],
+        self, m: Module, window: SlidingWindow, array: MacArray, address: Signal
     ) -> Queue:
         """The queue of results that come site by site, with all weights on chip."""
-        m.submodules.queue = queue = output_queue(self.config, 0, claims)
         # A fold starts when the queue has places for all its results, which may be fewer at an end.
-        claim = which_claim(m, "starting", counts, window.start)
-        loaded = self._weights(m, array, address)
-        m.d.comb += [
-            window.room.eq(queue.room.bit_select(claim, 1) & loaded),
-            queue.reserve.eq(Mux(window.start, 1 << claim, 0)),
-        ]
+        queue, room = fold_queue(m, self.config, self.config.beats, window.start)
+        loaded = array_weights(m, self, self.config, array, address)
+        m.d.comb += window.room.eq(room & loaded)
         return queue
 
     def _tiles(
@@ -524,31 +514,6 @@ class FoldedConv(wiring.Component):
         with m.If(advance):
             m.d.sync += site.eq(Mux(last, 0, site + 1))
         return last
-
-    def _weights(self, m: Module, array: MacArray, address: Signal) -> Value:
-        """Connect the memories of the weights; returns whether all of them are loaded."""
-        config = self.config
-        # Weights come as late as the array wants them, for their memories are read later.
-        addresses = [address]
-        for k in range(max(config.array.skews) + config.weight_latency):
-            addresses.append(Signal.like(address, name=f"address_{k + 1}", reset_less=True))
-            m.d.sync += addresses[k + 1].eq(addresses[k])
-        chain, loaded = (wiring.flipped(self.load) if config.loads else None), []
-        for k, (memory, rows, skew) in enumerate(
-            zip(config.weights, config.memory_rows, config.array.skews, strict=True)
-        ):
-            m.submodules[f"weights_{k}"] = weights = WeightMemory(memory, rows)
-            m.d.comb += [
-                weights.address.eq(addresses[skew + config.weight_latency - memory.latency]),
-                getattr(array, f"w_{k}").eq(weights.data),
-            ]
-            if memory.loads:
-                wiring.connect(m, chain, weights.load)
-                chain = weights.next
-                loaded.append(weights.loaded)
-        if config.loads:
-            wiring.connect(m, chain, wiring.flipped(self.next))
-        return Cat(loaded).all()
 
     def _begin_phase(
         self, m: Module, window: SlidingWindow, address: Signal, beats: int

@@ -1,4 +1,4 @@
-"""What blocks of convolutions share: their folding, its limits, and how results leave.
+"""What blocks of convolutions share: their folding and its limits, weights, how results leave.
 
 :mod:`hwgen.blocks.conv` computes all products, :mod:`hwgen.blocks.sparse_conv` those that are not
 zero.
@@ -8,23 +8,24 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from amaranth.hdl import Module, Signal, Value
+from amaranth.hdl import Cat, Module, Signal, Value
 from amaranth.lib import stream, wiring
 
 from hwgen.blocks.base import BlockConfig
-from hwgen.blocks.mac import MacArrayConfig
+from hwgen.blocks.mac import MacArray, MacArrayConfig
 from hwgen.blocks.requantise import Requantiser, RequantiserConfig
-from hwgen.blocks.weights import LOAD_BITS, WeightMemoryConfig
+from hwgen.blocks.weights import LOAD_BITS, WeightMemory, WeightMemoryConfig
 from hwgen.blocks.window import SlidingWindowConfig
 from hwgen.errors import HwgenError
 from hwgen.ir import Convolution
 from hwgen.ir.types import TensorType
 
-__all__ = ["ConvolutionConfig", "serialise"]
+__all__ = ["ConvolutionConfig", "array_weights", "serialise", "weight_memories"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,10 +118,15 @@ class ConvolutionConfig(BlockConfig):
         left = np.minimum(cout - np.arange(self.channel_folds) * self.pe, self.pe)
         return np.tile(left, self.op.groups)
 
+    @cached_property
+    def beats(self) -> list[int]:
+        """Beats of each fold of an output pixel at the output."""
+        return (self.fold_results // self.lanes_out).tolist()
+
     @property
     def fold_beats(self) -> int:
         """Most beats of a fold at the output."""
-        return int(self.fold_results.max()) // self.lanes_out
+        return max(self.beats)
 
     @property
     @abstractmethod
@@ -173,6 +179,60 @@ class ConvolutionConfig(BlockConfig):
 
     def compute(self, *frames: np.ndarray) -> tuple[np.ndarray, ...]:
         return self.op.evaluate(frames, (self.tensor,))
+
+
+def weight_memories(
+    m: Module, block: wiring.Component, config: ConvolutionConfig,
+    address: Callable[[int, int], Value],
+) -> tuple[list[Value], Value]:
+    """Build the memories of the weights, in a chain if they are loaded.
+
+    Parameters
+    ----------
+    block : has the ports ``load`` and ``next``, if weights are loaded
+    address : of memory ``k``, so many cycles late that what it reads comes ``weight_latency``
+        cycles after that of one that is not late
+
+    Returns
+    -------
+    what they read; and that all of them are loaded
+    """
+    words, loaded = [], []
+    chain = wiring.flipped(block.load) if config.loads else None
+    for k, (memory, rows) in enumerate(zip(config.weights, config.memory_rows, strict=True)):
+        m.submodules[f"weights_{k}"] = weights = WeightMemory(memory, rows)
+        m.d.comb += weights.address.eq(address(k, config.weight_latency - memory.latency))
+        words.append(weights.data)
+        if memory.loads:
+            wiring.connect(m, chain, weights.load)
+            chain = weights.next
+            loaded.append(weights.loaded)
+    if config.loads:
+        wiring.connect(m, chain, wiring.flipped(block.next))
+    return words, Cat(loaded).all()
+
+
+def array_weights(
+    m: Module, block: wiring.Component, config: ConvolutionConfig, array: MacArray,
+    address: Signal, late: int = 0,
+) -> Value:
+    """Give an array its weights, as late as it wants them; returns that all of them are loaded.
+
+    Parameters
+    ----------
+    block : see :func:`weight_memories`
+    address : of all memories
+    late : cycles beyond the ``weight_latency`` after the address, for the first of them
+    """
+    skews = config.array.skews
+    addresses = [address]
+    for k in range(max(skews) + config.weight_latency + late):
+        addresses.append(Signal.like(address, name=f"address_{k + 1}", reset_less=True))
+        m.d.sync += addresses[k + 1].eq(addresses[k])
+    words, loaded = weight_memories(
+        m, block, config, lambda k, more: addresses[skews[k] + late + more])
+    m.d.comb += [getattr(array, f"w_{k}").eq(word) for k, word in enumerate(words)]
+    return loaded
 
 
 def serialise(

@@ -12,8 +12,6 @@ no stream between them but a small memory, in which the first array's results ar
 the words that the second one reads, once for each of its folds.  A token claims a place there when
 it starts, and a fold of the second array its places in the output's queue; nothing ever stops on
 its way.
-
-Tokens have no neighbours, so all that a sliding window does for its pixels is left out.
 """
 
 from __future__ import annotations
@@ -25,313 +23,24 @@ from functools import cached_property
 from typing import Self
 
 import numpy as np
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Module
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.blocks import area
-from hwgen.blocks.arithmetic import delayed, levels
-from hwgen.blocks.base import BlockConfig, Resources, Schedule, StreamType, counter, in_order
+from hwgen.blocks.base import BlockConfig, Resources, Schedule, StreamType, in_order
 from hwgen.blocks.conv import FoldedConvConfig
-from hwgen.blocks.convolution import serialise
-from hwgen.blocks.mac import MacArray
-from hwgen.blocks.memory import BufferMemory, check_style
+from hwgen.blocks.memory import check_style
 from hwgen.blocks.multiplier import MULTIPLIERS
-from hwgen.blocks.queue import QUEUE_LATENCY, output_queue, queue_depth, which_claim
-from hwgen.blocks.requantise import Requantiser
-from hwgen.blocks.weights import LOAD_BITS, WeightMemory
+from hwgen.blocks.queue import QUEUE_LATENCY, fold_queue, queue_depth
+from hwgen.blocks.token_matrix import WRITE_LATENCY, TokenMatrixConfig
+from hwgen.blocks.weights import LOAD_BITS
 from hwgen.errors import HwgenError
 from hwgen.ir import Conv, Gemm
 from hwgen.ir.op import Op
 from hwgen.ir.types import TensorType
 
-__all__ = ["LowRankLinear", "LowRankLinearConfig", "TokenMatrix", "TokenMatrixConfig"]
-
-WRITE_LATENCY = 2
-"""Cycles from a token's last beat to the first cycle in which it can start."""
-READ_LATENCY = 2
-"""Cycles from the address of a word of a token to the word."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenMatrixConfig:
-    """A matrix, times each token that comes.
-
-    Parameters
-    ----------
-    folding : :class:`FoldedConvConfig`
-        The matrix as a convolution of a vector, and its folding.
-    places : :class:`int`
-        Tokens that the buffer holds.
-    token_cycles : :class:`int`
-        Cycles from a token to the next, at least.
-    style : :class:`str`
-        Memory of the buffer: see :class:`BufferMemory`.
-    """
-
-    folding: FoldedConvConfig
-    places: int
-    token_cycles: int
-    style: str = ""
-
-    @property
-    def steps(self) -> int:
-        """Words of a token."""
-        return self.folding.window.steps
-
-    @property
-    def folds(self) -> int:
-        """Times a token is read."""
-        return self.folding.channel_folds
-
-    @property
-    def fold_cycles(self) -> int:
-        """Cycles of a fold; the last one of a token may be longer."""
-        return self.folding.window.fold_cycles
-
-    @property
-    def last_cycles(self) -> int:
-        """Cycles of a token's last fold."""
-        return self.token_cycles - self.release
-
-    @property
-    def width(self) -> int:
-        """Bits of a word."""
-        return self.folding.channel_lanes * self.folding.tensor.bits
-
-    @property
-    def depth(self) -> int:
-        """Words of the buffer."""
-        return self.places * self.steps
-
-    @property
-    def release(self) -> int:
-        """Cycles from a token's start to its last fold, whose start frees the token's place.
-
-        Words are overwritten no faster than they are read then.
-        """
-        return (self.folds - 1) * self.fold_cycles
-
-    @cached_property
-    def fold_beats(self) -> list[int]:
-        """Beats at the output, for each fold."""
-        return (self.folding.fold_results // self.folding.lanes_out).tolist()
-
-    @property
-    def operand_latency(self) -> int:
-        """Cycles from the addresses of activations and weights until both have come."""
-        return max(READ_LATENCY, self.folding.weight_latency)
-
-    @property
-    def latency(self) -> int:
-        """Cycles from the start of a fold to its first result."""
-        return (self.steps - 1 + self.operand_latency + self.folding.array.latency + 1
-                + self.folding.requantiser.latency)
-
-    @cached_property
-    def claims(self) -> np.ndarray:
-        """Cycles from a token's start to the start of the fold of each of its results' beats."""
-        return np.repeat(np.arange(self.folds) * self.fold_cycles, self.fold_beats)
-
-    @cached_property
-    def results(self) -> np.ndarray:
-        """Cycles from a token's start to each beat of its results."""
-        beat = np.concatenate([np.arange(n) for n in self.fold_beats])
-        return self.claims + beat + self.latency
-
-    def resources(self) -> Resources:
-        """What it takes, the queue behind it not included."""
-        folding, width, depth = self.folding, self.width, max(self.depth, 2)
-        # Registers that end a buffer and go nowhere else are the array's, for they may be shifted.
-        registers = area.buffer_registers(width, depth, self.style)
-        own = registers // width if registers in (width, 2 * width) else 0
-        late = self.operand_latency - READ_LATENCY
-        held = folding.requantiser.acc_bits * max(folding.fold_results)
-        row = max(folding.weight_depth - 1, 1).bit_length()
-        flags = self.operand_latency + folding.array.latency
-        out = area.buffer(width, depth, self.style) + folding.requantiser.resources()
-        out += area.array(folding.array, own + late)
-        out += area.total(memory.resources() for memory in folding.weights)
-        out += area.logic(
-            "convolution", one=1, ff_flags=3 * flags, lut_counter=row,
-            ff_register=held + row + max(self.fold_beats).bit_length(),
-            lut_held=held * (max(self.fold_beats) > 1), ends=folding.fold_beats > 1,
-        )
-        beats = folding.inputs[0].beats
-        counters = (levels(beats) + levels(folding.channel_lanes // folding.lanes_in)
-                    + 3 * levels(depth) + levels(self.last_cycles) + levels(self.folds)
-                    + 2 * (self.places + 1).bit_length())
-        rows = row * (max(folding.array.skews) + self.operand_latency)
-        return out + Resources(
-            lut=counters + 4, ff=counters + rows + width + 3 + registers * (own == 0)
-        )
-
-    @property
-    def signature(self) -> wiring.Signature:
-        """Signature of the component."""
-        words = stream.Signature(LOAD_BITS, always_ready=True)
-        payloads = self.folding.inputs[0].payload, self.folding.outputs[0].payload
-        i, o = (stream.Signature(payload, always_ready=True) for payload in payloads)
-        return wiring.Signature({
-            "i": In(i), "ends": Out(1), "claim": In(1), "free": Out(1), "room": In(1),
-            "start": Out(1), "begins": Out(1), "o": Out(o),
-            **({"load": In(words), "next": Out(words)} if self.folding.loads else {}),
-            "loaded": Out(1),
-        })
-
-    def create(self) -> TokenMatrix:
-        return TokenMatrix(self)
-
-
-class TokenMatrix(wiring.Component):
-    """A matrix times each token: buffer of tokens, multiply-accumulate array, requantisers.
-
-    Parameters
-    ----------
-    config : :class:`TokenMatrixConfig`
-
-    Members
-    -------
-    i : :py:`In(stream.Signature(ArrayLayout(signed(bits), lanes_in), always_ready=True))`
-        Tokens, each only when it has a place.
-    ends : :py:`Out(1)`
-        The beat at ``i`` is the last of a token.
-    claim : :py:`In(1)`
-        Claim a place in this cycle, at the latest with a token's last beat.
-    free : :py:`Out(1)`
-        A place is free; a register.
-    room : :py:`In(1)`
-        There are places for what comes of the next fold.
-    start : :py:`Out(1)`
-        A fold starts, which claims those places.
-    begins : :py:`Out(1)`
-        The fold that starts next is a token's first.
-    o : :py:`Out(stream.Signature(ArrayLayout(signed(bits), lanes_out), always_ready=True))`
-    load, next : see :class:`hwgen.blocks.weights.WeightMemory`, if weights are loaded
-    loaded : :py:`Out(1)`
-        All weights are there.
-
-    Timing
-    ------
-    A token can start two cycles after its last beat, and ``token_cycles`` after the one before it;
-    ``config.results`` later its results come.
-    """
-
-    def __init__(self, config: TokenMatrixConfig) -> None:
-        self.config = config
-        super().__init__(config.signature)
-
-    def elaborate(self, platform):
-        m = Module()
-        config, folding = self.config, self.config.folding
-        m.submodules.buffer = buffer = BufferMemory(config.width, config.depth, config.style)
-        m.submodules.array = array = MacArray(folding.array)
-        m.submodules.requantiser = requantiser = Requantiser(folding.requantiser)
-        flags = self._read(m, buffer, array, self._write(m, buffer))
-        late = config.operand_latency
-        x = delayed(m, buffer.read_data, late - READ_LATENCY, "x")
-        m.d.comb += array.x.as_value().eq(x)
-        marks = [flags]
-        for k in range(late + folding.array.latency):
-            marks.append(Signal(len(flags), name=f"flags_{k}"))
-            m.d.sync += marks[-1].eq(marks[-2])
-        m.d.comb += Cat(array.add, array.first).eq(marks[late + folding.array.sum_latency][:2])
-        done = marks[-1][2]
-        most, *fewer = sorted(set(config.fold_beats), reverse=True)
-        beats = Mux(which_claim(m, "done", config.fold_beats, done), fewer[0] if fewer else 0, most)
-        serialise(m, folding, array.acc.as_value(), done, beats, requantiser)
-        wiring.connect(m, requantiser.o, wiring.flipped(self.o))
-        return m
-
-    def _write(self, m: Module, buffer: BufferMemory) -> Value:
-        """Collect beats into words; returns that a token is there."""
-        source = self.config.folding.inputs[0]
-        per_word = self.config.folding.channel_lanes // source.lanes
-        beat, slot = counter(source.beats, name="beat"), counter(per_word, name="slot")
-        address = counter(self.config.depth, name="write_address")
-        word = Signal(self.config.width, reset_less=True)
-        enable, complete = Signal(), Signal()
-        end = beat == source.beats - 1
-        word_end = (slot == per_word - 1) | end
-        m.d.comb += [
-            self.ends.eq(self.i.valid & end),
-            buffer.write_en.eq(enable), buffer.write_addr.eq(address), buffer.write_data.eq(word),
-        ]
-        m.d.sync += [enable.eq(self.i.valid & word_end), complete.eq(self.ends)]
-        with m.If(self.i.valid):
-            m.d.sync += [beat.eq(Mux(end, 0, beat + 1)), slot.eq(Mux(word_end, 0, slot + 1))]
-        for k in range(per_word):
-            with m.If(self.i.valid & (slot == k)):
-                m.d.sync += word.word_select(k, source.width).eq(self.i.p.as_value())
-        with m.If(enable):
-            m.d.sync += address.eq(Mux(address == self.config.depth - 1, 0, address + 1))
-        return complete
-
-    def _read(self, m: Module, buffer: BufferMemory, array: MacArray, complete: Value) -> Value:
-        """Read tokens fold by fold; returns of each cycle: a word is read, the first, the last."""
-        config = self.config
-        # Tokens that have come; places that are left after the next one: none if negative.
-        waiting = Signal(range(config.places + 1))
-        left = Signal(range(-1, config.places), init=config.places - 1)
-        step, fold = counter(config.last_cycles), counter(config.folds)
-        address, base = counter(config.depth), counter(config.depth)
-        row = counter(config.folding.weight_depth)
-        starting = Signal(init=1)
-        last_fold = fold == config.folds - 1
-        cycles = Mux(last_fold, config.last_cycles, config.fold_cycles)
-        fold_end, last_step = step == cycles - 1, step == config.steps - 1
-        go, fire, release = Signal(), Signal(), Signal()
-        m.d.comb += [
-            self.free.eq(~left[-1]), self.begins.eq(fold == 0),
-            self.start.eq(starting & (waiting != 0) & self.room),
-            go.eq(self.start | ~starting),
-            fire.eq(go & (step < config.steps)),
-            release.eq(self.start & last_fold),
-            buffer.read_en.eq(1), buffer.load.eq(1), buffer.read_addr.eq(address),
-        ]
-        m.d.sync += [
-            waiting.eq(waiting + complete - release), left.eq(left + release - self.claim),
-        ]
-        with m.If(go):
-            m.d.sync += [starting.eq(fold_end), step.eq(Mux(fold_end, 0, step + 1))]
-            with m.If(fold_end):
-                m.d.sync += fold.eq(Mux(last_fold, 0, fold + 1))
-        with m.If(fire):
-            after = Signal.like(address)
-            m.d.comb += after.eq(Mux(address == config.depth - 1, 0, address + 1))
-            m.d.sync += [
-                address.eq(Mux(last_step & ~last_fold, base, after)),
-                row.eq(Mux(row == config.folding.weight_depth - 1, 0, row + 1)),
-            ]
-            with m.If(last_step & last_fold):
-                m.d.sync += base.eq(after)
-        self._weights(m, array, row)
-        return Cat(fire, step == 0, fire & last_step)
-
-    def _weights(self, m: Module, array: MacArray, row: Value) -> None:
-        """Read the weights, as late as the array wants them beside the activations."""
-        folding, loaded = self.config.folding, []
-        chain = wiring.flipped(self.load) if folding.loads else None
-        rows = [row]
-        for k in range(max(folding.array.skews) + self.config.operand_latency):
-            rows.append(Signal.like(row, name=f"row_{k + 1}", reset_less=True))
-            m.d.sync += rows[k + 1].eq(rows[k])
-        for k, (memory, contents, skew) in enumerate(
-            zip(folding.weights, folding.memory_rows, folding.array.skews, strict=True)
-        ):
-            m.submodules[f"weights_{k}"] = weights = WeightMemory(memory, contents)
-            late = skew + self.config.operand_latency - memory.latency
-            m.d.comb += [
-                weights.address.eq(rows[late]), getattr(array, f"w_{k}").eq(weights.data)
-            ]
-            if memory.loads:
-                wiring.connect(m, chain, weights.load)
-                chain = weights.next
-                loaded.append(weights.loaded)
-        if folding.loads:
-            wiring.connect(m, chain, wiring.flipped(self.next))
-        m.d.comb += self.loaded.eq(Cat(loaded).all())
-
+__all__ = ["LowRankLinear", "LowRankLinearConfig"]
 
 @dataclass(frozen=True, kw_only=True)
 class LowRankLinearConfig(BlockConfig):
@@ -525,7 +234,7 @@ class LowRankLinearConfig(BlockConfig):
         return Schedule((accepts,), (out,), (claims,), capacity)
 
     def resources(self) -> Resources:
-        claims = len(set(self.arrays[1].fold_beats))
+        claims = len(set(self.foldings[1].beats))
         return area.output_queues(self, claims) + area.total(a.resources() for a in self.arrays)
 
     @property
@@ -618,10 +327,7 @@ class LowRankLinear(wiring.Component):
         m = Module()
         first, second = (array.create() for array in self.config.arrays)
         m.submodules.first, m.submodules.second = first, second
-        counts = self.config.arrays[1].fold_beats
-        claims = tuple(sorted(set(counts), reverse=True))
-        m.submodules.queue = queue = output_queue(self.config, 0, claims)
-        claim = which_claim(m, "starting", counts, second.start)
+        queue, room = fold_queue(m, self.config, self.config.foldings[1].beats, second.start)
         m.d.comb += [
             self.i.ready.eq(first.free),
             first.i.valid.eq(self.i.valid & first.free), first.i.p.eq(self.i.p),
@@ -629,8 +335,7 @@ class LowRankLinear(wiring.Component):
             # A token starts when it has a place between the arrays.
             first.room.eq((second.free | ~first.begins) & first.loaded & second.loaded),
             second.claim.eq(first.start & first.begins),
-            second.room.eq(queue.room.bit_select(claim, 1)),
-            queue.reserve.eq(Mux(second.start, 1 << claim, 0)),
+            second.room.eq(room),
         ]
         wiring.connect(m, first.o, second.i)
         wiring.connect(m, second.o, queue.i)

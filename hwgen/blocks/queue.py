@@ -28,8 +28,8 @@ from hwgen.blocks.base import (
 from hwgen.blocks.memory import BufferMemory
 from hwgen.errors import HwgenError
 
-__all__ = ["QUEUE_LATENCY", "Fifo", "FifoConfig", "Queue", "Skid", "output_queue",
-           "queue_depth", "which_claim"]
+__all__ = ["QUEUE_LATENCY", "Fifo", "FifoConfig", "Queue", "Skid", "fold_beats", "fold_queue",
+           "output_queue", "queue_depth"]
 
 QUEUE_LATENCY = 3
 """Cycles from a push to the beat being visible at the output."""
@@ -179,7 +179,29 @@ def output_queue(config: BlockConfig, k: int = 0, claims: tuple[int, ...] = (1,)
     )
 
 
-def which_claim(m: Module, name: str, counts: list[int], advance: Value) -> Signal:
+def fold_queue(
+    m: Module, config: BlockConfig, counts: list[int], start: Value
+) -> tuple[Queue, Value]:
+    """The queue of a block whose results come in folds; and that it has room for the next one's.
+
+    Parameters
+    ----------
+    counts : beats of each fold, over and over again
+    start : a fold starts, which claims the places of its beats
+    """
+    claims = tuple(sorted(set(counts), reverse=True))
+    m.submodules.queue = queue = output_queue(config, 0, claims)
+    claim = _which_fold(m, "starting", counts, start)
+    m.d.comb += queue.reserve.eq(Mux(start, 1 << claim, 0))
+    return queue, queue.room.bit_select(claim, 1)
+
+
+def fold_beats(m: Module, name: str, counts: list[int], advance: Value) -> Value:
+    """Beats of the fold, of which there are so many; ``advance``: then comes the next one."""
+    return Mux(_which_fold(m, name, counts, advance), min(counts), max(counts))
+
+
+def _which_fold(m: Module, name: str, counts: list[int], advance: Value) -> Signal:
     """Whether the fold has the fewer results, as one at an end may; 0 if all have as many."""
     fewer = [int(n < max(counts)) for n in counts]
     which = Signal(name=f"{name}_fewer", init=fewer[0])

@@ -28,11 +28,11 @@ from hwgen.blocks.base import (
     counter,
     pack_rows,
 )
-from hwgen.blocks.convolution import ConvolutionConfig, serialise
+from hwgen.blocks.convolution import ConvolutionConfig, serialise, weight_memories
 from hwgen.blocks.mac import MacArrayConfig
 from hwgen.blocks.memory import ReadOnlyMemory
 from hwgen.blocks.multiplier import Packing
-from hwgen.blocks.queue import QUEUE_LATENCY, output_queue, which_claim
+from hwgen.blocks.queue import QUEUE_LATENCY, fold_beats, fold_queue
 from hwgen.blocks.requantise import Requantiser, RequantiserConfig
 from hwgen.blocks.sparse_mac import (
     SKIPS,
@@ -41,7 +41,7 @@ from hwgen.blocks.sparse_mac import (
     centred_bits,
     check_streams,
 )
-from hwgen.blocks.weights import WeightMemory, WeightMemoryConfig
+from hwgen.blocks.weights import WeightMemoryConfig
 from hwgen.blocks.window import READ_LATENCY, SlidingWindow, SlidingWindowConfig
 from hwgen.errors import HwgenError
 from hwgen.ir import ConvTranspose
@@ -277,9 +277,8 @@ class SparseConvConfig(ConvolutionConfig):
         """Timing if each fold takes its average."""
         each = self.fold_cycles
         window = self.window.schedule(arrivals[0], len(self.fold_results) * each)
-        beats = self.fold_results // self.lanes_out
-        fold = np.repeat((np.arange(len(beats)) * each).astype(np.int64), beats)
-        beat = np.concatenate([np.arange(n) for n in beats])
+        fold = np.repeat((np.arange(len(self.beats)) * each).astype(np.int64), self.beats)
+        beat = np.concatenate([np.arange(n) for n in self.beats])
         claims = (window.starts[:, None] + fold).ravel()
         # Its end is as far behind its beginning as there are cycles.
         late = self._delay + math.ceil(each) - self.window.steps
@@ -417,21 +416,14 @@ class SparseConv(wiring.Component):
         m.submodules.window = window = SlidingWindow(config.window)
         m.submodules.mac = mac = SparseMac(config.mac)
         m.submodules.requantiser = requantiser = Requantiser(config.requantiser)
-        counts = [int(n) // config.lanes_out for n in config.fold_results]
-        claims = tuple(sorted(set(counts), reverse=True))
-        m.submodules.queue = queue = output_queue(config, 0, claims)
+        # A fold starts when there are places for its beats, and for its results.
+        queue, room = fold_queue(m, config, config.beats, window.start)
         wiring.connect(m, wiring.flipped(self.i), window.i)
         wiring.connect(m, requantiser.o, queue.i)
         wiring.connect(m, queue.o, wiring.flipped(self.o))
 
-        # A fold starts when there are places for its beats, and for its results.
-        claim = which_claim(m, "starting", counts, window.start)
         loaded = self._weights(m, mac)
-        m.d.comb += [
-            window.room.eq(queue.room.bit_select(claim, 1) & mac.room & loaded),
-            queue.reserve.eq(Mux(window.start, 1 << claim, 0)),
-            mac.reserve.eq(window.start),
-        ]
+        m.d.comb += [window.room.eq(room & mac.room & loaded), mac.reserve.eq(window.start)]
         step = counter(config.window.steps)
         last = step == config.window.steps - 1
         with m.If(window.o.valid):
@@ -448,8 +440,7 @@ class SparseConv(wiring.Component):
         m.d.comb += Cat(mac.valid, mac.last, mac.x.as_value()).eq(beat)
 
         # Serialise the results of a fold, lanes_out a cycle.
-        fewer = which_claim(m, "done", counts, mac.done)
-        beats = Mux(fewer, claims[-1], claims[0])
+        beats = fold_beats(m, "done", config.beats, mac.done)
         serialise(m, config, mac.acc.as_value(), mac.done, beats, requantiser)
         return m
 
@@ -466,21 +457,9 @@ class SparseConv(wiring.Component):
     def _weights(self, m: Module, mac: SparseMac) -> Value:
         """Connect the memories of the weights; returns whether all of them are loaded."""
         config, array = self.config, self.config.array
-        chain, loaded = (wiring.flipped(self.load) if config.loads else None), []
         skew = array.columns[0].skew
-        words: list[Value] = []
-        for k, (memory, rows) in enumerate(zip(config.weights, config.memory_rows, strict=True)):
-            m.submodules[f"weights_{k}"] = weights = WeightMemory(memory, rows)
-            late = skew[k] + config.weight_latency - memory.latency
-            address = delayed(m, getattr(mac, f"address_{k}"), late, f"address_{k}")
-            m.d.comb += weights.address.eq(address)
-            words.append(weights.data)
-            if memory.loads:
-                wiring.connect(m, chain, weights.load)
-                chain = weights.next
-                loaded.append(weights.loaded)
-        if config.loads:
-            wiring.connect(m, chain, wiring.flipped(self.next))
+        words, loaded = weight_memories(m, self, config, lambda k, late: delayed(
+            m, getattr(mac, f"address_{k}"), skew[k] + late, f"address_{k}"))
         # A port has the words of some multipliers, column by column.
         bits, most = array.w_bits, array.packing.products
         for n, late in enumerate(array.skews):
@@ -489,4 +468,4 @@ class SparseConv(wiring.Component):
                 words[k][start * bits : min(start + most, config.pe) * bits]
                 for start in range(0, config.pe, most) for k in together
             ))
-        return Cat(loaded).all()
+        return loaded

@@ -1,0 +1,268 @@
+"""A matrix times each token of a stream: a fully connected layer, or a convolution of kernel 1.
+
+A buffer puts the beats of a token together to words, which are read once for each fold of outputs.
+Tokens have no neighbours, so all that a sliding window does for its pixels is left out.
+:mod:`hwgen.blocks.low_rank` has two of them, one after the other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from hwgen.blocks import area
+from hwgen.blocks.arithmetic import delayed
+from hwgen.blocks.base import Resources, counter
+from hwgen.blocks.conv import FoldedConvConfig
+from hwgen.blocks.convolution import array_weights, serialise
+from hwgen.blocks.mac import MacArray
+from hwgen.blocks.memory import BufferMemory
+from hwgen.blocks.queue import fold_beats
+from hwgen.blocks.requantise import Requantiser
+from hwgen.blocks.weights import LOAD_BITS
+
+__all__ = ["WRITE_LATENCY", "TokenMatrix", "TokenMatrixConfig"]
+
+WRITE_LATENCY = 2
+"""Cycles from a token's last beat to the first cycle in which it can start."""
+READ_LATENCY = 2
+"""Cycles from the address of a word of a token to the word."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenMatrixConfig:
+    """A matrix, times each token that comes.
+
+    Parameters
+    ----------
+    folding : :class:`FoldedConvConfig`
+        The matrix as a convolution of a vector, and its folding.
+    places : :class:`int`
+        Tokens that the buffer holds.
+    token_cycles : :class:`int`
+        Cycles from a token to the next, at least.
+    style : :class:`str`
+        Memory of the buffer: see :class:`BufferMemory`.
+    """
+
+    folding: FoldedConvConfig
+    places: int
+    token_cycles: int
+    style: str = ""
+
+    @property
+    def steps(self) -> int:
+        """Words of a token."""
+        return self.folding.window.steps
+
+    @property
+    def folds(self) -> int:
+        """Times a token is read."""
+        return self.folding.channel_folds
+
+    @property
+    def fold_cycles(self) -> int:
+        """Cycles of a fold; the last one of a token may be longer."""
+        return self.folding.window.fold_cycles
+
+    @property
+    def last_cycles(self) -> int:
+        """Cycles of a token's last fold."""
+        return self.token_cycles - self.release
+
+    @property
+    def width(self) -> int:
+        """Bits of a word."""
+        return self.folding.channel_lanes * self.folding.tensor.bits
+
+    @property
+    def depth(self) -> int:
+        """Words of the buffer."""
+        return self.places * self.steps
+
+    @property
+    def release(self) -> int:
+        """Cycles from a token's start to its last fold, whose start frees the token's place.
+
+        Words are overwritten no faster than they are read then.
+        """
+        return (self.folds - 1) * self.fold_cycles
+
+    @property
+    def operand_latency(self) -> int:
+        """Cycles from the addresses of activations and weights until both have come."""
+        return max(READ_LATENCY, self.folding.weight_latency)
+
+    @property
+    def activation_delay(self) -> int:
+        """Cycles that activations wait for their weights."""
+        return self.operand_latency - READ_LATENCY
+
+    @property
+    def latency(self) -> int:
+        """Cycles from the start of a fold to its first result."""
+        return (self.steps - 1 + self.operand_latency + self.folding.array.latency + 1
+                + self.folding.requantiser.latency)
+
+    @cached_property
+    def claims(self) -> np.ndarray:
+        """Cycles from a token's start to the start of the fold of each of its results' beats."""
+        return np.repeat(np.arange(self.folds) * self.fold_cycles, self.folding.beats)
+
+    @cached_property
+    def results(self) -> np.ndarray:
+        """Cycles from a token's start to each beat of its results."""
+        beat = np.concatenate([np.arange(n) for n in self.folding.beats])
+        return self.claims + beat + self.latency
+
+    def resources(self) -> Resources:
+        """What it takes, the queue behind it not included."""
+        return area.token_matrix(self)
+
+    @property
+    def signature(self) -> wiring.Signature:
+        """Signature of the component."""
+        words = stream.Signature(LOAD_BITS, always_ready=True)
+        payloads = self.folding.inputs[0].payload, self.folding.outputs[0].payload
+        i, o = (stream.Signature(payload, always_ready=True) for payload in payloads)
+        return wiring.Signature({
+            "i": In(i), "ends": Out(1), "claim": In(1), "free": Out(1), "room": In(1),
+            "start": Out(1), "begins": Out(1), "o": Out(o),
+            **({"load": In(words), "next": Out(words)} if self.folding.loads else {}),
+            "loaded": Out(1),
+        })
+
+    def create(self) -> TokenMatrix:
+        return TokenMatrix(self)
+
+
+class TokenMatrix(wiring.Component):
+    """A matrix times each token: buffer of tokens, multiply-accumulate array, requantisers.
+
+    Parameters
+    ----------
+    config : :class:`TokenMatrixConfig`
+
+    Members
+    -------
+    i : :py:`In(stream.Signature(ArrayLayout(signed(bits), lanes_in), always_ready=True))`
+        Tokens, each only when it has a place.
+    ends : :py:`Out(1)`
+        The beat at ``i`` is the last of a token.
+    claim : :py:`In(1)`
+        Claim a place in this cycle, at the latest with a token's last beat.
+    free : :py:`Out(1)`
+        A place is free; a register.
+    room : :py:`In(1)`
+        There are places for what comes of the next fold.
+    start : :py:`Out(1)`
+        A fold starts, which claims those places.
+    begins : :py:`Out(1)`
+        The fold that starts next is a token's first.
+    o : :py:`Out(stream.Signature(ArrayLayout(signed(bits), lanes_out), always_ready=True))`
+    load, next : see :class:`hwgen.blocks.weights.WeightMemory`, if weights are loaded
+    loaded : :py:`Out(1)`
+        All weights are there.
+
+    Timing
+    ------
+    A token can start two cycles after its last beat, and ``token_cycles`` after the one before it;
+    ``config.results`` later its results come.
+    """
+
+    def __init__(self, config: TokenMatrixConfig) -> None:
+        self.config = config
+        super().__init__(config.signature)
+
+    def elaborate(self, platform):
+        m = Module()
+        config, folding = self.config, self.config.folding
+        m.submodules.buffer = buffer = BufferMemory(config.width, config.depth, config.style)
+        m.submodules.array = array = MacArray(folding.array)
+        m.submodules.requantiser = requantiser = Requantiser(folding.requantiser)
+        flags = self._read(m, buffer, array, self._write(m, buffer))
+        late = config.operand_latency
+        x = delayed(m, buffer.read_data, config.activation_delay, "x")
+        m.d.comb += array.x.as_value().eq(x)
+        marks = [flags]
+        for k in range(late + folding.array.latency):
+            marks.append(Signal(len(flags), name=f"flags_{k}"))
+            m.d.sync += marks[-1].eq(marks[-2])
+        m.d.comb += Cat(array.add, array.first).eq(marks[late + folding.array.sum_latency][:2])
+        done = marks[-1][2]
+        beats = fold_beats(m, "done", folding.beats, done)
+        serialise(m, folding, array.acc.as_value(), done, beats, requantiser)
+        wiring.connect(m, requantiser.o, wiring.flipped(self.o))
+        return m
+
+    def _write(self, m: Module, buffer: BufferMemory) -> Value:
+        """Collect beats into words; returns that a token is there."""
+        source = self.config.folding.inputs[0]
+        per_word = self.config.folding.channel_lanes // source.lanes
+        beat, slot = counter(source.beats, name="beat"), counter(per_word, name="slot")
+        address = counter(self.config.depth, name="write_address")
+        word = Signal(self.config.width, reset_less=True)
+        enable, complete = Signal(), Signal()
+        end = beat == source.beats - 1
+        word_end = (slot == per_word - 1) | end
+        m.d.comb += [
+            self.ends.eq(self.i.valid & end),
+            buffer.write_en.eq(enable), buffer.write_addr.eq(address), buffer.write_data.eq(word),
+        ]
+        m.d.sync += [enable.eq(self.i.valid & word_end), complete.eq(self.ends)]
+        with m.If(self.i.valid):
+            m.d.sync += [beat.eq(Mux(end, 0, beat + 1)), slot.eq(Mux(word_end, 0, slot + 1))]
+        for k in range(per_word):
+            with m.If(self.i.valid & (slot == k)):
+                m.d.sync += word.word_select(k, source.width).eq(self.i.p.as_value())
+        with m.If(enable):
+            m.d.sync += address.eq(Mux(address == self.config.depth - 1, 0, address + 1))
+        return complete
+
+    def _read(self, m: Module, buffer: BufferMemory, array: MacArray, complete: Value) -> Value:
+        """Read tokens fold by fold; returns of each cycle: a word is read, the first, the last."""
+        config = self.config
+        # Tokens that have come; places that are left after the next one: none if negative.
+        waiting = Signal(range(config.places + 1))
+        left = Signal(range(-1, config.places), init=config.places - 1)
+        step, fold = counter(config.last_cycles), counter(config.folds)
+        address, base = counter(config.depth), counter(config.depth)
+        row = counter(config.folding.weight_depth)
+        starting = Signal(init=1)
+        last_fold = fold == config.folds - 1
+        cycles = Mux(last_fold, config.last_cycles, config.fold_cycles)
+        fold_end, last_step = step == cycles - 1, step == config.steps - 1
+        go, fire, release = Signal(), Signal(), Signal()
+        m.d.comb += [
+            self.free.eq(~left[-1]), self.begins.eq(fold == 0),
+            self.start.eq(starting & (waiting != 0) & self.room),
+            go.eq(self.start | ~starting),
+            fire.eq(go & (step < config.steps)),
+            release.eq(self.start & last_fold),
+            buffer.read_en.eq(1), buffer.load.eq(1), buffer.read_addr.eq(address),
+        ]
+        m.d.sync += [
+            waiting.eq(waiting + complete - release), left.eq(left + release - self.claim),
+        ]
+        with m.If(go):
+            m.d.sync += [starting.eq(fold_end), step.eq(Mux(fold_end, 0, step + 1))]
+            with m.If(fold_end):
+                m.d.sync += fold.eq(Mux(last_fold, 0, fold + 1))
+        with m.If(fire):
+            after = Signal.like(address)
+            m.d.comb += after.eq(Mux(address == config.depth - 1, 0, address + 1))
+            m.d.sync += [
+                address.eq(Mux(last_step & ~last_fold, base, after)),
+                row.eq(Mux(row == config.folding.weight_depth - 1, 0, row + 1)),
+            ]
+            with m.If(last_step & last_fold):
+                m.d.sync += base.eq(after)
+        m.d.comb += self.loaded.eq(array_weights(
+            m, self, config.folding, array, row,
+            config.operand_latency - config.folding.weight_latency))
+        return Cat(fire, step == 0, fire & last_step)
