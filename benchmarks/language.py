@@ -55,7 +55,8 @@ from models.samples import Feed, Feeds
 
 __all__ = [
     "FULL", "QUICK", "IntegerLinears", "LanguageModel", "Linears", "Settings", "Text", "board_of",
-    "calibration", "integer", "linear_network", "perplexity", "text", "train", "trained", "windows",
+    "calibration", "integer", "linear_network", "perplexity", "precision_of", "text", "train",
+    "trained", "windows",
 ]
 
 Linears = Callable[[str, Tensor], Tensor]
@@ -410,13 +411,18 @@ def integer(network: Network, found: Statistics, precision: str, corrected: bool
     ----------
     network : of :func:`linear_network`, or what became of it
     found : by :func:`models.quantisation.calibrate.statistics`
-    precision : such as ``w4a8``; inputs and outputs of segments have 8 bits all the same
+    precision : see :func:`precision_of`
     corrected : biases make up for the rounding of weights
     """
+    return lower(network, found.ranges, precision_of(network, precision),
+                 found.means if corrected else None)
+
+
+def precision_of(network: Network, precision: str) -> Precision:
+    """Such as ``w4a8``; inputs and outputs of segments have 8 bits all the same."""
     default = Precision.parse(precision).rules[0]
     ends = [Rule(name, activations=8) for name in (*network.inputs, *network.outputs)]
-    return lower(network, found.ranges, Precision((default, *ends), precision),
-                 found.means if corrected else None)
+    return Precision((default, *ends), precision)
 
 
 class IntegerLinears:

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -42,27 +41,24 @@ from benchmarks.language import (
     calibration,
     linear_network,
     perplexity,
+    precision_of,
     text,
     trained,
     windows,
 )
+from benchmarks.simulated import as_predicted
 from boards import Board
 from dse.front import Point
 from dse.low_rank.problem import Choice, Judge, Problem, chosen, designed, ways
 from dse.low_rank.ranks import fit
-from hwgen.design import DesignPoint
-from hwgen.emit.verilog import emit
 from hwgen.ir import Graph
-from hwgen.pipeline import plan
 from models.compression.decomposition import Decomposition
 from models.compression.itera import decompose_then_quantise, iterate
 from models.compression.layers import layers
 from models.compression.rewrite import decompose, squared_error
 from models.compression.trainable import TorchNetwork, shuffled, tune
 from models.onnx_import import Network
-from models.quantisation.precision import Precision, Rule
 from models.samples import Feed
-from sim.verilator import VerilatorModel
 
 PRECISIONS = "w8a8", "w6a8", "w5a8", "w4a8"
 """Of quantisation alone."""
@@ -108,14 +104,13 @@ class Bench:
 
     def problem(self, precision: str, tuned: bool) -> Problem:
         """Decompositions at a precision; more accurate is less perplexing."""
-        default = Precision.parse(precision).rules[0]
-        ends = [Rule(n, activations=8) for n in (*self.network.inputs, *self.network.outputs)]
-        width = default.weights
+        bits = precision_of(self.network, precision)
+        width = bits.rules[0].weights
         assert width is not None
         return Problem(
             self.network, self.frames,
             lambda graph: 1 / perplexity(self.model, self.seen, graph), designed(self.board),
-            Precision((default, *ends), precision), corrected=True,
+            bits, corrected=True,
             tuned=(lambda student: self.distilled(student, width)) if tuned else None,
         )
 
@@ -140,6 +135,15 @@ class Bench:
 
         found = F.log_softmax(self.model(tokens, linears), -1)
         return F.kl_div(found, wanted, reduction="none", log_target=True).sum(-1).mean()
+
+    def inputs(self, graph: Graph, frames: int) -> dict[str, np.ndarray]:
+        """What the linear layers are given in some frames of the text that choices are made by."""
+        feeds = list(calibration(self.model, self.network, self.seen[:frames, :-1]))[:frames]
+        return {
+            name: np.stack([type.quantisation.quantise(feed[given][0]) for feed in feeds])
+            for (name, type), given in zip(
+                graph.inputs.items(), self.network.inputs, strict=True)
+        }
 
     def sensitivity(self, trials: Mapping[str, Decomposition]) -> dict[str, float]:
         """What a layer's relative squared error adds to the divergence."""
@@ -173,26 +177,6 @@ def errors(network: Network, quick: bool) -> bool:
                 row.append(f"  {plain:.4f} -> {found:.4f}")
             print(f"{name:<16}{rank:>6}{''.join(row)}", flush=True)
     return better
-
-
-def simulated(bench: Bench, graph: Graph, point: Point, frames: int) -> bool:
-    """Run frames through the Verilog; print and say whether it is as predicted."""
-    assert point.design is not None
-    netlist = plan(graph, DesignPoint.parse(point.design))
-    feeds = list(calibration(bench.model, bench.network, bench.seen[:frames, :-1]))[:frames]
-    inputs = {
-        name: np.stack([type.quantisation.quantise(feed[given][0]) for feed in feeds])
-        for (name, type), given in zip(graph.inputs.items(), bench.network.inputs, strict=True)
-    }
-    wanted = graph.evaluate(inputs)
-    begin = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        run = VerilatorModel(emit(netlist), netlist, Path(folder)).run(inputs)
-    wrong = sum(int((run.outputs[name] != value).sum()) for name, value in wanted.items())
-    print(f"    simulated: {run.interval:,} cycles a frame, predicted {point.interval:,}; "
-          f"{wrong} of {sum(v.size for v in wanted.values()):,} values wrong; "
-          f"{time.perf_counter() - begin:.0f} s", flush=True)
-    return not wrong and run.interval == point.interval
 
 
 @dataclass
@@ -262,7 +246,7 @@ def compare(bench: Bench, options: argparse.Namespace) -> bool:
     good = True
     for design in {id(design): design for design in named}.values():
         print(f"{design.name}, {design.point.interval:,} cycles:")
-        good &= simulated(bench, design.graph, design.point, options.frames)
+        good &= as_predicted(design.graph, design.point, bench.inputs(design.graph, options.frames))
     return good
 
 

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -37,6 +36,7 @@ from torch import nn
 
 import boards
 from benchmarks.digits import cluttered
+from benchmarks.simulated import as_predicted
 from benchmarks.sparse_search import train_residual
 from boards import Board
 from dse.front import Point, best
@@ -45,14 +45,10 @@ from dse.low_rank.problem import Judge, Problem, Way, chosen, designed, ways
 from dse.search import search
 from examples.digits import Images, classify, digits, export, to_codes
 from examples.digits import train as train_digits
-from hwgen.design import DesignPoint
-from hwgen.emit.verilog import emit
 from hwgen.errors import HwgenError
 from hwgen.ir import Graph
-from hwgen.pipeline import plan
 from models.compression.layers import Layer
 from models.onnx_import import read
-from sim.verilator import VerilatorModel
 
 LOSS = 0.01
 """Of accuracy, at most."""
@@ -115,22 +111,6 @@ def offered(layer: Layer, cpds: int) -> list[Way]:
     """What a layer may become: SVDs of many ranks, CPDs of few."""
     return [*ways(layer, schemes=("cpd",), ranks=cpds)[:-1],
             *ways(layer, schemes=("svd_spatial", "svd_last", "svd_first"))]
-
-
-def simulated(graph: Graph, point: Point, images: Images) -> bool:
-    """Run images through the Verilog; print and say whether it is as predicted."""
-    assert point.design is not None
-    begin = time.perf_counter()
-    netlist = plan(graph, DesignPoint.parse(point.design))
-    inputs = to_codes(graph, images)
-    wanted = graph.evaluate(inputs)
-    with tempfile.TemporaryDirectory() as folder:
-        run = VerilatorModel(emit(netlist), netlist, Path(folder)).run(inputs)
-    wrong = sum(int((run.outputs[name] != value).sum()) for name, value in wanted.items())
-    print(f"    {len(images)} images in Verilog: {run.interval:,} cycles each, predicted "
-          f"{point.interval:,}; {wrong} mismatches; {time.perf_counter() - begin:.0f} s",
-          flush=True)
-    return not wrong and run.interval == point.interval
 
 
 def elsewhere(board: Board, task: Task, graphs: tuple[Graph, Graph]) -> None:
@@ -223,9 +203,10 @@ def compare(task: Task, board: Board, options: argparse.Namespace) -> bool:
     for point in front.points:
         line("", point, None)
     print("  as it is:")
-    good = simulated(graphs[0], reference, _few(halves[1], task.simulated))
+    few = _few(halves[1], task.simulated)
+    good = as_predicted(graphs[0], reference, to_codes(graphs[0], few))
     print("  best:")
-    good &= simulated(graphs[1], found, _few(halves[1], task.simulated))
+    good &= as_predicted(graphs[1], found, to_codes(graphs[1], few))
     if not options.quick:
         elsewhere(board, task, graphs)
     print(flush=True)
