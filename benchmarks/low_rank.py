@@ -240,7 +240,7 @@ def compare(bench: Bench, options: argparse.Namespace) -> bool:
                   f"{best.point.interval / base.point.interval - 1:+.1%}; perplexity "
                   f"{best.seen / base.seen - 1:+.2%}, unseen {best.unseen / base.unseen - 1:+.2%}; "
                   f"{len(best.point.choice['layers'])} layers of {len(offered)} decomposed")
-            if base in (alone[0], alone[-1]):
+            if base in (alone[:1] if options.quick else (alone[0], alone[-1])):
                 named += [base, best]
     print()
     good = True
@@ -267,7 +267,7 @@ def main() -> int:
     options.name = "quick" if options.quick else "full"
     options.dsp = options.dsp or (96 if options.quick else 256)
     options.ranks = 6 if options.quick else 8
-    options.limits = options.limits or (LIMITS[:1] if options.quick else LIMITS)
+    options.limits = options.limits or (LIMITS[1:2] if options.quick else LIMITS)
     options.frames = 2 if options.quick else FRAMES
     options.out.mkdir(parents=True, exist_ok=True)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
