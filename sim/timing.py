@@ -119,7 +119,7 @@ def _walk(netlist: Netlist, interval: int, frames: int) -> tuple[Timing, bool]:
         for port, (edge, accept) in enumerate(zip(edges, schedule.accepts, strict=True)):
             claim = claims.pop(edge.source, None)
             if claim is not None:
-                depths[edge.name] = depth = queue_depth(claim, accept)
+                depths[edge.name] = depth = _depth(claim, accept, interval, frames)
                 if depth * config.inputs[port].width >= DEEP:
                     waits[edge.name] = int(np.quantile(accept[::SAMPLE] - claim[::SAMPLE], FEW))
         if schedule.capacity is not None:
@@ -145,6 +145,17 @@ def _walk(netlist: Netlist, interval: int, frames: int) -> tuple[Timing, bool]:
         first=first,
         last=last,
     ), steady
+
+
+def _depth(claims: np.ndarray, pops: np.ndarray, interval: int, frames: int) -> int:
+    """Depth of a queue, also if it holds more frames than were walked: they are like the last."""
+    depth = queue_depth(claims, pops)
+    claims, pops = (times.reshape(frames, -1)[-1] for times in (claims, pops))
+    wait = int((pops - claims).max())
+    if wait > (frames - 1) * interval:
+        shifts = interval * np.arange(wait // interval + 2)[:, None]
+        depth = max(depth, queue_depth((claims + shifts).ravel(), (pops + shifts).ravel()))
+    return depth
 
 
 def sized(graph: Graph, design: DesignPoint) -> tuple[DesignPoint, Netlist, Timing]:

@@ -57,6 +57,30 @@ def test_fast_input_and_stalls_do_not_deadlock(stall):
             assert last[2] - last[1] == timing.interval
 
 
+def test_queue_of_many_frames():
+    """A short branch beside one whose latency is many intervals holds as many frames."""
+    b = Builder((4, 4, 2))
+    x = "image"
+    for k in range(5):
+        x = b.conv(x, 2, 3, f"c{k}")
+    b.graph.outputs = [b.add("image", x, "sum")]
+    folding = Folding(channel_lanes=2, tap_lanes=9, pe=2)
+    layers = [f"c{k}" for k in range(5)]
+    design = DesignPoint("zcu102", 250.0, dict.fromkeys(layers, folding),
+                         dict.fromkeys(["image", *layers, "sum"], 2))
+    _, netlist, timing = sized(b.graph, design)
+    assert timing.interval == 16
+    assert timing.latency > 4 * timing.interval
+    assert timing.depths["image>sum"] > 4 * 16
+    frames = b.frames(12)
+    run = simulate(Pipeline(netlist), frames["image"], arrivals=[arrivals(16, 16, 12)])
+    assert (run.outputs[0] == b.graph.evaluate(frames)["sum"]).all()
+    first, last = timing.of_frames(12)
+    times = run.times[0].reshape(12, -1)
+    assert (times[:, 0] == first[0]).all()
+    assert (times[:, -1] == last[0]).all()
+
+
 def test_slower_pace_needs_no_more():
     b, design = residual()
     netlist = plan(b.graph, design)
