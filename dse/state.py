@@ -291,8 +291,9 @@ class SearchState:
             helps += " or fewer bits (--precision w4a8)"
         return (
             f"Board {self.board.name} is too small for this network: it needs at least "
-            f"{takes[worst] + self.missing[worst]:.0f} {name} of {have[worst]:.0f} that "
-            f"may be used, {column.takes[worst]:.0f} of them for {part.names[0]!r}: {helps}"
+            f"{takes[worst] + self.missing[worst]:,.0f} {name} of "
+            f"{have[worst] + self.missing[worst]:,.0f} that may be used, "
+            f"{column.takes[worst]:,.0f} of them for {part.names[0]!r}: {helps}"
         )
 
     def design(self, allocation: Allocation, interval: int, lanes: dict, pixels: dict

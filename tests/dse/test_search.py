@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -119,7 +120,15 @@ def test_without_one_resource(change: dict[str, int]) -> None:
         need = found.netlist.resources()
         for key in ("dsp", "bram18", "uram", "lut", "ff"):
             assert getattr(need, key) <= getattr(board.usable, key)
-    assert not message or ("too small" in message and "choose a larger board" in message)
+    if message:
+        assert "too small" in message
+        assert "choose a larger board" in message
+        there = re.search(r"at least ([\d,]+) (\w+) of ([\d,]+) that may be used", message)
+        assert there is not None
+        needed, usable = (int(there[k].replace(",", "")) for k in (1, 3))
+        usual = getattr(board.usable, there[2])
+        assert 0.98 * usual - 1 <= usable <= usual
+        assert needed > usable
 
 
 def test_too_small() -> None:
