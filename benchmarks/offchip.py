@@ -81,6 +81,7 @@ CASES = (
     Case("resnet18", 224, "zcu102", precision="w4a4"),
     Case("resnet50", 224, "zcu102"),
     Case("vgg16", 224, "zcu102"),
+    Case("x3d-m", 224, "zcu102", precision="w4a4"),
 )
 QUICK = (Case("yolov5n", 320, "zcu104", "prefer"),
          Case("resnet18", 224, "zcu102", precision="w4a4"))
@@ -91,6 +92,7 @@ SIMULATED = (
     Case("resnet18", 64, "zcu102", streams=True),
     Case("resnet50", 32, "zcu102", streams=True),
     Case("vgg16", 32, "zcu102", streams=True),
+    Case("x3d-m", 32, "zcu102", precision="w4a4", dsp=400, bram18=500, streams=True, evicts=True),
 )
 SIMULATED_QUICK = (SIMULATED[2],)
 
