@@ -39,7 +39,7 @@ from benchmarks.digits import cluttered
 from benchmarks.simulated import as_predicted
 from benchmarks.sparse_search import train_residual
 from boards import Board
-from dse.front import Point, best
+from dse.front import Hardware, Point, best
 from dse.low_rank.evolution import evolve
 from dse.low_rank.problem import Judge, Problem, Way, chosen, designed, ways
 from dse.search import search
@@ -121,7 +121,7 @@ def elsewhere(board: Board, task: Task, graphs: tuple[Graph, Graph]) -> None:
             for graph in graphs:
                 made = search(graph, part(board, dsp))
                 need = made.netlist.resources()
-                points.append(Point.of({}, 0.0, (made.timing.interval, need.dsp)))
+                points.append(Point.of({}, 0.0, Hardware.of(made)))
                 texts.append(f"{made.timing.interval:,} cycles, {need.dsp} DSPs, {need.lut:,} LUTs,"
                              f" short of {made.limit}")
         except HwgenError as error:

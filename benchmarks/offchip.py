@@ -16,8 +16,8 @@ import gc
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,7 @@ from hwgen.blocks.evict import EvictionConfig
 from hwgen.blocks.queue import FifoConfig
 from hwgen.emit.report import report
 from hwgen.emit.verilog import emit
+from hwgen.errors import HwgenError
 from hwgen.pipeline import Netlist
 from models.load import read
 from sim.verilator import MemoryModel, VerilatorModel
@@ -47,6 +48,7 @@ class Case:
     offchip : as :func:`dse.search.search` takes it
     precision : bits of weights and activations
     dsp, bram18, uram : what is left of the board; None: all of it
+    shares : of its resources that may be used, where they are others than the board's
     streams, evicts : what a design must have
     """
 
@@ -58,6 +60,7 @@ class Case:
     dsp: int | None = None
     bram18: int | None = None
     uram: int | None = None
+    shares: Mapping[str, float] = field(default_factory=dict)
     streams: bool = False
     evicts: bool = False
 
@@ -68,7 +71,8 @@ class Case:
         """The board, or what is left of it."""
         left = {name: value for name in ("dsp", "bram18", "uram")
                 if (value := getattr(self, name)) is not None}
-        return replace(boards.load(self.board), **left)
+        board = boards.load(self.board)
+        return replace(board, **left, shares=replace(board.shares, **self.shares))
 
 
 CASES = (
@@ -82,6 +86,10 @@ CASES = (
     Case("resnet50", 224, "zcu102"),
     Case("vgg16", 224, "zcu102"),
     Case("x3d-m", 224, "zcu102", precision="w4a4"),
+    Case("x3d-m", 224, "zcu102", precision="w4a6"),
+    Case("x3d-m", 224, "zcu102", precision="w4a8"),
+    Case("yolov5n", 320, "zedboard"),
+    Case("yolov5n", 320, "zedboard", precision="w4a4", shares={"lut": 0.85, "bram18": 1.0}),
 )
 QUICK = (Case("yolov5n", 320, "zcu104", "prefer"),
          Case("resnet18", 224, "zcu102", precision="w4a4"))
@@ -153,13 +161,17 @@ def header(columns: tuple[str, ...]) -> None:
 
 
 def predicted(cases: tuple[Case, ...]) -> None:
-    """Search the designs, and print what is predicted of them."""
+    """Search the designs, and print what is predicted of them, or why there is none."""
     header(DESIGN)
     moved = []
     for case in cases:
         board = case.reduced()
         graph = read(case.model, size=case.size, precision=case.precision).graph
-        found = search(graph, board, offchip=case.offchip)
+        try:
+            found = search(graph, board, offchip=case.offchip)
+        except HwgenError as error:
+            line((case, str(error)))
+            continue
         timing, usable, clock = found.timing, board.usable, found.design.clock_mhz
         data = report(
             found.netlist, found.design, model=case.model, interval=timing.interval,

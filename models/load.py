@@ -50,9 +50,7 @@ class Source:
         """
         from models import images, samples
 
-        shapes = [self.network.shapes[name] for name in self.network.inputs]
-        extent = next(((s[-2], s[-1]) for s in shapes if len(s) in (4, 5)), (1, 1))
-        photos = images.photographs(count, extent, seed + 1)
+        photos = images.photographs(count, samples.extent(self.network) or (1, 1), seed + 1)
         return self._quantised(samples.feeds(self.network, photos, seed + 1))
 
     def calibration(self, count: int = 8) -> dict[str, np.ndarray]:

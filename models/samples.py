@@ -12,7 +12,7 @@ from hwgen.errors import HwgenError
 from models import images
 from models.onnx_import import Network
 
-__all__ = ["Feed", "Feeds", "calibration", "feeds", "pictures"]
+__all__ = ["Feed", "Feeds", "calibration", "extent", "feeds", "pictures"]
 
 Feed = dict[str, np.ndarray]
 """The inputs of a network for one frame, by name, with a batch of 1."""
@@ -64,7 +64,7 @@ def calibration(network: Network, path: Path | None = None, seed: int = 0) -> Fe
     :exc:`HwgenError`
         If a file is missing, damaged, or does not fit the network.
     """
-    size = _extent(network)
+    size = extent(network)
     if path is not None and path.suffix.lower() in ARRAYS and not path.is_dir():
         return _from_arrays(network, [path])
     if path is not None:
@@ -109,8 +109,8 @@ def _listed(path: Path) -> list[Path]:
     return arrays
 
 
-def _extent(network: Network) -> tuple[int, int] | None:
-    """Height and width of the first image or video input."""
+def extent(network: Network) -> tuple[int, int] | None:
+    """Height and width of the first image or video input; None: there is none."""
     for name in network.inputs:
         shape = network.shapes[name]
         if len(shape) in (4, 5):
