@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -190,7 +192,7 @@ class Graph:
             return value
 
         try:
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            with open(path, "rb") as file, _archive(file) as arrays:
                 header = json.loads(arrays["header"].tobytes())
                 if header["format"] != FORMAT:
                     raise HwgenError(f"{path}: format {header['format']!r} is not {FORMAT!r}")
@@ -206,3 +208,11 @@ class Graph:
             # A damaged byte surfaces as whatever it meets first: zip, zlib, JSON, numpy, an op.
             raise HwgenError(f"{path} is not a graph file: {error}") from None
         return graph
+
+
+def _archive(file: BinaryIO) -> np.lib.npyio.NpzFile:
+    """The arrays of a file; anything else numpy would offer to unpickle."""
+    if not zipfile.is_zipfile(file):
+        raise HwgenError("it is damaged, or no .npz file")
+    file.seek(0)
+    return np.load(file, allow_pickle=False)

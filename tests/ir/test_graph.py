@@ -40,6 +40,9 @@ def test_load_refuses(tmp_path):
         path.write_bytes(data[:cut])
         with pytest.raises(HwgenError, match="is not a graph file"):
             Graph.load(path)
+    path.write_bytes(bytes(range(1, 200)))
+    with pytest.raises(HwgenError, match=r"is not a graph file: it is damaged, or no \.npz file$"):
+        Graph.load(path)
     np.savez(path, header=np.frombuffer(b'{"format": "other"}', np.uint8))
     with pytest.raises(HwgenError, match="'other' is not 'hwgen-graph-1'"):
         Graph.load(path)
