@@ -180,7 +180,7 @@ def plot(fronts: tuple[Front, Front], path: Path, title: str) -> None:
     axes.set_ylabel("Right, %")
     axes.set_title(title)
     axes.grid(alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=3)
     for suffix in (".png", ".svg"):
         figure.savefig(path.with_name(path.name + suffix), dpi=120,
                        metadata={"Date": None} if suffix == ".svg" else None)
