@@ -150,6 +150,7 @@ def test_what_the_search_adds():
     assert full.text["li"] == ["Buy a <larger> board."]
     assert "c<3" in full.text["code"]
     assert any("limited by DSPs" in text for text in full.text["p"])
+    assert any("% more" in text for text in full.text["p"])
     assert any("0 mismatches in 3 frames" in text for text in full.text["p"])
     assert "mark" in full.classes
     assert "mark" not in plain.classes
@@ -159,6 +160,17 @@ def test_what_the_search_adds():
     # Without advice the page still says what to do.
     slowest = [n["name"] for n in data["layers"] if n["interval_cycles"] == netlist.interval]
     assert any(re.match(rf"Fold {slowest[0]}.* less", text) for text in plain.text["p"])
+
+
+def test_a_design_below_the_bound():
+    """With multipliers in LUTs a design may need fewer cycles than DSPs alone allow."""
+    netlist, data = small()
+    data = searched(data)
+    data["search"] |= {"bound_cycles": 1000, "gap": -0.076}
+    (text,) = [t for t in Page(render(data, netlist, BOARD.resources)).text["p"] if "1,000" in t]
+    assert "DSPs alone" in text
+    assert "7.6 % fewer" in text
+    assert "more" not in text
 
 
 def test_resources_by_kind():
