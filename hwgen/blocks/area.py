@@ -404,7 +404,7 @@ def banks_read(config, tap: int) -> set[int]:
 
 def window(config, behind: int | None = 0) -> Resources:
     """With as many registers behind each output; None: those of the outputs are not counted."""
-    course, stream = config.course, config.input
+    course, stream = config.walked, config.input
     bits, depth = config.position_bits, config.depth
     width = config.word_lanes * stream.tensor.bits
     address = max(depth - 1, 1).bit_length()

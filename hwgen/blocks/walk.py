@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
@@ -257,6 +258,38 @@ class Course:
             unit *= size
         return tuple(reversed(axes))
 
+    @cached_property
+    def period(self) -> Course:
+        """The shortest course that, walked again and again, is the same as this one.
+
+        Along a *plain* dimension every pixel is a window of its own.  If it is the outermost, a
+        frame is nothing but its inner frames one after the other; of two that are the outermost,
+        one is as good.
+        """
+        window, tile = self.window, self.tile if self.passes > 1 else 1
+        sides = list(zip(self.spatial, window.kernel, window.stride, window.pads, window.dilation,
+                         self.repeat, self.crop, strict=True))
+
+        def plain(_: int, kernel: int, stride: int, pads: tuple[int, int], *rest: Any) -> bool:
+            return kernel == stride == rest[1] == 1 and not any(pads)
+
+        while plain(*sides[0]):
+            sides[0] = (tile, *sides[0][1:])
+            if len(sides) == 1 or not (self.passes == 1 or plain(*sides[1])):
+                break
+            if self.passes > 1:
+                tile *= sides[1][0]
+            del sides[0]
+        spatial, kernel, stride, pads, dilation, repeat, crop = zip(*sides, strict=True)
+        return Course(spatial, Window(kernel, stride, pads, dilation), repeat, crop, self.edge,
+                      tile, self.passes)
+
+    @cached_property
+    def reach(self) -> int:
+        """Most pixels by which what is needed or free moves on from a window to the next."""
+        need, free = (np.append(bound, bound[0] + self.pixels) for bound in self.bounds())
+        return int(max(np.diff(need).max(), np.diff(free).max()))
+
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Per window of a frame, what it needs and frees; see :class:`State`."""
         need = np.zeros(self.output, np.int64)
@@ -308,7 +341,7 @@ class Walk:
     m : :class:`Module`
     course : :class:`Course`
     bits : :class:`int`
-        Width of a signed number of pixels.
+        Width of a signed number of pixels, modulo which they are counted.
     depth, words : :class:`int`
         Words of the buffer, and of a pixel.
     advance : :class:`Signal`
@@ -339,17 +372,24 @@ class Walk:
         (*_, self.need) = self._later(
             need.as_signed(), "need", [a.need - b.need for a, b in pairwise(states)]
         )
-        step = self._change(
-            "base_change", [axis.origin * axis.unit * words for _, axis in self._axes],
-            pixels * words, depth,
-        )
-        _, step, _ = self._later(step, "base_step", [(b - a) % depth for a, b in pairwise(bases)])
         self.base = counter(depth, name="next_base", init=bases[1])
-        total = Signal(range(2 * depth), name="base_total")
-        wrapped = Signal(signed(len(total) + 1), name="base_wrapped")
-        m.d.comb += [total.eq(self.base + step), wrapped.eq(total - depth)]
+        if pixels == 1:
+            # It moves on by a pixel, of which there is a whole number.
+            after = Mux(self.base == depth - words, 0, self.base + words)
+        else:
+            step = self._change(
+                "base_change", [axis.origin * axis.unit * words for _, axis in self._axes],
+                pixels * words, depth,
+            )
+            _, step, _ = self._later(
+                step, "base_step", [(b - a) % depth for a, b in pairwise(bases)]
+            )
+            total = Signal(range(2 * depth), name="base_total")
+            wrapped = Signal(signed(len(total) + 1), name="base_wrapped")
+            m.d.comb += [total.eq(self.base + step), wrapped.eq(total - depth)]
+            after = Mux(wrapped[-1], total, wrapped)
         with m.If(advance):
-            m.d.sync += self.base.eq(Mux(wrapped[-1], total, wrapped))
+            m.d.sync += self.base.eq(after)
         self.inside = []
         for d, axis in self._axes:
             flags = Signal(len(axis.taps), name=f"flags_{d}")
@@ -371,7 +411,9 @@ class Walk:
             open_ = open_ & self._final[d] & self._last_pass[d]
             for bound in _bounds(self._index[d], axis.open):
                 open_ = open_ & bound
-        free, before, _ = self._later(total[:bits], "free", [s.free for s in states[:-1]])
+        free, before, _ = self._later(
+            total[:bits], "free", [s.free % (1 << bits) for s in states[:-1]]
+        )
         self.freed = Signal(signed(bits), name="freed", init=states[1].free - states[0].free - 1)
         with m.If(advance):
             m.d.sync += self.freed.eq(free + ~before)
@@ -491,7 +533,8 @@ class Walk:
         m = self._m
         values = [int(v) for v in axis.free]
         usual, others = _by_value([b - a for a, b in pairwise([*values, values[0] + jump])])
-        register = Signal(bits, name=f"free_{d}", init=values[begin.held[d]] + jump * begin.frame)
+        here = values[begin.held[d]] + jump * begin.frame
+        register = Signal(bits, name=f"free_{d}", init=here % (1 << bits))
         step = Signal(signed(bits), name=f"free_step_{d}")
         with m.Switch(self._index[d]):
             for value, places in others.items():

@@ -222,10 +222,16 @@ class SlidingWindowConfig:
             (*self.repeat[:-1], self.turns), self.crop, tile=self.tile, passes=self.passes,
         )
 
+    @property
+    def walked(self) -> Course:
+        """The course as the hardware walks it, with frames as short as they can be."""
+        return self.course.period
+
     @cached_property
     def taps(self) -> list[list[list[tuple[tuple[int, ...], int]]]]:
-        """Per turn and tap, for each column: which tap of the course it is, and in which bank."""
-        taps = list(np.ndindex(*self.window.kernel))
+        """Per turn and tap, for each column: which tap of the walk it is, and in which bank."""
+        # Dimensions that are not walked have one tap.
+        taps = [tap[-len(self.walked.spatial):] for tap in np.ndindex(*self.window.kernel)]
         if self.banks == 1:
             return [[[(tap, 0)] for tap in taps]]
         stride, dilation = self.window.stride[-1], self.window.dilation[-1]
@@ -333,8 +339,8 @@ class SlidingWindowConfig:
 
     @property
     def position_bits(self) -> int:
-        """Width of a position in the endless stream of sites, modulo a power of two."""
-        return (2 * (self.course.pixels + self.sites)).bit_length() + 1
+        """Width of a signed distance in the endless stream of sites."""
+        return (self.walked.reach + self.sites).bit_length() + 1
 
     def compute(self, frames: np.ndarray) -> np.ndarray:
         """Golden meaning: beats ``(beats, tap_lanes, columns, word_lanes)``.
@@ -410,8 +416,8 @@ class SlidingWindow(wiring.Component):
             "start": wiring.Out(1),
             "o": wiring.Out(stream.Signature(config.payload, always_ready=True)),
         }
-        if config.course.phases > 1:
-            members["phase"] = wiring.Out(range(config.course.phases))
+        if config.walked.phases > 1:
+            members["phase"] = wiring.Out(range(config.walked.phases))
         if config.show_inside:
             members["inside"] = wiring.Out(config.tap_lanes)
         super().__init__(members)
@@ -445,11 +451,15 @@ class SlidingWindow(wiring.Component):
         turns = config.banks // stream.pixels
         # Places that are left after the site that comes: its sign says whether there is one.
         left = Signal(
-            signed(config.position_bits), init=config.sites + config.course.state(0).free - 1
+            signed(config.position_bits), init=config.sites + config.walked.state(0).free - 1
         )
         fire = Signal()
-        beat, slot = counter(stream.beats_per_site, name="beat"), counter(per_word, name="slot")
-        in_segment, turn = counter(per_segment), counter(turns, name="turn")
+        # Where segments, words and pixels are the same, so are their counters.
+        counts = {n: counter(n, name=name) for n, name in (
+            (per_word, "slot"), (per_segment, "in_segment"), (stream.beats_per_site, "beat"))}
+        slot, in_segment, beat = (
+            counts[n] for n in (per_word, per_segment, stream.beats_per_site))
+        turn = counter(turns, name="turn")
         words = [Signal(config.word_lanes * stream.tensor.bits, name=f"word_{k}", reset_less=True)
                  for k in range(stream.pixels)]
         address = counter(config.depth)
@@ -467,11 +477,8 @@ class SlidingWindow(wiring.Component):
             left.eq(add_carry(left, freed, ~(fire & site_end))),
         ]
         with m.If(fire):
-            m.d.sync += [
-                beat.eq(Mux(turn_end, 0, beat + 1)),
-                in_segment.eq(Mux(segment_end, 0, in_segment + 1)),
-                slot.eq(Mux(word_end, 0, slot + 1)),
-            ]
+            ends = {per_word: word_end, per_segment: segment_end, stream.beats_per_site: turn_end}
+            m.d.sync += [count.eq(Mux(ends[n], 0, count + 1)) for n, count in counts.items()]
             if turns > 1:
                 m.d.sync += again.eq(turn_end & ~site_end)
                 with m.If(turn_end):
@@ -504,7 +511,7 @@ class SlidingWindow(wiring.Component):
         """Issue the steps of each window, and take them through the address pipeline."""
         config = self.config
         step = _Steps(m, config)
-        walk = Walk(m, config.course, bits=config.position_bits, depth=config.depth,
+        walk = Walk(m, config.walked, bits=config.position_bits, depth=config.depth,
                     words=config.words_per_pixel, advance=step.load)
         m.d.comb += [
             self.ready.eq(step.fold_first & ~(step.first & step.missing[-1])),
@@ -520,7 +527,7 @@ class SlidingWindow(wiring.Component):
                 step.base.eq(walk.base),
                 *(a.eq(b) for a, b in zip(step.inside, walk.inside, strict=True)),
             ]
-        if config.course.phases > 1:
+        if config.walked.phases > 1:
             with m.If(step.load):
                 m.d.sync += step.phase.eq(walk.phase)
             m.d.comb += self.phase.eq(delayed(m, step.phase, READ_LATENCY - 1, "phase"))
@@ -559,31 +566,37 @@ class SlidingWindow(wiring.Component):
         """Read a bank for whichever column needs it; returns a word, and whether it is inside."""
         config = self.config
         offset = counter(config.depth, name=f"offset_{name}", reset_less=True)
-        total = Signal(range(2 * config.depth), name=f"total_{name}", reset_less=True)
-        wrapped = Signal(signed(len(total) + 1), name=f"wrapped_{name}")
-        pixel = counter(config.depth, name=f"pixel_{name}", reset_less=True)
         inside = [Signal(name=f"inside_{name}_{k}", reset_less=True) for k in range(1, 7)]
         address = counter(config.depth, name=f"address_{name}", reset_less=True)
         m.d.comb += [
             memory.read_addr.eq(address), memory.read_en.eq(1), memory.load.eq(1),
-            wrapped.eq(total - config.depth),
         ]
+        found = set()
         for places in step.each(m, reads):
             place = next((place for place, k in places if k == bank), None)
-            offsets = (int(axis.taps[t]) * axis.unit
-                       for t, axis in zip(place or (), config.course.axes))
+            away = sum(int(axis.taps[t]) * axis.unit
+                       for t, axis in zip(place or (), config.walked.axes))
+            found.add(away * config.words_per_pixel % config.depth)
             flags = [step.inside[d][t] for d, t in enumerate(place)] if place else [Const(0)]
             m.d.sync += [
-                offset.eq(sum(offsets) * config.words_per_pixel % config.depth),
+                offset.eq(away * config.words_per_pixel % config.depth),
                 inside[0].eq(Cat(flags).all()),
             ]
-        m.d.sync += [
-            total.eq(base + offset),
-            pixel.eq(Mux(wrapped[-1], total, wrapped)),
-            address.eq(pixel + word),
-        ]
+        pixel = (delayed(m, base, 2, f"pixel_{name}") if found == {0}
+                 else self._moved(m, name, base, offset))
+        m.d.sync += address.eq(pixel + word)
         m.d.sync += [b.eq(a) for a, b in pairwise(inside)]
         return memory.read_data, inside[5]
+
+    def _moved(self, m: Module, name: str, base: Signal, offset: Signal) -> Signal:
+        """An address moved on in the circular buffer, two cycles later."""
+        depth = self.config.depth
+        total = Signal(range(2 * depth), name=f"total_{name}", reset_less=True)
+        wrapped = Signal(signed(len(total) + 1), name=f"wrapped_{name}")
+        moved = counter(depth, name=f"pixel_{name}", reset_less=True)
+        m.d.comb += wrapped.eq(total - depth)
+        m.d.sync += [total.eq(base + offset), moved.eq(Mux(wrapped[-1], total, wrapped))]
+        return moved
 
     def _choose(
         self, m: Module, tap: int, step: _Steps, reads: _Reads, words: list[tuple[Value, Signal]],
@@ -625,16 +638,16 @@ class _Steps:
 
     def __init__(self, m: Module, config: SlidingWindowConfig) -> None:
         self.go, self.load = Signal(), Signal()
-        begin = config.course.state(0)
+        begin = config.walked.state(0)
         # Pixels that are there, less those that the window needs: negative if some are missing.
         self.missing = Signal(signed(config.position_bits), init=-begin.need)
         self.base = counter(
             config.depth, init=begin.base * config.words_per_pixel % config.depth
         )
-        self.phase = counter(config.course.phases, init=begin.phase)
+        self.phase = counter(config.walked.phases, init=begin.phase)
         self.inside = [Signal(k, name=f"inside_{d}", init=flags)
                        for d, (k, flags) in enumerate(
-                           zip(config.course.window.kernel, begin.inside, strict=True))]
+                           zip(config.walked.window.kernel, begin.inside, strict=True))]
         # Outermost first: group, fold, tap fold, word; then the rest of the fold.
         counts = (config.groups, config.folds, config.tap_folds, config.words_per_group)
         self.turns = config.turns
