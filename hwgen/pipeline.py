@@ -88,7 +88,8 @@ class Netlist:
     -------
     graph : the integer graph it came from, with the design's nodes split
     blocks : block name to configuration
-    ops : block name to the name of the node that it carries out (helpers are missing)
+    ops : block name to the names of the nodes that it carries out, one after the other (helpers
+        are missing)
     edges : every stream
     inputs, outputs : tensor names and stream types at the outside
     offchip : how off-chip memory is used, if it is
@@ -96,7 +97,7 @@ class Netlist:
 
     graph: Graph
     blocks: dict[str, BlockConfig] = field(default_factory=dict)
-    ops: dict[str, str] = field(default_factory=dict)
+    ops: dict[str, tuple[str, ...]] = field(default_factory=dict)
     edges: list[Edge] = field(default_factory=list)
     inputs: dict[str, StreamType] = field(default_factory=dict)
     outputs: dict[str, StreamType] = field(default_factory=dict)
@@ -185,7 +186,7 @@ def axi_config(ports: MemoryPorts) -> AxiConfig:
 
 def block_config(
     op: Op, streams: tuple[StreamType, ...], folding: Folding, lanes: int, pixels: int = 1,
-    ports: MemoryPorts | None = None,
+    ports: MemoryPorts | None = None, table: Table | None = None,
 ) -> BlockConfig:
     """The block that carries out an op.
 
@@ -197,11 +198,12 @@ def block_config(
     lanes, pixels : channels and pixels a beat of the output; all blocks but convolutions and
         ArgMax take the same at the input
     ports : how off-chip memory is reached
+    table : of a convolution, what its results go through
     """
     tensor = streams[0].tensor
     conv = as_conv(op, tensor)
     if conv is not None and folding.sparse is not None:
-        return sparse_config(conv, streams[0], folding, lanes, pixels)
+        return sparse_config(conv, streams[0], folding, lanes, pixels, table)
     if conv is not None:
         config = FoldedConvConfig(
             op=conv, tensor=tensor, lanes_in=conv_lanes_in(conv, streams[0].lanes, folding),
@@ -212,6 +214,7 @@ def block_config(
             requantiser_multiplier=folding.requantiser, shared=folding.shared,
             products=folding.products, window_style=folding.window, weight_style=folding.weights,
             tile=folding.tile, resident=folding.resident, fold_cycles=folding.fold_cycles,
+            lookup=table,
         )
         if config.tile:
             ports = ports or MemoryPorts()
@@ -261,7 +264,8 @@ def block_config(
 
 
 def sparse_config(
-    conv: Convolution, stream: StreamType, folding: Folding, lanes: int, pixels: int
+    conv: Convolution, stream: StreamType, folding: Folding, lanes: int, pixels: int,
+    table: Table | None = None,
 ) -> SparseConvConfig:
     """The block of a convolution that passes over zeros.
 
@@ -285,7 +289,7 @@ def sparse_config(
         pe=folding.pe, streams=sparse.streams, skip=sparse.skip, queue=sparse.queue,
         cycles=sparse.cycles, capacity=folding.capacity, multiplier=folding.multiplier,
         requantiser_multiplier=folding.requantiser, products=folding.products,
-        window_style=folding.window, weight_style=folding.weights,
+        window_style=folding.window, weight_style=folding.weights, lookup=table,
     )
 
 
@@ -399,7 +403,15 @@ def plan(graph: Graph, design: DesignPoint) -> Netlist:
             stream = StreamType(type, design.lanes.get(name, 1), design.pixels.get(name, 1))
         netlist.inputs[name] = streams[name] = stream
         publish(name, (None, k), stream)
+    tables = _tables(graph, nodes, uses, design)
+    absorbed = {table.name for table in tables.values()}
     for node in nodes:
+        if node.name in absorbed:
+            continue
+        table = tables.get(node.name)
+        carried = (node,) if table is None else (node, table)
+        tensors = carried[-1].outputs
+        lanes, pixels = design.lanes.get(tensors[0], 1), design.pixels.get(tensors[0], 1)
         folding = design.foldings.get(node.name, Folding())
         with naming(f"Node {node.name!r}"):
             inputs = tuple(
@@ -407,18 +419,17 @@ def plan(graph: Graph, design: DesignPoint) -> Netlist:
                 else _reshaped(graph.types[t], streams[origin[t]])
                 for t in node.inputs
             )
-            config = block_config(node.op, inputs, folding, design.lanes.get(node.name, 1),
-                                  design.pixels.get(node.name, 1), design.ports)
+            config = block_config(node.op, inputs, folding, lanes, pixels, design.ports,
+                                  table.op if table is not None else None)
         for port, tensor in enumerate(node.inputs):
             connect(tensor, (node.name, port), config.inputs[port])
-        for tensor in node.outputs:
+        for tensor in tensors:
             if not uses[tensor]:
                 raise HwgenError(f"Nothing reads the tensor {tensor!r}")
         add(node.name, config, [edge_name(t, 0) if len(uses[t]) == 1 else f"{t}>fork_{t}"
-                                for t in node.outputs])
-        netlist.ops[node.name] = node.name
-        for port, (tensor, stream) in enumerate(zip(node.outputs, config.outputs, strict=True)):
-            pixels = design.pixels.get(node.name, 1)
+                                for t in tensors])
+        netlist.ops[node.name] = tuple(each.name for each in carried)
+        for port, (tensor, stream) in enumerate(zip(tensors, config.outputs, strict=True)):
             streams[tensor] = StreamType(graph.types[tensor], stream.elements // pixels, pixels)
             publish(tensor, (node.name, port), streams[tensor])
     for k, name in enumerate(graph.outputs):
@@ -433,6 +444,29 @@ def plan(graph: Graph, design: DesignPoint) -> Netlist:
         raise HwgenError(f"The design sets the memory of {min(wrong)!r}, which is not an edge")
     netlist.offchip = lay_out(netlist.blocks, axi, design.ports.count, design.ports.rate)
     return netlist
+
+
+def _tables(
+    graph: Graph, nodes: list[Node], uses: dict[str, list[str]], design: DesignPoint
+) -> dict[str, Node]:
+    """Tables that need no block of their own, by the convolution whose only results they take.
+
+    Unless the design has something to say of what is between them.
+    """
+    made = {tensor: node for node in nodes for tensor in node.outputs}
+    tables = {}
+    for node in nodes:
+        (source, *_), before = node.inputs, made.get(node.inputs[0])
+        if (
+            isinstance(node.op, Table) and not node.op.by_channel
+            and before is not None and uses[source] == [node.name]
+            and as_conv(before.op, graph.types[before.inputs[0]]) is not None
+            and all(values.get(source, 1) == values.get(node.name, 1)
+                    for values in (design.lanes, design.pixels))
+            and not any(edge.startswith(f"{source}>") for edge in (*design.depths, *design.memories))
+        ):
+            tables[before.name] = node
+    return tables
 
 
 def _block_name(kind: str, edge: str) -> str:

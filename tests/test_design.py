@@ -56,6 +56,22 @@ def test_any_design_is_kept(tmp_path_factory: pytest.TempPathFactory, design: De
     assert DesignPoint.load(path) == design
 
 
+def test_a_table_behind_a_convolution_has_no_block() -> None:
+    b, design = every_op()
+    netlist = plan(b.graph, design)
+    assert netlist.ops["c1"] == ("c1", "s1")
+    assert "s1" not in netlist.blocks
+    assert netlist.blocks["c1"].outputs[0].tensor == b.graph.types["s1"]
+    assert "s1>c2" in {edge.name for edge in netlist.edges}
+    # Unless the design says something of what is between, or another reads it, too.
+    for changes in ({"lanes": design.lanes | {"s1": 1}}, {"depths": {"c1>s1": 20}},
+                    {"memories": {"c1>s1": "block"}}):
+        netlist = plan(b.graph, replace(design, **changes))
+        assert netlist.ops["s1"] == ("s1",)
+    b.graph.outputs.append("c1")
+    assert plan(b.graph, design).ops["s1"] == ("s1",)
+
+
 def off_chip() -> tuple[Builder, DesignPoint]:
     """A network with streamed weights, an evicted edge and a window whose rows are split."""
     b, design = every_op()

@@ -145,6 +145,8 @@ def requantiser(config) -> Resources:
     scales = table[:, :, bias : bias + scale]
     constant = not (scales != scales[:1]).any()
     out = product(config.multiplier, a, b, count, digits, "constant " if constant else "")
+    if config.lookup is not None:
+        out += words([config.lookup.by_address], config.lookup_memory, count)
     return out + total((
         logic(
             "requantiser", one=1, ff_latency=config.latency,
@@ -214,22 +216,24 @@ def table_luts(columns: np.ndarray) -> tuple[int, int]:
 
 def table_lookup(config) -> Resources:
     memory = config.memory
-    values = np.roll(config.op.values, -(1 << (config.tensor.bits - 1)), axis=-1)
+    values = config.op.by_address
     tables = [values[k :: config.lanes] for k in range(config.lanes)] if (
         config.op.by_channel) else [values]
-    columns = [(t.reshape(-1, 1) >> np.arange(memory.width)) & 1 for t in tables]
-    counts = [table_luts(c) for c in columns]
-    luts, chosen = (sum(n) * config.lanes // len(tables) for n in zip(*counts, strict=True))
-    varying = sum(int((c != c[:1]).any(0).sum()) for c in columns) * config.lanes // len(tables)
-    out = output_queues(config) + logic(
+    return output_queues(config) + words(tables, memory, config.lanes) + logic(
         "table", one=1, valid=config.push_latency,
         counter=levels(config.tables), wrap=wrap(config.tables) if config.tables > 1 else 0,
     )
-    if memory.kind == "distributed":
-        return out + logic(
-            "words", lut_words=luts, lut_choices=chosen, ff_words=varying,
-        )
-    return out + total([memory.resources()] * config.lanes)
+
+
+def words(tables: Sequence[np.ndarray], memory, lanes: int) -> Resources:
+    """Tables of lanes: one of each, or one for all of them."""
+    if memory.kind != "distributed":
+        return total([memory.resources()] * lanes)
+    columns = [(t.reshape(-1, 1) >> np.arange(memory.width)) & 1 for t in tables]
+    counts = [table_luts(c) for c in columns]
+    luts, chosen = (sum(n) * lanes // len(tables) for n in zip(*counts, strict=True))
+    varying = sum(int((c != c[:1]).any(0).sum()) for c in columns) * lanes // len(tables)
+    return logic("words", lut_words=luts, lut_choices=chosen, ff_words=varying)
 
 
 def pair(config) -> Resources:

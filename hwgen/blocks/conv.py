@@ -59,7 +59,7 @@ class FoldedConvConfig(ConvolutionConfig):
     Parameters
     ----------
     op, tensor, lanes_in, lanes_out, channel_lanes, tap_lanes, pe, multiplier, \
-    requantiser_multiplier, products, capacity, window_style, weight_style :
+    requantiser_multiplier, products, capacity, window_style, weight_style, lookup :
         See :class:`hwgen.blocks.convolution.ConvolutionConfig`.
     group_lanes : :class:`int`
         Groups in parallel (depthwise: channels); above 1, each is taken whole.
@@ -176,7 +176,7 @@ class FoldedConvConfig(ConvolutionConfig):
             requantise=self.op.requantise, bias=self.op.biases(self.tensor),
             output=self.op.output, acc_range=self.acc_range, lanes=self.lanes_out,
             pixels=self.pixels_out, multiplier=self.requantiser_multiplier or self.multiplier,
-            folded=self.tile > 0,
+            folded=self.tile > 0, lookup=self.lookup,
         )
 
     @cached_property
@@ -263,7 +263,7 @@ class FoldedConvConfig(ConvolutionConfig):
 
     @cached_property
     def outputs(self) -> tuple[StreamType, ...]:
-        return (StreamType(self.op.infer(self.tensor)[0], self.lanes_out, self.pixels_out),)
+        return (StreamType(self.result, self.lanes_out, self.pixels_out),)
 
     @property
     def signature(self) -> wiring.Signature:

@@ -22,7 +22,7 @@ from hwgen.blocks.requantise import Requantiser, RequantiserConfig
 from hwgen.blocks.weights import LOAD_BITS, WeightMemory, WeightMemoryConfig
 from hwgen.blocks.window import SlidingWindowConfig
 from hwgen.errors import HwgenError
-from hwgen.ir import Convolution
+from hwgen.ir import Convolution, Table
 from hwgen.ir.types import TensorType
 
 __all__ = ["ConvolutionConfig", "array_weights", "serialise", "weight_memories"]
@@ -54,6 +54,8 @@ class ConvolutionConfig(BlockConfig):
         Sites in the window's buffer; 0: the fewest with which it works.
     window_style, weight_style : :class:`str`
         Memories of the window's buffer and of the weights; "": whichever is cheaper.
+    lookup : :class:`Table` or None
+        A function of the results, the same for all channels, that is sent in their place.
 
     Raises
     ------
@@ -74,9 +76,10 @@ class ConvolutionConfig(BlockConfig):
     capacity: int = 0
     window_style: str = ""
     weight_style: str = ""
+    lookup: Table | None = None
 
     def __post_init__(self) -> None:
-        _ = self.op.infer(self.tensor)
+        _ = self.result
         cin, cout = self.group_channels
         if not 1 <= self.channel_lanes <= cin:
             raise HwgenError(
@@ -100,6 +103,12 @@ class ConvolutionConfig(BlockConfig):
     @abstractmethod
     def _check_folding(self) -> None:
         """Raise :exc:`HwgenError` unless what else a block folds fits the op."""
+
+    @cached_property
+    def result(self) -> TensorType:
+        """Type of the output."""
+        (result,) = self.op.infer(self.tensor)
+        return self.lookup.infer(result)[0] if self.lookup else result
 
     @property
     def group_channels(self) -> tuple[int, int]:
@@ -178,7 +187,8 @@ class ConvolutionConfig(BlockConfig):
         })
 
     def compute(self, *frames: np.ndarray) -> tuple[np.ndarray, ...]:
-        return self.op.evaluate(frames, (self.tensor,))
+        results = self.op.evaluate(frames, (self.tensor,))
+        return self.lookup.evaluate(results, self.op.infer(self.tensor)) if self.lookup else results
 
 
 def weight_memories(

@@ -52,8 +52,7 @@ class TableLookupConfig(BeatConfig, OpConfig):
 
     def rows(self, lane: int) -> list[int]:
         """Contents of a lane's memory; the address is the code, then the beat of the pixel."""
-        # The code's two's complement, taken as unsigned, counts 0..max, then min..-1.
-        values = np.roll(self.op.values, -(1 << (self.tensor.bits - 1)), axis=-1)
+        values = self.op.by_address
         own = values[lane :: self.lanes] if self.op.by_channel else values
         return pack_rows(own.reshape(-1, 1), self.op.output.bits)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from amaranth.hdl import Const, Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import Const, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -19,8 +19,10 @@ from amaranth.lib.wiring import In, Out
 from hwgen.blocks import area
 from hwgen.blocks.arithmetic import delayed, signed_width
 from hwgen.blocks.base import Resources, pack_rows
+from hwgen.blocks.memory import ReadOnlyMemory
 from hwgen.blocks.multiplier import MULTIPLIERS, Multiplier
 from hwgen.errors import HwgenError
+from hwgen.ir import Table
 from hwgen.ir.requantise import Requantise, requantise
 from hwgen.ir.types import Quantisation
 
@@ -138,6 +140,8 @@ class RequantiserConfig:
         One of :data:`hwgen.blocks.multiplier.MULTIPLIERS`.
     folded : :class:`bool`
         Channels come in folds, each several times before the next one.
+    lookup : :class:`Table` or None
+        A function of the result, the same for all channels, that is sent in its place.
     """
 
     requantise: Requantise
@@ -148,6 +152,7 @@ class RequantiserConfig:
     pixels: int = 1
     multiplier: str = "dsp48e2"
     folded: bool = False
+    lookup: Table | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "bias", np.atleast_2d(self.bias))
@@ -157,6 +162,21 @@ class RequantiserConfig:
             )
         if self.lanes < 1 or self.channels % self.lanes:
             raise HwgenError(f"Lanes must divide {self.channels} channels, not {self.lanes!r}")
+        if self.lookup is not None and self.lookup.values.shape != (1 << self.output.bits,):
+            raise HwgenError(
+                f"Table must have {1 << self.output.bits} entries, for all channels, "
+                f"not the shape {self.lookup.values.shape!r}"
+            )
+
+    @property
+    def result_bits(self) -> int:
+        """Bits of what is sent."""
+        return (self.lookup or self).output.bits
+
+    @property
+    def lookup_memory(self) -> ReadOnlyMemory:
+        """The memory of the table, one for each lane and pixel."""
+        return ReadOnlyMemory(self.result_bits, 1 << self.output.bits)
 
     @property
     def acc_bits(self) -> int:
@@ -187,7 +207,8 @@ class RequantiserConfig:
     def latency(self) -> int:
         """Cycles from an accumulator to its activation."""
         product = self.device.product_latency(*self._operands)
-        return 3 + self.choice_latency + product + RoundShift.latency
+        table = self.lookup_memory.latency if self.lookup is not None else 0
+        return 3 + self.choice_latency + product + RoundShift.latency + table
 
     @property
     def choice_latency(self) -> int:
@@ -231,7 +252,8 @@ class RequantiserConfig:
     def compute(self, acc: np.ndarray, set: np.ndarray | int = 0) -> np.ndarray:
         """Golden meaning: accumulators ``(..., C)`` without bias, and sets ``(...)``."""
         multiplier, shift = self._scales
-        return requantise(acc + self.bias[set], multiplier[set], shift[set], self.output)
+        result = requantise(acc + self.bias[set], multiplier[set], shift[set], self.output)
+        return result if self.lookup is None else self.lookup.values[result - self.output.low]
 
     def create(self) -> Requantiser:
         return Requantiser(self)
@@ -273,7 +295,7 @@ class Requantiser(wiring.Component):
         With each beat: the set of its parameters.
     end, again : :py:`In(1)`, if ``config.folded``
         With the last beat of a fold; and whether the fold comes again.
-    o : :py:`Out(stream.Signature(ArrayLayout(signed(output.bits), lanes * pixels), \
+    o : :py:`Out(stream.Signature(ArrayLayout(signed(result_bits), lanes * pixels), \
         always_ready=True))`
 
     Timing
@@ -285,7 +307,7 @@ class Requantiser(wiring.Component):
         self.config = config
         count = config.lanes * config.pixels
         acc = data.ArrayLayout(signed(config.acc_bits), count)
-        out = data.ArrayLayout(signed(config.output.bits), count)
+        out = data.ArrayLayout(signed(config.result_bits), count)
         members: dict[str, wiring.Member] = {
             "i": In(stream.Signature(acc, always_ready=True)),
             "o": Out(stream.Signature(out, always_ready=True)),
@@ -350,7 +372,11 @@ class Requantiser(wiring.Component):
                 m.submodules[f"round_{k}"] = rounder = RoundShift(
                     len(product), config.shifts, config.output
                 )
+                result: Value = rounder.o
+                if config.lookup is not None:
+                    rows = pack_rows(config.lookup.by_address[:, None], config.result_bits)
+                    result = config.lookup_memory.read(m, f"table_{k}", result, rows)
                 m.d.comb += [
-                    rounder.i.eq(product), rounder.shift.eq(shift_2), self.o.p[k].eq(rounder.o)
+                    rounder.i.eq(product), rounder.shift.eq(shift_2), self.o.p[k].eq(result)
                 ]
         return m

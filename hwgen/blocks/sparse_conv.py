@@ -72,7 +72,7 @@ class SparseConvConfig(ConvolutionConfig):
     Parameters
     ----------
     op, tensor, lanes_in, lanes_out, pe, multiplier, requantiser_multiplier, products, capacity, \
-    window_style, weight_style :
+    window_style, weight_style, lookup :
         See :class:`hwgen.blocks.convolution.ConvolutionConfig`; not transposed, groups one after
         the other.  Output channels in parallel share the test.
     channel_lanes, tap_lanes : :class:`int`
@@ -147,7 +147,7 @@ class SparseConvConfig(ConvolutionConfig):
         return RequantiserConfig(
             requantise=self.op.requantise, bias=bias, output=self.op.output,
             acc_range=(int(sums.min()), int(sums.max())), lanes=self.lanes_out,
-            multiplier=self.requantiser_multiplier or self.multiplier,
+            multiplier=self.requantiser_multiplier or self.multiplier, lookup=self.lookup,
         )
 
     @cached_property
@@ -238,7 +238,7 @@ class SparseConvConfig(ConvolutionConfig):
 
     @cached_property
     def outputs(self) -> tuple[StreamType, ...]:
-        return (StreamType(self.op.infer(self.tensor)[0], self.lanes_out),)
+        return (StreamType(self.result, self.lanes_out),)
 
     @property
     def fold_cycles(self) -> float:

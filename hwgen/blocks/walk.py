@@ -286,9 +286,14 @@ class Course:
 
     @cached_property
     def reach(self) -> int:
-        """Most pixels by which what is needed or free moves on from a window to the next."""
+        """Most pixels by which a count of pixels is ahead of another, beside those in the buffer.
+
+        What is needed or free moves on from a window to the next; and a window beyond the frame
+        needs less than is free.
+        """
         need, free = (np.append(bound, bound[0] + self.pixels) for bound in self.bounds())
-        return int(max(np.diff(need).max(), np.diff(free).max()))
+        moves = max(abs(np.diff(need)).max(), np.diff(free).max())
+        return int(moves + max((free - need).max(), 0))
 
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Per window of a frame, what it needs and frees; see :class:`State`."""
@@ -373,8 +378,8 @@ class Walk:
             need.as_signed(), "need", [a.need - b.need for a, b in pairwise(states)]
         )
         self.base = counter(depth, name="next_base", init=bases[1])
-        if pixels == 1:
-            # It moves on by a pixel, of which there is a whole number.
+        if course.windows == pixels == 1:
+            # Windows move on by a pixel, of which there is a whole number.
             after = Mux(self.base == depth - words, 0, self.base + words)
         else:
             step = self._change(

@@ -84,14 +84,12 @@ def _offchip(netlist: Netlist, design: DesignPoint, interval: int) -> dict:
 def _layer(netlist: Netlist, name: str, design: DesignPoint) -> dict:
     config = netlist.blocks[name]
     nodes = {node.name: node for node in netlist.graph.nodes}
-    node = nodes.get(netlist.ops.get(name, ""))
-    macs = 0
-    if node is not None:
-        macs = node.op.macs(*(netlist.graph.types[t] for t in node.inputs))
+    carried = [nodes[each] for each in netlist.ops.get(name, ())]
+    macs = sum(node.op.macs(*(netlist.graph.types[t] for t in node.inputs)) for node in carried)
     folding = design.foldings.get(name)
     return {
         "name": name,
-        "op": type(node.op).__name__ if node else None,
+        "op": ", ".join(type(node.op).__name__ for node in carried) or None,
         "block": type(config).__name__.removesuffix("Config"),
         "output": str(config.outputs[0].tensor),
         "lanes": [stream.lanes for stream in (*config.inputs, *config.outputs)],

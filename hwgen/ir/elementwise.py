@@ -134,6 +134,11 @@ class Table(Op):
         """Whether every channel has a function of its own."""
         return self.values.ndim == 2
 
+    @property
+    def by_address(self) -> np.ndarray:
+        """The values in the order of the codes' bits taken as unsigned: 0..high, then low..-1."""
+        return np.roll(self.values, -(self.values.shape[-1] // 2), axis=-1)
+
     @classmethod
     def from_function(cls, function, input: Quantisation, output: Quantisation) -> Table:
         """The table of a real ``function`` (float64 array to array), rounded half to even."""

@@ -20,6 +20,7 @@ from hwgen.ir import (
     Gemm,
     Quantisation,
     Requantise,
+    Table,
     TensorType,
     Window,
 )
@@ -230,6 +231,29 @@ def test_even_pace(config: FoldedConvConfig, more: int, seed: int) -> None:
     assert config.resources().dsp == replace(config, fold_cycles=0).resources().dsp
     check_on_time(config, seed)
     check_under_stalls(config, seed)
+
+
+@given(convolutions() | several_pixels(), st.sampled_from([2, 4, 8, 11]), st.integers(0, 999))
+@settings(max_examples=30)
+def test_lookup(config: FoldedConvConfig, bits: int, seed: int) -> None:
+    """A function of the results, in LUTs or in block memory."""
+    random = np.random.default_rng(seed)
+    q = Quantisation(0.3, 1, bits)
+    values = random.integers(q.low, q.high + 1, 1 << config.op.output.bits)
+    looked_up = replace(config, lookup=Table(values, q))
+    assert looked_up.interval == config.interval
+    assert looked_up.outputs[0].tensor.quantisation == q
+    check_on_time(looked_up, seed)
+    check_under_stalls(looked_up, seed)
+
+
+@pytest.mark.parametrize("values", [np.zeros(8), np.zeros((4, 256))])
+def test_lookup_that_does_not_fit(values: np.ndarray) -> None:
+    conv = make_conv(Window((1, 1)), 2, 4)
+    with pytest.raises(HwgenError, match="does not fit 8-bit codes|for all channels"):
+        _ = FoldedConvConfig(
+            op=conv, tensor=TensorType((2, 2, 2), Quantisation()), lookup=Table(values, conv.output)
+        ).requantiser
 
 
 @given(tiled().filter(lambda config: sum(config.array.weight_widths) <= 1024),

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from hwgen.blocks.base import StreamType, pack_rows
 from hwgen.blocks.queue import QUEUE_LATENCY, Queue
+from hwgen.blocks.walk import Course
 from hwgen.blocks.window import READ_LATENCY, SlidingWindowConfig, WindowSchedule
 from hwgen.errors import HwgenError
 from hwgen.ir import TensorType, Window
@@ -224,6 +225,42 @@ def test_bounds_hold_for_every_pixel_that_is_read(config: SlidingWindowConfig) -
         frame, k = divmod(n, len(where))
         bounds = state.need - frame * pixels, state.free - frame * pixels, state.phase
         assert bounds == (need[k], free[k], phases[k])
+
+
+@given(window_configs())
+@settings(max_examples=150)
+def test_a_period_is_walked_like_the_frame(config: SlidingWindowConfig) -> None:
+    """What is needed and free, where windows start and what of them is inside, window by window."""
+    course, period = config.course, config.course.period
+    assert period.windows <= course.windows
+    assert course.windows % period.windows == 0
+    assert period.period == period
+    for n in range(2 * course.windows):
+        whole, short = course.state(n), period.state(n)
+        assert (whole.need, whole.free, whole.base, whole.phase) == (
+            short.need, short.free, short.base, short.phase)
+        dropped = len(whole.inside) - len(short.inside)
+        assert whole.inside[dropped:] == short.inside
+        assert all(flags == 1 for flags in whole.inside[:dropped])
+
+
+@pytest.mark.parametrize("kernel, stride, spatial, tile, passes, period", [
+    ((1, 1), (1, 1), (6, 8), 1, 1, (1,)),
+    ((1, 1), (1, 1), (6, 8), 2, 3, (16,)),
+    ((1, 1, 1), (1, 1, 1), (4, 6, 8), 2, 3, (96,)),
+    ((1, 3), (1, 1), (6, 8), 1, 1, (8,)),
+    ((1, 3), (1, 1), (6, 8), 2, 3, (2, 8)),
+    ((1, 1), (2, 2), (6, 8), 1, 1, (6, 8)),
+    ((3, 1), (1, 1), (6, 8), 1, 1, (6, 8)),
+])
+def test_periods(
+    kernel: tuple[int, ...], stride: tuple[int, ...], spatial: tuple[int, ...], tile: int,
+    passes: int, period: tuple[int, ...],
+) -> None:
+    ones = (1,) * len(kernel)
+    course = Course(spatial, Window(kernel, stride), ones, ((0, 0),) * len(kernel), False, tile,
+                    passes)
+    assert course.period.spatial == period
 
 
 def check_beats_and_times(

@@ -223,7 +223,7 @@ def test_a_board_too_small_and_a_design_without_dsps():
 
 
 def test_two_hundred_blocks():
-    netlist = long_network(230)
+    netlist = long_network(270)
     assert len(netlist.blocks) >= 200
     data = reported(netlist, DesignPoint("zcu102"))
     render(data, netlist, BOARD.resources)
