@@ -23,6 +23,7 @@ from dse.memories import vector
 from dse.sparse_ways import as_measured
 from dse.sparsity import Statistics
 from dse.state import STEP, SearchState, over
+from dse.streaming import External
 from dse.streams import Streams
 from hwgen.blocks.base import Resources
 from hwgen.design import DesignPoint
@@ -210,7 +211,7 @@ def _search(
     if offchip == "prefer" and state.offered is None:
         raise HwgenError(f"Board {board.name} has no off-chip memory for --offchip prefer")
     state.look(max(bound.cycles, bound.stream, target, 1))
-    outside = state.with_external(offchip == "prefer")
+    base = state
     best, failure = None, None
     progress("memory on chip")
     if offchip != "prefer":
@@ -221,27 +222,32 @@ def _search(
                 raise
             failure = error
     short = best is None or best.limit in ("bram18", "uram")
-    if state.offered and offchip != "never" and short:
-        progress("off-chip memory")
-        splits = ((), *(large_windows(graph, board, share) for share in LARGE_ROWS))
-        for split in dict.fromkeys(splits):
+    splits: list[tuple[str, ...]] = []
+    if base.offered and offchip != "never" and short:
+        splits = [(), *(large_windows(graph, board, share) for share in LARGE_ROWS)]
+    for split in dict.fromkeys(splits):
+        if split:
+            # That takes many LUTs, so it is for what does not fit otherwise.
+            if best is not None:
+                break
+            base = SearchState(split_all(graph, split), board, clock_mhz, statistics)
+            base.quick = state.quick
+        external = base.offered
+        while external is not None:
+            bits = external.ports.data_bits
+            progress(f"off-chip memory, {bits} bits a port{', and line buffers' if split else ''}")
+            outside = base.with_external(external, offchip == "prefer")
             if split:
-                # That takes many LUTs, so it is for what does not fit otherwise.
-                if best is not None:
-                    break
-                progress("line buffers off chip")
-                outside = SearchState(split_all(graph, split), board, clock_mhz, statistics)
-                outside.quick = state.quick
-                outside = outside.with_external(offchip == "prefer")
-                outside.look(state.quick)
+                outside.look(base.quick)
             try:
                 found = _passes(outside, bound, target, target_fps, progress)
             except HwgenError as error:
                 failure = error
-                continue
-            if best is None or found.timing.interval < best.timing.interval:
-                best = replace(found, design=replace(found.design, split=split))
-                state = outside
+            else:
+                if best is None or found.timing.interval < best.timing.interval:
+                    best = replace(found, design=replace(found.design, split=split))
+                    state = outside
+            external = None if split else _narrower(external, best)
     if best is None:
         raise failure or HwgenError(state.hopeless())
     if objective == "latency":
@@ -253,6 +259,17 @@ def _search(
     progress("what slower designs take")
     state.explore(best.timing.interval)
     return replace(best, explored=state.explored)
+
+
+def _narrower(external: External, best: Found | None) -> External | None:
+    """Narrower ports, if they may be what a design needs: block memories are scarce, and what it
+    moves would pass."""
+    narrow = external.narrower
+    if narrow is None or best is None:
+        return narrow
+    layout = best.netlist.offchip
+    moved = (layout.reads + layout.writes) / best.timing.interval if layout else 0
+    return narrow if best.limit == "bram18" and moved < narrow.bytes_per_cycle else None
 
 
 def _cost(found: Found, target: int) -> tuple[int, int, int]:

@@ -121,11 +121,11 @@ class SearchState:
         depthwise = any(is_depthwise(conv) for _, conv, _ in self.convolutions)
         self.pairs = [True, False] if depthwise else [False]
 
-    def with_external(self, prefer: bool) -> SearchState:
+    def with_external(self, external: External | None, prefer: bool) -> SearchState:
         """The same with off-chip memory, which takes as much as it can if it is preferred."""
         other = copy(self)
         other.sites, other.tiles, other._answers = dict(self.sites), {}, {}
-        other.external = self.offered
+        other.external = other.offered = external
         other.weights = WEIGHTS * (PREFER if prefer else 1)
         return other
 

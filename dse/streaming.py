@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -45,11 +45,20 @@ class External:
             return None
         main = max(board.memory, key=lambda memory: memory.total_gbps)
         # A narrower bus than that of our ports is adapted outside.
-        count, bits = main.count * main.ports, max(main.axi_bits, 32)
-        rate = min(main.practical_gbps * 125 / clock_mhz, count * bits / 8 * 0.95)
-        ports = MemoryPorts(count=count, data_bits=bits, burst=min(64, 4096 * 8 // bits),
-                            rate=round(rate, 3))
-        return cls(ports, rate)
+        ports = MemoryPorts(count=main.count * main.ports)
+        return cls(ports, main.practical_gbps * 125 / clock_mhz)._with_bits(max(main.axi_bits, 32))
+
+    def _with_bits(self, bits: int) -> External:
+        rate = min(self.bytes_per_cycle, self.ports.count * bits / 8 * 0.95)
+        return External(replace(self.ports, data_bits=bits, burst=min(64, 4096 * 8 // bits),
+                                rate=round(rate, 3)), rate)
+
+    @property
+    def narrower(self) -> External | None:
+        """With half as wide ports, which are slower, but what is behind them has smaller memories;
+        None: there are none."""
+        bits = self.ports.data_bits // 2
+        return self._with_bits(bits) if bits >= 32 else None
 
 
 @dataclass(frozen=True)
