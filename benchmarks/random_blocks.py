@@ -143,7 +143,7 @@ def _skid(d: _Drawer) -> SkidShape:
 def _requantiser(d: _Drawer) -> RequantiserConfig:
     acc = d.whole(12, 27)
     lanes = d.whole(1, 4)
-    channels = lanes * d.spread(1, 64)
+    channels = lanes * d.spread(1, 256)
     output = d.quantisation(d.bits())
     sets = d.one(1, 1, 1, 4)
     half = 1 << (acc - 1)
@@ -173,10 +173,10 @@ def _array(d: _Drawer) -> MacArrayConfig:
 
 def _conv(d: _Drawer, wide: bool = False) -> FoldedConvConfig:
     x, w = d.one((8, 8), (8, 8), (8, 8), (8, 4), (4, 4))
-    kind = d.one("3x3", "3x3", "1x1", "depthwise", "depthwise", "5x5", "transposed")
+    kind = d.one("3x3", "3x3", "1x1", "1x1", "depthwise", "depthwise", "5x5", "transposed")
     depthwise = kind == "depthwise"
     cin = d.one(3, *(8 * d.whole(1, 12) for _ in range(5)))
-    cout = cin if depthwise else 8 * d.whole(1, 12)
+    cout = cin if depthwise else 8 * d.one(d.whole(1, 12), d.spread(4, 32))
     kernel = {"1x1": 1, "5x5": 5, "transposed": 2}.get(kind, 3)
     groups = cin if depthwise else 1
     extent = 8 * d.spread(1, 20) if wide else d.spread(8, 160)
@@ -211,11 +211,14 @@ def _conv(d: _Drawer, wide: bool = False) -> FoldedConvConfig:
     most = 16 if multiplier == "fabric" else 96
     if config.simd * config.pe * config.group_lanes * config.pixels_out > most:
         raise HwgenError("That takes long")
+    if d.chance(0.3):
+        lookup = Table.from_function(d.one(*ACTIVATIONS), output, d.quantisation(x))
+        config = replace(config, lookup=lookup)
     return replace(config, depths=(d.depth(config.least_depths[0]),)).at_full_speed()
 
 
 def _axi(d: _Drawer) -> AxiConfig:
-    return AxiConfig(data_bits=d.one(64, 128, 128, 128, 256, 512), id_bits=6)
+    return AxiConfig(data_bits=d.one(32, 64, 128, 128, 128, 256, 512), id_bits=6)
 
 
 def _weight_stream(d: _Drawer) -> WeightStreamConfig:

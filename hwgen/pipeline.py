@@ -49,6 +49,7 @@ from hwgen.ir import (
     Graph,
     MaxPool,
     Mul,
+    Node,
     Op,
     Pad,
     Reshape,
@@ -463,7 +464,8 @@ def _tables(
             and as_conv(before.op, graph.types[before.inputs[0]]) is not None
             and all(values.get(source, 1) == values.get(node.name, 1)
                     for values in (design.lanes, design.pixels))
-            and not any(edge.startswith(f"{source}>") for edge in (*design.depths, *design.memories))
+            and not any(edge.startswith(f"{source}>{node.name}")
+                        for edge in (*design.depths, *design.memories))
         ):
             tables[before.name] = node
     return tables

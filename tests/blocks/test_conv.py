@@ -250,7 +250,7 @@ def test_lookup(config: FoldedConvConfig, bits: int, seed: int) -> None:
 @pytest.mark.parametrize("values", [np.zeros(8), np.zeros((4, 256))])
 def test_lookup_that_does_not_fit(values: np.ndarray) -> None:
     conv = make_conv(Window((1, 1)), 2, 4)
-    with pytest.raises(HwgenError, match="does not fit 8-bit codes|for all channels"):
+    with pytest.raises(HwgenError, match=r"does not fit 8-bit codes|for all channels"):
         _ = FoldedConvConfig(
             op=conv, tensor=TensorType((2, 2, 2), Quantisation()), lookup=Table(values, conv.output)
         ).requantiser

@@ -61,9 +61,10 @@ def check_fits(found: Found, board: boards.Board) -> None:
     assert found.timing.interval == found.netlist.interval
     layout, external = found.netlist.offchip, External.of_board(board, found.design.clock_mhz)
     if layout is not None:
+        while external is not None and found.design.ports != external.ports:
+            external = external.narrower
         assert external is not None
         assert layout.reads + layout.writes < external.bytes_per_cycle * found.timing.interval
-        assert found.design.ports == external.ports
     again = check_design(deep(), board, found.design, found.timing)
     assert again.netlist.resources() == need
 
@@ -184,6 +185,26 @@ def test_memory_of_a_board() -> None:
     external = External.of_board(wide, 250.0)
     assert external is not None
     assert external.ports.burst * external.ports.data_bits // 8 <= 4096
+
+
+def test_narrower_ports() -> None:
+    """Half as wide, again and again, down to 32 bits; as fast as they are and the memory is."""
+    external, bits = External.of_board(BOARD, 250.0), 128
+    assert external is not None
+    practical, count = external.bytes_per_cycle, external.ports.count
+    while (narrower := external.narrower) is not None:
+        external, bits = narrower, bits // 2
+        assert external.ports.data_bits == bits
+        assert external.bytes_per_cycle == min(practical, count * bits / 8 * 0.95)
+    assert bits == 32
+
+
+def test_narrow_where_memories_are_short() -> None:
+    """With ports of the board's width, memories behind them take more blocks than there are."""
+    board = replace(TINY, bram18=10)
+    found = search(deep(), board)
+    assert found.design.ports.data_bits < BOARD.memory[0].axi_bits
+    check_fits(found, board)
 
 
 def convolutions() -> Graph:
