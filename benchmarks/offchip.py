@@ -16,8 +16,8 @@ import gc
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +48,6 @@ class Case:
     offchip : as :func:`dse.search.search` takes it
     precision : bits of weights and activations
     dsp, bram18, uram : what is left of the board; None: all of it
-    shares : of its resources that may be used, where they are others than the board's
     streams, evicts : what a design must have
     """
 
@@ -60,7 +59,6 @@ class Case:
     dsp: int | None = None
     bram18: int | None = None
     uram: int | None = None
-    shares: Mapping[str, float] = field(default_factory=dict)
     streams: bool = False
     evicts: bool = False
 
@@ -71,8 +69,7 @@ class Case:
         """The board, or what is left of it."""
         left = {name: value for name in ("dsp", "bram18", "uram")
                 if (value := getattr(self, name)) is not None}
-        board = boards.load(self.board)
-        return replace(board, **left, shares=replace(board.shares, **self.shares))
+        return replace(boards.load(self.board), **left)
 
 
 CASES = (
@@ -89,7 +86,8 @@ CASES = (
     Case("x3d-m", 224, "zcu102", precision="w4a6"),
     Case("x3d-m", 224, "zcu102", precision="w4a8"),
     Case("yolov5n", 320, "zedboard"),
-    Case("yolov5n", 320, "zedboard", precision="w4a4", shares={"lut": 0.85, "bram18": 1.0}),
+    Case("yolov5n", 320, "zedboard", precision="w4a8"),
+    Case("yolov5n", 320, "zedboard", precision="w4a4"),
 )
 QUICK = (Case("yolov5n", 320, "zcu104", "prefer"),
          Case("resnet18", 224, "zcu102", precision="w4a4"))
@@ -101,6 +99,7 @@ SIMULATED = (
     Case("resnet50", 32, "zcu102", streams=True),
     Case("vgg16", 32, "zcu102", streams=True),
     Case("x3d-m", 32, "zcu102", precision="w4a4", dsp=400, bram18=500, streams=True, evicts=True),
+    Case("yolov5n", 96, "zedboard", precision="w4a4", bram18=200, streams=True, evicts=True),
 )
 SIMULATED_QUICK = (SIMULATED[2],)
 

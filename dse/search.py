@@ -373,7 +373,7 @@ def _passes(
                 # Divisible layers would fit, whole ones do not.
                 raise HwgenError(
                     f"Board {board.name} is too small for this network, by a little: choose a "
-                    f"larger board, a smaller --size or fewer bits (--precision w4a8)"
+                    f"larger board, a smaller --size or fewer bits (--precision, as w4a8 or w4a4)"
                 )
         progress(f"schedule at {interval:,} cycles")
         design, netlist, timing, need = state.build(allocation, interval, *chosen)

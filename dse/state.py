@@ -288,7 +288,7 @@ class SearchState:
         part, column = max(columns, key=lambda c: c[1].takes[worst])
         name, helps = RESOURCES[worst], "choose a larger board, a smaller --size"
         if name in ("bram18", "uram", "lut"):
-            helps += " or fewer bits (--precision w4a8)"
+            helps += " or fewer bits (--precision, as w4a8 or w4a4)"
         return (
             f"Board {self.board.name} is too small for this network: it needs at least "
             f"{takes[worst] + self.missing[worst]:,.0f} {name} of "
