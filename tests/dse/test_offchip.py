@@ -145,8 +145,6 @@ def test_evicted_where_it_fits_no_memory() -> None:
     assert found.design.memories["c0>sum"] == OFF_CHIP
 
 
-@pytest.mark.xfail(raises=HwgenError, strict=True, reason="what a design takes that is far too "
-                   "large says too much of what others would take beside their tables")
 def test_found_on_chip_wherever_it_is_found_otherwise() -> None:
     """What needs no off-chip memory is found without it, too."""
     board = replace(TINY, bram18=48, lut=30000)
