@@ -45,7 +45,8 @@ PASSES = 6
 SLOW_LOOKS = (4, 16)
 """How much slower designs are that are looked at if none fits."""
 LARGE_ROWS = (0.05, 0.025, 0.01)
-"""Shares of the on-chip memory from which on the rows that a window keeps may be off chip."""
+"""Shares of the on-chip memory from which on the rows that a window keeps may be off chip; the last
+is tried if nothing fits otherwise, for that takes many LUTs."""
 OFFCHIP = ("auto", "never", "prefer")
 """When off-chip memory is used: where a design is short of memory; not at all; wherever it can."""
 WORTH = 1.03
@@ -222,13 +223,14 @@ def _search(
                 raise
             failure = error
     short = best is None or best.limit in ("bram18", "uram")
-    splits: list[tuple[str, ...]] = []
+    splits: dict[tuple[str, ...], float] = {}
     if base.offered and offchip != "never" and short:
-        splits = [(), *(large_windows(graph, board, share) for share in LARGE_ROWS)]
-    for split in dict.fromkeys(splits):
+        splits[()] = 1.0
+        for share in LARGE_ROWS:
+            splits.setdefault(large_windows(graph, board, share), share)
+    for split, share in splits.items():
         if split:
-            # That takes many LUTs, so it is for what does not fit otherwise.
-            if best is not None:
+            if best and (best.limit != "bram18" or share == LARGE_ROWS[-1]):
                 break
             base = SearchState(split_all(graph, split), board, clock_mhz, statistics)
             base.quick = state.quick
