@@ -391,10 +391,9 @@ def _passes(
                 limit = "stream"
             best = Found(design, netlist, timing, bound, limit)
         state.learn(netlist, need, timing, allocation)
-        # What is left over, now that it is known better, may make it faster: once, but where
-        # memories are short, or there are tiles, whose buffers only show when they are built.
-        late = state.external is not None or (best and best.limit in ("bram18", "uram"))
-        enough = target or (number and not late)
+        # What is left over, now that it is known better, may make it faster: once, but for tiles,
+        # whose buffers only show when they are built.
+        enough = target or (number and state.external is None)
         if good and (enough or not state.feasible(int(timing.interval / WORTH))[0]):
             break
     if best is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -111,6 +111,14 @@ class Axis:
         """Per place, whether a tap lies in the frame."""
         position = self.origin + self.taps[tap]
         return (position >= 0) & (position < self.size)
+
+
+@cache
+def _reach(course: Course) -> int:
+    # Designs have many windows of few kinds.
+    need, free = (np.append(bound, bound[0] + course.pixels) for bound in course.bounds())
+    moves = max(abs(np.diff(need)).max(), np.diff(free).max())
+    return int(moves + max((free - need).max(), 0))
 
 
 @dataclass(frozen=True)
@@ -284,16 +292,14 @@ class Course:
         return Course(spatial, Window(kernel, stride, pads, dilation), repeat, crop, self.edge,
                       tile, self.passes)
 
-    @cached_property
+    @property
     def reach(self) -> int:
         """Most pixels by which a count of pixels is ahead of another, beside those in the buffer.
 
         What is needed or free moves on from a window to the next; and a window beyond the frame
         needs less than is free.
         """
-        need, free = (np.append(bound, bound[0] + self.pixels) for bound in self.bounds())
-        moves = max(abs(np.diff(need)).max(), np.diff(free).max())
-        return int(moves + max((free - need).max(), 0))
+        return _reach(self)
 
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Per window of a frame, what it needs and frees; see :class:`State`."""
