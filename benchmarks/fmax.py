@@ -150,6 +150,8 @@ def main() -> int:
     parser.add_argument("blocks", nargs="*", metavar="BLOCK")
     options = parser.parse_args()
     found = blocks()
+    if unknown := sorted(set(options.blocks) - set(found)):
+        parser.error(f"no block {', '.join(unknown)}; there are {', '.join(found)}")
     wanted = options.blocks or (["table", "add"] if options.quick else list(found))
     slow = 0
     for name in wanted:
