@@ -1,6 +1,6 @@
 """Off-chip memory in whole networks: weights that are streamed, queues that are evicted.
 
-    python -m benchmarks.offchip [--quick] [--simulate] [MODEL SIZE BOARD ...]
+    python -m benchmarks.offchip [--quick] [--simulate] [--precision W] [MODEL SIZE BOARD ...]
 
 The search at full size, which predicts: what a design takes, how fast it is, and what it moves to
 and from memory.  With ``--simulate`` the same networks at a small size, on boards of which memory
@@ -268,12 +268,13 @@ def main() -> int:
     parser.add_argument("--simulate", action="store_true", help="in Verilator, at a small size")
     parser.add_argument("cases", nargs="*", metavar="MODEL SIZE BOARD",
                         help="names; a board's may have ':prefer' or ':never' behind it")
+    parser.add_argument("--precision", default="w8a8", metavar="wNaM", help="bits of these cases")
     options = parser.parse_args()
     given = options.cases
     if len(given) % 3:
         parser.error("give a model, a size and a board for each case")
     cases = tuple(
-        Case(model, int(size), *name.split(":"))
+        Case(model, int(size), *name.split(":"), precision=options.precision)
         for model, size, name in zip(given[::3], given[1::3], given[2::3], strict=True)
     )
     if options.simulate:
