@@ -74,10 +74,12 @@ def skid(width: int) -> Resources:
     return logic("skid", one=1, width=width)
 
 
-def round_shift(width: int, shifts: tuple[int, int], output, count: int = 1) -> Resources:
+def round_shift(
+    width: int, shifts: tuple[int, int], output, count: int = 1, half_bits: int = 0
+) -> Resources:
     """``count`` rounders."""
     low, high = shifts
-    whole = max(width, high) + 1
+    whole = max(width, high, half_bits) + 1
     kept = max(whole - low, 2)
     span = (high - low).bit_length()
     by_1 = {0: 0, 1: 1, 2: 1}.get(span, 2.5)
@@ -119,7 +121,7 @@ def product(
 
 def requantiser(config) -> Resources:
     count = config.lanes * config.pixels
-    (bias, scale, _), table = config._table
+    (bias, scale, *_), table = config._table
     table = table.reshape(config.rows, config.lanes, -1)
     some = config.rows > 1
 
@@ -160,7 +162,7 @@ def requantiser(config) -> Resources:
             lut_acc=count * config.acc_bits * plain,
             lut_late=count * config.acc_bits * (config.sets > 1 or not plain),
         ),
-        round_shift(wide + narrow - 1, config.shifts, config.output, count),
+        round_shift(wide + narrow - 1, config.shifts, config.output, count, config.half_bits),
     ))
 
 

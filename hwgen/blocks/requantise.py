@@ -35,7 +35,7 @@ def shift_width(shifts: tuple[int, int]) -> int:
 
 
 class RoundShift(wiring.Component):
-    """``clamp(zp + round_half_even(i / 2**shift))`` as a free-running pipeline.
+    """``clamp(zp + round_half_even((i + offset) / 2**shift))`` as a free-running pipeline.
 
     Parameters
     ----------
@@ -44,12 +44,16 @@ class RoundShift(wiring.Component):
     shifts : pair of :class:`int`
         Smallest and largest shift.
     output : :class:`Quantisation`
+    half_bits : :class:`int`
+        Bits of ``half``; 0: there are no offsets, and half a step follows from the shift.
 
     Members
     -------
     i : :py:`In(signed(width))`
     shift : :py:`In(unsigned(bits))`
         Shift minus the smallest.
+    half : :py:`In(signed(half_bits))`, if that is not 0
+        The offset, and half a step of the result: ``offset + 2**(shift - 1)``.
     o : :py:`Out(signed(output.bits))`
 
     Timing
@@ -59,15 +63,21 @@ class RoundShift(wiring.Component):
 
     latency = 5
 
-    def __init__(self, width: int, shifts: tuple[int, int], output: Quantisation) -> None:
+    def __init__(
+        self, width: int, shifts: tuple[int, int], output: Quantisation, half_bits: int = 0
+    ) -> None:
         self.width = width
         self.shifts = shifts
         self.output = output
-        super().__init__({
+        self.half_bits = half_bits
+        members: dict[str, wiring.Member] = {
             "i": In(signed(width)),
             "shift": In(shift_width(shifts)),
             "o": Out(signed(output.bits)),
-        })
+        }
+        if half_bits:
+            members["half"] = In(signed(half_bits))
+        super().__init__(members)
 
     def elaborate(self, platform):
         m = Module()
@@ -76,10 +86,13 @@ class RoundShift(wiring.Component):
         coarse = max(span - 3, 0)
         # 1: add half a step.  The smallest shift is wired, the rest is a barrel shifter.
         # Half a step may be wider than the input: a shift beyond its width always gives zero.
-        total = Signal(signed(max(self.width, high) + 1), reset_less=True)
+        total = Signal(signed(max(self.width, self.half_bits, high) + 1), reset_less=True)
         shift_1 = Signal(unsigned(span), reset_less=True)
-        half = Signal(unsigned(high + 1))
-        m.d.comb += half.eq(Const(1 << (low - 1), high) << self.shift)
+        if self.half_bits:
+            half = self.half
+        else:
+            half = Signal(unsigned(high + 1))
+            m.d.comb += half.eq(Const(1 << (low - 1), high) << self.shift)
         m.d.sync += [total.eq(self.i + half), shift_1.eq(self.shift)]
         # 2 and 3: shift by multiples of eight, then by the rest; any 1 dropped makes it no tie.
         by_8 = Signal(signed(max(len(total) - low, 2)), reset_less=True)
@@ -227,21 +240,38 @@ class RequantiserConfig:
         return max(bits), min(bits)
 
     @cached_property
-    def _scales(self) -> tuple[np.ndarray, np.ndarray]:
-        """Multipliers and shifts, ``(sets, C)``."""
-        multiplier, shift = (np.broadcast_to(a.reshape(-1, self.channels), self.bias.shape)
-                             for a in (self.requantise.multiplier, self.requantise.shift))
-        return multiplier, shift
+    def _scales(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Multipliers, shifts and offsets, ``(sets, C)``."""
+        rule = self.requantise
+        offset = np.zeros_like(rule.shift) if rule.offset is None else rule.offset
+        multiplier, shift, offset = (
+            np.broadcast_to(a.reshape(-1, self.channels), self.bias.shape)
+            for a in (rule.multiplier, rule.shift, offset))
+        return multiplier, shift, offset
 
     @cached_property
-    def _table(self) -> tuple[tuple[int, int, int], np.ndarray]:
-        """Widths of bias, multiplier and shift, and the rows of the parameter memory."""
+    def _halves(self) -> np.ndarray:
+        """Offsets and half a step of the result, ``(sets, C)``."""
+        _, shift, offset = self._scales
+        return offset + (np.int64(1) << (shift - 1))
+
+    @property
+    def half_bits(self) -> int:
+        """Bits of an offset with half a step of the result; 0: there are no offsets."""
+        if self.requantise.offset is None:
+            return 0
+        return signed_width(int(self._halves.min()), int(self._halves.max()))
+
+    @cached_property
+    def _table(self) -> tuple[tuple[int, int, int, int], np.ndarray]:
+        """Widths of bias, multiplier, shift and half a step, and the rows of their memory."""
         low, _ = self.shifts
         bias_bits = signed_width(int(self.bias.min()), int(self.bias.max()))
-        widths = bias_bits, self.requantise.multiplier_bits, shift_width(self.shifts)
-        multiplier, shift = self._scales
-        bits = [(c[..., None] >> np.arange(w)) & 1
-                for c, w in zip((self.bias, multiplier, shift - low), widths, strict=True)]
+        widths = (bias_bits, self.requantise.multiplier_bits, shift_width(self.shifts),
+                  self.half_bits)
+        multiplier, shift, _ = self._scales
+        columns = self.bias, multiplier, shift - low, self._halves
+        bits = [(c[..., None] >> np.arange(w)) & 1 for c, w in zip(columns, widths, strict=True)]
         table = np.concatenate(bits, axis=-1).reshape(self.sets, -1, self.lanes * sum(widths))
         return widths, table.transpose(1, 0, 2).reshape(self.rows, -1)
 
@@ -251,8 +281,9 @@ class RequantiserConfig:
 
     def compute(self, acc: np.ndarray, set: np.ndarray | int = 0) -> np.ndarray:
         """Golden meaning: accumulators ``(..., C)`` without bias, and sets ``(...)``."""
-        multiplier, shift = self._scales
-        result = requantise(acc + self.bias[set], multiplier[set], shift[set], self.output)
+        multiplier, shift, offset = self._scales
+        result = requantise(
+            acc + self.bias[set], multiplier[set], shift[set], self.output, offset[set])
         return result if self.lookup is None else self.lookup.values[result - self.output.low]
 
     def create(self) -> Requantiser:
@@ -270,10 +301,12 @@ def lane_requantiser(
     if multiplier not in MULTIPLIERS:
         raise HwgenError(f"Multiplier must be one of {', '.join(MULTIPLIERS)}, not {multiplier!r}")
     rows = np.asarray(entry)
+    offset = requantise.offset
     return RequantiserConfig(
         requantise=Requantise(
             np.repeat(requantise.multiplier[rows], lanes), np.repeat(requantise.shift[rows], lanes),
             requantise.multiplier_bits,
+            None if offset is None else np.repeat(offset[rows], lanes),
         ),
         bias=np.full((len(rows), lanes), bias), output=output, acc_range=acc_range, lanes=lanes,
         multiplier=multiplier,
@@ -321,10 +354,11 @@ class Requantiser(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self.config
-        (bias_bits, scale_bits, shift_bits), rows = config._table
+        (bias_bits, scale_bits, shift_bits, half_bits), rows = config._table
         row = data.StructLayout({
             "bias": signed(bias_bits), "multiplier": unsigned(scale_bits),
             "shift": unsigned(shift_bits),
+            **({"half": signed(half_bits)} if half_bits else {}),
         })
         m.submodules.parameters = memory = Memory(
             shape=row.size * config.lanes, depth=max(config.rows, 2), init=pack_rows(rows, 1),
@@ -362,6 +396,8 @@ class Requantiser(wiring.Component):
                 read_2.eq(parameter), scale.eq(read_2.multiplier), shift_1.eq(read_2.shift)
             ]
             shift_2 = delayed(m, shift_1, latency, f"shift_{lane}")
+            if half_bits:
+                half = delayed(m, read_2.half, latency + 1, f"half_{lane}")
             for k in range(lane * config.pixels, (lane + 1) * config.pixels):
                 acc = delayed(m, self.i.p[k], config.choice_latency + 2, f"acc_{k}")
                 biased = Signal(signed(config.acc_bits), name=f"biased_{k}", reset_less=True)
@@ -370,8 +406,10 @@ class Requantiser(wiring.Component):
                 # The multiplier has no sign, so the highest bit says nothing.
                 product = config.device.product(m, wide, narrow, f"product_{k}")[:-1].as_signed()
                 m.submodules[f"round_{k}"] = rounder = RoundShift(
-                    len(product), config.shifts, config.output
+                    len(product), config.shifts, config.output, half_bits
                 )
+                if half_bits:
+                    m.d.comb += rounder.half.eq(half)
                 result: Value = rounder.o
                 if config.lookup is not None:
                     rows = pack_rows(config.lookup.by_address[:, None], config.result_bits)

@@ -103,8 +103,9 @@ class AveragePool(Op):
             return (self.requantise.apply(sums, self.output),)
         ones = np.ones((1, *type.spatial, 1), np.int64)
         entry = np.maximum(np.sum(self.window.views(ones, 0), axis=0), 1) - 1
-        scale, shift = self.requantise.multiplier[entry], self.requantise.shift[entry]
-        return (requantise(sums, scale, shift, self.output),)
+        rule = self.requantise
+        offset = 0 if rule.offset is None else rule.offset[entry]
+        return (requantise(sums, rule.multiplier[entry], rule.shift[entry], self.output, offset),)
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,7 @@ from models.lowering.regions import ELEMENTWISE, Regions
 from models.onnx_import import Network
 from models.quantisation.precision import Precision
 
-__all__ = ["HANDLERS", "Handler", "Lowering", "Result", "handles", "scales"]
+__all__ = ["HANDLERS", "Handler", "Lowering", "Result", "handles", "multiplier_bits", "scales"]
 
 Ranges = Mapping[str, tuple[float, float]]
 
@@ -49,8 +49,19 @@ def handles(*kinds: str) -> Callable[[Handler], Handler]:
 
 def scales(ratio, output: Quantisation) -> Requantise:
     """The requantisation by real ratios, with multipliers as fine as the output's codes need:
-    as good as no result is off by more than a thousandth of a step."""
-    return Requantise.from_scale(ratio, min(max(output.bits + 9, 12), 24))
+    as good as no result is off by more than a thousandth of a step.
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If a ratio is too large.
+    """
+    return Requantise.from_scale(ratio, multiplier_bits(output))
+
+
+def multiplier_bits(output: Quantisation) -> int:
+    """Bits of multipliers that are as fine as codes need."""
+    return min(max(output.bits + 9, 12), 24)
 
 
 @dataclass(frozen=True)
@@ -61,12 +72,13 @@ class Result:
     -------
     name : ONNX tensor; past an activation that the codes' saturation is
     quantisation : its codes
-    sign : only the sign of the result is used
+    sign : None, or only the sign of the result is used; which 0 is like: 1 the positive numbers,
+        -1 the negative ones, 0 neither
     """
 
     name: str
     quantisation: Quantisation
-    sign: bool = False
+    sign: int | None = None
 
 
 class Lowering:
@@ -100,6 +112,8 @@ class Lowering:
         self._makers = {out: node.name for node in network.nodes for out in node.output}
         self._taken: set[str] = set()
         self._floats: dict[str, str] = {}
+        self._signs: set[str] = set()
+        """ONNX tensors of which only the sign is there."""
         self._share_ranges()
         for name in network.inputs:
             shape = network.shapes[name]
@@ -226,10 +240,13 @@ class Lowering:
         if (around == exact).all():
             # The activation works on codes as on what they stand for, so it can come after.
             return Result(tensor, codes)
-        sides = [np.unique(values[: real.size].reshape(real.shape)[side])
-                 for side in (real >= 0, real < 0)]
+        of = values[: real.size].reshape(real.shape)
+        sides = [np.unique(of[side]) for side in (real < 0, real == 0, real > 0)]
         if sign and all(len(side) == 1 for side in sides):
-            return Result(tensor, Quantisation(1.0, 0, 2), sign=True)
+            below, zero, above = (float(side[0]) for side in sides)
+            like = 1 if zero == above else -1 if zero == below else 0
+            self._signs.add(tensor)
+            return Result(tensor, Quantisation(1.0, 0, 2), like)
         return Result(tensor, self.quantisation(tensor))
 
     # Tensors
@@ -321,7 +338,7 @@ class Lowering:
         shape = self.network.shapes[name]
         if positions is None and axis % len(shape) != 1 and len(shape) > 2:
             positions = plain_positions(shape, axis % len(shape))
-        if positions is None:
+        if positions is None and name not in self._signs:
             self._floats[tensor] = name
         self.views[name] = View(tensor, positions)
         return tensor

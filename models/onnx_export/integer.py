@@ -30,17 +30,20 @@ class IntegerWriter(Writer):
         self, acc: str, requantise: Requantise, output: Quantisation, rank: int, out: str = "",
         entry: np.ndarray | None = None,
     ) -> str:
-        """``clamp(zp + round_half_even(acc * M * 2^-s))`` of an int32 tensor, in double: exact.
+        """``clamp(zp + round_half_even((acc * M + offset) * 2^-s))`` of an int32 tensor, in double:
+        exact as long as products stay below ``2**53``.
 
         ``entry``: which multiplier each pixel takes; else one for each channel, or one for all.
         """
-        scale, power = requantise.multiplier, np.ldexp(1.0, -requantise.shift)
-        if entry is not None:
-            scale, power = scale[entry], power[entry]
-        else:
-            scale, power = (v.reshape(-1, *(1,) * (rank - 2)) for v in (scale, power))
+        def spread(values: np.ndarray) -> np.ndarray:
+            return values[entry] if entry is not None else values.reshape(-1, *(1,) * (rank - 2))
+
+        scale, power = spread(requantise.multiplier), spread(np.ldexp(1.0, -requantise.shift))
         wide = self.op("Cast", acc, to=TensorProto.DOUBLE)
         scaled = self.op("Mul", wide, self.constant(scale, np.float64))
+        if requantise.offset is not None:
+            offset = spread(requantise.offset)
+            scaled = self.op("Add", scaled, self.constant(offset, np.float64))
         shifted = self.op("Mul", scaled, self.constant(power, np.float64))
         rounded = self.op("Round", shifted)
         placed = self.op("Add", rounded, self.constant(output.zero_point, np.float64))

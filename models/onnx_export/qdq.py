@@ -49,10 +49,15 @@ class QdqWriter(Writer):
             self.constant(scale, np.float32), self.constant(zeros, np.int8), axis=0,
         )
         bias = op.bias + type.zero_point * op.weight.reshape(op.cout, -1).sum(1, dtype=np.int64)
-        real_bias = self.op(
-            "DequantizeLinear", self.constant(bias, np.int32),
-            self.constant(scale * type.scale, np.float32), self.constant(zeros, np.int32), axis=0,
-        )
+        if op.requantise.offset is None:
+            real_bias = self.op(
+                "DequantizeLinear", self.constant(bias, np.int32),
+                self.constant(scale * type.scale, np.float32), self.constant(zeros, np.int32),
+                axis=0,
+            )
+        else:
+            real_bias = self.constant(
+                (bias + _fraction(op)) * scale * type.scale, np.float32)
         out = self.op("Conv", self._real(node.inputs[0], type.quantisation), weight, real_bias,
                       group=op.groups, strides=op.stride, pads=flat_pads(op.window),
                       dilations=op.dilation)
@@ -73,7 +78,7 @@ class QdqWriter(Writer):
         out = self.op(
             "ConvTranspose", self._real(node.inputs[0], type.quantisation),
             self.constant(real, np.float32),
-            self.constant(op.bias * scale * type.scale, np.float32),
+            self.constant((op.bias + _fraction(op)) * scale * type.scale, np.float32),
             group=op.groups, strides=op.stride, pads=pads, output_padding=grow,
         )
         self._codes(out, op.output, out=node.name)
@@ -99,3 +104,9 @@ class QdqWriter(Writer):
     def _mul(self, node: Node, op: Mul, types: list[TensorType]) -> None:
         a, b = (self._real(t, q.quantisation) for t, q in zip(node.inputs, types, strict=True))
         self._codes(self.op("Mul", a, b), op.output, out=node.name)
+
+
+def _fraction(op: Convolution) -> np.ndarray:
+    """What biases have below a step of the accumulator, in such steps."""
+    offset = op.requantise.offset
+    return np.zeros(op.cout) if offset is None else offset / np.maximum(op.requantise.multiplier, 1)

@@ -107,12 +107,13 @@ def run_requantiser(
 
 
 @given(st.integers(1, 5), st.integers(1, 3), st.sampled_from([1, 1, 2, 3, 4]), st.booleans(),
-       st.integers(12, 24), st.integers(4, 24), quantisations(st.sampled_from([4, 8, 16])),
-       st.sampled_from(sorted(MULTIPLIERS)), st.integers(0, 999))
-@settings(max_examples=60)
+       st.integers(12, 32), st.integers(4, 24), quantisations(st.sampled_from([4, 8, 16])),
+       st.sampled_from(sorted(MULTIPLIERS)), st.sampled_from([0, 0, 1, 20, 51]),
+       st.integers(0, 999))
+@settings(max_examples=80)
 def test_requantiser(
     beats: int, lanes: int, sets: int, one_scale: bool, multiplier_bits: int, acc_bits: int,
-    output: Quantisation, multiplier_name: str, seed: int,
+    output: Quantisation, multiplier_name: str, offset_bits: int, seed: int,
 ) -> None:
     random = np.random.default_rng(seed)
     channels, half = beats * lanes, 1 << (acc_bits - 2)
@@ -121,8 +122,9 @@ def test_requantiser(
     multiplier = random.integers(0, 1 << multiplier_bits, scales)
     multiplier[random.random(scales) < 0.3] = 1 << (multiplier_bits - 1)
     bias = random.integers(-half, half, (sets, channels))
+    offset = random.integers(-(1 << offset_bits), 1 << offset_bits, scales)
     config = RequantiserConfig(
-        requantise=Requantise(multiplier, shift, multiplier_bits),
+        requantise=Requantise(multiplier, shift, multiplier_bits, offset if offset_bits else None),
         bias=bias if sets > 1 else bias[0], output=output, acc_range=(-2 * half, 2 * half),
         lanes=lanes, multiplier=multiplier_name,
     )
@@ -136,6 +138,7 @@ def test_requantiser(
     expected = requantise(
         acc + bias[choice], np.resize(multiplier, bias.shape)[choice],
         np.resize(shift, bias.shape)[choice], output,
+        np.resize(offset, bias.shape)[choice] if offset_bits else 0,
     )
     np.testing.assert_array_equal(seen.reshape(6, channels), expected)
     assert (delay == config.latency).all()

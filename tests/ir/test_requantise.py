@@ -9,9 +9,9 @@ from hwgen.errors import HwgenError
 from hwgen.ir import Quantisation, Requantise, requantise
 
 
-def exact(acc, multiplier, shift, output):
+def exact(acc, multiplier, shift, output, offset=0):
     """Round half to even by Python's own rule for fractions."""
-    value = output.zero_point + round(Fraction(acc * multiplier, 1 << shift))
+    value = output.zero_point + round(Fraction(acc * multiplier + offset, 1 << shift))
     return min(max(value, output.low), output.high)
 
 
@@ -23,6 +23,22 @@ def test_against_fractions(accs, multiplier, shift, zero):
     output = Quantisation(1.0, zero)
     got = requantise(np.array(accs), multiplier, shift, output)
     assert got.tolist() == [exact(a, multiplier, shift, output) for a in accs]
+
+
+@given(
+    st.lists(st.integers(-(2**26), 2**26), min_size=1, max_size=20),
+    st.integers(0, 2**17 - 1), st.integers(1, 47), st.integers(-(2**51), 2**51),
+)
+def test_offsets_against_fractions(accs, multiplier, shift, offset):
+    output = Quantisation(1.0, -3)
+    rule = Requantise([multiplier], [shift], offset=[offset])
+    got = rule.apply(np.array(accs)[:, None], output)[:, 0]
+    assert got.tolist() == [exact(a, multiplier, shift, output, offset) for a in accs]
+
+
+def test_no_offset_where_all_are_zero():
+    assert Requantise([3], [1], offset=[0]).offset is None
+    assert Requantise([3, 3], [1, 1], offset=[0, 1]).offset.tolist() == [0, 1]
 
 
 def test_ties_go_to_even():
@@ -68,7 +84,9 @@ def test_from_scale_refuses(ratio, message):
     (([1], [0]), "Shifts must be between 1 and 47"),
     (([1 << 17], [3]), r"Multipliers must be below 2\*\*17"),
     (([1, 2], [3]), "vectors of one length"),
-    (([1], [3], 30), "12 to 24 bits"),
+    (([1], [3], 33), "12 to 32 bits"),
+    (([1], [3], 17, [1, 2]), "Offsets must be a vector like the multipliers"),
+    (([1], [3], 17, [1 << 52]), r"Offsets must be below 2\*\*52"),
 ])
 def test_requantise_refuses(arguments, message):
     with pytest.raises(HwgenError, match=message):

@@ -1,0 +1,210 @@
+"""Layers with weights in integers: weights, biases and requantisation, together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from hwgen.errors import HwgenError
+from hwgen.ir import Requantise, TensorType
+from models.lowering.affine import Affine
+from models.lowering.core import Lowering, Result, multiplier_bits, scales
+from models.lowering.exact import LARGEST_BIAS, exact_requantise, sign_requantise
+from models.quantisation.bias import corrected_bias
+
+__all__ = ["Layer", "integers", "scaled"]
+
+WIDE_BIAS = 1 << 36
+"""Largest bias of a layer that reads more than 8 bits, which integer ONNX does not have anyway."""
+
+WHOLE, FLOAT = 1e-3, 2e-7
+"""How near a bias is to a whole number of the sum's steps that the file meant so; and what part of
+it float32 may be off."""
+
+Arrange = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What a layer with weights is in integers.
+
+    Members
+    -------
+    weights : shape ``(Cout, *kernel, Cin / groups)``
+    weight_bits : :class:`int`
+    bias : int64 array, shape ``(Cout,)``
+        Added to ``sum(w * (x - zero_point))``.
+    requantise : :class:`Requantise`
+    result : what the layer gives
+    """
+
+    weights: np.ndarray
+    weight_bits: int
+    bias: np.ndarray
+    requantise: Requantise
+    result: Result
+
+    def padded_bias(self, type: TensorType) -> np.ndarray:
+        """The bias that is added to ``sum(w * x)``, where padding is the zero point."""
+        sums = self.weights.reshape(len(self.bias), -1).sum(1, dtype=np.int64)
+        return self.bias - type.zero_point * sums
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """Integer weights ``(Cout, *kernel, Cin / groups)`` and a scale for each output channel."""
+
+    integers: np.ndarray
+    scale: np.ndarray
+    bits: int
+    given: bool
+    """The file states the integers."""
+
+    @classmethod
+    def quantised(cls, real: np.ndarray, bits: int, least: np.ndarray) -> _Weights:
+        """Symmetric, by the largest weight of each output channel; scales are ``least`` at least.
+        """
+        flat = real.reshape(len(real), -1)
+        limit = (1 << (bits - 1)) - 1
+        scale = _channel_scale(np.maximum(flat.max(1), -flat.min(1)) / limit, least)
+        steps = flat / scale[:, None]
+        integers = np.clip(np.rint(steps, out=steps), -limit, limit, out=steps).astype(np.int16)
+        return cls(integers.reshape(real.shape), scale, bits, False)
+
+    @classmethod
+    def coded(cls, integers: np.ndarray, scale: np.ndarray, name: str) -> _Weights:
+        """As a file states them; as many bits as the integers need."""
+        flat = scale.reshape(len(scale), -1)
+        largest = flat.max(1, keepdims=True)
+        # Where weights were put in between, zeros, there is no scale.
+        if ((flat != largest) & (flat != 0)).any():
+            raise HwgenError(
+                f"weights {name!r} have several scales within an output channel: quantise them "
+                f"per tensor or per output channel"
+            )
+        low, high = int(integers.min(initial=0)), int(integers.max(initial=0))
+        bits = max(high.bit_length(), (-low - 1).bit_length() if low < 0 else 0, 1) + 1
+        if bits > 9:
+            raise HwgenError(f"weights {name!r} need {bits} bits; up to 8 are supported")
+        return cls(integers, largest[:, 0], bits, True)
+
+    def raised(self, least: np.ndarray) -> _Weights:
+        """With scales of ``least`` at least, in which the integers are rounded."""
+        zero = ~self.integers.reshape(len(self.integers), -1).any(1)
+        scale = _channel_scale(np.where(zero, 0.0, self.scale), least)
+        ratio = (self.scale / scale).reshape(-1, *(1,) * (self.integers.ndim - 1))
+        return _Weights(np.rint(self.integers * ratio).astype(np.int64), scale, self.bits,
+                        self.given)
+
+    def sums(self, type: TensorType) -> tuple[np.ndarray, np.ndarray]:
+        """Smallest and largest ``sum(w * (x - zero_point))`` of each channel."""
+        flat = self.integers.reshape(len(self.integers), -1).astype(np.int64)
+        positive, negative = np.maximum(flat, 0).sum(1), np.minimum(flat, 0).sum(1)
+        low = type.quantisation.low - type.zero_point
+        high = type.quantisation.high - type.zero_point
+        return positive * low + negative * high, positive * high + negative * low
+
+
+def _channel_scale(scale: np.ndarray, least: np.ndarray) -> np.ndarray:
+    """Scales of output channels, not below ``least``; 1 where neither says anything."""
+    scale = np.float32(np.maximum(scale, least)).astype(np.float64)
+    # float32 may have rounded them down.
+    scale = np.where(scale < least, np.nextafter(np.float32(scale), np.float32(np.inf)), scale)
+    return np.where(scale == 0, 1.0, scale).astype(np.float64)
+
+
+def integers(
+    low: Lowering, node: onnx.NodeProto, source: str, arrange: Arrange, affine: Affine,
+    factor: float = 1.0, order: np.ndarray | None = None,
+) -> Layer:
+    """A layer with weights, and the scales and shifts behind it.
+
+    Where the file states the weights' integers and the result's codes, every sum gets the code
+    that real numbers would give it; only plain layers of 8 bits, which have nothing but whole
+    biases between, keep a multiplier as fine as any other's.  Else weights are rounded to the
+    scale of their output channel; it is as large as the channel's bias needs, which beyond that
+    would not fit: the channel's weights are then less than a step of the result.
+
+    Parameters
+    ----------
+    low, node : where, and the ONNX node
+    source : tensor of the integer graph that it reads
+    arrange : brings the weights of the file to ``(Cout, *kernel, Cin / groups)``
+    affine : scales and shifts behind it
+    factor : of the bias
+    order : per input of a fully connected layer its position among the weights
+    """
+    type, name = low.type(source), node.input[1]
+    real = arrange(low.constant(name))
+    gain = np.broadcast_to(affine.scale, (len(real),))
+    bias = np.zeros(len(real))
+    if len(node.input) > 2 and node.input[2]:
+        bias = np.broadcast_to(low.constant(node.input[2]).ravel() * factor, bias.shape)
+    bias = bias * affine.scale + affine.shift
+    result = low.result(affine.end, sign=True)
+    if name in low.network.weights:
+        coded = low.network.weights[name].mapped(arrange)
+        # A negative scale turns the signs of its channel's weights: requantisation knows none.
+        turn = np.sign(gain).astype(np.int64).reshape(-1, *(1,) * (real.ndim - 1))
+        given = _Weights.coded(coded.integers * turn, coded.scale, name)
+        weights = _Weights(given.integers, np.where(gain == 0, 1.0, given.scale * np.abs(gain)),
+                           given.bits, True)
+    else:
+        real = real * gain.reshape(-1, *(1,) * (real.ndim - 1))
+        bits = low.precision.weights(node.name, node.output[0])
+        weights = _Weights.quantised(real, bits, _least_scale(bias, type))
+        mean = low.means.get(node.input[0])
+        if mean is not None:
+            if order is not None:
+                ordered = np.zeros(real.shape[-1])
+                ordered[order] = mean
+                mean = ordered
+            spread = weights.scale.reshape(-1, *(1,) * (real.ndim - 1))
+            bias = corrected_bias(real, weights.integers * spread, bias, mean)
+    steps = bias / (weights.scale * type.scale)
+    whole = (abs(steps - np.rint(steps)) < WHOLE + FLOAT * abs(steps)).all() and (
+        abs(steps) <= LARGEST_BIAS).all()
+    plain = result.quantisation.bits == 8 and not affine.absorbed and whole
+    return _layer(low, weights, bias, type, result, not plain)
+
+
+def scaled(
+    low: Lowering, source: str, scale: np.ndarray, shift: np.ndarray, result: Result
+) -> Layer:
+    """``scale * x + shift`` per channel: weights of 1 or -1, and a requantisation."""
+    type = low.type(source)
+    scale = np.broadcast_to(scale, (type.channels,)).astype(np.float64)
+    shift = np.broadcast_to(shift, (type.channels,)).astype(np.float64)
+    weights = _Weights(np.sign(scale).astype(np.int64)[:, None],
+                       np.where(scale == 0, 1.0, np.abs(scale)), 2, True)
+    return _layer(low, weights, shift, type, result, True)
+
+
+def _least_scale(bias: np.ndarray, type: TensorType) -> np.ndarray:
+    """The scales of weights from which on biases fit."""
+    return np.abs(bias) / (LARGEST_BIAS if type.bits <= 8 else WIDE_BIAS) / type.scale
+
+
+def _layer(
+    low: Lowering, weights: _Weights, bias: np.ndarray, type: TensorType, result: Result,
+    exact: bool,
+) -> Layer:
+    output = result.quantisation
+    if result.sign is not None:
+        sums = weights.sums(type)
+        whole, requantise = sign_requantise(
+            bias / (weights.scale * type.scale), *sums, result.sign)
+        return Layer(weights.integers, weights.bits, whole, requantise, result)
+    if exact and weights.given and result.name in low.network.codes and output.bits <= 8:
+        ratio = weights.scale * type.scale / output.scale
+        found = exact_requantise(ratio, bias / output.scale, *weights.sums(type), output,
+                                 multiplier_bits(output))
+        return Layer(weights.integers, weights.bits, found.bias, found.requantise, result)
+    if weights.given:
+        weights = weights.raised(_least_scale(bias, type))
+    product = weights.scale * type.scale
+    return Layer(weights.integers, weights.bits, np.rint(bias / product).astype(np.int64),
+                 scales(product / output.scale, output), result)
