@@ -17,6 +17,7 @@ import math
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -122,15 +123,18 @@ class _Drawer:
         weight = self.random.integers(low, limit + 1, (cout, *kernel, cin // groups))
         ratio = self.random.uniform(0.002, 0.02, cout) / math.sqrt(weight[0].size) * 127 / limit
         bias = self.random.integers(-9999, 9999, cout)
+        rule = Requantise.from_scale(ratio, self.pick([17, 17, 24, 32]))
+        if draw(st.booleans()):
+            # Biases that lie between two accumulators, as a file's normalisations make them.
+            offset = self.random.integers(-(1 << 20), 1 << rule.multiplier_bits, cout)
+            rule = replace(rule, offset=offset)
         if transposed:
             pads = tuple((a if s * (n - 1) + k > a + b else 0, b if s * (n - 1) + k > a + b else 0)
                          for (a, b), s, n, k in zip(
                              pads, stride, tensor.spatial, kernel, strict=True))
-            op: Convolution = ConvTranspose(weight, bias, Requantise.from_scale(ratio), Q, stride,
-                                            pads, groups, bits)
+            op: Convolution = ConvTranspose(weight, bias, rule, Q, stride, pads, groups, bits)
         else:
-            op = Conv(weight, bias, Requantise.from_scale(ratio), Q, stride, pads, groups, bits,
-                      dilation)
+            op = Conv(weight, bias, rule, Q, stride, pads, groups, bits, dilation)
         group_lanes = draw(st.integers(1, groups)) if draw(st.booleans()) else 1
         each = cout // groups
         taps = draw(st.integers(1, op.window.taps))

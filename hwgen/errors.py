@@ -7,11 +7,19 @@ escapes is a bug.  The message names the thing that is wrong and the way out.
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["HwgenError", "naming"]
+__all__ = ["HwgenError", "HwgenWarning", "naming"]
 
 
 class HwgenError(ValueError):
     """Something the user can mend: a file, an option, a shape, a relation between parameters."""
+
+
+class HwgenWarning(UserWarning):
+    """Something that is done as asked, but is hardly what the user wants.
+
+    Library code warns with :func:`warnings.warn`; ``hwgen.build`` shows each in a line, and lists
+    them in the report.
+    """
 
 
 @contextmanager

@@ -168,6 +168,7 @@ def normalise(data: bytes, name: str, size: int | None) -> Network:
     except Exception as error:
         raise HwgenError(f"{name} has a damaged quantiser: {_first_line(error)}") from None
     _check_extents(model, name)
+    _floor_pools(model)
     model = _folded(model, name, FUSIONS if quantisers.weights else [])
     network = _cut(_distinct(model), name)
     network.codes.update((t, q) for t, q in quantisers.codes.items() if t in network.shapes)
@@ -220,6 +221,65 @@ def _check_extents(model: onnx.ModelProto, name: str) -> None:
             raise HwgenError(f"{name}: tensor {value.name!r} of {dims} is empty")
 
 
+def _floor_pools(model: onnx.ModelProto) -> None:
+    """Mend pools with ``ceil_mode`` whose extents shape inference of ONNX would make too large.
+
+    A window that would begin in the padding behind the frame is left out, as PyTorch and
+    onnxruntime do.  Along such an axis extents are those without ``ceil_mode``.
+    """
+    nodes = [n for n in model.graph.node
+             if "Pool" in n.op_type and attributes(n).get("ceil_mode")]
+    while nodes:
+        # Once more after each that has changed: extents behind it are others then.
+        shapes = {
+            v.name: [d.dim_value for d in v.type.tensor_type.shape.dim]
+            for graph in (_shaped(model).graph,)
+            for v in (*graph.input, *graph.value_info)
+        }
+        for node in list(nodes):
+            nodes.remove(node)
+            if _floored(node, shapes.get(node.input[0], [])):
+                del model.graph.value_info[:]
+                for value in model.graph.output:
+                    value.type.tensor_type.ClearField("shape")
+                break
+
+
+def _floored(node: onnx.NodeProto, shape: list[int]) -> bool:
+    """Whether a pool with ``ceil_mode`` leaves windows out; it is plain from now on then."""
+    at = attributes(node)
+    kernel = at["kernel_shape"]
+    ones, rank = [1] * len(kernel), len(kernel)
+    pads = list(at.get("pads", [0, 0] * rank))
+    if len(shape) != rank + 2 or not all(shape[2:]) or at.get("auto_pad", b"NOTSET") != b"NOTSET":
+        return False
+    left_out = False
+    for axis, (n, k, s, d) in enumerate(zip(
+        shape[2:], kernel, at.get("strides", ones), at.get("dilations", ones), strict=True
+    )):
+        before, after, reach = pads[axis], pads[rank + axis], (k - 1) * d + 1
+        last = -(-(n + before + after - reach) // s)
+        if last * s >= n + before:
+            left_out = True
+        else:
+            pads[rank + axis] = max(after, last * s + reach - n - before)
+    if not left_out:
+        return False
+    extended = pads != list(at.get("pads", [0, 0] * rank))
+    if extended and (at.get("count_include_pad")
+                     or any(p >= k for p, k in zip(pads, [*kernel, *kernel], strict=True))):
+        raise HwgenError(
+            f"Node {node.name or node.output[0]!r} ({node.op_type}): ceil_mode leaves windows out "
+            f"along one axis and adds some along another; with count_include_pad = 1, or with "
+            f"dilations, that is not supported"
+        )
+    for attribute in list(node.attribute):
+        if attribute.name in ("ceil_mode", "pads"):
+            node.attribute.remove(attribute)
+    node.attribute.append(helper.make_attribute("pads", pads))
+    return True
+
+
 def _folded(model: onnx.ModelProto, name: str, disabled: list[str]) -> onnx.ModelProto:
     """The model with constants folded and shapes inferred, by onnxruntime and onnx."""
     with tempfile.TemporaryDirectory() as folder:
@@ -230,6 +290,7 @@ def _folded(model: onnx.ModelProto, name: str, disabled: list[str]) -> onnx.Mode
                 graph_optimization_level=onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
             )
             folded = onnx.load(path)
+            _floor_pools(folded)
             shaped = _shaped(folded, strict_mode=True)
         except Exception as error:  # onnxruntime raises classes of its own for every fault
             raise HwgenError(f"{name} cannot be run: {_first_line(error)}") from None

@@ -125,7 +125,8 @@ def feeds(network: Network, photos: np.ndarray, seed: int = 0) -> Feeds:
 
     Inputs ``(1, C, H, W)`` take the photograph, 0..1: in colour if C is 3, grey if it is 1; for
     any other C the three colours in turn, each time further shifted.  Inputs ``(1, C, T, H, W)``
-    take a pan over it.  Inputs of any other rank take standard normal noise.
+    take a pan over it.  Inputs of any other rank take standard normal noise.  Of several inputs
+    with pictures each takes another one: the photograph after that of the input before.
 
     Parameters
     ----------
@@ -134,13 +135,23 @@ def feeds(network: Network, photos: np.ndarray, seed: int = 0) -> Feeds:
     seed : of the noise
     """
 
-    def make(k: int) -> Feed:
-        return {
-            name: _frame(photos[k], network.shapes[name], [seed, k, i])
-            for i, name in enumerate(network.inputs)
-        }
+    count = len(photos)
 
-    return Feeds(len(photos), make)
+    def photo(k: int) -> np.ndarray:
+        # Of fewer photographs than inputs, some come again, moved.
+        again = k // count
+        height, width = photos.shape[1:3]
+        return np.roll(photos[k % count], (again * height // 5, again * (width // 3 + 1)), (0, 1))
+
+    def make(k: int) -> Feed:
+        feed, pictures = {}, 0
+        for i, name in enumerate(network.inputs):
+            shape = network.shapes[name]
+            feed[name] = _frame(photo(k + pictures), shape, [seed, k, i])
+            pictures += len(shape) in (4, 5)
+        return feed
+
+    return Feeds(count, make)
 
 
 def _frame(photo: np.ndarray, shape: tuple[int, ...], seed: list[int]) -> np.ndarray:

@@ -45,7 +45,8 @@ def measure(
     Raises
     ------
     :exc:`HwgenError`
-        If there is no frame, or an input has no float tensor of its shape.
+        If there is no frame, an input has no float tensor of its shape, or a tensor has another
+        number of elements than its float one.
     """
     names = dict(graph.meta.get("floats", {}) if floats is None else floats)
     if len(graph.inputs) == len(network.inputs):
@@ -122,6 +123,11 @@ def _frame(
         value = values.get(names.get(tensor, ""))
         if value is None or value.dtype.kind != "f":
             return None
+        if value.size != graph.types[tensor].size:
+            raise HwgenError(
+                f"Tensor {tensor!r} is {graph.types[tensor]}, but {names[tensor]!r} of the float "
+                f"network has shape {list(value.shape)}: they are not the same network"
+            )
         return to_frame(value, graph.types[tensor].shape)
 
     def note(tensor: str, exact: np.ndarray, own: np.ndarray) -> None:

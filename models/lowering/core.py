@@ -7,6 +7,7 @@ names of ONNX ops with :func:`handles`.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,7 +15,7 @@ from itertools import pairwise
 import numpy as np
 import onnx
 
-from hwgen.errors import HwgenError
+from hwgen.errors import HwgenError, HwgenWarning
 from hwgen.ir import Graph, Op, Quantisation, Requantise, Reshape, Table, TensorType
 from models.lowering.affine import Affine, find_affine
 from models.lowering.layout import View, arrangement, channels_last, plain_positions
@@ -112,6 +113,7 @@ class Lowering:
         self._makers = {out: node.name for node in network.nodes for out in node.output}
         self._taken: set[str] = set()
         self._floats: dict[str, str] = {}
+        self._silent: set[str] = set()
         self._signs: set[str] = set()
         """ONNX tensors of which only the sign is there."""
         self._share_ranges()
@@ -175,6 +177,12 @@ class Lowering:
             raise HwgenError(f"Tensor {name!r} has no calibrated range")
         low, high = self.ranges[name]
         low, high = min(low, 0.0), max(high, 0.0)
+        if low == high and name not in self._silent:
+            self._silent.add(name)
+            warnings.warn(HwgenWarning(
+                f"Tensor {name!r} is 0 in all frames of the calibration, so what it will be is not "
+                f"known: calibrate on frames in which it is not"
+            ), stacklevel=2)
         bits = self.precision.activations(name, self._makers.get(name, ""))
         steps = (1 << bits) - 1
         scale = float(np.float32((high - low) / steps)) or 1.0

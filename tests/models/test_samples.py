@@ -31,23 +31,41 @@ def values(*shape):
 def test_feeds_of_every_rank():
     net = echo(rgb=(1, 3, 16, 16), grey=(1, 1, 16, 16), many=(1, 7, 16, 16), small=(1, 3, 8, 8),
                film=(1, 3, 4, 16, 16), sound=(1, 2, 50), vector=(1, 9))
-    photos = photographs(3, (16, 16))
+    photos = photographs(6, (16, 16))
     feeds = samples.feeds(net, photos)
-    assert len(feeds) == len(list(feeds)) == 3
-    for feed, again, photo in zip(feeds, feeds, photos, strict=True):
+    assert len(feeds) == len(list(feeds)) == 6
+    for k, (feed, again) in enumerate(zip(feeds, feeds, strict=True)):
         assert {n: v.shape for n, v in feed.items()} == {n: net.shapes[n] for n in net.inputs}
         assert all(v.dtype == np.float32 for v in feed.values())
         assert all((feed[n] == again[n]).all() for n in feed)
-        image = photo.transpose(2, 0, 1) / np.float32(255)
-        np.testing.assert_array_equal(feed["rgb"][0], image)
-        np.testing.assert_allclose(feed["grey"][0, 0], image.mean(0), rtol=1e-6)
-        np.testing.assert_array_equal(feed["many"][0, :3], image)
+        # Each input of pictures has the photograph after that of the one before.
+        images = [photo.transpose(2, 0, 1) / np.float32(255)
+                  for photo in np.roll(photos, -k, 0)]
+        if k:
+            # The sixth photograph is the first one moved, for the last inputs.
+            images = images[: 6 - k]
+        for name, image in zip(("rgb", "grey", "many", "small", "film"), images):
+            if name == "rgb":
+                np.testing.assert_array_equal(feed["rgb"][0], image)
+            elif name == "grey":
+                np.testing.assert_allclose(feed["grey"][0, 0], image.mean(0), rtol=1e-6)
+            elif name == "many":
+                np.testing.assert_array_equal(feed["many"][0, :3], image)
+            elif name == "film":
+                np.testing.assert_array_equal(feed["film"][0, :, 0], image)
+                np.testing.assert_array_equal(feed["film"][0, :, 2, :, 2:], image[:, :, :-2])
         assert len(np.unique(feed["many"][0].reshape(7, -1), axis=0)) == 7
-        np.testing.assert_array_equal(feed["film"][0, :, 0], image)
-        np.testing.assert_array_equal(feed["film"][0, :, 2, :, 2:], image[:, :, :-2])
-    a, b, _ = feeds
+    a, b, *_ = feeds
     assert (a["sound"] != b["sound"]).all()
     assert abs(a["sound"].mean()) < 0.5
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_several_inputs_never_see_the_same_picture(count):
+    net = echo(a=SHAPE, b=SHAPE, c=SHAPE)
+    for feed in samples.feeds(net, photographs(count, SHAPE[2:])):
+        for one, other in (("a", "b"), ("a", "c"), ("b", "c")):
+            assert abs(feed[one] - feed[other]).mean() > 0.05
 
 
 def test_networks_without_images_get_noise():

@@ -189,7 +189,7 @@ def test_errors(case):
         measure(net, graph, [])
     other = Graph()
     other.add_input("x", TensorType((5, 5, 3)))
-    with pytest.raises(HwgenError, match=r"^Input 'x' \(5x5x3 i8\) has no float tensor of its sha"):
+    with pytest.raises(HwgenError, match=r"^Tensor 'x' is 5x5x3 i8, but 'x' of the"):
         measure(net, other, feeds)
 
 
