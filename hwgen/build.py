@@ -11,6 +11,7 @@ import shutil
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -19,15 +20,16 @@ from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 
 import boards
 from boards import Board
 from dse.search import OBJECTIVES, OFFCHIP, Found, check_design, search
 from hwgen.design import DesignPoint
 from hwgen.emit.html import render
-from hwgen.emit.report import report, summary
+from hwgen.emit.report import left_to_host, report, summary
 from hwgen.emit.verilog import Rtl, emit
-from hwgen.errors import HwgenError
+from hwgen.errors import HwgenError, HwgenWarning
 from hwgen.ir import Graph
 from hwgen.pipeline import Netlist, plan
 from sim.timing import analyse
@@ -81,6 +83,13 @@ class _List(argparse.Action):
         parser.exit()
 
 
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"must be names with commas between, not {text!r}")
+    return names
+
+
 def _parser() -> argparse.ArgumentParser:
     def positive(text: str) -> float:
         value = float(text)
@@ -113,6 +122,9 @@ def _parser() -> argparse.ArgumentParser:
                         help="bits of weights and activations, such as w4a8, or a file")
     parser.add_argument("--decomposition", type=Path, metavar="FILE",
                         help="layers that become low rank")
+    parser.add_argument("--outputs", type=_names, default=(), metavar="NAME,...",
+                        help="tensors of the file at which the accelerator ends; what is behind "
+                             "them is left to host.onnx")
     parser.add_argument("--accuracy", action="store_true",
                         help="compare with the float network, tensor by tensor")
     parser.add_argument("--clock", type=positive, default=0.0, metavar="MHZ")
@@ -269,7 +281,25 @@ def _output(path: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _build(arguments: argparse.Namespace, console: Console) -> dict:
+@contextmanager
+def _shown_warnings(console: Console) -> Iterator[list[str]]:
+    """Shows each :class:`HwgenWarning` in a line, and collects them."""
+    seen: list[str] = []
+
+    def show(message, category, filename, lineno, file=None, line=None) -> None:
+        if issubclass(category, HwgenWarning):
+            seen.append(str(message))
+            console.print(f"[yellow]warning[/] {escape(str(message))}", highlight=False)
+        else:
+            before(message, category, filename, lineno, file, line)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", HwgenWarning)
+        before, warnings.showwarning = warnings.showwarning, show
+        yield seen
+
+
+def _build(arguments: argparse.Namespace, console: Console, warned: list[str]) -> dict:
     # Imported here: it is the slowest import, and wrong options should not wait for it.
     from models.accuracy import measure
     from models.load import read
@@ -290,7 +320,7 @@ def _build(arguments: argparse.Namespace, console: Console) -> dict:
                 calibration=arguments.calibration, precision=arguments.precision,
                 decomposition=arguments.decomposition,
                 method=arguments.calibrate, equalised=arguments.equalise,
-                corrected=arguments.correct_bias, seed=arguments.seed, progress=say,
+                corrected=arguments.correct_bias, outputs=arguments.outputs, seed=arguments.seed, progress=say,
             )
         graph = source.graph
         more: dict = {}
@@ -325,6 +355,9 @@ def _build(arguments: argparse.Namespace, console: Console) -> dict:
         data |= more
         design.save(folder / "design.json")
         graph.save(folder / "graph.npz")
+        if source.host is not None:
+            (folder / "host.onnx").write_bytes(source.host.SerializeToString())
+            data["host"] = source.left_to_host
         if not arguments.report_only:
             with phases("emit") as say:
                 rtl = emit(netlist, progress=say)
@@ -335,11 +368,16 @@ def _build(arguments: argparse.Namespace, console: Console) -> dict:
                         source, netlist, rtl, board, design, arguments.simulate, timing.interval,
                         arguments.seed, say,
                     )
+        if warned:
+            data["warnings"] = warned
         data["seconds"] = phases.seconds
         page = render(data, netlist, board.resources)
         (folder / "report.html").write_text(page, encoding="utf-8")
         (folder / MARK).write_text(json.dumps(data, indent=1) + "\n")
     console.print(summary(data, board.resources))
+    if data.get("host"):
+        console.print(f"left to the host (host.onnx): {left_to_host(data['host'])}",
+                      highlight=False, markup=False)
     console.print(f"written to {out}", highlight=False)
     return data
 
@@ -349,7 +387,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console()
     try:
         arguments = _parser().parse_args(argv)
-        data = _build(arguments, console)
+        with _shown_warnings(console) as warned:
+            data = _build(arguments, console, warned)
     except HwgenError as error:
         print(f"hwgen: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

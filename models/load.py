@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -17,6 +17,8 @@ from models import zoo
 from models.quantisation.precision import Precision
 
 if TYPE_CHECKING:
+    from onnx import ModelProto
+
     from models.onnx_import import Network
     from models.samples import Feed, Feeds
 
@@ -37,11 +39,21 @@ class Source:
     graph : the integer graph
     network : the float network that it stands for
     feeds : the frames that it was calibrated with
+    host : what is left to the host, from the integer graph's outputs to the file's own; None where
+        the file was an integer graph
     """
 
     graph: Graph
     network: Network
     feeds: Feeds
+    host: ModelProto | None = None
+
+    @property
+    def left_to_host(self) -> list[dict[str, str]]:
+        """The nodes of the file that the host computes; see :func:`models.host.left_to_host`."""
+        from models.host import left_to_host
+
+        return [] if self.host is None else left_to_host(self.host)
 
     def frames(self, count: int, seed: int = 0) -> dict[str, np.ndarray]:
         """Integer inputs ``(count, *shape)``: photographs, pans over them, or noise.
@@ -83,6 +95,7 @@ def read(
     method: str = "minmax",
     equalised: bool = False,
     corrected: bool = False,
+    outputs: Sequence[str] = (),
     seed: int = 0,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Source:
@@ -102,6 +115,7 @@ def read(
     method : of choosing ranges: ``minmax``, ``percentile`` or ``mse``
     equalised : scales are moved between layers first; see :mod:`models.quantisation.equalise`
     corrected : biases make up for the rounding of weights; see :mod:`models.quantisation.bias`
+    outputs : tensors of the file at which the accelerator ends; what is behind is left to the host
     seed : of the weights and the crops
     progress : called with what is being done
 
@@ -111,36 +125,37 @@ def read(
         If the model is unknown, a file cannot be read, or the network cannot be built.
     """
     from models import onnx_import, samples
-    from models.lowering import lower
+    from models.host import host_model
+    from models.lowering import Lowering
     from models.quantisation import calibrate
     from models.quantisation.equalise import equalise
 
     bits = Precision.parse(precision)
     meta: dict = {}
     if model.endswith(".npz"):
-        if weights or calibration or decomposition or size or equalised or corrected or (
+        if weights or calibration or decomposition or size or equalised or corrected or outputs or (
                 precision != "w8a8"):
-            raise HwgenError(f"{model} is integer already: size, weights, precision, calibration "
-                             f"and decomposition go with float networks")
+            raise HwgenError(f"{model} is integer already: size, weights, precision, calibration, "
+                             f"outputs and decomposition go with float networks")
         return _integer(Graph.load(model), seed)
     if model.endswith(".onnx"):
         if weights is not None:
             raise HwgenError("--weights goes with a zoo model: an .onnx file has its own")
         progress("read")
-        network = onnx_import.read(Path(model), size)
+        network = onnx_import.read(Path(model), size, outputs)
         meta["model"] = Path(model).stem
     else:
         entry = zoo.find(model)
         extent = entry.check_size(size)
         if weights is not None and weights.suffix == ".onnx":
             progress("read")
-            network = onnx_import.read(weights, extent)
+            network = onnx_import.read(weights, extent, outputs)
         else:
             progress("export")
             photos = samples.pictures(calibration, (extent, extent), seed)
             exported = entry.export(extent, weights, photos, seed)
             progress("read")
-            network = onnx_import.normalise(exported, model, None)
+            network = onnx_import.normalise(exported, model, None, outputs)
         meta |= {"model": model, **entry.meta}
     if decomposition is not None:
         from models.compression.decomposition import from_json
@@ -162,14 +177,17 @@ def read(
     widths = Precision.parse(precision).activations
     found = calibrate.statistics(network, feeds, method, widths)
     progress("quantise")
-    graph = lower(network, found.ranges, bits, found.means if corrected else None)
+    lowered = Lowering(network, found.ranges, bits, found.means if corrected else {})
+    graph = lowered.graph
     if unused := bits.unused():
         raise HwgenError(
             f"Precision {precision}: pattern {unused[0]!r} matches no layer; names are those of "
             f"the nodes and tensors of the ONNX file"
         )
     graph.meta = {**meta, "precision": str(bits), **graph.meta}
-    return Source(graph, network, feeds)
+    host = host_model(network.model, network.host, network.constants, network.shapes,
+                      lowered.outputs, graph)
+    return Source(graph, network, feeds, host)
 
 
 def _integer(graph: Graph, seed: int) -> Source:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -16,16 +17,11 @@ from onnx import helper, numpy_helper, shape_inference
 
 from hwgen.errors import HwgenError
 from hwgen.ir import Quantisation
+from models.host import WEIGHTED, Host, divide, divide_at
 from models.quantisers import INTEGERS, CodedConstant, Quantisers
 
-__all__ = ["Network", "attributes", "normalise", "read", "session"]
+__all__ = ["WEIGHTED", "Network", "attributes", "normalise", "read", "session"]
 
-HOST = {
-    "Reshape", "Transpose", "Softmax", "LogSoftmax", "TopK", "NonMaxSuppression", "Squeeze",
-    "Unsqueeze", "Flatten",
-}
-"""Ops that only rearrange or rank: after the last op with weights they are the host's work."""
-WEIGHTED = {"Conv", "Gemm", "MatMul", "ConvTranspose"}
 ELEMENTS = 1 << 28
 """Most elements of a tensor."""
 OPSETS = 9, onnx.defs.onnx_opset_version()
@@ -50,6 +46,9 @@ class Network:
     codes : float tensor to the quantisation whose values alone it takes, if the file says so
     weights : constant to its integers, if the file states them
     inner : tensors inside of a quantiser that takes several nodes
+    host : what is left to the host
+    computed : tensors behind the last weights that are not left to it
+    instead : outputs that would do so
     users : tensor to the nodes that read it
     """
 
@@ -62,6 +61,9 @@ class Network:
     codes: dict[str, Quantisation] = field(default_factory=dict)
     weights: dict[str, CodedConstant] = field(default_factory=dict)
     inner: set[str] = field(default_factory=set)
+    host: Host = field(default_factory=Host)
+    computed: frozenset[str] = frozenset()
+    instead: tuple[str, ...] = ()
     users: dict[str, list[onnx.NodeProto]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -121,8 +123,8 @@ def session(
     )
 
 
-def read(path: Path, size: int | None) -> Network:
-    """Read an ONNX file.
+def read(path: Path, size: int | None, outputs: Sequence[str] = ()) -> Network:
+    """Read an ONNX file; see :func:`normalise`.
 
     Raises
     ------
@@ -133,17 +135,21 @@ def read(path: Path, size: int | None) -> Network:
         data = path.read_bytes()
     except OSError as error:
         raise HwgenError(f"{path} cannot be read: {error.strerror}") from None
-    return normalise(data, str(path), size)
+    return normalise(data, str(path), size, outputs)
 
 
-def normalise(data: bytes, name: str, size: int | None) -> Network:
-    """Check an ONNX model, fix its input shape, fold what is constant, and cut its heads.
+def normalise(
+    data: bytes, name: str, size: int | None, outputs: Sequence[str] = ()
+) -> Network:
+    """Check an ONNX model, fix its input shape, fold what is constant, and leave the host's work.
 
     Parameters
     ----------
     data : serialised ModelProto
     name : what errors call it
     size : height and width for image inputs; None: as the file says
+    outputs : tensors at which the accelerator ends; default: where only data is moved or ranked
+        behind the last weights
 
     Raises
     ------
@@ -169,8 +175,10 @@ def normalise(data: bytes, name: str, size: int | None) -> Network:
         raise HwgenError(f"{name} has a damaged quantiser: {_first_line(error)}") from None
     _check_extents(model, name)
     _floor_pools(model)
+    given = [value.name for value in model.graph.output]
+    _add_outputs(model, name, outputs)
     model = _folded(model, name, FUSIONS if quantisers.weights else [])
-    network = _cut(_distinct(model), name)
+    network = _divided(_distinct(model), name, given, outputs, quantisers.integer_outputs)
     network.codes.update((t, q) for t, q in quantisers.codes.items() if t in network.shapes)
     network.inner.update(quantisers.inner)
     network.weights.update(
@@ -414,8 +422,29 @@ def _fix_inputs(model: onnx.ModelProto, name: str, size: int | None) -> None:
             value.type.tensor_type.ClearField("shape")
 
 
-def _cut(model: onnx.ModelProto, name: str) -> Network:
-    """Take the parts of a model, without the host's work behind the last weights."""
+def _add_outputs(model: onnx.ModelProto, name: str, outputs: Sequence[str]) -> None:
+    """Make tensors outputs, so that they stay whatever is folded."""
+    made = [out for node in model.graph.node for out in node.output if out]
+    have = {value.name for value in model.graph.output}
+    for tensor in dict.fromkeys(outputs):
+        if tensor not in made:
+            near = difflib.get_close_matches(tensor, made, 3) or made[-3:]
+            raise HwgenError(
+                f"{name} has no tensor {tensor!r} that could be an output; it has "
+                f"{', '.join(map(repr, near))}, ..."
+            )
+        if tensor not in have:
+            model.graph.output.append(onnx.ValueInfoProto(name=tensor))
+
+
+def _divided(
+    model: onnx.ModelProto, name: str, given: Sequence[str], chosen: Sequence[str],
+    integers: Mapping[str, onnx.NodeProto],
+) -> Network:
+    """Take the parts of a model, divided between accelerator and host.
+
+    ``given``: the file's outputs; ``chosen``: those of the accelerator, if the user says so.
+    """
     graph = model.graph
     constants = {c.name: numpy_helper.to_array(c) for c in graph.initializer}
     # A clip may be open on a side.
@@ -428,36 +457,40 @@ def _cut(model: onnx.ModelProto, name: str) -> Network:
         if node.op_type == "Constant":
             constants[node.output[0]] = numpy_helper.to_array(attributes(node)["value"])
     nodes = [n for n in graph.node if n.op_type != "Constant"]
-    shapes = {}
+    shapes, kinds = {}, {}
     for value in (*graph.input, *graph.value_info, *graph.output):
         dims = [d.dim_value for d in value.type.tensor_type.shape.dim]
         shapes[value.name] = tuple(dims)
-    outputs = [value.name for value in graph.output]
-    # Backwards: which tensors still reach a weighted op?
-    useful: set[str] = set()
-    for node in reversed(nodes):
-        if node.op_type in WEIGHTED or any(out in useful for out in node.output):
-            useful.update(node.input)
-    gone: set[str] = set()
-    heads: list[str] = []
-    kept = []
-    for node in nodes:
-        after = any(i in gone for i in node.input)
-        if after or (node.op_type in HOST and not any(o in useful for o in node.output)):
-            heads += [i for i in node.input if i not in gone and i not in constants and i]
-            gone.update(node.output)
-        else:
-            kept.append(node)
-    outputs = [o for o in outputs if o not in gone] + heads
-    outputs = list(dict.fromkeys(outputs))
+        if value.type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
+            kinds[value.name] = value.type.tensor_type.elem_type
     inputs = [v.name for v in graph.input if v.name not in constants]
+    if chosen:
+        parts = divide_at(nodes, constants, inputs, given, list(dict.fromkeys(chosen)))
+    else:
+        parts = divide(nodes, constants, given)
     # What no output needs is dropped.
-    needed = set(outputs)
-    for node in reversed(kept):
+    needed = set(parts.outputs)
+    for node in reversed(parts.kept):
         if any(o in needed for o in node.output):
             needed.update(node.input)
-    kept = [n for n in kept if any(o in needed for o in n.output)]
+    kept = [n for n in parts.kept if any(o in needed for o in n.output)]
     if not kept:
-        kinds = ", ".join(sorted({n.op_type for n in nodes})) or "no nodes"
-        raise HwgenError(f"{name} computes nothing that is not the host's work: {kinds}")
-    return Network(model, kept, constants, shapes, [i for i in inputs if i in needed], outputs)
+        kinds_of = ", ".join(sorted({n.op_type for n in nodes})) or "no nodes"
+        raise HwgenError(f"{name} computes nothing that is not the host's work: {kinds_of}")
+    infos = [v for v in graph.output if v.name in given]
+    host = Host(parts.host, [_as_file(v, integers) for v in infos],
+                {t: kinds[t] for t in parts.outputs if t in kinds}, dict(integers))
+    return Network(
+        model, kept, constants, shapes, [i for i in inputs if i in needed], parts.outputs,
+        host=host, computed=parts.computed, instead=parts.instead,
+    )
+
+
+def _as_file(
+    value: onnx.ValueInfoProto, integers: Mapping[str, onnx.NodeProto]
+) -> onnx.ValueInfoProto:
+    """An output as the file has it: some are integers there."""
+    info = onnx.ValueInfoProto.FromString(value.SerializeToString())
+    if info.name in integers:
+        info.type.tensor_type.ClearField("elem_type")
+    return info

@@ -85,6 +85,7 @@ class Quantisers:
         Float tensors that take only these values.
     weights : constant name to :class:`CodedConstant`
     inner : tensors inside of a quantiser that was written out in several ops
+    integer_outputs : outputs that are integers in the file, to the QuantizeLinear that makes them
 
     Raises
     ------
@@ -96,6 +97,7 @@ class Quantisers:
         self.codes: dict[str, Quantisation] = {}
         self.weights: dict[str, CodedConstant] = {}
         self.inner: set[str] = set()
+        self.integer_outputs: dict[str, onnx.NodeProto] = {}
         self._model = model
         graph = model.graph
         self._constants = {c.name: c for c in graph.initializer}
@@ -453,6 +455,7 @@ class Quantisers:
             if maker is None or maker.op_type != "QuantizeLinear":
                 continue
             integers = f"{info.name}.codes"
+            self.integer_outputs[info.name] = onnx.NodeProto.FromString(maker.SerializeToString())
             for node in self._nodes:
                 for names in (node.input, node.output):
                     for k, name in enumerate(names):

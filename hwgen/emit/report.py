@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from rich.table import Table
@@ -16,7 +16,7 @@ from hwgen.blocks.window import SlidingWindowConfig
 from hwgen.design import DesignPoint
 from hwgen.pipeline import Netlist
 
-__all__ = ["report", "summary"]
+__all__ = ["left_to_host", "report", "summary"]
 
 
 def report(
@@ -54,6 +54,17 @@ def report(
         "usable": asdict(usable),
         "layers": [_layer(netlist, name, design) for name in netlist.blocks],
     }
+
+
+def left_to_host(nodes: Sequence[Mapping]) -> str:
+    """The nodes that ``host.onnx`` computes, in a line: their names, by op."""
+    names: dict[str, list[str]] = {}
+    for node in nodes:
+        names.setdefault(node["op"], []).append(node["name"])
+    return "; ".join(
+        f"{op} {', '.join(mine[:3])}{f' and {len(mine) - 3} more' if mine[3:] else ''}"
+        for op, mine in names.items()
+    )
 
 
 def _offchip(netlist: Netlist, design: DesignPoint, interval: int) -> dict:

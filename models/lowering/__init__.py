@@ -19,7 +19,7 @@ from models.lowering.regions import ELEMENTWISE
 from models.onnx_import import Network
 from models.quantisation.precision import Precision
 
-__all__ = ["lower", "supported"]
+__all__ = ["Lowering", "lower", "supported"]
 
 # Imported for the handlers that they register.
 _ = conv, elementwise, pool, resize, route

@@ -96,6 +96,11 @@ class Lowering:
     ------
     :exc:`HwgenError`
         If an op, or a form of it, is not supported; the node is named.
+
+    Members
+    -------
+    graph : the integer graph
+    outputs : per output of the network, which elements of an output of the graph it holds
     """
 
     def __init__(
@@ -132,10 +137,11 @@ class Lowering:
                 tensor, None if axis == 1 else plain_positions(shape, axis))
         for node in network.nodes:
             self._convert(node)
+        self.outputs: dict[str, View] = {}
         for name in network.outputs:
-            tensor = self.output(name)
-            if tensor not in self.graph.outputs:
-                self.graph.outputs.append(tensor)
+            self.outputs[name] = view = self.output(name)
+            if view.tensor not in self.graph.outputs:
+                self.graph.outputs.append(view.tensor)
         self.graph.meta["floats"] = self._floats
 
     # Names and quantisations
@@ -316,19 +322,24 @@ class Lowering:
             tensor = self.graph.add(op, tensor, name=self.fresh(f"{name}_{type(op).__name__}"))
         return tensor
 
-    def output(self, name: str) -> str:
-        """The tensor of the integer graph for an output; its channels may be at any axis."""
+    def output(self, name: str) -> View:
+        """Which elements of an output of the integer graph a tensor holds.
+
+        Its channels may be at any axis; and what cannot be brought into order at all, the host
+        gathers.
+        """
         shape = self.network.shapes[name]
         view = self.view(name)
         if view.positions is None:
-            return view.tensor
+            return view
         for axis in range(1, len(shape)):
             ops = arrangement(view.positions, self.type(view.tensor).shape, axis)
             if ops is not None and all(isinstance(op, Reshape) for op in ops):
-                return view.tensor
+                return view
             if ops is not None:
-                return self.arranged(view.tensor, view.positions, name, axis)
-        return self.tensor(name)
+                tensor = self.arranged(view.tensor, view.positions, name, axis)
+                return View(tensor, None if axis == 1 else plain_positions(shape, axis))
+        return view
 
     def put(
         self, name: str, op: Op, *inputs: str, axis: int = 1, positions: np.ndarray | None = None
@@ -411,14 +422,21 @@ class Lowering:
             supported = sorted({*HANDLERS, *ELEMENTWISE})
             raise HwgenError(
                 f"Node {label!r}: op {node.op_type!r} is not supported here; supported are "
-                f"{', '.join(supported)}"
+                f"{', '.join(supported)}{self._way_out(node)}"
             )
         try:
             handler(self, node)
         except HwgenError as error:
             text = str(error)
-            raise HwgenError(
-                text if text.startswith("Node ") else f"Node {label!r} ({node.op_type}): {error}"
-            ) from None
+            text = text if text.startswith("Node ") else f"Node {label!r} ({node.op_type}): {text}"
+            raise HwgenError(text + self._way_out(node)) from None
+
+    def _way_out(self, node: onnx.NodeProto) -> str:
+        """What to do if a node behind the last weights cannot be computed."""
+        if node.output[0] not in self.network.computed:
+            return ""
+        return (f"; it is behind the last weights, so all from "
+                f"{', '.join(map(repr, self.network.instead))} on can be left to the host: make "
+                f"{'these the outputs' if self.network.instead[1:] else 'that the output'}")
 
 

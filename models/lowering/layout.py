@@ -83,6 +83,10 @@ def arrangement(
     first = order.reshape(-1, shape[-1])[0]
     if not np.array_equal(first, np.arange(channels)):
         ops.append(GatherChannels(tuple(int(c) for c in first)))
+    if math.prod(source[:-1]) == 1 and len(shape) != len(source):
+        # One pixel, repeated over all of a frame.
+        source = (*(1,) * (len(shape) - 1), channels)
+        ops.append(Reshape((*source[:-1], shape[-1])))
     spatial = _pixels(pixels[..., 0], source[:-1])
     if spatial is None:
         return None

@@ -1,0 +1,291 @@
+"""What is left to the host: data moved or ranked behind the last weights, and the file's layout.
+
+A file's network is divided into what the accelerator computes and what the host does with its
+outputs.  The host's part is written as ``host.onnx``: the accelerator's outputs go in as it sends
+them, integers and channels last, and the file's own outputs come out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from hwgen.errors import HwgenError
+from hwgen.ir import Graph, TensorType
+
+if TYPE_CHECKING:
+    from models.lowering.layout import View
+
+__all__ = [
+    "WEIGHTED", "Division", "Host", "divide", "divide_at", "host_model", "input_name",
+    "left_to_host",
+]
+
+WEIGHTED = {"Conv", "Gemm", "MatMul", "ConvTranspose"}
+BEGINS = {
+    "Flatten", "LogSoftmax", "NonMaxSuppression", "Reshape", "Softmax", "Squeeze", "TopK",
+    "Transpose", "Unsqueeze",
+}
+"""Ops at which the host's part may begin."""
+MOVES = BEGINS | {
+    "ArgMax", "ArgMin", "Cast", "Concat", "DepthToSpace", "Expand", "Gather", "GatherElements",
+    "GatherND", "Hardmax", "Identity", "Slice", "SpaceToDepth", "Split", "Tile",
+}
+"""Ops that only move, choose or rank: those that may follow on the host."""
+OWN = "host."
+"""How names begin that no file gave."""
+LAYOUT = "host.layout"
+"""Name of nodes that give an output its shape and type."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """The host's part of a network.
+
+    Members
+    -------
+    nodes : in topological order; they read outputs of the accelerator, and constants
+    outputs : of the file, with types and shapes
+    kinds : ONNX element types of the accelerator's outputs, where they are not float
+    integers : outputs of the file that are integers to the QuantizeLinear that makes them
+    """
+
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    outputs: list[onnx.ValueInfoProto] = field(default_factory=list)
+    kinds: dict[str, int] = field(default_factory=dict)
+    integers: dict[str, onnx.NodeProto] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Division:
+    """Which nodes the accelerator computes, and which are the host's.
+
+    Members
+    -------
+    kept, host : nodes in topological order
+    outputs : tensors at which the accelerator ends
+    computed : tensors behind the last weights that the accelerator must compute, because not only
+        data is moved there
+    instead : outputs that would leave those to the host as well
+    """
+
+    kept: list[onnx.NodeProto]
+    host: list[onnx.NodeProto]
+    outputs: list[str]
+    computed: frozenset[str] = frozenset()
+    instead: tuple[str, ...] = ()
+
+
+def divide(
+    nodes: Sequence[onnx.NodeProto], constants: Iterable[str], outputs: Sequence[str]
+) -> Division:
+    """Leave to the host what begins by moving or ranking data behind the last weights.
+
+    Only if all that follows moves, chooses or ranks as well: the host computes nothing unasked.
+
+    Parameters
+    ----------
+    nodes : in topological order
+    constants : names of the tensors that are constant
+    outputs : of the network
+    """
+    useful: set[str] = set()
+    movable: set[str] = set()
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in nodes:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    for node in reversed(nodes):
+        if node.op_type in WEIGHTED or any(out in useful for out in node.output):
+            useful.update(node.input)
+        elif node.op_type in MOVES and all(
+            reader.output[0] in movable for out in node.output for reader in readers.get(out, ())
+        ):
+            movable.add(node.output[0])
+    known = set(constants)
+    plainly = _behind(nodes, known, lambda node: not any(o in useful for o in node.output))
+    gone = _behind(nodes, known, lambda node: node.output[0] in movable)
+    host = [n for n in nodes if n.output[0] in gone]
+    kept = [n for n in nodes if n.output[0] not in gone]
+    return Division(
+        kept, host, _ends(host, gone, known, outputs),
+        frozenset(plainly - gone),
+        tuple(_ends([n for n in nodes if n.output[0] in plainly], plainly, known, outputs)),
+    )
+
+
+def _behind(nodes: Sequence[onnx.NodeProto], constants: set[str], begins) -> set[str]:
+    """Tensors of nodes at which the host's part may begin, and of all behind them."""
+    gone: set[str] = set()
+    for node in nodes:
+        live = any(i and i not in constants for i in node.input)
+        if any(i in gone for i in node.input) or (
+                live and node.op_type in BEGINS and begins(node)):
+            gone.update(node.output)
+    return gone
+
+
+def _ends(
+    host: Sequence[onnx.NodeProto], gone: set[str], constants: set[str], outputs: Sequence[str]
+) -> list[str]:
+    """Tensors at which the accelerator ends, if ``host`` are the host's nodes."""
+    heads = [i for n in host for i in n.input if i and i not in gone and i not in constants]
+    return list(dict.fromkeys([*(o for o in outputs if o not in gone), *heads]))
+
+
+def divide_at(
+    nodes: Sequence[onnx.NodeProto], constants: Iterable[str], inputs: Iterable[str],
+    outputs: Sequence[str], chosen: Sequence[str],
+) -> Division:
+    """End the accelerator at tensors that the user chose; all behind them is the host's.
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If the host would need more than these tensors.
+    """
+    known, given = set(constants), set(inputs)
+    wanted, ends, host = set(outputs), set(chosen), []
+    for node in reversed(nodes):
+        if any(o in wanted and o not in ends for o in node.output):
+            host.append(node)
+            wanted.update(i for i in node.input if i and i not in known)
+    if missing := sorted((wanted & given) - ends):
+        raise HwgenError(
+            f"Outputs {', '.join(chosen)}: the file's outputs also depend on its input "
+            f"{missing[0]!r} by another way: choose tensors through which everything goes"
+        )
+    host.reverse()
+    wanted = set(chosen)
+    kept = []
+    for node in reversed(nodes):
+        if any(o in wanted for o in node.output):
+            kept.append(node)
+            wanted.update(node.input)
+    kept.reverse()
+    return Division(kept, host, list(chosen))
+
+
+def input_name(tensor: str) -> str:
+    """What ``host.onnx`` calls an output of the accelerator."""
+    return f"{tensor}_codes"
+
+
+class _Writer:
+    """Collects the nodes and constants of the host's part."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: dict[str, np.ndarray] = {}
+
+    def op(self, kind: str, *inputs: str, out: str = "", **attributes) -> str:
+        out = out or f"{OWN}{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, list(inputs), [out], **attributes))
+        return out
+
+    def constant(self, value, dtype) -> str:
+        name = f"{OWN}constant.{len(self.constants)}"
+        self.constants[name] = np.asarray(value, dtype)
+        return name
+
+
+def host_model(
+    model: onnx.ModelProto, host: Host, constants: Mapping[str, np.ndarray],
+    shapes: Mapping[str, tuple[int, ...]], views: Mapping[str, View], graph: Graph,
+) -> onnx.ModelProto:
+    """The host's part as an ONNX model, from the accelerator's outputs to those of the file.
+
+    Parameters
+    ----------
+    model : the file's network, for its operator sets
+    host : what is the host's
+    constants, shapes : of the network
+    views : per output of the network, which elements of the integer graph's outputs it holds
+    graph : the integer graph
+
+    Returns
+    -------
+    :class:`onnx.ModelProto`
+        Its inputs are the outputs of ``graph``, in their order, each called
+        :func:`input_name`: codes as the accelerator sends them, shape ``(1, *type.shape)``.
+    """
+    writer = _Writer()
+    # What a file gives as integers is their real value up to the last.
+    real = {name: f"{name}.real" for name in host.integers}
+    for name, view in views.items():
+        type = graph.types[view.tensor]
+        value = _real(writer, input_name(view.tensor), type)
+        _in_layout(writer, value, type, view.positions, shapes[name], host.kinds.get(name),
+                   real.get(name, name))
+    for node in host.nodes:
+        copy = onnx.NodeProto.FromString(node.SerializeToString())
+        for names in (copy.input, copy.output):
+            for k, name in enumerate(names):
+                names[k] = real.get(name, name)
+        writer.nodes.append(copy)
+    for name, node in host.integers.items():
+        writer.op("QuantizeLinear", real[name], *node.input[1:], out=name)
+    used = {i for n in writer.nodes for i in n.input}
+    initializers = [
+        numpy_helper.from_array(np.asarray(value), name)
+        for name, value in {**constants, **writer.constants}.items() if name in used
+    ]
+    inputs = []
+    for name in graph.outputs:
+        type = graph.types[name]
+        kind = TensorProto.INT8 if type.bits <= 8 else TensorProto.INT16
+        inputs.append(helper.make_tensor_value_info(input_name(name), kind, [1, *type.shape]))
+    made = helper.make_model(
+        helper.make_graph(writer.nodes, "host", inputs, list(host.outputs), initializers),
+        opset_imports=model.opset_import,
+    )
+    made.ir_version = model.ir_version
+    return made
+
+
+def left_to_host(model: onnx.ModelProto) -> list[dict[str, str]]:
+    """What ``host.onnx`` does beside turning codes into numbers and channels to their place.
+
+    Plain data for ``report.json``: of each node its op and its name.
+    """
+    return [
+        {"op": node.op_type, "name": node.name or node.output[0]}
+        for node in model.graph.node
+        if (not node.output[0].startswith(OWN) and node.name != LAYOUT)
+        or node.op_type == "Gather"
+    ]
+
+
+def _real(writer: _Writer, codes: str, type: TensorType) -> str:
+    """What codes stand for, in ops that every operator set has."""
+    wide = writer.op("Cast", codes, to=TensorProto.FLOAT)
+    centred = writer.op("Sub", wide, writer.constant(type.zero_point, np.float32))
+    return writer.op("Mul", centred, writer.constant(type.scale, np.float32))
+
+
+def _in_layout(
+    writer: _Writer, value: str, type: TensorType, positions: np.ndarray | None,
+    shape: tuple[int, ...], kind: int | None, out: str,
+) -> None:
+    """A stream's frame as the tensor of the file that it holds."""
+    rank = len(type.shape)
+    axis: int | None = 1
+    if positions is not None:
+        flat = positions.ravel()
+        frame = np.arange(type.size).reshape(1, *type.shape)
+        axis = next((a for a in range(rank, 0, -1)
+                     if np.array_equal(np.moveaxis(frame, -1, a).ravel(), flat)), None)
+        if axis is None:
+            value = writer.op("Reshape", value, writer.constant([type.size], np.int64))
+            value = writer.op("Gather", value, writer.constant(flat, np.int64), name=out)
+    if axis is not None and axis < rank:
+        value = writer.op("Transpose", value, perm=[*range(axis), rank, *range(axis, rank)])
+    last = {} if kind else {"out": out}
+    value = writer.op("Reshape", value, writer.constant(shape, np.int64), name=LAYOUT, **last)
+    if kind:
+        writer.op("Cast", value, to=kind, out=out, name=LAYOUT)
