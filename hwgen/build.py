@@ -320,7 +320,8 @@ def _build(arguments: argparse.Namespace, console: Console, warned: list[str]) -
                 calibration=arguments.calibration, precision=arguments.precision,
                 decomposition=arguments.decomposition,
                 method=arguments.calibrate, equalised=arguments.equalise,
-                corrected=arguments.correct_bias, outputs=arguments.outputs, seed=arguments.seed, progress=say,
+                corrected=arguments.correct_bias, outputs=arguments.outputs,
+                seed=arguments.seed, progress=say,
             )
         graph = source.graph
         more: dict = {}

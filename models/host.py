@@ -39,8 +39,6 @@ MOVES = BEGINS | {
 """Ops that only move, choose or rank: those that may follow on the host."""
 OWN = "host."
 """How names begin that no file gave."""
-LAYOUT = "host.layout"
-"""Name of nodes that give an output its shape and type."""
 
 
 @dataclass(frozen=True)
@@ -183,9 +181,10 @@ class _Writer:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, np.ndarray] = {}
 
-    def op(self, kind: str, *inputs: str, out: str = "", **attributes) -> str:
-        out = out or f"{OWN}{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, list(inputs), [out], **attributes))
+    def op(self, kind: str, *inputs: str, out: str = "", name: str = "", **attributes) -> str:
+        number = f"{OWN}{len(self.nodes)}"
+        out, name = out or number, name or number
+        self.nodes.append(helper.make_node(kind, list(inputs), [out], name=name, **attributes))
         return out
 
     def constant(self, value, dtype) -> str:
@@ -229,7 +228,7 @@ def host_model(
                 names[k] = real.get(name, name)
         writer.nodes.append(copy)
     for name, node in host.integers.items():
-        writer.op("QuantizeLinear", real[name], *node.input[1:], out=name)
+        writer.op("QuantizeLinear", real[name], *node.input[1:], out=name, name=name)
     used = {i for n in writer.nodes for i in n.input}
     initializers = [
         numpy_helper.from_array(np.asarray(value), name)
@@ -256,8 +255,7 @@ def left_to_host(model: onnx.ModelProto) -> list[dict[str, str]]:
     return [
         {"op": node.op_type, "name": node.name or node.output[0]}
         for node in model.graph.node
-        if (not node.output[0].startswith(OWN) and node.name != LAYOUT)
-        or node.op_type == "Gather"
+        if not node.name.startswith(OWN)
     ]
 
 
@@ -286,6 +284,6 @@ def _in_layout(
     if axis is not None and axis < rank:
         value = writer.op("Transpose", value, perm=[*range(axis), rank, *range(axis, rank)])
     last = {} if kind else {"out": out}
-    value = writer.op("Reshape", value, writer.constant(shape, np.int64), name=LAYOUT, **last)
+    value = writer.op("Reshape", value, writer.constant(shape, np.int64), **last)
     if kind:
-        writer.op("Cast", value, to=kind, out=out, name=LAYOUT)
+        writer.op("Cast", value, to=kind, out=out)

@@ -439,7 +439,7 @@ def _add_outputs(model: onnx.ModelProto, name: str, outputs: Sequence[str]) -> N
 
 def _divided(
     model: onnx.ModelProto, name: str, given: Sequence[str], chosen: Sequence[str],
-    integers: Mapping[str, onnx.NodeProto],
+    integers: Mapping[str, tuple[onnx.NodeProto, int]],
 ) -> Network:
     """Take the parts of a model, divided between accelerator and host.
 
@@ -459,8 +459,9 @@ def _divided(
     nodes = [n for n in graph.node if n.op_type != "Constant"]
     shapes, kinds = {}, {}
     for value in (*graph.input, *graph.value_info, *graph.output):
-        dims = [d.dim_value for d in value.type.tensor_type.shape.dim]
-        shapes[value.name] = tuple(dims)
+        dims = tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
+        if value.name not in shapes or dims:
+            shapes[value.name] = dims
         if value.type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
             kinds[value.name] = value.type.tensor_type.elem_type
     inputs = [v.name for v in graph.input if v.name not in constants]
@@ -477,20 +478,15 @@ def _divided(
     if not kept:
         kinds_of = ", ".join(sorted({n.op_type for n in nodes})) or "no nodes"
         raise HwgenError(f"{name} computes nothing that is not the host's work: {kinds_of}")
-    infos = [v for v in graph.output if v.name in given]
-    host = Host(parts.host, [_as_file(v, integers) for v in infos],
-                {t: kinds[t] for t in parts.outputs if t in kinds}, dict(integers))
+    host = Host(
+        parts.host,
+        [helper.make_tensor_value_info(
+            o, integers[o][1] if o in integers else kinds.get(o, onnx.TensorProto.FLOAT), shapes[o])
+         for o in given],
+        {t: kinds[t] for t in parts.outputs if t in kinds},
+        {name: node for name, (node, _) in integers.items()},
+    )
     return Network(
         model, kept, constants, shapes, [i for i in inputs if i in needed], parts.outputs,
         host=host, computed=parts.computed, instead=parts.instead,
     )
-
-
-def _as_file(
-    value: onnx.ValueInfoProto, integers: Mapping[str, onnx.NodeProto]
-) -> onnx.ValueInfoProto:
-    """An output as the file has it: some are integers there."""
-    info = onnx.ValueInfoProto.FromString(value.SerializeToString())
-    if info.name in integers:
-        info.type.tensor_type.ClearField("elem_type")
-    return info

@@ -86,6 +86,7 @@ class Quantisers:
     weights : constant name to :class:`CodedConstant`
     inner : tensors inside of a quantiser that was written out in several ops
     integer_outputs : outputs that are integers in the file, to the QuantizeLinear that makes them
+        and their ONNX element type
 
     Raises
     ------
@@ -97,7 +98,7 @@ class Quantisers:
         self.codes: dict[str, Quantisation] = {}
         self.weights: dict[str, CodedConstant] = {}
         self.inner: set[str] = set()
-        self.integer_outputs: dict[str, onnx.NodeProto] = {}
+        self.integer_outputs: dict[str, tuple[onnx.NodeProto, int]] = {}
         self._model = model
         graph = model.graph
         self._constants = {c.name: c for c in graph.initializer}
@@ -455,7 +456,9 @@ class Quantisers:
             if maker is None or maker.op_type != "QuantizeLinear":
                 continue
             integers = f"{info.name}.codes"
-            self.integer_outputs[info.name] = onnx.NodeProto.FromString(maker.SerializeToString())
+            self.integer_outputs[info.name] = (
+                onnx.NodeProto.FromString(maker.SerializeToString()),
+                info.type.tensor_type.elem_type)
             for node in self._nodes:
                 for names in (node.input, node.output):
                     for k, name in enumerate(names):

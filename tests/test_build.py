@@ -20,8 +20,8 @@ from tests.models.test_import import CASES
 
 KEYS = {
     "model", "board", "clock_mhz", "macs", "interval_cycles", "latency_cycles", "fps", "dsp", "lut",
-    "ff", "bram18", "uram", "offchip", "offchip_bytes_per_frame", "mac_per_dsp_cycle", "layers", "host",
-    "seconds", "board_resources", "usable", "search",
+    "ff", "bram18", "uram", "offchip", "offchip_bytes_per_frame", "mac_per_dsp_cycle", "layers",
+    "host", "seconds", "board_resources", "usable", "search",
 }
 
 

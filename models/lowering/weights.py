@@ -110,10 +110,10 @@ class _Weights:
 
 def _channel_scale(scale: np.ndarray, least: np.ndarray) -> np.ndarray:
     """Scales of output channels, not below ``least``; 1 where neither says anything."""
-    scale = np.float32(np.maximum(scale, least)).astype(np.float64)
+    scale = np.maximum(scale, least).astype(np.float32).astype(np.float64)
     # float32 may have rounded them down.
-    scale = np.where(scale < least, np.nextafter(np.float32(scale), np.float32(np.inf)), scale)
-    return np.where(scale == 0, 1.0, scale).astype(np.float64)
+    above = np.nextafter(scale.astype(np.float32), np.float32(np.inf)).astype(np.float64)
+    return np.where(scale == 0, 1.0, np.where(scale < least, above, scale))
 
 
 def integers(

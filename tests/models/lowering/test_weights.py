@@ -104,7 +104,8 @@ def test_float_bias_of_a_file_with_integers():
     bias = random.normal(0, 0.3, 8).astype(np.float32)
     bias[3] = 4.0
     net = network([
-        N("QuantizeLinear", ["x", "s", "z"], ["xq"]), N("DequantizeLinear", ["xq", "s", "z"], ["xd"]),
+        N("QuantizeLinear", ["x", "s", "z"], ["xq"]),
+        N("DequantizeLinear", ["xq", "s", "z"], ["xd"]),
         N("DequantizeLinear", ["w", "ws", "wz"], ["wd"], axis=0),
         N("Conv", ["xd", "wd", "b"], ["c"]), N("QuantizeLinear", ["c", "o", "z"], ["cq"]),
         N("DequantizeLinear", ["cq", "o", "z"], ["y"]),
