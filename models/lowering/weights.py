@@ -205,6 +205,8 @@ def _layer(
         return Layer(weights.integers, weights.bits, found.bias, found.requantise, result)
     if weights.given:
         weights = weights.raised(_least_scale(bias, type))
-    product = weights.scale * type.scale
+    # A channel that is 0 whatever comes may have any scale: one that requantisation has, too.
+    nothing = ~weights.integers.reshape(len(bias), -1).any(1) & (bias == 0)
+    product = np.where(nothing, output.scale, weights.scale * type.scale)
     return Layer(weights.integers, weights.bits, np.rint(bias / product).astype(np.int64),
                  scales(product / output.scale, output), result)
