@@ -122,20 +122,39 @@ def check_design(graph: Graph, board: Board, design: DesignPoint, timing: Timing
         If it does not.
     """
     netlist = plan(graph, design)
-    check_fits(netlist.resources(), board)
+    check_multipliers(netlist, board)
+    check_fits(netlist, board)
     shares = vector(netlist.resources()) / np.maximum(vector(board.resources), 1)
     streams = Streams(graph)
     return Found(design, netlist, timing, bounds(graph, board, streams, design.clock_mhz),
                  RESOURCES[int(shares.argmax())])
 
 
-def check_fits(need: Resources, board: Board) -> None:
-    """Raise :exc:`HwgenError`, naming the resource, if a design is larger than a board."""
+def check_multipliers(netlist: Netlist, board: Board) -> None:
+    """Raise :exc:`HwgenError`, naming block and field, if a multiplier is not the board's."""
+    legal = ("", board.multiplier, "fabric")
+    for name, config in netlist.blocks.items():
+        for what, attribute in (("multiplier", "multiplier"),
+                                ("requantiser", "requantiser_multiplier")):
+            if what in config.folding_fields and (value := getattr(config, attribute)) not in legal:
+                raise HwgenError(
+                    f"Node {name!r}: {what} must be {board.multiplier!r} or 'fabric' on board "
+                    f"{board.name}, not {value!r}"
+                )
+
+
+def check_fits(netlist: Netlist, board: Board) -> None:
+    """Raise :exc:`HwgenError` if a design is larger than a board; it names the resource, and the
+    block that takes most of it."""
+    need = netlist.resources()
     for name in over(need, board.resources):
+        takes = {block: getattr(config.resources(), name)
+                 for block, config in netlist.blocks.items()}
+        largest = max(takes, key=lambda block: takes[block])
         raise HwgenError(
-            f"The design needs {getattr(need, name)} {name}, board {board.name} has "
-            f"{getattr(board.resources, name)}: choose a larger board, a smaller --size or a lower "
-            f"--target-fps"
+            f"The design needs {getattr(need, name)} {name}, {takes[largest]} of them for "
+            f"{largest!r}; board {board.name} has {getattr(board.resources, name)}: give another "
+            f"design, or choose a larger board"
         )
 
 

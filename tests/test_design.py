@@ -80,6 +80,7 @@ def off_chip() -> tuple[Builder, DesignPoint]:
     design.depths = {"c0>s0": 9}
     design.ports = MemoryPorts(2, 64, 8, 160)
     design.split = ("c2", "depthwise")
+    del design.foldings["depthwise"]
     return b, design
 
 
@@ -260,6 +261,7 @@ def test_plan_refuses(change: Callable[[DesignPoint], None], message: str) -> No
     b, design = off_chip()
     design.memories = {"add>cat2": OFF_CHIP}
     design.depths, design.split = {}, ()
+    design.foldings["depthwise"] = every_op()[1].foldings["depthwise"]
     plan(b.graph, design)
     change(design)
     with pytest.raises(HwgenError, match=message):

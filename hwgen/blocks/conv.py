@@ -119,6 +119,12 @@ class FoldedConvConfig(ConvolutionConfig):
             )
 
     @property
+    def folding_fields(self) -> tuple[str, ...]:
+        return ("channel_lanes", "tap_lanes", "group_lanes", "pe", "capacity", "multiplier",
+                "requantiser", "shared", "products", "window", "weights", "tile", "resident",
+                "fold_cycles")
+
+    @property
     def phases(self) -> int:
         """Sets of weights and biases."""
         return math.prod(self.op.repeat)

@@ -11,6 +11,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 from amaranth.hdl import Cat, Module, Signal, Value
@@ -63,6 +64,8 @@ class ConvolutionConfig(BlockConfig):
         If the folding does not fit the op.
     """
 
+    kind: ClassVar[str] = "convolution"
+
     op: Convolution
     tensor: TensorType
     lanes_in: int = 1
@@ -109,6 +112,11 @@ class ConvolutionConfig(BlockConfig):
         """Type of the output."""
         (result,) = self.op.infer(self.tensor)
         return self.lookup.infer(result)[0] if self.lookup else result
+
+    @property
+    def dsp_products(self) -> int:
+        packing = self.array.packing
+        return self.array.resources().dsp * packing.products // max(packing.device.dsp, 1)
 
     @property
     def group_channels(self) -> tuple[int, int]:
