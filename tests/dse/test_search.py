@@ -100,7 +100,7 @@ def test_latency_takes_what_is_left_over() -> None:
     graph, board = network(), boards.load("u250")
     usual, quick = (search(graph, board, objective=name) for name in ("throughput", "latency"))
     assert quick.timing.interval <= usual.timing.interval * 1.01
-    assert quick.timing.frame_latency < usual.timing.frame_latency
+    assert quick.timing.latency < usual.timing.latency
     with pytest.raises(HwgenError, match=r"^Objective must be one of throughput, latency, not 'x'"):
         search(graph, board, objective="x")
 

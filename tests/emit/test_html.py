@@ -59,7 +59,7 @@ class Page(HTMLParser):
 def reported(netlist, design):
     """A report without all that a page can do without."""
     data = report(netlist, design, model="net", interval=netlist.interval, latency=1000,
-                  board=BOARD.resources, usable=BOARD.usable)
+                  first_output=900, board=BOARD.resources, usable=BOARD.usable)
     assert data.pop("board_resources")["dsp"] == BOARD.dsp
     assert data.pop("usable")["dsp"] == BOARD.usable.dsp
     for layer in data["layers"]:
@@ -93,10 +93,12 @@ def searched(data):
         "search": {
             "bounds": {"dsp": interval - 5, "memory": 10, "bandwidth": 0, "stream": 20},
             "bound_cycles": interval - 5, "gap": 5 / (interval - 5), "limit": "dsp",
+            "dsp_bound_cycles": interval + 5, "dsp_gap": -5 / (interval + 5),
             "bottlenecks": ["c<3"], "advice": ["Buy a <larger> board."], "explored": explored,
             "seconds": 1.0,
         },
         "simulated": {"frames": 3, "mismatches": 0, "interval_cycles": 7, "latency_cycles": 8,
+                      "first_output_cycles": 6,
                       "cycles_per_second": 9.0, "runs": []},
     }
 
@@ -201,7 +203,8 @@ def test_hostile_names():
     netlist = long_network(8)
     data = reported(netlist, DesignPoint("zcu102")) | {"model": HOSTILE, "board": "<b>"}
     data["search"] = {"bottlenecks": [HOSTILE], "advice": [HOSTILE], "limit": HOSTILE,
-                      "bounds": {HOSTILE: 5}, "bound_cycles": 5, "gap": 0.5}
+                      "bounds": {HOSTILE: 5}, "bound_cycles": 5, "gap": 0.5, "dsp_bound_cycles": 6,
+                      "dsp_gap": 0.25}
     data["layers"] = [{**n, "parts": {HOSTILE: {"lut": 1}}} for n in data["layers"]]
     text = render(data, netlist, BOARD.resources)
     page = Page(text)
