@@ -150,11 +150,11 @@ class Board:
         Block RAM is counted in 18 Kb.
     clock_mhz : :class:`float`
         Default clock.
-    most_mhz : :class:`float`
-        The highest clock that a design may ask for; 0: what its family can do, :data:`CLOCKS`.
     memory : sequence of :class:`Memory`
         External memory; their names differ.
     shares : :class:`Shares`
+    most_mhz : :class:`float`
+        The highest clock that a design may ask for; 0: what its family can do, :data:`CLOCKS`.
 
     Raises
     ------
@@ -171,9 +171,9 @@ class Board:
     lut: int
     ff: int
     clock_mhz: float
-    most_mhz: float = 0.0
     memory: tuple[Memory, ...] = ()
     shares: Shares = field(default=Shares())
+    most_mhz: float = 0.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.part, str) or not self.part:
@@ -182,7 +182,7 @@ class Board:
             raise HwgenError(f"family must be one of {', '.join(FAMILIES)}, not {self.family!r}")
         for name in ("dsp", "bram18", "uram", "lut", "ff"):
             _count(name, getattr(self, name), 0)
-        if self.most_mhz:
+        if self.most_mhz != 0:
             _positive("most_mhz", self.most_mhz, CLOCKS[self.family])
         _positive("clock_mhz", self.clock_mhz)
         self.check_clock(self.clock_mhz, "clock_mhz")

@@ -46,14 +46,14 @@ def provenance(
     model : the network, as it was given
     board : its name and part
     meta : of the integer graph; ``weights``, ``precision`` and ``calibration`` are texts
-    files : what each of the files is that were given, and its path as it was given; None: it was
-        not given
+    files : what each of the files is that were given, and its path as it was given (a directory
+        has no hash, and is left out); None: it was not given
     """
     found = {"tool": TOOL, "command": command, "model": _named(model)}
     for key in ("weights", "precision", "calibration"):
         found[key] = str(meta.get(key, "as in the model's file"))
     for key, path in files.items():
-        if path is not None:
+        if path is not None and path.is_file():
             found[key] = _named(str(path))
     return {**found, "board": board}
 

@@ -125,6 +125,10 @@ class FoldedConvConfig(ConvolutionConfig):
                 "fold_cycles")
 
     @property
+    def sharing(self) -> int:
+        return self.pixels_out if self.shared == "weight" else self.pe
+
+    @property
     def phases(self) -> int:
         """Sets of weights and biases."""
         return math.prod(self.op.repeat)

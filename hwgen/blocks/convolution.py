@@ -91,6 +91,11 @@ class ConvolutionConfig(BlockConfig):
         if not 1 <= self.pe <= cout:
             raise HwgenError(f"Pe must be between 1 and {cout}, not {self.pe!r}")
         self._check_folding()
+        if self.products > self.sharing:
+            raise HwgenError(f"Products must be at most the {self.sharing} that can share a "
+                             f"multiplier, not {self.products!r}")
+        if self.products:
+            _ = self.array
         for results in self.fold_results:
             if self.lanes_out < 1 or results % self.lanes_out:
                 raise HwgenError(
@@ -122,6 +127,11 @@ class ConvolutionConfig(BlockConfig):
     def group_channels(self) -> tuple[int, int]:
         """Input and output channels of a group."""
         return self.op.weight.shape[-1], self.op.cout // self.op.groups
+
+    @property
+    def sharing(self) -> int:
+        """Most products that could share a multiplier, as many as there are results beside."""
+        return self.pe
 
     @property
     def channel_folds(self) -> int:

@@ -185,7 +185,7 @@ def summary(data: Mapping, have: Resources) -> Table:
     if bound := data.get("search", {}).get("bound_cycles"):
         found = data["search"]
         names = ", ".join(f"{name} {cycles:,}" for name, cycles in found["bounds"].items()
-                          if name != "dsp")
+                          if cycles and name != "dsp")
         table.add_row("bound of dense work", f"{bound:,}",
                       f"cycles ({names}); this design {found['gap']:+.1%}")
         table.add_row("with DSPs alone", f"{found['dsp_bound_cycles']:,}",
