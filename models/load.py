@@ -169,6 +169,12 @@ def read(
     found = calibrate.statistics(network, feeds, method, widths)
     progress("quantise")
     graph = lower(network, found.ranges, bits, found.means if corrected else None)
+    if not bits.asked:
+        for name, away in (("precision", precision != "w8a8"), ("calibrate", method != "minmax"),
+                           ("equalise", equalised), ("correct-bias", corrected)):
+            if away:
+                raise HwgenError(f"--{name} has no effect on {model}: it states the codes of all "
+                                 f"its weights and tensors")
     if unused := bits.unused():
         raise HwgenError(
             f"Precision {precision}: pattern {unused[0]!r} matches no layer; names are those of "
