@@ -76,8 +76,11 @@ def main() -> int:
     print(f"mismatches               {mismatches} of {sum(v.size for v in wanted.values()):,}")
     print(f"interval, cycles         {run.interval:,} simulated, {timing.interval:,} predicted")
     print(f"latency, cycles          {run.latency:,} simulated, {timing.latency:,} predicted")
+    print(f"first output, cycles     {run.first_output:,} simulated, "
+          f"{timing.first_output:,} predicted")
     print(f"bound, cycles            {found.bounds.cycles:,}, gap {found.gap:+.1%}, "
           f"limited by {found.limit}")
+    print(f"with DSPs alone          {found.bounds.dsp_cycles:,}, gap {found.dsp_gap:+.1%}")
     print(f"DSP, BRAM18, URAM        {total.dsp:,}, {total.bram18:,}, {total.uram:,}")
     print(f"LUT, FF                  {total.lut:,}, {total.ff:,}")
     print(f"MAC per DSP per cycle    {graph.macs / (run.interval * total.dsp):.3f}")

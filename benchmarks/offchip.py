@@ -174,9 +174,10 @@ def predicted(cases: tuple[Case, ...]) -> None:
         timing, usable, clock = found.timing, board.usable, found.design.clock_mhz
         data = report(
             found.netlist, found.design, model=case.model, interval=timing.interval,
-            latency=timing.latency, board=board.resources, usable=usable,
+            latency=timing.latency, first_output=timing.first_output, board=board.resources,
+            usable=usable,
         )
-        first, last = (cycles / clock / 1000 for cycles in (timing.latency, timing.frame_latency))
+        first, last = (cycles / clock / 1000 for cycles in (timing.first_output, timing.latency))
         line((
             case, f"{found.seconds:.0f}", f"{timing.interval:,}", f"{data['fps']:.1f}",
             f"{first:.1f}, {last:.1f}", f"{data['mac_per_dsp_cycle']:.2f}",

@@ -198,7 +198,8 @@ class _Drawer:
             name = self.put(MaxPool(kernel, stride, pads) if kind == "max"
                             else AveragePool(kernel, scale, Q, stride, pads, counted), [source])
             self.design.foldings[name] = Folding(
-                tap_lanes=draw(st.integers(1, math.prod(kernel))), multiplier=self.multiplier)
+                tap_lanes=draw(st.integers(1, math.prod(kernel))),
+                **({} if kind == "max" else {"multiplier": self.multiplier}))
         elif kind == "residual":
             other = self.conv(source, tensor.channels, spatial=False)
             self.unused.remove(other)

@@ -62,7 +62,7 @@ def run(name: str, interval: int, frames: int = 2) -> int:
     inputs = source.frames(frames)
     wanted = graph.evaluate(inputs)
     with tempfile.TemporaryDirectory() as folder:
-        cycles = timing.frame_latency + frames * timing.interval
+        cycles = timing.latency + frames * timing.interval
         model = VerilatorModel(emit(netlist), netlist, Path(folder), optimise=cycles > 200_000)
         paced = model.run(inputs, interval=timing.interval)
         stalled = model.run(inputs, stall=0.2, seed=1)

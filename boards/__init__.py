@@ -23,6 +23,15 @@ AXI_BITS = (8, 16, 32, 64, 128, 256, 512, 1024)
 """Widths that the data of an AXI port can have (AMBA AXI, A1.2)."""
 
 
+CLOCKS = {"ultrascale+": 891.0, "ultrascale": 741.0, "7series": 741.0, "ecp5": 400.0}
+"""Families, and the most MHz that anything in them can be clocked with: what the DSPs of the
+fastest grade reach (AMD DS923, DS893, DS183), of ECP5 what its PLLs give (Lattice
+FPGA-DS-02012)."""
+
+LEAST_CLOCK = 1.0
+"""The least clock, in MHz."""
+
+
 def _count(name: str, value: object, least: int) -> None:
     # A bool is an int to Python, and not to whoever wrote it.
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
@@ -145,6 +154,8 @@ class Board:
     memory : sequence of :class:`Memory`
         External memory; their names differ.
     shares : :class:`Shares`
+    most_mhz : :class:`float`
+        The highest clock that a design may ask for; 0: what its family can do, :data:`CLOCKS`.
 
     Raises
     ------
@@ -163,6 +174,7 @@ class Board:
     clock_mhz: float
     memory: tuple[Memory, ...] = ()
     shares: Shares = field(default=Shares())
+    most_mhz: float = 0.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.part, str) or not self.part:
@@ -171,11 +183,22 @@ class Board:
             raise HwgenError(f"family must be one of {', '.join(FAMILIES)}, not {self.family!r}")
         for name in ("dsp", "bram18", "uram", "lut", "ff"):
             _count(name, getattr(self, name), 0)
+        if self.most_mhz != 0:
+            _positive("most_mhz", self.most_mhz, CLOCKS[self.family])
         _positive("clock_mhz", self.clock_mhz)
+        self.check_clock(self.clock_mhz, "clock_mhz")
         called = [memory.name for memory in self.memory]
         for name in called:
             if called.count(name) > 1:
                 raise HwgenError(f"memory names must differ, not {name!r} twice")
+
+    def check_clock(self, mhz: float, name: str = "Clock") -> None:
+        """Raise :exc:`HwgenError` for a clock that the device cannot have."""
+        most = self.most_mhz or CLOCKS[self.family]
+        if not LEAST_CLOCK <= mhz <= most:
+            whose = "" if self.most_mhz else f", the most of {self.family} devices"
+            raise HwgenError(f"{name} must be from {LEAST_CLOCK:g} to {most:g} MHz on board "
+                             f"{self.name}{whose}, not {mhz:g}")
 
     @property
     def multiplier(self) -> str:

@@ -60,7 +60,7 @@ class Found:
     Members
     -------
     design, netlist, timing : the design, with all depths and capacities
-    bounds : what no design can beat
+    bounds : what no design of dense work can beat, and what none can that multiplies by DSPs alone
     limit : the resource that is scarcest, or ``"stream"``, or ``"target"`` if no more was wanted
     explored : designs on the way and beyond, as ``report.json`` lists them
     seconds : time that the search took
@@ -76,9 +76,14 @@ class Found:
 
     @property
     def gap(self) -> float:
-        """How much longer the interval is than the bound, as a share; negative if multipliers in
-        the fabric, or zeros that are passed over, make it shorter than DSPs alone could."""
+        """How much longer the interval is than the bound, as a share; negative only if zeros are
+        passed over."""
         return self.timing.interval / max(self.bounds.cycles, 1) - 1
+
+    @property
+    def dsp_gap(self) -> float:
+        """The same beside what DSPs alone could reach; negative if the fabric multiplies too."""
+        return self.timing.interval / max(self.bounds.dsp_cycles, 1) - 1
 
     @property
     def bottlenecks(self) -> list[str]:
@@ -91,7 +96,7 @@ class Found:
         if self.limit == "stream":
             return ["The widest stream sets the interval: only a smaller --size makes it faster."]
         if self.limit == "target":
-            return ["The design is as fast as it was to be, and takes as little as possible."]
+            return ["The design is as fast as it was to be: a higher --target-fps makes it faster."]
         what = {
             "dsp": "DSPs are used up, and so are LUTs to multiply with",
             "lut": "LUTs are used up",
@@ -108,6 +113,7 @@ class Found:
         """What ``report.json`` says about the search."""
         return {
             "bounds": asdict(self.bounds), "bound_cycles": self.bounds.cycles, "gap": self.gap,
+            "dsp_bound_cycles": self.bounds.dsp_cycles, "dsp_gap": self.dsp_gap,
             "limit": self.limit, "bottlenecks": self.bottlenecks, "advice": self.advice(),
             "explored": self.explored,
         }
@@ -121,21 +127,41 @@ def check_design(graph: Graph, board: Board, design: DesignPoint, timing: Timing
     :exc:`HwgenError`
         If it does not.
     """
+    board.check_clock(design.clock_mhz, "The design's clock_mhz")
     netlist = plan(graph, design)
-    check_fits(netlist.resources(), board)
+    check_multipliers(netlist, board)
+    check_fits(netlist, board)
     shares = vector(netlist.resources()) / np.maximum(vector(board.resources), 1)
     streams = Streams(graph)
     return Found(design, netlist, timing, bounds(graph, board, streams, design.clock_mhz),
                  RESOURCES[int(shares.argmax())])
 
 
-def check_fits(need: Resources, board: Board) -> None:
-    """Raise :exc:`HwgenError`, naming the resource, if a design is larger than a board."""
+def check_multipliers(netlist: Netlist, board: Board) -> None:
+    """Raise :exc:`HwgenError`, naming block and field, if a multiplier is not the board's."""
+    legal = ("", board.multiplier, "fabric")
+    for name, config in netlist.blocks.items():
+        for what, attribute in (("multiplier", "multiplier"),
+                                ("requantiser", "requantiser_multiplier")):
+            if what in config.folding_fields and (value := getattr(config, attribute)) not in legal:
+                raise HwgenError(
+                    f"Node {name!r}: {what} must be {board.multiplier!r} or 'fabric' on board "
+                    f"{board.name}, not {value!r}"
+                )
+
+
+def check_fits(netlist: Netlist, board: Board) -> None:
+    """Raise :exc:`HwgenError` if a design is larger than a board; it names the resource, and the
+    block that takes most of it."""
+    need = netlist.resources()
     for name in over(need, board.resources):
+        takes = {block: getattr(config.resources(), name)
+                 for block, config in netlist.blocks.items()}
+        largest = max(takes, key=lambda block: takes[block])
         raise HwgenError(
-            f"The design needs {getattr(need, name)} {name}, board {board.name} has "
-            f"{getattr(board.resources, name)}: choose a larger board, a smaller --size or a lower "
-            f"--target-fps"
+            f"The design needs {getattr(need, name)} {name}, {takes[largest]} of them for "
+            f"{largest!r}; board {board.name} has {getattr(board.resources, name)}: give another "
+            f"design, or choose a larger board"
         )
 
 
@@ -183,8 +209,13 @@ def search(
     for name, value, legal in (("Objective", objective, OBJECTIVES), ("Offchip", offchip, OFFCHIP)):
         if value not in legal:
             raise HwgenError(f"{name} must be one of {', '.join(legal)}, not {value!r}")
+    clock = clock_mhz or board.clock_mhz
+    board.check_clock(clock)
+    if target_fps > clock * 1e6:
+        raise HwgenError(f"{target_fps:g} frames a second are out of reach on {board.name} at "
+                         f"{clock:g} MHz: a frame takes a cycle at least")
     begin = time.perf_counter()
-    target = int((clock_mhz or board.clock_mhz) * 1e6 / target_fps) if target_fps else 0
+    target = int(clock * 1e6 / target_fps) if target_fps else 0
     found: list[Found] = []
     failure = None
     # What sparse layers take beside the tables is known less well: never be worse for them.
@@ -208,10 +239,10 @@ def _search(
     """The best design, with or without sparse convolutions; see :func:`search`."""
     state = SearchState(graph, board, clock_mhz, statistics)
     bound = bounds(graph, board, state.streams, state.clock)
-    state.quick = max(bound.cycles, 1)
+    state.quick = max(bound.dsp_cycles, 1)
     if offchip == "prefer" and state.offered is None:
         raise HwgenError(f"Board {board.name} has no off-chip memory for --offchip prefer")
-    state.look(max(bound.cycles, bound.stream, target, 1))
+    state.look(max(bound.dsp_cycles, target, 1))
     base = state
     best, failure = None, None
     progress("memory on chip")
@@ -326,8 +357,7 @@ def quicker(state: SearchState, found: Found) -> Found:
             design, netlist, timing, need = state.build(allocation, interval, *chosen)
             if over(need, state.usable):
                 have = have - np.maximum(vector(need) - vector(state.usable), 0) * 1.1
-            elif (timing.interval, timing.frame_latency) < (interval,
-                                                            found.timing.frame_latency):
+            elif (timing.interval, timing.latency) < (interval, found.timing.latency):
                 design = replace(design, split=found.design.split)
                 found = replace(found, design=design, netlist=netlist, timing=timing)
                 break

@@ -316,8 +316,6 @@ class SearchState:
                 folding = allocation.columns[node.name].choice
                 assert isinstance(folding, Folding)
                 design.foldings[node.name] = folding
-            elif isinstance(node.op, MaxPool):
-                design.foldings[node.name] = Folding(multiplier=self.board.multiplier)
             if self.external is not None and _bursts(node, self.graph):
                 # Evenly, for bursts would have to be kept by who takes them.
                 stream = StreamType(self.graph.types[node.name], lanes[node.name],
@@ -331,7 +329,9 @@ class SearchState:
                 beats = self.graph.types[node.name].size // lanes[node.name]
                 taps = next((int(n) for n in fold_choices(window.taps)
                              if beats * -(-window.taps // n) <= interval), window.taps)
-                design.foldings[node.name] = replace(design.foldings[node.name], tap_lanes=taps)
+                design.foldings[node.name] = replace(
+                    design.foldings.get(node.name, Folding()), tap_lanes=taps
+                )
         return design
 
     def explore(self, interval: int) -> None:

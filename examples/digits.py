@@ -182,7 +182,7 @@ class Outcome:
     Members
     -------
     dsp : multipliers of the device that the design takes
-    interval, latency : cycles from image to image, and to the first output; as predicted
+    interval, latency : cycles from image to image, and of an image to its last output; as predicted
     simulated_interval, simulated_latency : the same in the Verilog
     digits : what the Verilog saw
     wrong_digits, wrong_scores : how many are not as in the reference

@@ -25,6 +25,7 @@ from rich.markup import escape
 import boards
 from boards import Board
 from dse.search import OBJECTIVES, OFFCHIP, Found, check_design, search
+from hwgen import options
 from hwgen.design import DesignPoint
 from hwgen.emit.html import render
 from hwgen.emit.report import left_to_host, report, summary
@@ -32,6 +33,7 @@ from hwgen.emit.verilog import Rtl, emit
 from hwgen.errors import HwgenError, HwgenWarning
 from hwgen.ir import Graph
 from hwgen.pipeline import Netlist, plan
+from hwgen.provenance import command_line, provenance
 from sim.timing import analyse
 
 if TYPE_CHECKING:
@@ -97,6 +99,18 @@ def _parser() -> argparse.ArgumentParser:
             raise argparse.ArgumentTypeError(f"must be positive, not {text}")
         return value
 
+    def rate(text: str) -> float:
+        value = float(text)
+        if not 0.001 <= value <= 1e9:
+            raise argparse.ArgumentTypeError(f"must be between 0.001 and 1e9, not {text}")
+        return value
+
+    def seed(text: str) -> int:
+        value = int(text)
+        if not 0 <= value < 1 << 31:
+            raise argparse.ArgumentTypeError(f"must be between 0 and {(1 << 31) - 1}, not {text}")
+        return value
+
     def count(text: str) -> int:
         value = int(text)
         if not 0 < value <= 1_000_000:
@@ -128,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--accuracy", action="store_true",
                         help="compare with the float network, tensor by tensor")
     parser.add_argument("--clock", type=positive, default=0.0, metavar="MHZ")
-    parser.add_argument("--target-fps", type=positive, default=0.0, metavar="F",
+    parser.add_argument("--target-fps", type=rate, default=0.0, metavar="F",
                         help="reach F frames a second with as little as possible")
     parser.add_argument("--objective", choices=OBJECTIVES, default="throughput",
                         help="what the search is after")
@@ -141,8 +155,25 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--simulate", type=count, default=0, metavar="FRAMES",
                         help="run frames through the Verilog, in Verilator")
     parser.add_argument("--report-only", action="store_true", help="no Verilog")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=seed, default=0,
+                        help="of weights, crops, noise and stalls")
     return parser
+
+
+UNSET = object()
+"""Stands for options that were not given."""
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The options; ``command`` is how they were given."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    # argparse leaves alone what has a value already, unless it is given.
+    found = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(vars(arguments), UNSET)))
+    given = [name for name, value in vars(found).items() if value is not UNSET]
+    options.check(given, arguments.model)
+    arguments.command = command_line(parser.prog, argv)
+    return arguments
 
 
 def _given(graph: Graph, board: Board, path: Path) -> Found:
@@ -178,6 +209,18 @@ def _statistics(source: Source, path: str) -> Statistics:
     if path != MEASURE:
         return Statistics.load(path, source.graph)
     return measure(source.graph, source.calibration())
+
+
+def _provenance(arguments: argparse.Namespace, board: Board, graph: Graph) -> dict[str, str]:
+    """Where the design comes from."""
+    sparse = Path(arguments.sparse) if arguments.sparse else None
+    return provenance(
+        arguments.command, arguments.model, f"{board.name}, {board.part}", graph.meta,
+        {"weights": arguments.weights, "decomposition": arguments.decomposition,
+         "precision file": Path(arguments.precision) if "." in arguments.precision else None,
+         "calibration file": arguments.calibration, "sparsity": sparse,
+         "design": arguments.design},
+    )
 
 
 def _sparsity(netlist: Netlist, statistics: Statistics | None, seeded: bool) -> dict:
@@ -230,6 +273,7 @@ def _simulate(
                 "mode": mode,
                 "interval_cycles": run.interval,
                 "latency_cycles": run.latency,
+                "first_output_cycles": run.first_output,
                 "mismatches": int(sum((run.outputs[n] != wanted[n]).sum() for n in wanted)),
                 "cycles": run.cycles,
                 "cycles_per_second": run.cycles / run.seconds,
@@ -238,6 +282,7 @@ def _simulate(
         "frames": frames,
         "interval_cycles": runs[0]["interval_cycles"],
         "latency_cycles": runs[0]["latency_cycles"],
+        "first_output_cycles": runs[0]["first_output_cycles"],
         "mismatches": sum(run["mismatches"] for run in runs),
         "cycles_per_second": float(np.mean([run["cycles_per_second"] for run in runs])),
         "runs": runs,
@@ -306,11 +351,8 @@ def _build(arguments: argparse.Namespace, console: Console, warned: list[str]) -
 
     phases = Phases(console)
     board = boards.load(arguments.board)
-    integer = arguments.model.endswith(".npz")
-    if integer and arguments.accuracy:
-        raise HwgenError("--accuracy needs a float network to compare with, "
-                         f"not {arguments.model}, which is integer already")
-    known = not (integer or arguments.model.endswith(".onnx"))
+    board.check_clock(arguments.clock or board.clock_mhz, "--clock")
+    known = not arguments.model.endswith((".npz", ".onnx"))
     name = arguments.model if known else Path(arguments.model).stem
     out = arguments.out or Path("build") / f"{name}-{board.name}"
     with _output(out) as folder:
@@ -347,12 +389,13 @@ def _build(arguments: argparse.Namespace, console: Console, warned: list[str]) -
         design, netlist, timing = found.design, found.netlist, found.timing
         data = report(
             netlist, design, model=name, interval=timing.interval, latency=timing.latency,
-            board=board.resources, usable=board.usable,
+            first_output=timing.first_output, board=board.resources, usable=board.usable,
         )
+        data["seeded"] = bool(graph.meta.get("seeded"))
+        data["provenance"] = _provenance(arguments, board, graph)
         data["search"] = found.plain()
         if netlist.sparse:
-            seeded = arguments.weights is None and known
-            data["sparsity"] = _sparsity(netlist, statistics, seeded)
+            data["sparsity"] = _sparsity(netlist, statistics, data["seeded"])
         data |= more
         design.save(folder / "design.json")
         graph.save(folder / "graph.npz")
@@ -361,7 +404,7 @@ def _build(arguments: argparse.Namespace, console: Console, warned: list[str]) -
             data["host"] = source.left_to_host
         if not arguments.report_only:
             with phases("emit") as say:
-                rtl = emit(netlist, progress=say)
+                rtl = emit(netlist, progress=say, provenance=data["provenance"])
                 rtl.write(folder / "rtl")
             if arguments.simulate:
                 with phases("simulate") as say:
@@ -387,7 +430,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status (0; 1 on a mismatch; 2 on wrong input)."""
     console = Console()
     try:
-        arguments = _parser().parse_args(argv)
+        arguments = _parse(sys.argv[1:] if argv is None else argv)
         with _shown_warnings(console) as warned:
             data = _build(arguments, console, warned)
     except HwgenError as error:

@@ -31,6 +31,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 """Legal values of those fields that are texts."""
 
+MOST = 1 << 40
+"""No number of a folding is larger."""
+
 UNSET = ("capacity", "fold_cycles", "products", "resident", "tile")
 """Fields that are numbers and may be 0."""
 
@@ -86,7 +89,9 @@ class Folding:
     Parameters
     ----------
     channel_lanes, tap_lanes, group_lanes, pe : :class:`int`
-        See :class:`hwgen.blocks.conv.FoldedConvConfig`; pools use ``tap_lanes`` alone.
+        See :class:`hwgen.blocks.conv.FoldedConvConfig`; pools use ``tap_lanes`` alone.  Which
+        fields a block obeys it says itself (:attr:`hwgen.blocks.base.BlockConfig.folding_fields`);
+        all others keep their defaults.
     capacity : :class:`int`
         Sites in the op's window buffer; 0: not sized yet.
     multiplier, requantiser : :class:`str`
@@ -138,9 +143,10 @@ class Folding:
                 if value not in CHOICES[name]:
                     legal = ", ".join(map(repr, CHOICES[name]))
                     raise HwgenError(f"{name} must be one of {legal}, not {value!r}")
-            elif type(value) is not int or value < (name not in UNSET):
+            elif type(value) is not int or not (name not in UNSET) <= value <= MOST:
                 kind = "an integer, 0 or more" if name in UNSET else "a positive integer"
-                raise HwgenError(f"{name} must be {kind}, not {value!r}")
+                limit = f", at most {MOST}" if type(value) is int and value > MOST else ""
+                raise HwgenError(f"{name} must be {kind}{limit}, not {value!r}")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -200,7 +200,29 @@ def block_config(
         ArgMax take the same at the input
     ports : how off-chip memory is reached
     table : of a convolution, what its results go through
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If the folding does not fit the op, or says something that its block does not obey.
     """
+    config = _block_config(op, streams, folding, lanes, pixels, ports, table)
+    for each in fields(Folding):
+        value = getattr(folding, each.name)
+        if value != each.default and each.name not in config.folding_fields:
+            legal = ", ".join(config.folding_fields) or "none"
+            raise HwgenError(
+                f"{each.name} must be {each.default!r}, not {value!r}, for a "
+                f"{config.title} does not use it; fields that it uses: {legal}"
+            )
+    return config
+
+
+def _block_config(
+    op: Op, streams: tuple[StreamType, ...], folding: Folding, lanes: int, pixels: int,
+    ports: MemoryPorts | None, table: Table | None,
+) -> BlockConfig:
+    """See :func:`block_config`."""
     tensor = streams[0].tensor
     conv = as_conv(op, tensor)
     if conv is not None and folding.sparse is not None:
@@ -234,12 +256,11 @@ def block_config(
         tensor, lanes = streams[0].tensor, lanes * pixels
     types = tuple(stream.tensor for stream in streams)
     if isinstance(op, GlobalAveragePool | GlobalMaxPool):
-        return GlobalPoolConfig(op=op, tensor=tensor, lanes=lanes,
-                                multiplier=folding.requantiser or folding.multiplier)
+        return GlobalPoolConfig(op=op, tensor=tensor, lanes=lanes, multiplier=folding.multiplier)
     if isinstance(op, MaxPool | AveragePool):
         return PoolConfig(op=op, tensor=tensor, lanes=lanes, tap_lanes=folding.tap_lanes,
                           capacity=folding.capacity, window_style=folding.window,
-                          multiplier=folding.requantiser or folding.multiplier)
+                          multiplier=folding.multiplier)
     if isinstance(op, Resize):
         return NearestResizeConfig(op=op, tensor=tensor, lanes=lanes, capacity=folding.capacity,
                                    window_style=folding.window, pace=folding.fold_cycles)
@@ -273,7 +294,7 @@ def sparse_config(
     Raises
     ------
     :exc:`HwgenError`
-        If the folding has what such a block does not.
+        If a stream has several pixels a beat.
     """
     sparse = folding.sparse
     assert sparse is not None
@@ -281,9 +302,6 @@ def sparse_config(
         raise HwgenError(
             f"A sparse convolution takes one pixel a beat, not {stream.pixels!r} and {pixels!r}"
         )
-    for name, dense in (("group_lanes", 1), ("tile", 0), ("fold_cycles", 0)):
-        if (value := getattr(folding, name)) != dense:
-            raise HwgenError(f"{name} must be {dense} for a sparse convolution, not {value!r}")
     return SparseConvConfig(
         op=conv, tensor=stream.tensor, lanes_in=conv_lanes_in(conv, stream.lanes, folding),
         lanes_out=lanes, channel_lanes=folding.channel_lanes, tap_lanes=folding.tap_lanes,
@@ -300,7 +318,8 @@ def plan(graph: Graph, design: DesignPoint) -> Netlist:
     Raises
     ------
     :exc:`HwgenError`
-        If the design names unknown nodes or edges, or a folding does not fit its op.
+        If the design names unknown nodes or edges, or folds one that has no block, or a folding
+        does not fit its op.
     """
     for name in design.split:
         with naming("The design's split"):
@@ -433,6 +452,13 @@ def plan(graph: Graph, design: DesignPoint) -> Netlist:
         for port, (tensor, stream) in enumerate(zip(tensors, config.outputs, strict=True)):
             streams[tensor] = StreamType(graph.types[tensor], stream.elements // pixels, pixels)
             publish(tensor, (node.name, port), streams[tensor])
+    for name, folding in design.foldings.items():
+        if name not in netlist.blocks and folding != Folding():
+            # A reshape, a table that is part of the block before, or a node whose rows are split.
+            blocks = [block for block, ops in netlist.ops.items() if name in ops]
+            blocks += [f"{name}_window"] if f"{name}_window" in netlist.blocks else []
+            where = f": fold {blocks[0]!r}" if blocks else ""
+            raise HwgenError(f"The design folds {name!r}, which has no block of its own{where}")
     for k, name in enumerate(graph.outputs):
         type, have = graph.types[name], streams[origin[name]]
         netlist.outputs[name] = StreamType(

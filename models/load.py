@@ -143,7 +143,7 @@ def read(
             raise HwgenError("--weights goes with a zoo model: an .onnx file has its own")
         progress("read")
         network = onnx_import.read(Path(model), size, outputs)
-        meta["model"] = Path(model).stem
+        meta |= {"model": Path(model).stem, "weights": "of the model's file"}
     else:
         entry = zoo.find(model)
         extent = entry.check_size(size)
@@ -157,6 +157,8 @@ def read(
             progress("read")
             network = onnx_import.normalise(exported, model, None, outputs)
         meta |= {"model": model, **entry.meta}
+        meta["weights"] = str(weights) if weights else f"seeded with {seed}, not trained"
+        meta["seeded"] = weights is None
     if decomposition is not None:
         from models.compression.decomposition import from_json
         from models.compression.rewrite import decompose
@@ -170,6 +172,10 @@ def read(
         meta["decomposition"] = json.loads(text)
     progress("calibrate")
     feeds = samples.calibration(network, calibration, seed)
+    what = "crops of photographs" if samples.extent(network) else "frames of noise"
+    source = f"frames of {calibration}" if calibration else f"{what}, seeded with {seed}"
+    more = ["scales equalised"] * equalised + ["biases corrected"] * corrected
+    meta["calibration"] = ", ".join([f"{len(feeds)} {source}", f"ranges by {method}", *more])
     if equalised:
         peaks = calibrate.statistics(network, feeds).peaks
         network = equalise(network, peaks)

@@ -40,8 +40,9 @@ class Timing:
     Members
     -------
     interval : cycles from a frame to the next
-    latency : cycles from a frame's first input beat to its first output beat (first frame)
-    frame_latency : the same, to the last beat of the last output (first frame)
+    latency : cycles from a frame's first input beat to the last beat of its last output (first
+        frame)
+    first_output : the same, to the first beat of its first output
     depths : edge name to queue depth, in beats
     capacities : block name to pixels in its window buffer
     waits : of edges with a queue of :data:`DEEP` bits or more, edge name to cycles from the claim
@@ -52,7 +53,7 @@ class Timing:
 
     interval: int
     latency: int
-    frame_latency: int
+    first_output: int
     depths: dict[str, int]
     capacities: dict[str, int]
     waits: dict[str, int]
@@ -137,8 +138,8 @@ def _walk(netlist: Netlist, interval: int, frames: int) -> tuple[Timing, bool]:
         last.append(by_frame[:, -1])
     return Timing(
         interval=interval,
-        latency=int(min(f[0] for f in first)),
-        frame_latency=int(max(n[0] for n in last)),
+        latency=int(max(n[0] for n in last)),
+        first_output=int(min(f[0] for f in first)),
         depths=depths,
         capacities=capacities,
         waits=waits,

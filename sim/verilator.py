@@ -80,6 +80,12 @@ class Simulation:
 
     @property
     def latency(self) -> int:
+        """Cycles from the first input beat to the last beat of the last output, of the first
+        frame."""
+        return max(int(n[0]) for n in self.last.values()) - self.start
+
+    @property
+    def first_output(self) -> int:
         """Cycles from the first input beat to the first output beat."""
         return min(int(f[0]) for f in self.first.values()) - self.start
 
@@ -269,7 +275,7 @@ class VerilatorModel:
         outs = [self.directory / f"out_{name}.bin" for name in netlist.outputs]
         if idle_limit is None:
             expected = analyse(netlist, max(interval, netlist.interval))
-            idle_limit = 4 * (expected.frame_latency + expected.interval) + 10_000
+            idle_limit = 4 * (expected.latency + expected.interval) + 10_000
             idle_limit += MEMORY_PATIENCE if self.offchip is not None else 0
         arguments = [str(a) for a in (frames, interval, stall, seed, idle_limit, *paths, *outs)]
         if self.offchip is not None:

@@ -1,12 +1,16 @@
 """The command line, as a user calls it: results, reports, and one line for every wrong input."""
 
+import hashlib
+import html
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
+import hwgen
 from hwgen.build import _parser, main
 from hwgen.design import DesignPoint
 from hwgen.ir import Graph
@@ -21,7 +25,8 @@ from tests.models.test_import import CASES
 KEYS = {
     "model", "board", "clock_mhz", "macs", "interval_cycles", "latency_cycles", "fps", "dsp", "lut",
     "ff", "bram18", "uram", "offchip", "offchip_bytes_per_frame", "mac_per_dsp_cycle", "layers",
-    "host", "seconds", "board_resources", "usable", "search",
+    "host", "seconds", "board_resources", "usable", "search", "first_output_cycles",
+    "dsp_mac_share", "seeded", "provenance",
 }
 
 
@@ -46,6 +51,7 @@ def test_onnx_file_to_proven_verilog(network, tmp_path, capsys):
     assert run["mismatches"] == 0
     assert run["interval_cycles"] == report["interval_cycles"]
     assert run["latency_cycles"] == report["latency_cycles"]
+    assert run["first_output_cycles"] == report["first_output_cycles"] < run["latency_cycles"]
     assert {"frames", "cycles_per_second"} < set(run)
     assert [r["mode"] for r in run["runs"]] == ["paced", "back to back", "random stalls"]
     assert sum(layer["dsp"] for layer in report["layers"]) == report["dsp"]
@@ -59,11 +65,35 @@ def test_onnx_file_to_proven_verilog(network, tmp_path, capsys):
     assert "small on zedboard" in shown
     assert "MAC per DSP per cycle" in shown
 
+    # Where it comes from is said everywhere.
+    digest = hashlib.sha256(Path(network).read_bytes()).hexdigest()
+    assert report["seeded"] is False
+    assert report["provenance"] == {
+        "tool": f"hwgen {hwgen.__version__}",
+        "command": f"python -m hwgen.build {network} --board zedboard --target-fps 20000 "
+                   f"--simulate 3",
+        "model": f"{network}, sha256 {digest}", "weights": "of the model's file",
+        "precision": "w8a8",
+        "calibration": "4 crops of photographs, seeded with 0, ranges by minmax",
+        "board": "zedboard, xc7z020clg484-1",
+    }
+    shown = html.unescape(page)
+    assert all(text in shown for text in report["provenance"].values())
+    named = set()
+    for file in (out / "rtl").glob("*.v"):
+        head, _ = file.read_text().split("\n\n", 1)
+        lines = [line.removeprefix("// - ") for line in head.splitlines()]
+        assert lines[:7] == [f"{key}: {text}" for key, text in report["provenance"].items()]
+        assert all(line.startswith("layer: ") for line in lines[7:])
+        named |= {line.removeprefix("layer: ") for line in lines[7:]}
+    whole = {name for names in named for name in names.split(" and ")}
+    assert whole >= {layer["name"] for layer in report["layers"]}
+
     # The design can be given back, and an earlier build is replaced.
     design = out / "design.json"
     kept = tmp_path / "design.json"
     kept.write_text(design.read_text())
-    assert main([*arguments, "--design", str(kept), "--report-only"]) == 0
+    assert main([*arguments[:-2], "--design", str(kept), "--report-only"]) == 0
     assert not (out / "rtl").exists()
     assert DesignPoint.load(design) == DesignPoint.load(kept)
 
@@ -125,6 +155,22 @@ def test_sparse(network, tmp_path, capsys):
     assert sparsity["layers"]
     assert all(0 < layer["density"] < 0.9 for layer in sparsity["layers"].values())
     assert any("seeded" in text for text in sparsity["assumptions"])
+    assert report["seeded"] is True
+    assert report["provenance"]["weights"] == "seeded with 0, not trained"
+    page = (out / "report.html").read_text()
+    assert "Weights are seeded, not trained" in page
+    assert "all times are means" in page
+    assert "to the cycle" not in page
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "not trained" in shown
+    # What was made of it still knows.
+    graph = str(out / "graph.npz")
+    assert main([graph, "--board", "zedboard", "--report-only", "--target-fps", "1000",
+                 "--out", str(tmp_path / "npz")]) == 0
+    made = json.loads((tmp_path / "npz" / "report.json").read_text())
+    assert made["seeded"] is True
+    assert made["provenance"]["weights"] == report["provenance"]["weights"]
+    assert made["provenance"]["model"].startswith(f"{graph}, sha256 ")
     rows = {layer["name"]: layer for layer in report["layers"]}
     for name in sparsity["layers"]:
         assert rows[name]["block"] == "SparseConv"
@@ -253,6 +299,18 @@ def test_same_input_same_bytes(network, tmp_path):
     (["ODD", "--board", "zcu102"], "op 'LpNormalization' is not supported here; supported are"),
     (["NET", "--board", "zcu102", "--calibrate", "max"], "--calibrate: invalid choice: 'max'"),
     (["NET", "--board", "zcu102", "--precision", "none.toml"], "none.toml cannot be read"),
+    (["NET", "--board", "zcu102", "--clock", "999999"],
+     "--clock must be from 1 to 891 MHz on board zcu102, the most of ultrascale+ devices"),
+    (["NET", "--board", "zcu102", "--target-fps", "1e-4"], "must be between 0.001 and 1e9"),
+    (["NET", "--board", "zcu102", "--target-fps", "9e8"], "a frame takes a cycle at least"),
+    (["NET", "--board", "zcu102", "--seed", "-1"], "must be between 0 and 2147483647"),
+    (["NET", "--board", "zcu102", "--weights", "w.pt"], "--weights has no effect on"),
+    (["NET", "--board", "zcu102", "--design", "d.json", "--objective", "throughput"],
+     "--objective has no effect with --design: the design says it already"),
+    (["NET", "--board", "zcu102", "--report-only", "--simulate", "2"],
+     "--simulate has no effect with --report-only: there is no Verilog then"),
+    (["graph.npz", "--board", "zcu102", "--precision", "w8a8"],
+     "--precision has no effect on graph.npz: it is integer already"),
 ])
 def test_one_line_for_wrong_input(arguments, message, network, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from hwgen.blocks.conv import FoldedConvConfig
 from hwgen.blocks.evict import EvictionConfig
 from hwgen.blocks.multiplier import MULTIPLIERS
+from hwgen.blocks.sparse_conv import even_streams
 from hwgen.blocks.storage import STYLES
-from hwgen.design import OFF_CHIP, DesignPoint, Folding, MemoryPorts
+from hwgen.design import OFF_CHIP, DesignPoint, Folding, MemoryPorts, Sparse
 from hwgen.errors import HwgenError
 from hwgen.pipeline import plan
 from tests.networks import Builder, every_op
@@ -80,6 +81,7 @@ def off_chip() -> tuple[Builder, DesignPoint]:
     design.depths = {"c0>s0": 9}
     design.ports = MemoryPorts(2, 64, 8, 160)
     design.split = ("c2", "depthwise")
+    del design.foldings["depthwise"]
     return b, design
 
 
@@ -260,7 +262,86 @@ def test_plan_refuses(change: Callable[[DesignPoint], None], message: str) -> No
     b, design = off_chip()
     design.memories = {"add>cat2": OFF_CHIP}
     design.depths, design.split = {}, ()
+    design.foldings["depthwise"] = every_op()[1].foldings["depthwise"]
     plan(b.graph, design)
     change(design)
     with pytest.raises(HwgenError, match=message):
+        plan(b.graph, design)
+
+
+def sparse_design() -> tuple[Builder, DesignPoint]:
+    """As :func:`tests.networks.every_op`, with a layer that passes over zeros."""
+    b, design = every_op()
+    design.foldings["c1"] = Folding(5, 1, 1, 2, sparse=Sparse(even_streams(5, 2)))
+    return b, design
+
+
+OTHERS = {"multiplier": "fabric", "requantiser": "fabric", "shared": "weight", "window": "block",
+          "weights": "block", "sparse": Sparse(((0,),))}
+"""Of fields that are no numbers, legal values that are not the defaults."""
+
+
+@pytest.mark.parametrize("made", [every_op, off_chip, sparse_design])
+def test_fields_that_a_block_does_not_use(made: Callable) -> None:
+    """Each is refused, with the node, the field, its default, and the fields that are legal."""
+    b, design = made()
+    netlist = plan(b.graph, design)
+    unused = 0
+    for name in netlist.ops:
+        config = netlist.blocks[name]
+        own = design.foldings.get(name, Folding())
+        for each in fields(Folding):
+            value = OTHERS.get(each.name, 777)
+            changed = replace(design, foldings={
+                **design.foldings, name: replace(own, **{each.name: value}),
+            })
+            if each.name == "sparse" and each.name not in config.folding_fields and (
+                    config.kind == "convolution"):
+                continue  # That makes another block of it.
+            if each.name in config.folding_fields:
+                continue
+            unused += 1
+            with pytest.raises(HwgenError) as found:
+                plan(b.graph, changed)
+            message = str(found.value)
+            assert message.startswith(
+                f"Node {name!r}: {each.name} must be {each.default!r}, not {value!r}"), message
+            assert message.endswith(
+                f"fields that it uses: {', '.join(config.folding_fields) or 'none'}")
+    assert unused > 100
+
+
+@pytest.mark.parametrize("name", ["c0", "pool", "mean", "depthwise"])
+def test_numbers_out_of_range(name: str) -> None:
+    """Numbers that a block uses are refused where they fit nothing, with the node and the field."""
+    b, design = every_op()
+    config = plan(b.graph, design).blocks[name]
+    for field in config.folding_fields:
+        if field in ("capacity", "fold_cycles") or field in OTHERS:
+            continue
+        own = replace(design.foldings.get(name, Folding()), **{field: 10**9})
+        with pytest.raises(HwgenError, match=rf"^Node '{name}': ") as found:
+            plan(b.graph, replace(design, foldings={**design.foldings, name: own}))
+        words = field.replace("_", " ").removesuffix(" lanes")
+        assert words in str(found.value).lower().replace("groups in parallel", "group lanes") or (
+            field == "tile" and "tile" in str(found.value).lower())
+
+
+def test_numbers_too_large_for_any_block() -> None:
+    with pytest.raises(HwgenError, match=r"^capacity must be an integer, 0 or more, at most 1099"):
+        Folding(capacity=(1 << 40) + 1)
+    with pytest.raises(HwgenError, match=r"^pe must be a positive integer, at most 1099511627776,"):
+        Folding(pe=1 << 41)
+
+
+@pytest.mark.parametrize("made, name, where", [
+    (every_op, "s1", "fold 'c1'"), (off_chip, "depthwise", "fold 'depthwise_window'"),
+])
+def test_nodes_without_a_block(made: Callable, name: str, where: str) -> None:
+    b, design = made()
+    design.foldings[name] = Folding()
+    plan(b.graph, design)
+    design.foldings[name] = Folding(pe=2)
+    with pytest.raises(HwgenError, match=f"^The design folds '{name}', which has no block of its "
+                                         f"own: {where}$"):
         plan(b.graph, design)

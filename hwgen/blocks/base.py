@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache, cached_property
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 from amaranth.hdl import ClockSignal, Instance, Module, Signal, signed
@@ -37,6 +37,7 @@ from hwgen.ir.op import Op
 from hwgen.ir.types import TensorType
 
 __all__ = [
+    "KINDS",
     "BlockConfig",
     "OffChip",
     "OpConfig",
@@ -49,6 +50,10 @@ __all__ = [
     "pack_rows",
     "shared",
 ]
+
+
+KINDS = ("convolution", "queue", "elementwise", "pool", "route")
+"""Kinds of blocks in a report: what is left of a block beside its parts is counted as its kind."""
 
 
 def pack_rows(values: np.ndarray, bits: int) -> list[int]:
@@ -261,7 +266,13 @@ class BlockConfig(ABC):
     styles : sequence of :class:`str`
         Memory of the queue at each output, of :data:`hwgen.blocks.storage.STYLES`; ``""``, or no
         entries at all: LUTs or block memory, whichever is cheaper.
+
+    Members
+    -------
+    kind : what the block is in a report: one of :data:`KINDS`
     """
+
+    kind: ClassVar[str] = "route"
 
     depths: tuple[int, ...] = field(default=())
     styles: tuple[str, ...] = field(default=())
@@ -275,6 +286,22 @@ class BlockConfig(ABC):
     @abstractmethod
     def outputs(self) -> tuple[StreamType, ...]:
         """Types of the output streams."""
+
+    @property
+    def title(self) -> str:
+        """What the block is called in reports and messages."""
+        return type(self).__name__.removesuffix("Config")
+
+    @property
+    def folding_fields(self) -> tuple[str, ...]:
+        """Fields of a :class:`hwgen.design.Folding` that the block obeys."""
+        return ()
+
+    @property
+    def dsp_products(self) -> int:
+        """Products of weights and activations that its DSPs could make in a cycle; 0: none, or the
+        fabric makes them."""
+        return 0
 
     @property
     def input_ports(self) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 from amaranth.hdl import Module, Mux, Signal, Value
@@ -82,6 +83,8 @@ class PairConfig(BeatConfig):
     :exc:`HwgenError`
         If the pace is negative.
     """
+
+    kind: ClassVar[str] = "elementwise"
 
     op: Add | Mul
     tensors: tuple[TensorType, TensorType]

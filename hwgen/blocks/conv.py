@@ -119,6 +119,16 @@ class FoldedConvConfig(ConvolutionConfig):
             )
 
     @property
+    def folding_fields(self) -> tuple[str, ...]:
+        return ("channel_lanes", "tap_lanes", "group_lanes", "pe", "capacity", "multiplier",
+                "requantiser", "shared", "products", "window", "weights", "tile", "resident",
+                "fold_cycles")
+
+    @property
+    def sharing(self) -> int:
+        return self.pixels_out if self.shared == "weight" else self.pe
+
+    @property
     def phases(self) -> int:
         """Sets of weights and biases."""
         return math.prod(self.op.repeat)

@@ -11,6 +11,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 from amaranth.hdl import Cat, Module, Signal, Value
@@ -63,6 +64,8 @@ class ConvolutionConfig(BlockConfig):
         If the folding does not fit the op.
     """
 
+    kind: ClassVar[str] = "convolution"
+
     op: Convolution
     tensor: TensorType
     lanes_in: int = 1
@@ -88,6 +91,11 @@ class ConvolutionConfig(BlockConfig):
         if not 1 <= self.pe <= cout:
             raise HwgenError(f"Pe must be between 1 and {cout}, not {self.pe!r}")
         self._check_folding()
+        if self.products > self.sharing:
+            raise HwgenError(f"Products must be at most the {self.sharing} that can share a "
+                             f"multiplier, not {self.products!r}")
+        if self.products:
+            _ = self.array
         for results in self.fold_results:
             if self.lanes_out < 1 or results % self.lanes_out:
                 raise HwgenError(
@@ -111,9 +119,19 @@ class ConvolutionConfig(BlockConfig):
         return self.lookup.infer(result)[0] if self.lookup else result
 
     @property
+    def dsp_products(self) -> int:
+        packing = self.array.packing
+        return self.array.resources().dsp * packing.products // max(packing.device.dsp, 1)
+
+    @property
     def group_channels(self) -> tuple[int, int]:
         """Input and output channels of a group."""
         return self.op.weight.shape[-1], self.op.cout // self.op.groups
+
+    @property
+    def sharing(self) -> int:
+        """Most products that could share a multiplier, as many as there are results beside."""
+        return self.pe
 
     @property
     def channel_folds(self) -> int:

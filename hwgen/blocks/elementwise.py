@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
@@ -37,6 +38,8 @@ class TableLookupConfig(BeatConfig, OpConfig):
         Elements a beat, each with a table of its own; where the function depends on the channel,
         with those of all its channels.
     """
+
+    kind: ClassVar[str] = "elementwise"
 
     op: Table
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
@@ -84,6 +85,8 @@ class EvictionConfig(BlockConfig):
     :exc:`HwgenError`
         If a number is out of range, or the ring larger than what an address can reach.
     """
+
+    kind: ClassVar[str] = "queue"
 
     stream: StreamType
     axi: AxiConfig

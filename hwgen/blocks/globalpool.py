@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
@@ -41,6 +42,8 @@ class GlobalPoolConfig(BeatConfig, OpConfig):
         What scales a mean: one of :data:`hwgen.blocks.multiplier.MULTIPLIERS`.
     """
 
+    kind: ClassVar[str] = "pool"
+
     op: GlobalAveragePool | GlobalMaxPool
     multiplier: str = "dsp48e2"
 
@@ -59,6 +62,10 @@ class GlobalPoolConfig(BeatConfig, OpConfig):
             acc_range=(pixels * (q.low - max(q.zero_point, 0)),
                        pixels * (q.high - min(q.zero_point, 0))),
         )
+
+    @property
+    def folding_fields(self) -> tuple[str, ...]:
+        return ("multiplier",) if isinstance(self.op, GlobalAveragePool) else ()
 
     @property
     def beats_per_site(self) -> int:

@@ -20,7 +20,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 from amaranth.hdl import Module
@@ -75,6 +75,8 @@ class LowRankLinearConfig(BlockConfig):
     :exc:`HwgenError`
         If the ops do not fit each other, or the folding does not fit them.
     """
+
+    kind: ClassVar[str] = "convolution"
 
     first: Op
     second: Op
@@ -174,6 +176,10 @@ class LowRankLinearConfig(BlockConfig):
                 found.append((sum(count) + lanes * requantiser, pe, channel_lanes, lanes))
         _, pe, channel_lanes, lanes = min(found)
         return replace(config, lanes_rank=lanes, channel_lanes=channel_lanes, pe=pe)
+
+    @property
+    def dsp_products(self) -> int:
+        return sum(folding.dsp_products for folding in self.foldings)
 
     @property
     def token_cycles(self) -> int:

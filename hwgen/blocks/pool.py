@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 from amaranth.hdl import Module, Mux, Shape, Signal, Value, signed, unsigned
@@ -42,6 +43,8 @@ class PoolConfig(OpConfig):
         What scales an average: one of :data:`hwgen.blocks.multiplier.MULTIPLIERS`.
     """
 
+    kind: ClassVar[str] = "pool"
+
     op: MaxPool | AveragePool
     tap_lanes: int = 1
     capacity: int = 0
@@ -50,6 +53,11 @@ class PoolConfig(OpConfig):
 
     def __post_init__(self) -> None:
         _ = self.window, self.outputs
+
+    @property
+    def folding_fields(self) -> tuple[str, ...]:
+        scales = isinstance(self.op, AveragePool)
+        return ("tap_lanes", "capacity", "window", *(["multiplier"] if scales else []))
 
     @property
     def counts(self) -> bool:

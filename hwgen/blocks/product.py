@@ -47,6 +47,10 @@ class ProductConfig(PairConfig):
         _ = self.requantiser
 
     @property
+    def folding_fields(self) -> tuple[str, ...]:
+        return ("multiplier", "fold_cycles")
+
+    @property
     def device(self) -> Multiplier:
         """The multiplier of the product itself."""
         return MULTIPLIERS["fabric" if sum(self.operands) <= SMALL else self.multiplier]

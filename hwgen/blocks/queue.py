@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from amaranth.hdl import Cat, Module, Mux, Shape, Signal, Value, signed
@@ -264,6 +265,8 @@ class FifoConfig(BlockConfig):
     branches : :class:`int`
         Outputs; every beat goes to each of them.
     """
+
+    kind: ClassVar[str] = "queue"
 
     stream: StreamType
     branches: int = 1

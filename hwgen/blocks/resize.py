@@ -51,6 +51,10 @@ class PixelReaderConfig(OpConfig):
         _ = self.outputs, self.window
 
     @property
+    def folding_fields(self) -> tuple[str, ...]:
+        return ("capacity", "window", "fold_cycles")
+
+    @property
     def window(self) -> SlidingWindowConfig:
         """The buffer from which pixels are read."""
         raise NotImplementedError
@@ -60,7 +64,8 @@ class PixelReaderConfig(OpConfig):
         return SlidingWindowConfig(
             input=self.inputs[0], window=window, word_lanes=self.lanes,
             groups=self.beats // self.claim, capacity=self.capacity,
-            style=self.window_style, fold_cycles=self.pace if self.claim > 1 else 0, **geometry,
+            style=self.window_style, fold_cycles=self.pace if self.pace > self.beats else 0,
+            **geometry,
         )
 
     @property

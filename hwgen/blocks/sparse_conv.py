@@ -119,6 +119,11 @@ class SparseConvConfig(ConvolutionConfig):
             raise HwgenError(f"Cycles must be a number, 0 or more, not {self.cycles!r}")
 
     @property
+    def folding_fields(self) -> tuple[str, ...]:
+        return ("channel_lanes", "tap_lanes", "pe", "capacity", "multiplier", "requantiser",
+                "products", "window", "weights", "sparse")
+
+    @property
     def multipliers(self) -> int:
         """Multipliers of each output channel."""
         return len(self.streams)

@@ -15,8 +15,7 @@ LABEL = 23
 """Characters of a block's name that have room in its box."""
 BLOCK = (150.0, 22.0)
 HELPER = (66.0, 15.0)
-HELPERS = ("Fifo", "LaneChange")
-"""Blocks that move a stream and compute nothing; drawn small."""
+"""Sizes of the boxes of blocks, and of those that carry out no op."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ def pipework(netlist: Netlist, layers: Sequence[Mapping], interval: int) -> Pipe
     outputs = {("output", k): name for k, name in enumerate(netlist.outputs)}
     sizes: dict[Hashable, tuple[float, float]] = dict.fromkeys(inputs, BLOCK)
     for name in netlist.blocks:
-        sizes[name] = HELPER if known[name]["block"] in HELPERS else BLOCK
+        sizes[name] = BLOCK if known[name]["op"] else HELPER
     sizes.update(dict.fromkeys(outputs, BLOCK))
     ends = [
         (("input", edge.source[1]) if edge.source[0] is None else edge.source[0],
@@ -132,12 +131,11 @@ def _block(layer: Mapping, box: Box, interval: int) -> Node:
     ))
     text.append(f"queue of {', '.join(f'{depth:,}' for depth in layer['depths'])} beats")
     kind, label = "block", elided(layer["name"])
-    if layer["block"] in HELPERS:
-        kind = "helper"
-        label = {
-            "LaneChange": f"{layer['lanes'][0]} → {layer['lanes'][-1]} lanes",
-            "Fifo": f"fork to {len(layer['depths'])}" if len(layer["depths"]) > 1 else "queue",
-        }[layer["block"]]
+    if not layer["op"]:
+        kind, (before, *_, after) = "helper", layer["lanes"]
+        label = "queue" if before == after else f"{before} → {after} lanes"
+        if len(layer["depths"]) > 1:
+            label = f"fork to {len(layer['depths'])}"
     binds = layer["interval_cycles"] >= interval
     return Node(box, kind, label, share, binds, [line for line in text if line])
 

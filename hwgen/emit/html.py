@@ -15,10 +15,9 @@ from importlib.resources import files
 from jinja2 import Environment, StrictUndefined, Template
 
 from hwgen.blocks.base import Resources
-from hwgen.blocks.conv import FoldedConvConfig
-from hwgen.blocks.multiplier import MULTIPLIERS, Packing
 from hwgen.emit.charts import Chart, memory_mbit, pareto
 from hwgen.emit.drawing import Pipework, pipework
+from hwgen.emit.report import fabric_share, left_to_host
 from hwgen.pipeline import Netlist
 
 __all__ = ["render"]
@@ -39,23 +38,26 @@ KINDS = {
 }
 """What resources are spent on: parts of blocks as the report names them, then whole blocks."""
 
-BLOCKS = {
-    "FoldedConv": "convolution",
-    "Fifo": "queue",
-    "TableLookup": "elementwise",
-    "Adder": "elementwise",
-    "Product": "elementwise",
-    "Pool": "pool",
-    "GlobalPool": "pool",
-}
-"""Kinds of blocks; all others are ``route``."""
-
 BOUNDS = {
-    "dsp": "DSPs",
-    "memory": "on-chip memory",
+    "dsp": "products, by DSPs alone",
+    "products": "products, by all DSPs and all LUTs",
+    "memory": "reads of weights",
     "bandwidth": "off-chip bandwidth",
     "stream": "widest stream",
 }
+"""Bounds, and what they are called."""
+
+LIMITS = {
+    "dsp": "DSPs",
+    "lut": "LUTs",
+    "ff": "flip-flops",
+    "bram18": "block memory",
+    "uram": "on-chip memory",
+    "bandwidth": "off-chip bandwidth",
+    "stream": "the widest stream",
+    "target": "the rate that was asked for",
+}
+"""What limits a design, and what it is called."""
 
 
 @dataclass(frozen=True)
@@ -98,12 +100,13 @@ class Row:
     """Part of the pipeline's interval in which it works."""
     folding: str
     use: float | None
-    """Part of its DSPs' products that are wanted ones."""
+    """Part of its DSPs' products that are wanted ones, those that are passed over included; None:
+    its DSPs make none."""
 
 
 @dataclass(frozen=True)
 class Bound:
-    """A number of cycles that no design can beat, or the one that was reached."""
+    """A least number of cycles, or the one that was reached."""
 
     label: str
     cycles: float
@@ -117,8 +120,9 @@ def render(data: Mapping, netlist: Netlist, board_resources: Resources) -> str:
 
     Parameters
     ----------
-    data : what ``report.json`` holds; of its keys ``search``, ``usable``, ``simulated`` and a
-        layer's ``parts`` and ``folding`` may be missing
+    data : what ``report.json`` holds; of its keys ``search``, ``usable``, ``simulated``,
+        ``sparsity``, ``seeded``, ``warnings``, ``host``, ``provenance`` and a layer's ``parts``
+        and ``folding`` may be missing
     netlist : the blocks and edges of the design
     board_resources : what the board holds
     """
@@ -133,16 +137,19 @@ def render(data: Mapping, netlist: Netlist, board_resources: Resources) -> str:
     return _template().render(
         data=data,
         search=search,
-        rows=[_row(layer, netlist, data["interval_cycles"]) for layer in layers],
+        sparsity=data.get("sparsity"),
+        rows=[_row(layer, data["interval_cycles"]) for layer in layers],
         stacks=stacks,
         kinds=[(kind, label) for kind, label in KINDS.items()
                if any(piece.kind == kind for stack in stacks for piece in stack.pieces)],
         fullest=max(stacks, key=lambda stack: stack.share, default=None),
         slowest=slowest,
         bounds=_bounds(search, data["interval_cycles"]),
-        limit=BOUNDS.get(search.get("limit", ""), search.get("limit")),
+        limit=LIMITS.get(search.get("limit", ""), search.get("limit")),
+        fabric_share=fabric_share(data).removeprefix("; "),
         charts=_charts(data, search, board_resources, usable),
         drawn=drawn,
+        left_to_host=left_to_host(data.get("host", ())),
     )
 
 
@@ -159,29 +166,16 @@ def _template() -> Template:
     )
 
 
-def _row(layer: Mapping, netlist: Netlist, interval: int) -> Row:
+def _row(layer: Mapping, interval: int) -> Row:
     folding = layer.get("folding") or {}
     lanes = [folding.get(key, 1) for key in ("channel_lanes", "tap_lanes", "group_lanes", "pe")]
     use = None
-    if layer["dsp"] and layer["macs"]:
-        use = layer["macs"] / (interval * layer["dsp"] * _products(layer, netlist))
+    if layer["dsp_products"] and layer["macs"]:
+        use = layer["macs"] / (interval * layer["dsp_products"])
     return Row(
         layer, layer["interval_cycles"] / interval,
         " × ".join(map(str, lanes)) if folding else "", use,
     )
-
-
-def _products(layer: Mapping, netlist: Netlist) -> float:
-    """Most products that a DSP of the layer's kind can make in a cycle."""
-    if "products_per_dsp" in layer:
-        return layer["products_per_dsp"]
-    config = netlist.blocks.get(layer["name"])
-    if not isinstance(config, FoldedConvConfig) or not MULTIPLIERS[config.multiplier].dsp:
-        return 1
-    op = config.op
-    return Packing.densest(
-        config.multiplier, config.tensor.bits, op.weight_bits, op.weight_limit
-    ).products / MULTIPLIERS[config.multiplier].dsp
 
 
 def _spent(layer: Mapping, resource: str) -> Iterator[tuple[str, int]]:
@@ -193,7 +187,7 @@ def _spent(layer: Mapping, resource: str) -> Iterator[tuple[str, int]]:
             rest -= amount
             yield part, amount
     if rest > 0:
-        yield BLOCKS.get(layer["block"], "route"), rest
+        yield layer["kind"], rest
 
 
 def _stacks(

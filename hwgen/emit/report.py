@@ -16,12 +16,12 @@ from hwgen.blocks.window import SlidingWindowConfig
 from hwgen.design import DesignPoint
 from hwgen.pipeline import Netlist
 
-__all__ = ["left_to_host", "report", "summary"]
+__all__ = ["fabric_share", "left_to_host", "report", "summary"]
 
 
 def report(
     netlist: Netlist, design: DesignPoint, *, model: str, interval: int, latency: int,
-    board: Resources, usable: Resources,
+    first_output: int, board: Resources, usable: Resources,
 ) -> dict:
     """What ``report.json`` holds, without the times that phases took and without simulation.
 
@@ -29,11 +29,15 @@ def report(
     ----------
     netlist, design : the design
     model : name of the network
-    interval, latency : cycles between frames; cycles from first input beat to first output beat
+    interval : cycles between frames
+    latency, first_output : cycles from a frame's first input beat to the last beat of its last
+        output, and to the first beat of its first
     board, usable : what the device holds, and what of it a design may take
     """
     total = netlist.resources()
     macs = netlist.graph.macs
+    layers = [_layer(netlist, name, design) for name in netlist.blocks]
+    by_dsps = sum(layer["macs"] for layer in layers if layer["dsp_products"])
     streams = (*netlist.inputs.values(), *netlist.outputs.values())
     frames = sum(stream.tensor.size * -(-stream.tensor.bits // 8) for stream in streams)
     offchip = _offchip(netlist, design, interval)
@@ -44,15 +48,18 @@ def report(
         "macs": macs,
         "interval_cycles": interval,
         "latency_cycles": latency,
+        "first_output_cycles": first_output,
         "fps": design.clock_mhz * 1e6 / interval,
         **asdict(total),
         "offchip_bytes_per_frame": frames + offchip.get("bytes_read", 0)
         + offchip.get("bytes_written", 0),
         "offchip": offchip,
+        # All multiply-accumulates, those that the fabric makes too; and the share without them.
         "mac_per_dsp_cycle": macs / (interval * total.dsp) if total.dsp else 0.0,
+        "dsp_mac_share": by_dsps / macs if macs else 0.0,
         "board_resources": asdict(board),
         "usable": asdict(usable),
-        "layers": [_layer(netlist, name, design) for name in netlist.blocks],
+        "layers": layers,
     }
 
 
@@ -101,17 +108,20 @@ def _layer(netlist: Netlist, name: str, design: DesignPoint) -> dict:
     return {
         "name": name,
         "op": ", ".join(type(node.op).__name__ for node in carried) or None,
-        "block": type(config).__name__.removesuffix("Config"),
+        "block": config.title,
+        "kind": config.kind,
         "output": str(config.outputs[0].tensor),
         "lanes": [stream.lanes for stream in (*config.inputs, *config.outputs)],
         "pixels": [stream.pixels for stream in (*config.inputs, *config.outputs)],
         "macs": macs,
+        "dsp_products": config.dsp_products,
         "interval_cycles": config.interval,
         "depths": list(config.queue_depths),
         **asdict(config.resources()),
-        **({"folding": asdict(folding)} if folding else {}),
+        **({"folding": {field: value for field, value in asdict(folding).items()
+                        if field in config.folding_fields}} if folding else {}),
         **({"products_per_dsp": config.array.packing.products}
-           if isinstance(config, ConvolutionConfig) and config.array.packing.device.dsp else {}),
+           if isinstance(config, ConvolutionConfig) and config.dsp_products else {}),
         **(_sparse(config) if isinstance(config, SparseConvConfig) else {}),
         "parts": {name: asdict(part) for name, part in _parts(config).items()},
     }
@@ -143,6 +153,15 @@ def _parts(config: BlockConfig) -> dict[str, Resources]:
     return parts
 
 
+def fabric_share(data: Mapping) -> str:
+    """What of the multiply-accumulates DSPs do not make; nothing if they make all."""
+    share = data["dsp_mac_share"]
+    if share == 1 or not data["macs"]:
+        return ""
+    alone = data["mac_per_dsp_cycle"] * share
+    return f"; LUTs make {1 - share:.1%} of them, without which it is {alone:.3f}"
+
+
 def summary(data: Mapping, have: Resources) -> Table:
     """The few figures that matter, as a table."""
     title = f"{data['model']} on {data['board']}"
@@ -155,11 +174,16 @@ def summary(data: Mapping, have: Resources) -> Table:
         held = getattr(have, key)
         return f"{data[key] / held:.0%} of {held:,}" if held else ""
 
-    table.add_row("frames per second", f"{data['fps']:,.1f}", f"at {data['clock_mhz']:g} MHz")
-    table.add_row("interval", f"{data['interval_cycles']:,}", "cycles a frame")
-    table.add_row("latency", f"{data['latency_cycles']:,}", "cycles to the first output")
+    if data.get("seeded"):
+        table.add_row("weights", "seeded", "[yellow]not trained: the outputs mean nothing[/]")
+    means = "on average, " if data.get("sparsity") else ""
+    table.add_row("frames per second", f"{data['fps']:,.1f}",
+                  f"{means}at {data['clock_mhz']:g} MHz")
+    table.add_row("interval", f"{data['interval_cycles']:,}", f"cycles a frame{means and ', mean'}")
+    table.add_row("latency", f"{data['latency_cycles']:,}",
+                  f"cycles to the last output, {data['first_output_cycles']:,} to the first")
     table.add_row("MAC per DSP per cycle", f"{data['mac_per_dsp_cycle']:.3f}",
-                  f"{data['macs']:,} MACs a frame")
+                  f"{data['macs']:,} MACs a frame{fabric_share(data)}")
     if sparsity := data.get("sparsity"):
         table.add_row("sparse layers", f"{len(sparsity['layers'])}",
                       f"all times are averages, by {sparsity['source']}")
@@ -172,8 +196,12 @@ def summary(data: Mapping, have: Resources) -> Table:
             table.add_row(key.upper(), f"{data[key]:,}", share(key))
     if bound := data.get("search", {}).get("bound_cycles"):
         found = data["search"]
-        names = ", ".join(f"{name} {cycles:,}" for name, cycles in found["bounds"].items())
-        table.add_row("bound", f"{bound:,}", f"cycles ({names}); gap {found['gap']:+.1%}")
+        names = ", ".join(f"{name} {cycles:,}" for name, cycles in found["bounds"].items()
+                          if cycles and name != "dsp")
+        table.add_row("bound of dense work", f"{bound:,}",
+                      f"cycles ({names}); this design {found['gap']:+.1%}")
+        table.add_row("with DSPs alone", f"{found['dsp_bound_cycles']:,}",
+                      f"cycles; this design {found['dsp_gap']:+.1%}")
         table.add_row("limited by", found["limit"], "")
     if "simulated" in data:
         run = data["simulated"]
@@ -181,7 +209,8 @@ def summary(data: Mapping, have: Resources) -> Table:
                       f"mismatches in {run['frames']} frames, "
                       f"{len(run['runs'])} runs of the Verilog")
         table.add_row("simulated interval", f"{run['interval_cycles']:,}",
-                      f"latency {run['latency_cycles']:,}")
+                      f"latency {run['latency_cycles']:,}, "
+                      f"first output {run['first_output_cycles']:,}")
         if memory := run["runs"][0].get("memory"):
             table.add_row("memory stalls", f"{memory['waits']:,}",
                           f"cycles; {memory['bytes_read']:,} bytes read a frame, "

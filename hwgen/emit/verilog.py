@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -39,6 +39,7 @@ from hwgen.blocks.base import StreamType
 from hwgen.blocks.weights import LOAD_BITS
 from hwgen.errors import HwgenError
 from hwgen.pipeline import Netlist, Pipeline
+from hwgen.provenance import TOOL, comment
 
 __all__ = ["AxiTop", "Rtl", "emit", "emit_component", "from_axi", "to_axi"]
 
@@ -236,6 +237,8 @@ class _Platform:
         self.library: set[str] = set()
         self.images: dict[str, str] = {}
         self._names: dict[object, str] = {}
+        # Per module, the modules of which it has instances.
+        self._parts: dict[str, set[str]] = {}
         self._files: dict[tuple, str] = {}
         self._stack: list[str] = []
         self._progress = progress
@@ -246,6 +249,7 @@ class _Platform:
             component = config.create()
             self._names[config] = name = self._name(type(component).__name__)
             self.convert(component, name)
+        self._parts.setdefault(self._stack[-1], set()).add(self._names[config])
         wires = {"i_clk": ClockSignal(), "i_rst": ResetSignal()}
         for name, (value, direction) in _ports(config.signature, ports).items():
             prefix = "i" if direction == PortDirection.Input else "o"
@@ -277,6 +281,21 @@ class _Platform:
             component, name=name, platform=self, ports=ports, emit_src=False
         )
         self._stack.pop()
+
+    def users(self, layers: Mapping[Hashable, Sequence[str]]) -> dict[str, list[str]]:
+        """Per module, the layers of the configurations that are built with it, in their order."""
+        found: dict[str, list[str]] = {}
+
+        def tell(module: str, names: Sequence[str]) -> None:
+            have = found.setdefault(module, [])
+            have += [name for name in names if name not in have]
+            for part in sorted(self._parts.get(module, ())):
+                tell(part, names)
+
+        for config, names in layers.items():
+            if config in self._names:
+                tell(self._names[config], names)
+        return found
 
     def image(self, width: int, depth: int, rows: Sequence[int]) -> str:
         """The file that holds these rows, then zeros; files of equal contents are one."""
@@ -325,7 +344,8 @@ def _to_verilog(modules: list[str]) -> str:
 
 
 def emit(
-    netlist: Netlist, *, top: str = "top", progress: Callable[[str], None] = lambda _: None
+    netlist: Netlist, *, top: str = "top", progress: Callable[[str], None] = lambda _: None,
+    provenance: Mapping[str, str] | None = None,
 ) -> Rtl:
     """Verilog and memory images of a pipeline with AXI4-Stream ports.
 
@@ -334,13 +354,24 @@ def emit(
     netlist : :class:`hwgen.pipeline.Netlist`
     top : name of the top module
     progress : called with the name of each module as it is converted
+    provenance : what the head of every file says, by what it is about; see
+        :func:`hwgen.provenance.provenance`
 
     Returns
     -------
     :class:`Rtl`
-        ``top.v``, a file for each distinct block, those for the memories, and ``*.hex``.
+        ``top.v``, a file for each distinct block, those for the memories, and ``*.hex``.  The head
+        of a block's file names the layers that use it.
     """
-    rtl = emit_component(AxiTop(netlist), top=top, progress=progress)
+    layers: dict[Hashable, list[str]] = {}
+    for name, config in netlist.blocks.items():
+        layers.setdefault(config, []).append(" and ".join(netlist.ops.get(name, (name,))))
+    if netlist.offchip:
+        for config, names in zip(netlist.offchip.port_configs, netlist.offchip.clients,
+                                 strict=True):
+            layers.setdefault(config, []).extend(names)
+    rtl = emit_component(AxiTop(netlist), top=top, progress=progress, provenance=provenance,
+                         layers=layers)
     rtl.weights = b"".join(word.to_bytes(LOAD_BITS // 8, "little") for word in netlist.load_words())
     if netlist.offchip:
         rtl.memory = netlist.offchip.image(netlist.blocks)
@@ -350,8 +381,13 @@ def emit(
 def emit_component(
     component: wiring.Component, *, top: str = "top",
     progress: Callable[[str], None] = lambda _: None,
+    provenance: Mapping[str, str] | None = None,
+    layers: Mapping[Hashable, Sequence[str]] | None = None,
 ) -> Rtl:
-    """Verilog and memory images of any one component, such as a single block; see :func:`emit`."""
+    """Verilog and memory images of any one component, such as a single block; see :func:`emit`.
+
+    ``layers`` are the layers that each configuration inside it carries out.
+    """
     platform = _Platform(progress)
     platform.convert(component, top)
     # Two processes: the machines this runs on have at least two cores.
@@ -370,6 +406,13 @@ def emit_component(
         pieces.setdefault(name[1], []).append(piece)
     for name, parts in sorted(pieces.items()):
         out.files[f"{name}.v"] = "\n\n".join(sorted(parts, key=_module_name)) + "\n"
+    head = comment([f"{key}: {text}" for key, text in (provenance or {"tool": TOOL}).items()])
+    users = platform.users(layers or {})
+    for name in out.verilog:
+        names = users.get(name.removesuffix(".v"), [])
+        # An empty line, so that a comment of the file's own stays one.
+        out.files[name] = head + comment([f"layer: {each}" for each in names]) + (
+            "\n" + out.files[name])
     out.files.update(platform.images)
     return out
 

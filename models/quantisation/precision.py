@@ -41,12 +41,17 @@ class Precision:
     ----------
     rules : :class:`Rule` each; later ones win.  The first one is the default, for all names.
     text : what to call this precision
+
+    Members
+    -------
+    asked : whether anything has asked for bits so far
     """
 
     def __init__(self, rules: tuple[Rule, ...], text: str) -> None:
         self.rules = rules
         self.text = text
         self._used = {rules[0].pattern}
+        self.asked = False
 
     def __str__(self) -> str:
         return self.text
@@ -103,6 +108,7 @@ class Precision:
         return [rule.pattern for rule in self.rules if rule.pattern not in self._used]
 
     def _find(self, what: str, names: tuple[str, ...]) -> int:
+        self.asked = True
         bits = getattr(self.rules[0], what)
         for rule in self.rules[1:]:
             if any(fnmatchcase(name, rule.pattern) for name in names):

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,24 @@ def test_own_file(tmp_path):
     assert (board.name, board.dsp, board.usable.dsp, board.usable.bram18) == ("mine", 100, 50, 1732)
     assert board.offchip_practical_gbps == 76.8
     assert boards.load(own) == board
+
+
+def test_clocks():
+    """What a family can do, or less if the file says so; never more."""
+    for name in boards.names():
+        board = boards.load(name)
+        most = boards.CLOCKS[board.family]
+        board.check_clock(most)
+        with pytest.raises(HwgenError, match=rf"^Clock must be from 1 to {most:g} MHz on board "
+                                             rf"{name}, the most of .* devices, not 1000$"):
+            board.check_clock(1000)
+    slow = replace(boards.load("zcu102"), most_mhz=300)
+    with pytest.raises(HwgenError, match=r"^Clock must be from 1 to 300 MHz on board zcu102, not "):
+        slow.check_clock(301)
+    with pytest.raises(HwgenError, match="most_mhz must be a positive number, at most 891, not"):
+        replace(slow, most_mhz=900)
+    with pytest.raises(HwgenError, match=r"^clock_mhz must be from 1 to 200 MHz"):
+        replace(slow, most_mhz=200)
 
 
 BRAM = "bram18 = 1824"

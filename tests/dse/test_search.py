@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import linprog
 
 import boards
+from dse.bounds import divided
 from dse.foldings import ConvTable
 from dse.search import check_design, design_for, search
 from hwgen.blocks.base import Resources, StreamType
@@ -42,8 +44,72 @@ def test_design_fits_and_keeps_its_word(name: str) -> None:
     assert found.design.board == name
     assert found.explored
     assert found.plain()["bound_cycles"] == found.bounds.cycles
+    assert found.timing.interval >= found.bounds.cycles
+    assert found.gap >= 0
     assert found.bottlenecks
     assert check_design(graph, board, found.design, found.timing).netlist.resources() == need
+
+
+@pytest.mark.parametrize("change", [{"dsp": 20}, {"dsp": 0}, {"dsp": 220}, {"lut": 4000}])
+def test_no_design_is_below_the_bound(change: dict) -> None:
+    """Where LUTs multiply a design may be below what DSPs alone allow, never below the other."""
+    graph, board = network(), replace(boards.load("zedboard"), **change)
+    found = search(graph, board)
+    bound = found.bounds
+    assert bound.cycles <= found.timing.interval
+    assert bound.cycles == max(bound.products, bound.memory, bound.bandwidth, bound.stream)
+    if board.dsp:
+        assert bound.products <= bound.dsp
+        assert bound.dsp_cycles == max(bound.cycles, bound.dsp)
+    if board.dsp == 20:
+        assert found.timing.interval < bound.dsp
+        assert found.dsp_gap < 0 <= found.gap
+
+
+def test_work_divided_among_two_kinds_of_multipliers() -> None:
+    """As the linear program has it."""
+    pick = np.random.default_rng(4)
+    for _ in range(50):
+        work = pick.uniform(0.1, 50, (pick.integers(1, 9), 2))
+        work[:, 1] *= pick.choice([0.01, 1, 100])
+        count = len(work)
+        # Minimise t: both kinds are done by then; the share of each piece with the second kind.
+        sides = np.zeros((2, count + 1))
+        sides[0, :-1], sides[1, :-1], sides[:, -1] = -work[:, 0], work[:, 1], -1
+        found = linprog(np.r_[np.zeros(count), 1], sides, [-work[:, 0].sum(), 0],
+                        bounds=[(0, 1)] * count + [(0, None)])
+        assert divided([(a, b) for a, b in work]) == pytest.approx(found.fun)
+    assert divided([(1e30, 4.0), (1e29, 5.0)]) == pytest.approx(9)
+
+
+def test_what_a_board_cannot_do() -> None:
+    graph, board = network(), boards.load("zedboard")
+    for clock, text in ((999_999, "999999"), (0.5, "0.5"), (742, "742")):
+        with pytest.raises(HwgenError, match=(
+                rf"^Clock must be from 1 to 741 MHz on board zedboard, the most of 7series "
+                rf"devices, not {text}$")):
+            search(graph, board, clock_mhz=clock)
+    with pytest.raises(HwgenError, match="5e\\+08 frames a second are out of reach on zedboard at "
+                                         "125 MHz: a frame takes a cycle at least"):
+        search(graph, board, target_fps=5e8)
+    found = search(graph, board)
+    # The search's own designs are given back; those for other devices are refused.
+    check_design(graph, board, found.design, found.timing)
+    for changes, message in (
+        ({"multiplier": "mult18"},
+         r"^Node 'c0': multiplier must be 'dsp48e1' or 'fabric' on board zedboard, not 'mult18'$"),
+        ({"requantiser": "dsp48e2"}, r"^Node 'c0': requantiser must be 'dsp48e1' or 'fabric' "),
+    ):
+        foldings = dict(found.design.foldings)
+        foldings["c0"] = replace(foldings["c0"], **changes)
+        with pytest.raises(HwgenError, match=message):
+            check_design(graph, board, replace(found.design, foldings=foldings), found.timing)
+    with pytest.raises(HwgenError, match=r"^The design's clock_mhz must be from 1 to 741 MHz "):
+        check_design(graph, board, replace(found.design, clock_mhz=1e5), found.timing)
+    small = replace(board, lut=1000)
+    with pytest.raises(HwgenError, match=r"^The design needs \d+ lut, \d+ of them for '\w+'; board "
+                                         r"zedboard has 1000: "):
+        check_design(graph, small, found.design, found.timing)
 
 
 def test_the_same_every_time() -> None:
@@ -100,7 +166,7 @@ def test_latency_takes_what_is_left_over() -> None:
     graph, board = network(), boards.load("u250")
     usual, quick = (search(graph, board, objective=name) for name in ("throughput", "latency"))
     assert quick.timing.interval <= usual.timing.interval * 1.01
-    assert quick.timing.frame_latency < usual.timing.frame_latency
+    assert quick.timing.latency < usual.timing.latency
     with pytest.raises(HwgenError, match=r"^Objective must be one of throughput, latency, not 'x'"):
         search(graph, board, objective="x")
 

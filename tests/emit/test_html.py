@@ -3,20 +3,29 @@
 import random
 import re
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
 import boards
-from hwgen.design import DesignPoint
+from hwgen.blocks.axi import AxiConfig
+from hwgen.blocks.base import KINDS as BLOCK_KINDS
+from hwgen.blocks.base import StreamType
+from hwgen.blocks.evict import EvictionConfig
+from hwgen.blocks.low_rank import LowRankLinearConfig
+from hwgen.blocks.queue import FifoConfig
+from hwgen.blocks.sparse_conv import SparseConvConfig, even_streams
+from hwgen.design import DesignPoint, Folding, Sparse
 from hwgen.emit.charts import pareto
 from hwgen.emit.drawing import BLOCK, LABEL, elided, pipework
 from hwgen.emit.html import KINDS, render
 from hwgen.emit.layered import SPACE, layered
 from hwgen.emit.report import report
+from hwgen.ir import Gemm, Requantise, TensorType
 from hwgen.pipeline import plan
-from tests.networks import Builder, every_op
+from tests.networks import Builder, Q, every_op
 
 BOARD = boards.load("zcu102")
 HOSTILE = 'a<b>&"c\'</title><script>alert(1)</script>'
@@ -59,7 +68,7 @@ class Page(HTMLParser):
 def reported(netlist, design):
     """A report without all that a page can do without."""
     data = report(netlist, design, model="net", interval=netlist.interval, latency=1000,
-                  board=BOARD.resources, usable=BOARD.usable)
+                  first_output=900, board=BOARD.resources, usable=BOARD.usable)
     assert data.pop("board_resources")["dsp"] == BOARD.dsp
     assert data.pop("usable")["dsp"] == BOARD.usable.dsp
     for layer in data["layers"]:
@@ -93,10 +102,12 @@ def searched(data):
         "search": {
             "bounds": {"dsp": interval - 5, "memory": 10, "bandwidth": 0, "stream": 20},
             "bound_cycles": interval - 5, "gap": 5 / (interval - 5), "limit": "dsp",
+            "dsp_bound_cycles": interval + 5, "dsp_gap": -5 / (interval + 5),
             "bottlenecks": ["c<3"], "advice": ["Buy a <larger> board."], "explored": explored,
             "seconds": 1.0,
         },
         "simulated": {"frames": 3, "mismatches": 0, "interval_cycles": 7, "latency_cycles": 8,
+                      "first_output_cycles": 6,
                       "cycles_per_second": 9.0, "runs": []},
     }
 
@@ -162,15 +173,95 @@ def test_what_the_search_adds():
     assert any(re.match(rf"Fold {slowest[0]}.* less", text) for text in plain.text["p"])
 
 
-def test_a_design_below_the_bound():
-    """With multipliers in LUTs a design may need fewer cycles than DSPs alone allow."""
+def test_a_design_below_the_bound_of_dsps():
+    """With multipliers in LUTs a design may need fewer cycles than DSPs alone allow, but not fewer
+    than DSPs and LUTs together."""
     netlist, data = small()
     data = searched(data)
-    data["search"] |= {"bound_cycles": 1000, "gap": -0.076}
+    data["search"] |= {"bound_cycles": 1000, "gap": 0.021, "dsp_bound_cycles": 2000,
+                       "dsp_gap": -0.076}
     (text,) = [t for t in Page(render(data, netlist, BOARD.resources)).text["p"] if "1,000" in t]
-    assert "DSPs alone" in text
-    assert "7.6 % fewer" in text
-    assert "more" not in text
+    true, dsps = text.split("With DSPs alone")
+    assert "dense work" in true
+    assert "2.1 % more" in true
+    assert "2,000; this one takes 7.6 % fewer, for LUTs multiply too." in dsps
+
+
+def test_what_the_fabric_multiplies():
+    """A layer without DSPs for its products has no use of them, whatever requantises."""
+    builder, design = every_op()
+    design.foldings["c0"] = replace(design.foldings["c0"], multiplier="fabric",
+                                    requantiser="dsp48e2")
+    netlist = plan(builder.graph, design)
+    data = reported(netlist, design)
+    layers = {layer["name"]: layer for layer in data["layers"]}
+    assert layers["c0"]["dsp"] > 0
+    assert layers["c0"]["dsp_products"] == 0
+    assert "products_per_dsp" not in layers["c0"]
+    share = 1 - layers["c0"]["macs"] / data["macs"]
+    assert data["dsp_mac_share"] == pytest.approx(share)
+    assert data["mac_per_dsp_cycle"] == pytest.approx(
+        data["macs"] / data["interval_cycles"] / data["dsp"])
+    page = Page(render(data, netlist, BOARD.resources))
+    (row,) = [text for text in page.text["tr"] if text.startswith("c0 ")]
+    assert "%" not in row
+    alone = f"{data['mac_per_dsp_cycle'] * share:.3f}"
+    (shown,) = [text for text in page.text["small"] if "LUTs make" in text]
+    assert f"LUTs make {1 - share:.1%} of them" in shown
+    assert alone in shown
+    assert "LUTs make" not in "".join(Page(render(small()[1], netlist, BOARD.resources)).text["dd"])
+
+
+def test_kinds_of_blocks():
+    """Blocks say themselves what they are counted as."""
+    stream = StreamType(TensorType((4, 4, 8), Q), 8)
+    builder, design = every_op()
+    dense = plan(builder.graph, design).blocks
+
+    def scale(count):
+        return Requantise.from_scale(np.full(count, 0.01))
+
+    gemm = Gemm(np.ones((4, 8), np.int8), np.zeros(4), scale(4), Q)
+    second = Gemm(np.ones((5, 4), np.int8), np.zeros(5), scale(5), Q)
+    sparse = Folding(5, 1, 1, 2, sparse=Sparse(even_streams(5, 2)))
+    design.foldings["c1"] = sparse
+    blocks = {
+        "convolution": [dense["c1"], plan(builder.graph, design).blocks["c1"],
+                        LowRankLinearConfig(first=gemm, second=second,
+                                            tensor=TensorType((8,), Q))],
+        "queue": [FifoConfig(stream=stream), EvictionConfig(stream=stream, axi=AxiConfig())],
+    }
+    assert isinstance(blocks["convolution"][1], SparseConvConfig)
+    for kind, configs in blocks.items():
+        assert {config.kind for config in configs} == {kind}
+    assert all(config.kind in BLOCK_KINDS for config in dense.values())
+    assert set(BLOCK_KINDS) <= set(KINDS)
+
+
+def test_sparse_pages_promise_no_cycle():
+    netlist, data = small()
+    sparsity = {"source": "8 frames", "layers": {"c0": {"density": 0.5}},
+                "assumptions": ["Times are averages."]}
+    for given, word in ((data, "Time is predicted to the cycle"),
+                        (data | {"sparsity": sparsity}, "all times are means")):
+        text = render(given, netlist, BOARD.resources)
+        assert word in text
+        assert ("to the cycle" in text) == (given is data)
+    page = Page(text)
+    assert "Sparsity" in page.text["h2"]
+    assert page.text["li"] == ["Times are averages."]
+
+
+def test_seeds_and_provenance():
+    netlist, data = small()
+    page = Page(render(data, netlist, BOARD.resources))
+    assert "warning" not in page.classes
+    assert "How it was made" not in page.text["h2"]
+    data |= {"seeded": True, "provenance": {"command": "hwgen <x>", "board": "zcu102"}}
+    page = Page(render(data, netlist, BOARD.resources))
+    assert "warning" in page.classes
+    assert any("seeded, not trained" in text for text in page.text["p"])
+    assert "hwgen <x>" in page.text["code"]
 
 
 def test_resources_by_kind():
@@ -188,11 +279,15 @@ def test_resources_by_kind():
 def test_use_of_dsps():
     netlist, data = small()
     layer = next(n for n in data["layers"] if n["name"] == "c0")
-    use = layer["macs"] / (data["interval_cycles"] * layer["dsp"] * 2)
+    dsps = netlist.blocks["c0"].array.resources().dsp
+    assert 0 < dsps < layer["dsp"]  # requantisers have some, too
+    assert layer["dsp_products"] == 2 * dsps
+    use = layer["macs"] / (data["interval_cycles"] * 2 * dsps)
+    assert use <= 1
     page = Page(render(data, netlist, BOARD.resources))
     row = page.text["tr"][1 + [text.startswith("c0 ") for text in page.text["tr"][1:]].index(True)]
     assert f"{use:.0%}".replace("%", "\u00a0%") in row
-    layer["products_per_dsp"] = 4
+    layer["dsp_products"] *= 2
     page = Page(render(data, netlist, BOARD.resources))
     assert f"{use / 2:.0%}".replace("%", "\u00a0%") in "".join(page.text["tr"])
 
@@ -201,7 +296,8 @@ def test_hostile_names():
     netlist = long_network(8)
     data = reported(netlist, DesignPoint("zcu102")) | {"model": HOSTILE, "board": "<b>"}
     data["search"] = {"bottlenecks": [HOSTILE], "advice": [HOSTILE], "limit": HOSTILE,
-                      "bounds": {HOSTILE: 5}, "bound_cycles": 5, "gap": 0.5}
+                      "bounds": {HOSTILE: 5}, "bound_cycles": 5, "gap": 0.5, "dsp_bound_cycles": 6,
+                      "dsp_gap": 0.25}
     data["layers"] = [{**n, "parts": {HOSTILE: {"lut": 1}}} for n in data["layers"]]
     text = render(data, netlist, BOARD.resources)
     page = Page(text)

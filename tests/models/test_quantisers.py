@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hwgen.errors import HwgenError
 from hwgen.ir import Conv, Gemm, Table
+from models.load import read
 from models.lowering import lower
 from models.onnx_import import normalise
 from models.quantisation.calibrate import probe, statistics
@@ -302,6 +303,31 @@ def test_integer_input_and_output():
     assert graph.types["x"].zero_point == 100 - 128
     assert graph.types[graph.outputs[0]].zero_point == 100 - 128
     assert network.shapes[network.outputs[0]] == (1, 4, 10, 10)
+
+
+@pytest.mark.parametrize("given, message", [
+    ({"precision": "w4a4"}, "--precision"), ({"method": "mse"}, "--calibrate"),
+    ({"equalised": True}, "--equalise"), ({"corrected": True}, "--correct-bias"),
+])
+def test_options_that_reach_nothing(given, message, tmp_path):
+    """Where a file states all codes, what would choose others is refused."""
+    made = model(
+        [N("DequantizeLinear", ["x", "a", "z"], ["d"]), N("DequantizeLinear", ["k", "a"], ["w"]),
+         N("Conv", ["d", "w"], ["c"]), N("QuantizeLinear", ["c", "b", "z"], ["y"])],
+        {"a": np.float32(0.02), "b": np.float32(0.05), "z": np.uint8(100),
+         "k": RANDOM.integers(-100, 100, (4, 3, 3, 3)).astype(np.int8)}, kind=TensorProto.UINT8,
+    )
+    path = tmp_path / "coded.onnx"
+    onnx.save(made, path)
+    assert read(str(path)).graph.types["x"].bits == 8
+    with pytest.raises(HwgenError, match=f"^{message} has no effect on .*coded.onnx: it states"):
+        read(str(path), **given)
+    # Weights that are float still have bits to be chosen.
+    half = tmp_path / "half.onnx"
+    del made.graph.node[1]
+    made.graph.initializer[-1].CopyFrom(numpy_helper.from_array(weights(4, 3, 3, 3), "w"))
+    onnx.save(made, half)
+    assert read(str(half), precision="w4a8").graph.nodes[0].op.weight_bits == 4
 
 
 @pytest.mark.parametrize("nodes, constants, message", [
