@@ -21,7 +21,7 @@ PAIRS = {
 """Pairs of which one overrides the other."""
 
 FLOATS = {"size", "weights", "calibration", "calibrate", "equalise", "correct_bias", "precision",
-          "decomposition", "accuracy"}
+          "decomposition", "outputs", "accuracy"}
 """Options of float networks."""
 
 

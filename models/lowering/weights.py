@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -23,6 +23,9 @@ WIDE_BIAS = 1 << 36
 WHOLE, FLOAT = 1e-3, 2e-7
 """How near a bias is to a whole number of the sum's steps that the file meant so; and what part of
 it float32 may be off."""
+
+COARSE = 0.25
+"""What a bias may be off by, in steps of the result, because it is in whole steps of the sum."""
 
 Arrange = Callable[[np.ndarray], np.ndarray]
 
@@ -208,5 +211,12 @@ def _layer(
     # A channel that is 0 whatever comes may have any scale: one that requantisation has, too.
     nothing = ~weights.integers.reshape(len(bias), -1).any(1) & (bias == 0)
     product = np.where(nothing, output.scale, weights.scale * type.scale)
-    return Layer(weights.integers, weights.bits, np.rint(bias / product).astype(np.int64),
-                 scales(product / output.scale, output), result)
+    # Where a step of the sum is so many of the result, any sum but 0 saturates.
+    most = 2.0 ** (multiplier_bits(output) - 2)
+    requantise = scales(np.minimum(product / output.scale, most), output)
+    whole = np.rint(bias / product)
+    left = (bias - whole * product) / output.scale
+    if abs(left).max() > COARSE:
+        offset = np.rint(np.ldexp(left, requantise.shift)).astype(np.int64)
+        requantise = replace(requantise, offset=offset)
+    return Layer(weights.integers, weights.bits, whole.astype(np.int64), requantise, result)

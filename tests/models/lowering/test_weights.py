@@ -217,3 +217,16 @@ def test_signs_of_a_float_layer(kind):
     (tensor,) = graph.outputs
     got = graph.types[tensor].quantisation.dequantise(graph.evaluate({"x": codes})[tensor])
     np.testing.assert_allclose(np.moveaxis(got, -1, 1), want, atol=0.01)
+
+
+@pytest.mark.parametrize("precision", ["w8a8", "w2a8", "w8a16"])
+def test_biases_finer_than_a_step_of_the_sum(precision):
+    """An input that is always 0 leaves nothing but biases, whatever its scale."""
+    c = constants_of(w=(4, 3, 3, 3))
+    bias = np.array([0.0103, -0.0042, 0.0077, 0.0], np.float32)
+    net = network([N("Conv", ["x", "w", "b"], ["y"])], {"w": 1000 * c["w"], "b": bias})
+    graph = lower(net, {"x": (-9.0, 9.0), "y": (-0.02, 0.02)}, Precision.parse(precision))
+    type = graph.types["y"]
+    zero = np.full((1, 16, 16, 3), graph.inputs["x"].zero_point)
+    got = type.quantisation.dequantise(graph.evaluate({"x": zero})["y"])
+    assert abs(got - bias).max() <= 0.51 * type.scale
