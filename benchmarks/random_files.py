@@ -243,8 +243,9 @@ def check(seed: int) -> str:
         (got,) = host.run(None, {input_name(t): codes[t] for t in graph.outputs})
         if got.shape != want.shape or got.dtype != want.dtype:
             return f"gives {got.dtype} {got.shape} for {want.dtype} {want.shape}"
-    accuracy = measure(network, graph, feeds)
-    worst = accuracy.worst
+    # Sums and products of rounded operands may be anything where these cancel, or are nothing.
+    rows = [r for r in measure(network, graph, feeds).rows if r.op not in ("Input", "Add", "Mul")]
+    worst = min(rows, key=lambda row: row.own_db, default=None)
     if worst is not None and worst.own_db < FEWEST and worst.cause == "other":
         return f"{worst.tensor} ({worst.op}) has {worst.own_db:.1f} dB: {worst.hint}"
     real = graph.types[graph.outputs[0]]
