@@ -211,6 +211,8 @@ class SearchState:
 
     def feasible(self, interval: int) -> tuple[bool, bool]:
         """Whether all fits at an interval, nearly; and whether with pixels in pairs."""
+        if interval < 1:
+            return False, False
         for pairs in self.pairs:
             chosen = self.streams.choose(interval, pairs)
             if chosen is not None and self._fits(interval, *chosen):
