@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import shutil
 import sys
@@ -31,7 +32,9 @@ from hwgen.emit.html import render
 from hwgen.emit.report import left_to_host, report, summary
 from hwgen.emit.verilog import Rtl, emit
 from hwgen.errors import HwgenError, HwgenWarning
+from hwgen.interrupt import Interrupted, ending_with_signals, private_temporary
 from hwgen.ir import Graph
+from hwgen.output import Output
 from hwgen.pipeline import Netlist, plan
 from hwgen.provenance import command_line, provenance
 from sim.timing import analyse
@@ -42,10 +45,6 @@ if TYPE_CHECKING:
     from models.load import Source
 
 __all__ = ["main"]
-
-MARK = "report.json"
-"""A directory with this file in it is one of ours, and may be replaced."""
-
 
 @dataclass
 class Phases:
@@ -302,31 +301,6 @@ def _accuracy(found: Accuracy) -> dict:
 
 
 @contextmanager
-def _output(path: Path) -> Iterator[Path]:
-    """A new directory that takes the place of ``path`` once all went well."""
-    ours = path.is_dir() and ((path / MARK).exists() or not any(path.iterdir()))
-    if path.exists() and not ours:
-        raise HwgenError(f"{path} exists and is not an earlier build: give another --out")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    except OSError as error:
-        raise HwgenError(f"Output {path} cannot be written: {error.strerror}; "
-                         f"give another --out") from None
-    try:
-        folder.chmod(0o755)
-        yield folder
-        if path.exists():
-            shutil.rmtree(path)
-        folder.rename(path)
-    except OSError as error:
-        raise HwgenError(f"Output {path} cannot be written: {error.strerror}; "
-                         f"give another --out") from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
 def _shown_warnings(console: Console) -> Iterator[list[str]]:
     """Shows each :class:`HwgenWarning` in a line, and collects them."""
     seen: list[str] = []
@@ -344,7 +318,10 @@ def _shown_warnings(console: Console) -> Iterator[list[str]]:
         yield seen
 
 
-def _build(arguments: argparse.Namespace, console: Console, warned: list[str]) -> dict:
+def _build(
+    arguments: argparse.Namespace, console: Console, warned: list[str],
+    cleaners: list[Callable[[], None]],
+) -> dict:
     # Imported here: it is the slowest import, and wrong options should not wait for it.
     from models.accuracy import measure
     from models.load import read
@@ -355,7 +332,11 @@ def _build(arguments: argparse.Namespace, console: Console, warned: list[str]) -
     known = not arguments.model.endswith((".npz", ".onnx"))
     name = arguments.model if known else Path(arguments.model).stem
     out = arguments.out or Path("build") / f"{name}-{board.name}"
-    with _output(out) as folder:
+    if arguments.design:
+        DesignPoint.load(arguments.design)
+    output = Output(out)
+    cleaners.append(output.discard)
+    with output.replaced() as folder:
         with phases("network") as say:
             source = read(
                 arguments.model, size=arguments.size, weights=arguments.weights,
@@ -417,11 +398,17 @@ def _build(arguments: argparse.Namespace, console: Console, warned: list[str]) -
         data["seconds"] = phases.seconds
         page = render(data, netlist, board.resources)
         (folder / "report.html").write_text(page, encoding="utf-8")
-        (folder / MARK).write_text(json.dumps(data, indent=1) + "\n")
+        (folder / "report.json").write_text(json.dumps(data, indent=1) + "\n")
     console.print(summary(data, board.resources))
     if data.get("host"):
         console.print(f"left to the host (host.onnx): {left_to_host(data['host'])}",
                       highlight=False, markup=False)
+    for name in output.beside:
+        console.print(f"[yellow]kept[/] {escape(name)}, which is not as it was written: the new "
+                      f"one is {escape(name)}.new", highlight=False)
+    if others := sorted(set(output.kept) - set(output.beside)):
+        console.print(f"kept what no build wrote: {escape(', '.join(others[:6]))}"
+                      f"{f' and {len(others) - 6} more' if others[6:] else ''}", highlight=False)
     console.print(f"written to {out}", highlight=False)
     return data
 
@@ -431,11 +418,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console()
     try:
         arguments = _parse(sys.argv[1:] if argv is None else argv)
-        with _shown_warnings(console) as warned:
-            data = _build(arguments, console, warned)
+        with (
+            ending_with_signals() as cleaners, private_temporary() as temporary,
+            _shown_warnings(console) as warned,
+        ):
+            cleaners.append(lambda: shutil.rmtree(temporary, ignore_errors=True))
+            data = _build(arguments, console, warned, cleaners)
     except HwgenError as error:
         print(f"hwgen: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except Interrupted as signal:
+        with warnings.catch_warnings():
+            # Of half a design that is let go now.
+            warnings.simplefilter("ignore")
+            signal.__traceback__ = signal.__context__ = None
+            gc.collect()
+        print(f"hwgen: {signal.word}", file=sys.stderr)
+        return signal.status
     except KeyboardInterrupt:
         print("hwgen: interrupted", file=sys.stderr)
         return 130

