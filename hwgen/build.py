@@ -18,19 +18,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
-from rich.console import Console
 
 import boards
 from boards import Board
 from dse.search import OBJECTIVES, OFFCHIP, Found, check_design, search
+from hwgen import __version__, extras
 from hwgen.design import DesignPoint
-from hwgen.emit.html import render
-from hwgen.emit.report import report, summary
 from hwgen.emit.verilog import Rtl, emit
 from hwgen.errors import HwgenError
 from hwgen.ir import Graph
 from hwgen.pipeline import Netlist, plan
 from sim.timing import analyse
+
+with extras.or_exit():
+    from rich.console import Console
+
+    from hwgen.emit.html import render
+    from hwgen.emit.report import report, summary
 
 if TYPE_CHECKING:
     from dse.sparsity import Statistics
@@ -71,10 +75,14 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _List(argparse.Action):
-    """Prints the networks of the zoo and exits, whatever else is given, as ``--help`` does."""
+    """Prints the networks or the boards and exits, whatever else is given, as ``--help`` does."""
 
-    def __call__(self, parser: argparse.ArgumentParser, *_) -> NoReturn:
-        from models import zoo
+    def __call__(self, parser: argparse.ArgumentParser, namespace, values, *_) -> NoReturn:
+        if values == "boards":
+            print("\n".join(boards.names()))
+            parser.exit()
+        with extras.named():
+            from models import zoo
 
         # What is piped need not fit a window.
         Console(width=None if sys.stdout.isatty() else 140).print(zoo.listing())
@@ -94,10 +102,12 @@ def _parser() -> argparse.ArgumentParser:
             raise argparse.ArgumentTypeError(f"must be between 1 and 1000000, not {text}")
         return value
 
-    parser = _Parser(prog="python -m hwgen.build", description="From a network to proven Verilog.")
+    parser = _Parser(prog="hwgen", description="From a network to proven Verilog.")
     parser.add_argument("model", metavar="MODEL",
                         help="zoo name, an .onnx file, or the graph.npz of an earlier build")
-    parser.add_argument("--list", action=_List, nargs=0, help="print the networks of the zoo")
+    parser.add_argument("--list", action=_List, nargs="?", choices=("networks", "boards"),
+                        const="networks", help="print the networks of the zoo, or the boards")
+    parser.add_argument("--version", action="version", version=f"hwgen {__version__}")
     parser.add_argument("--board", required=True, help="board name, or a .toml file")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: build/MODEL-BOARD")
     parser.add_argument("--size", type=count, help="height and width of the input image")
@@ -349,7 +359,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console()
     try:
         arguments = _parser().parse_args(argv)
-        data = _build(arguments, console)
+        with extras.named():
+            data = _build(arguments, console)
     except HwgenError as error:
         print(f"hwgen: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
