@@ -13,13 +13,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from amaranth.back import verilog
 from amaranth.hdl import Module, Mux, Signal, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from sklearn.datasets import load_sample_image
 
 from hwgen.blocks.conv import FoldedConvConfig
+from hwgen.emit.verilog import emit_component
 from hwgen.ir import Conv, Quantisation, Requantise, TensorType
 from sim.testbench import run_streams
 
@@ -137,10 +137,10 @@ def main(directory: Path) -> None:
         print(f"simulated {run.times[0][-1] + 1} cycles with stalls {stall:.0%}: "
               f"{HEIGHT} peaks as in numpy, the strongest {strength.max()}")
 
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / "row_peaks.v"
-    path.write_text(verilog.convert(RowPeaks(), name="row_peaks"))
-    print(f"wrote {path}")
+    # The whole design: its modules, those of the blocks, images of the tables.
+    rtl = emit_component(RowPeaks(), top="row_peaks")
+    rtl.write(directory)
+    print(f"wrote {len(rtl.files)} files to {directory}: read {', '.join(rtl.verilog)}")
 
 
 if __name__ == "__main__":

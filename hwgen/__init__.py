@@ -1,3 +1,10 @@
 """hwgen: from a trained neural network to a streaming, layer-pipelined FPGA accelerator."""
 
-__version__ = "0.1.0"
+from importlib import metadata
+
+__all__ = ["__version__"]
+
+try:
+    __version__ = metadata.version("hwgen")
+except metadata.PackageNotFoundError:  # a checkout that was not installed
+    __version__ = "unknown"

@@ -20,16 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
-from rich.console import Console
-from rich.markup import escape
 
 import boards
 from boards import Board
 from dse.search import OBJECTIVES, OFFCHIP, Found, check_design, search
-from hwgen import options
+from hwgen import __version__, extras, options
 from hwgen.design import DesignPoint
-from hwgen.emit.html import render
-from hwgen.emit.report import left_to_host, report, summary
 from hwgen.emit.verilog import Rtl, emit
 from hwgen.errors import HwgenError, HwgenWarning
 from hwgen.interrupt import Interrupted, ending_with_signals, private_temporary
@@ -39,12 +35,20 @@ from hwgen.pipeline import Netlist, plan
 from hwgen.provenance import command_line, provenance
 from sim.timing import analyse
 
+with extras.or_exit():
+    from rich.console import Console
+    from rich.markup import escape
+
+    from hwgen.emit.html import render
+    from hwgen.emit.report import left_to_host, report, summary
+
 if TYPE_CHECKING:
     from dse.sparsity import Statistics
     from models.accuracy import Accuracy
     from models.load import Source
 
 __all__ = ["main"]
+
 
 @dataclass
 class Phases:
@@ -74,10 +78,14 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _List(argparse.Action):
-    """Prints the networks of the zoo and exits, whatever else is given, as ``--help`` does."""
+    """Prints the networks or the boards and exits, whatever else is given, as ``--help`` does."""
 
-    def __call__(self, parser: argparse.ArgumentParser, *_) -> NoReturn:
-        from models import zoo
+    def __call__(self, parser: argparse.ArgumentParser, namespace, values, *_) -> NoReturn:
+        if values == "boards":
+            print("\n".join(boards.names()))
+            parser.exit()
+        with extras.named():
+            from models import zoo
 
         # What is piped need not fit a window.
         Console(width=None if sys.stdout.isatty() else 140).print(zoo.listing())
@@ -116,10 +124,12 @@ def _parser() -> argparse.ArgumentParser:
             raise argparse.ArgumentTypeError(f"must be between 1 and 1000000, not {text}")
         return value
 
-    parser = _Parser(prog="python -m hwgen.build", description="From a network to proven Verilog.")
+    parser = _Parser(prog="hwgen", description="From a network to proven Verilog.")
     parser.add_argument("model", metavar="MODEL",
                         help="zoo name, an .onnx file, or the graph.npz of an earlier build")
-    parser.add_argument("--list", action=_List, nargs=0, help="print the networks of the zoo")
+    parser.add_argument("--list", action=_List, nargs="?", choices=("networks", "boards"),
+                        const="networks", help="print the networks of the zoo, or the boards")
+    parser.add_argument("--version", action="version", version=f"hwgen {__version__}")
     parser.add_argument("--board", required=True, help="board name, or a .toml file")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: build/MODEL-BOARD")
     parser.add_argument("--size", type=count, help="height and width of the input image")
@@ -423,7 +433,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             _shown_warnings(console) as warned,
         ):
             cleaners.append(lambda: shutil.rmtree(temporary, ignore_errors=True))
-            data = _build(arguments, console, warned, cleaners)
+            with extras.named():
+                data = _build(arguments, console, warned, cleaners)
     except HwgenError as error:
         print(f"hwgen: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

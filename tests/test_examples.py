@@ -6,6 +6,10 @@ import runpy
 from pathlib import Path
 
 import pytest
+from amaranth.back import verilog
+
+from benchmarks.synthesis import run_yosys
+from hwgen.emit.verilog import Rtl, emit_component
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -20,6 +24,23 @@ def test_conv_in_your_design(
     assert text.count("40 peaks as in numpy") == 2
     assert "edge detector: 2560 cycles a frame" in text
     assert "module row_peaks(" in (tmp_path / "out" / "row_peaks.v").read_text()
+
+
+@pytest.mark.parametrize("script", ["synth_xilinx -family xcup", "synth_ecp5"])
+@pytest.mark.parametrize("way", ["emit_component", "verilog.convert"])
+def test_yosys_maps_a_design_with_a_block_in_it(way: str, script: str) -> None:
+    top = "row_peaks"
+    design = runpy.run_path(str(EXAMPLES / "conv_in_your_design.py"))["RowPeaks"]()
+    if way == "emit_component":
+        rtl = emit_component(design, top=top)
+    else:
+        rtl = Rtl(top, {f"{top}.v": verilog.convert(design, name=top)})
+    found = run_yosys(rtl, f"{script} -flatten -top {top}" if "xilinx" in script
+                      else f"{script} -top {top}", "-DSYNTHESIS")
+    cells = found["design"]["num_cells_by_type"]
+    dsp = {"synth_ecp5": "MULT18X18D"}.get(script, "DSP48E2")
+    assert not any(cell.startswith("$") and cell != "$scopeinfo" for cell in cells)
+    print(cells, dsp)
 
 
 def test_detect_photograph(

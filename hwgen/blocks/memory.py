@@ -26,8 +26,15 @@ from hwgen.blocks.storage import (
 )
 from hwgen.errors import HwgenError
 
-__all__ = ["BufferMemory", "ReadOnlyMemory", "check_style", "choice_latency", "choice_resources",
-           "choose_word", "read_words"]
+__all__ = ["STYLE", "BufferMemory", "ReadOnlyMemory", "check_style", "choice_latency",
+           "choice_resources", "choose_word", "read_words"]
+
+STYLE = "hwgen_style"
+"""Attribute by which a table tells :mod:`hwgen.emit` its style.
+
+Not ``rom_style``, whose values have other names from tool to tool: where Amaranth alone converts a
+design, the tool that maps it chooses the memory.
+"""
 
 
 def check_style(style: str) -> None:
@@ -260,7 +267,7 @@ def read_words(
 ) -> Value:
     """Word of one read-only memory of this width, a cycle later."""
     m.submodules[name] = memory = Memory(
-        shape=width, depth=max(len(rows), 2), init=rows, attrs={"rom_style": style}
+        shape=width, depth=max(len(rows), 2), init=rows, attrs={STYLE: style}
     )
     read = memory.read_port()
     m.d.comb += read.addr.eq(address)

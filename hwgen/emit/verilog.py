@@ -36,6 +36,7 @@ from amaranth.lib.wiring import In, Out
 from hwgen import children
 from hwgen.blocks.axi import axi_ports, connect_axi
 from hwgen.blocks.base import StreamType
+from hwgen.blocks.memory import STYLE
 from hwgen.blocks.weights import LOAD_BITS
 from hwgen.errors import HwgenError
 from hwgen.pipeline import Netlist, Pipeline
@@ -312,7 +313,7 @@ class _Platform:
             return memory.elaborate(None)
         (port,) = memory.read_ports
         width, depth = len(Cat(port.data)), memory.depth
-        style = memory.attrs.get("rom_style", "distributed")
+        style = memory.attrs.get(STYLE, "distributed")
         file = self.image(width, depth, [
             int(Const(r, memory.shape).value if not isinstance(r, int) else r)
             for r in memory.data.init
