@@ -22,8 +22,8 @@ from rich.console import Console
 
 import boards
 from boards import Board
-from hwgen import options
 from dse.search import OBJECTIVES, OFFCHIP, Found, check_design, search
+from hwgen import options
 from hwgen.design import DesignPoint
 from hwgen.emit.html import render
 from hwgen.emit.report import report, summary

@@ -454,7 +454,7 @@ def plan(graph: Graph, design: DesignPoint) -> Netlist:
             publish(tensor, (node.name, port), streams[tensor])
     for name, folding in design.foldings.items():
         if name not in netlist.blocks and folding != Folding():
-            # A reshape, a table that is part of the block before it, or a node whose rows are split.
+            # A reshape, a table that is part of the block before it, or of which rows are split.
             blocks = [block for block, ops in netlist.ops.items() if name in ops]
             blocks += [f"{name}_window"] if f"{name}_window" in netlist.blocks else []
             where = f": fold {blocks[0]!r}" if blocks else ""

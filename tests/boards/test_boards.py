@@ -97,7 +97,7 @@ def test_clocks():
         slow.check_clock(301)
     with pytest.raises(HwgenError, match="most_mhz must be a positive number, at most 891, not"):
         replace(slow, most_mhz=900)
-    with pytest.raises(HwgenError, match="^clock_mhz must be from 1 to 200 MHz"):
+    with pytest.raises(HwgenError, match=r"^clock_mhz must be from 1 to 200 MHz"):
         replace(slow, most_mhz=200)
 
 

@@ -86,8 +86,8 @@ def test_what_a_board_cannot_do() -> None:
     graph, board = network(), boards.load("zedboard")
     for clock, text in ((999_999, "999999"), (0.5, "0.5"), (742, "742")):
         with pytest.raises(HwgenError, match=(
-                rf"^Clock must be from 1 to 741 MHz on board zedboard, the most of 7series devices, "
-                rf"not {text}$")):
+                rf"^Clock must be from 1 to 741 MHz on board zedboard, the most of 7series "
+                rf"devices, not {text}$")):
             search(graph, board, clock_mhz=clock)
     with pytest.raises(HwgenError, match="5e\\+08 frames a second are out of reach on zedboard at "
                                          "125 MHz: a frame takes a cycle at least"):
@@ -96,8 +96,8 @@ def test_what_a_board_cannot_do() -> None:
     # The search's own designs are given back; those for other devices are refused.
     check_design(graph, board, found.design, found.timing)
     for changes, message in (
-        ({"multiplier": "mult18"}, r"^Node 'c0': multiplier must be 'dsp48e1' or 'fabric' on board "
-                                   r"zedboard, not 'mult18'$"),
+        ({"multiplier": "mult18"},
+         r"^Node 'c0': multiplier must be 'dsp48e1' or 'fabric' on board zedboard, not 'mult18'$"),
         ({"requantiser": "dsp48e2"}, r"^Node 'c0': requantiser must be 'dsp48e1' or 'fabric' "),
     ):
         foldings = dict(found.design.foldings)
