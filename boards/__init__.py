@@ -24,9 +24,8 @@ AXI_BITS = (8, 16, 32, 64, 128, 256, 512, 1024)
 
 
 CLOCKS = {"ultrascale+": 891.0, "ultrascale": 741.0, "7series": 741.0, "ecp5": 400.0}
-"""Families, and the most MHz that anything in them can be clocked with: what the DSPs of the
-fastest grade reach (AMD DS923, DS893, DS183), of ECP5 what its PLLs give (Lattice
-FPGA-DS-02012)."""
+"""Families, and the most MHz that anything in them can be clocked with: what DSPs of the fastest
+grade reach (AMD DS923, DS893, DS183), of ECP5 what its PLLs give (Lattice FPGA-DS-02012)."""
 
 LEAST_CLOCK = 1.0
 """The least clock, in MHz."""

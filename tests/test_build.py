@@ -70,7 +70,7 @@ def test_onnx_file_to_proven_verilog(network, tmp_path, capsys):
     assert report["seeded"] is False
     assert report["provenance"] == {
         "tool": f"hwgen {hwgen.__version__}",
-        "command": f"python -m hwgen.build {network} --board zedboard --target-fps 20000 "
+        "command": f"hwgen {network} --board zedboard --target-fps 20000 "
                    f"--simulate 3",
         "model": f"{network}, sha256 {digest}", "weights": "of the model's file",
         "precision": "w8a8",

@@ -56,9 +56,9 @@ def installed(wheel: Path, folder: Path, needs: tuple[str, ...] | None) -> Path:
         stem = entry.name.partition("-")[0].partition(".")[0]
         # A .pth file would bring the editable install of the checkout along.
         wanted = needs is None or stem in needs
-        if wanted and entry.suffix != ".pth" and "hwgen" not in entry.name:
-            if not (site / entry.name).exists():
-                (site / entry.name).symlink_to(entry)
+        wanted = wanted and entry.suffix != ".pth" and "hwgen" not in entry.name
+        if wanted and not (site / entry.name).exists():
+            (site / entry.name).symlink_to(entry)
     return folder / "bin"
 
 
@@ -78,8 +78,9 @@ def test_wheel_has_all_packages_and_their_data(wheel: Path) -> None:
 
 def test_wheel_builds_a_network_elsewhere(wheel: Path, tmp_path: Path) -> None:
     bin = installed(wheel, tmp_path / "env", None)
-    where = run([bin / "python", "-c", "import hwgen, boards; print(hwgen.__file__); "
-                 "print(boards.__file__); print(hwgen.__version__)"], tmp_path)
+    program = ("import hwgen, boards; print(hwgen.__file__); print(boards.__file__); "
+               "print(hwgen.__version__)")
+    where = run([bin / "python", "-c", program], tmp_path)
     files = where.stdout.split()
     assert all(Path(f).is_relative_to(tmp_path / "env") for f in files[:2])
     assert files[2] == hwgen.__version__

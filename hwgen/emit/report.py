@@ -176,10 +176,9 @@ def summary(data: Mapping, have: Resources) -> Table:
 
     if data.get("seeded"):
         table.add_row("weights", "seeded", "[yellow]not trained: the outputs mean nothing[/]")
-    means = "on average, " if data.get("sparsity") else ""
-    table.add_row("frames per second", f"{data['fps']:,.1f}",
-                  f"{means}at {data['clock_mhz']:g} MHz")
-    table.add_row("interval", f"{data['interval_cycles']:,}", f"cycles a frame{means and ', mean'}")
+    mean = ", on average" if data.get("sparsity") else ""
+    table.add_row("frames per second", f"{data['fps']:,.1f}", f"at {data['clock_mhz']:g} MHz{mean}")
+    table.add_row("interval", f"{data['interval_cycles']:,}", f"cycles a frame{mean}")
     table.add_row("latency", f"{data['latency_cycles']:,}",
                   f"cycles to the last output, {data['first_output_cycles']:,} to the first")
     table.add_row("MAC per DSP per cycle", f"{data['mac_per_dsp_cycle']:.3f}",
