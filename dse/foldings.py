@@ -39,11 +39,9 @@ from hwgen.ir import Conv, Convolution, TensorType
 
 __all__ = ["RESOURCES", "Column", "ConvTable", "FixedTable"]
 
-RESOURCES = ("dsp", "lut", "bram18", "uram", "ff", "bandwidth")
-"""What the search divides: bandwidth in bytes of off-chip memory a frame."""
-
-LOGIC, MEMORY = [0, 1, 4], slice(1, 4)
-"""Which of them arithmetic takes, and which memories."""
+RESOURCES = ("dsp", "lut", "bram18", "uram", "bandwidth")
+"""What the search divides: bandwidth in bytes of off-chip memory a frame.  Flip-flops are only
+checked, for no design runs out of them first."""
 
 DEEPEST_LUTS = 512
 """Words of the deepest memory in LUTs: the choice among more would be slow."""
@@ -265,8 +263,7 @@ class ConvTable:
             fields = np.stack([cl, tl, gl, pe, np.full_like(cl, kind), np.full_like(cl, -1)])
             shapes = np.stack([steps * phases, folds, np.maximum(steps, beats), row, bits, words,
                                copies])
-            ff = self._ffs(packing, simd, chain, columns, results, copies, bits, row)
-            parts.append((cycles, np.stack([dsp, lut, ff]), fields, weights, window, shapes))
+            parts.append((cycles, np.stack([dsp, lut]), fields, weights, window, shapes))
         return parts
 
     def _sparse_part(self, layer: Layer):
@@ -306,42 +303,7 @@ class ConvTable:
         fields = np.stack([cl, tl, np.ones_like(cl), pe, np.zeros_like(cl), np.arange(len(cl))])
         # Their weights are not streamed: too few folds.
         shapes = np.stack([steps, np.zeros_like(cl), steps, pe, word, words, tl])
-        ff = self._ffs(packing, k, chain_length(packing, k), columns, pe, tl, word,
-                       k * pe * packing.word_bits) + k * (entry + 2 * address)
-        return cycles, np.stack([dsp, lut, ff]), fields, weights, window, shapes
-
-    def _ffs(
-        self, packing: Packing, simd: np.ndarray, chain: np.ndarray, columns: np.ndarray,
-        results: np.ndarray, copies: np.ndarray, bits: np.ndarray, row: np.ndarray,
-    ) -> np.ndarray:
-        """Flip-flops that grow with the folding, likewise; of shift registers the first two."""
-        acc = signed_width(*self.op.accumulator_range(self.tensor))
-        chains, extra = -(-simd // chain), results - columns
-        field = packing.field if packing.products > 1 else signed_width(
-            -packing.bound(1), packing.bound(1)) + 3
-        ff = estimate(
-            "column", "ff", sum=results * (chains - 1) * (field + 3), acc=results * acc,
-            lowest=extra * simd * packing.guard, field=extra * chains * packing.guard,
-        )
-        address = np.log2(np.maximum(self.sites * 4, 2))
-        ff = ff + estimate("convolution", "ff", ff_register=results * acc)
-        ff = ff + estimate("tap", "ff", ff_register=copies * (4 * address + 1 + 2 * bits))
-        # Behind the weights' memories there is a register; the DSPs have those of the operands.
-        ff = ff + (0 if packing.device.sum_bits else row)
-        if not packing.device.dsp:
-            wide, narrow = self.op.weight_bits, self.tensor.bits
-            rows = -(-narrow // 2)
-            tree = sum((rows >> k) * (wide + (2 << k)) for k in range(1, rows.bit_length()))
-            count = results * simd
-            ff = ff + estimate("fabric", "ff", double=count * rows * (wide + 2), tree=count * tree,
-                               one=count)
-        elif not packing.device.sum_bits:
-            ff = ff + estimate("product", "ff", ff_register=columns * simd * (
-                packing.word_bits + self.tensor.bits))
-        if not packing.device.sum_bits:
-            wide, narrow = packing.word_bits, self.tensor.bits
-            ff = ff + estimate("tree", "ff", sum=columns * (simd - chains) * (wide + narrow + 1))
-        return ff
+        return cycles, np.stack([dsp, lut]), fields, weights, window, shapes
 
     def _luts(
         self, packing: Packing, simd: np.ndarray, chain: np.ndarray, columns: np.ndarray,
@@ -395,12 +357,9 @@ class ConvTable:
         rows = -(-narrow // 2)
         tree = sum((rows >> k) * (wide + (2 << k)) for k in range(1, rows.bit_length()))
         product = estimate("fabric", "lut", double=rows * (wide + 2), tree=tree, one=1)
-        registers = estimate("round", "ff", ff_register=wide + narrow + 3 * kept) + estimate(
-            "requantiser", "ff", ff_acc=3 * bits[0])
-        inside = estimate("fabric", "ff", double=rows * (wide + 2), tree=tree, one=1)
         return [
-            lanes * np.array([dsps, rounding, 0, 0, registers, 0]),
-            lanes * np.array([0, rounding + product, 0, 0, registers + inside, 0]),
+            lanes * np.array([dsps, rounding, 0, 0, 0]),
+            lanes * np.array([0, rounding + product, 0, 0, 0]),
         ]
 
     def limit(self, interval: int) -> int:
@@ -432,9 +391,9 @@ class ConvTable:
             (cycles <= interval) & (cycles >= least) & (ways.cycles <= interval)
         ))
         takes = np.zeros((*ways.takes.shape[:-1], len(RESOURCES)))
-        takes[..., MEMORY] = ways.takes
-        takes[..., LOGIC] += self._logic[:, ways.folding].T[:, None, None, None]
-        takes[..., -1] = ways.moved[:, None, None, None]
+        takes[..., 1:4] = ways.takes
+        takes[..., :2] += self._logic[:, ways.folding].T[:, None, None, None]
+        takes[..., 4] = ways.moved[:, None, None, None]
         self._streams = takes.reshape(-1, len(RESOURCES))
 
     def cheapest(self, prices: np.ndarray) -> tuple[list[tuple[int, ...]], np.ndarray]:
@@ -444,8 +403,8 @@ class ConvTable:
         window's buffer; without styles, weights are streamed.
         """
         logic, weights, window = self._shares
-        each = prices[:, LOGIC] @ logic
-        first, second = ((prices[:, MEMORY] @ memory).reshape(len(prices), self.styles, -1)
+        each = prices[:, :2] @ logic
+        first, second = ((prices[:, 1:4] @ memory).reshape(len(prices), self.styles, -1)
                          for memory in (weights, window))
         cost = each + first.min(1) + second.min(1)
         if self._streamed is not None:
@@ -469,9 +428,9 @@ class ConvTable:
             return self._streams[k] + self.requantisers[which]
         logic, *memories = self._shares
         takes = np.zeros(len(RESOURCES))
-        takes[LOGIC] = logic[:, k]
+        takes[:2] = logic[:, k]
         for style, memory in zip(styles, memories, strict=True):
-            takes[MEMORY] += memory[:, style * len(self._kept) + k]
+            takes[1:4] += memory[:, style * len(self._kept) + k]
         return takes + self.requantisers[which]
 
     def column(self, way: tuple[int, ...]) -> Column:
@@ -503,4 +462,4 @@ class ConvTable:
             fold_cycles=pace, sparse=self._sparse[found].sparse if found >= 0 else None,
         )
         return Column(tuple(self.takes(way).tolist()), int(self._cycles[k]), folding,
-                      (0.0, *buffer.tolist(), 0.0, 0.0))
+                      (0.0, *buffer.tolist(), 0.0))

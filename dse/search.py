@@ -100,13 +100,12 @@ class Found:
         what = {
             "dsp": "DSPs are used up, and so are LUTs to multiply with",
             "lut": "LUTs are used up",
-            "ff": "Flip-flops are used up",
             "bram18": "Block memory is used up",
             "uram": "On-chip memory is used up",
             "bandwidth": "The bandwidth of off-chip memory is used up",
         }[self.limit]
         helps = "a larger board"
-        if self.limit in ("bram18", "uram", "lut", "ff", "bandwidth"):
+        if self.limit in ("bram18", "uram", "lut", "bandwidth"):
             helps += ", fewer bits for weights (--precision w4a8)"
         return [f"{what}: {helps} or a smaller --size makes it faster."]
 

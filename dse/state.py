@@ -50,11 +50,11 @@ SLOWER = (1.3, 2, 4)
 """How much longer the intervals are of designs that are looked at for comparison."""
 QUEUE = "queue "
 """Before the names of edges, where queues are parts."""
-RESERVE = np.array([0, 0.015, 0, 0, 0.015, 0.2])
+RESERVE = np.array([0, 0.015, 0, 0, 0.2])
 """Share of each resource that is held back while it is divided."""
 LARGE = 300
 """LUTs above which it is decided for each queue where it is."""
-PREFER = np.array([1, 1, 8, 8, 1, 0.05])
+PREFER = np.array([1, 1, 8, 8, 0.05])
 """How much more resources count if off-chip memory is preferred."""
 LARGE_BITS = 6 * 18432
 """Bits above which a queue may be off chip."""
@@ -289,7 +289,7 @@ class SearchState:
         takes = sum(len(part.names) * np.array(column.takes) for part, column in columns)
         part, column = max(columns, key=lambda c: c[1].takes[worst])
         name, helps = RESOURCES[worst], "choose a larger board, a smaller --size"
-        if name in ("bram18", "uram", "lut", "ff"):
+        if name in ("bram18", "uram", "lut"):
             helps += " or fewer bits (--precision, as w4a8 or w4a4)"
         return (
             f"Board {self.board.name} is too small for this network: it needs at least "
@@ -364,6 +364,7 @@ class SearchState:
         self.explored.append({
             "interval_cycles": int(interval),
             **{name: round(float(n)) for name, n in zip(RESOURCES[:-1], takes[:-1], strict=True)},
+            "ff": need.ff if isinstance(need, Resources) else 0,
             "fits": bool((takes[:-1] <= vector(self.usable)[:-1] + 0.5).all()),
         })
 
