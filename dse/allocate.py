@@ -33,8 +33,9 @@ NODE_LIMIT = 500
 GAP = 2e-3
 NEAR = np.array([0.7, 0.85, 1.2, 1.5])
 """Times the price of a resource at the optimum, where ways near it are looked for."""
-WEIGHTS = np.array([1.0, 2.0, 1.0, 0.5, 0.5])
-"""What a share of each resource counts where there is a choice: LUTs are left free for routing."""
+WEIGHTS = np.array([1.0, 0.0, 2.0, 1.0, 0.5, 0.5])
+"""What a share of each resource counts where there is a choice: LUTs are left free for routing, and
+flip-flops come with them."""
 
 
 class Table(Protocol):

@@ -271,14 +271,14 @@ def test_tables_say_what_blocks_say(
                  for style in (("", "ultra") if ultra else ("",))]
         assert all(column.takes[0] == need.dsp for need in needs)
         taken = [(need.bram18, need.uram) for need in needs]
-        assert any(column.takes[2] >= blocks and column.takes[3] >= ultras
+        assert any(column.takes[3] >= blocks and column.takes[4] >= ultras
                    for blocks, ultras in taken)
         assert unpaced is not None
         same = stream.slots == unpaced.slots
         if folding.tile in known:
-            assert not same or column.takes[2:4] in taken
+            assert not same or column.takes[3:5] in taken
             return
-        assert not same or any(column.takes[2] <= 2 * blocks + 4 and column.takes[3] <= ultras
+        assert not same or any(column.takes[3] <= 2 * blocks + 4 and column.takes[4] <= ultras
                                for blocks, ultras in taken)
         depth = order.whole(2 * order.cycle)
         known[folding.tile] = config.window.sites, min(config.queue_depths[0], depth)

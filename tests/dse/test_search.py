@@ -162,4 +162,4 @@ def test_tables_say_what_blocks_say(name: str, seed: int, multiplier: str) -> No
     assert column.cycles == config.interval
     need = config.resources()
     assert column.takes[0] == need.dsp
-    assert sum(column.takes[2:]) <= need.bram18 + need.uram + 30
+    assert sum(column.takes[3:]) <= need.bram18 + need.uram + 30
