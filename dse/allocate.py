@@ -89,7 +89,7 @@ class _Master:
 
     def __init__(self, parts: Sequence[Part], have: np.ndarray) -> None:
         self.parts = parts
-        self.have = np.maximum(have, 1e-6)
+        self.have = np.maximum(have, 1e-3)
         self.ways: list[tuple[int, Any, np.ndarray]] = []
         """The part, its way, and what that takes."""
         self._named: set[tuple[int, Any]] = set()

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 import numpy as np
 
 from boards import Board
-from dse.allocate import allocate, fits
+from dse.allocate import allocate
 from dse.bounds import Bounds, bounds
 from dse.foldings import RESOURCES
 from dse.memories import vector
@@ -379,10 +379,7 @@ def _passes(
         design, netlist, timing, need = state.build(allocation, interval, *chosen)
         good = not over(need, state.usable)
         if good and (best is None or timing.interval < best.timing.interval):
-            have = state.have(timing.interval)
-            _, prices = fits(parts, have, timing.interval - 1, exact=True)
-            scarce = prices * np.maximum(have, 1e-6)
-            limit = RESOURCES[int(scarce.argmax())]
+            limit = state.scarcest(timing.interval - 1, pairs)
             if target:
                 limit = "target"
             elif timing.interval <= bound.stream * STEP:

@@ -238,6 +238,17 @@ class SearchState:
             self._answers[key] = share <= 1
         return self._answers[key]
 
+    def scarcest(self, interval: int, pairs: bool) -> str:
+        """The resource that a design for an interval is short of; ``"stream"`` if streams are."""
+        chosen = self.streams.choose(interval, pairs) if interval else None
+        if chosen is None:
+            return "stream"
+        have = self.have(interval)
+        share, prices = fits(self.parts(*chosen), have, interval, exact=True)
+        if not np.isfinite(share):
+            return "stream"
+        return RESOURCES[int((prices * np.maximum(have, 1e-6)).argmax())]
+
     def least(self, low: int) -> tuple[int, bool]:
         """The shortest interval at which all fits, not below one at which it may."""
         steps, slowest = [low], max(self.slow)
