@@ -53,7 +53,8 @@ def test_against_trying_everything(seed: int, count: int, ways: int, each: int) 
 
 
 def test_alike_parts_are_decided_together() -> None:
-    table = FixedTable([Column((4.0, 0, 0, 0, 0, 0), 1, "dsp"), Column((0, 0, 9.0, 0, 0, 0), 1, "lut")])
+    ways = (Column((4.0, 0, 0, 0, 0, 0), 1, "dsp"), Column((0, 0, 9.0, 0, 0, 0), 1, "lut"))
+    table = FixedTable(ways)
     parts = [Part(("a", "b", "c"), table)]
     found = allocate(parts, np.array([9.0, 9.0, 9.0, 1, 1, 1]), 1)
     assert found is not None

@@ -241,7 +241,7 @@ def test_tables_say_what_blocks_say(
     assert external is not None
     interval = node.op.macs(tensor) // macs
     # Memory is dear, and LUTs are not cheap enough to hold all weights.
-    prices = np.array([0.001, 0.01, 1, 2, 1e-8]) * random.uniform(0.3, 1, 5)
+    prices = np.array([0.001, 0, 0.01, 1, 2, 1e-8]) * random.uniform(0.3, 1, 6)
     known: dict[int, tuple[int, int]] = {}
     while True:
         table = ConvTable(node.op, tensor, lanes_in, lanes_out, *pixels, multiplier, ultra, 0,

@@ -155,7 +155,7 @@ def test_tables_say_what_blocks_say(name: str, seed: int, multiplier: str) -> No
     assert conv is not None
     table = ConvTable(conv, tensor, lanes_in, lanes_out, *pixels, multiplier, ultra=True)
     table.limit(1 << 40)
-    (way,), _ = table.cheapest(random.random((1, 5)) * [1, 0.01, 1, 1, 1] + 1e-6)
+    (way,), _ = table.cheapest(random.random((1, 6)) * [1, 0, 0.01, 1, 1, 1] + 1e-6)
     column = table.column(way)
     streams = (StreamType(tensor, lanes_in, pixels[0]),)
     config = block_config(node.op, streams, column.choice, lanes_out, pixels[1])
