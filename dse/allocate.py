@@ -179,6 +179,8 @@ def fits(
     master = _Master(parts, have)
     prices = 1 / master.have if prices is None else prices
     prices = prices / (prices @ master.have)
+    if not parts:
+        return 0.0, prices
     if not all(part.table.limit(interval) for part in parts):
         return np.inf, prices
     share = np.inf
@@ -222,6 +224,8 @@ def allocate(
     """
     from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 
+    if not parts:
+        return Allocation({}, np.zeros(len(RESOURCES)))
     master = _Master(parts, have)
     if not all(part.table.limit(interval) for part in parts):
         return None

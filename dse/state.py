@@ -231,7 +231,7 @@ class SearchState:
         if not all(slowest):
             return False
         # Bandwidth is what there is in an interval; all else only depends on the ways there are.
-        same = interval if self.external else max(slowest)
+        same = interval if self.external else max(slowest, default=1)
         key = same, tuple(lanes.values()), tuple(pixels.values())
         if key not in self._answers:
             share, self._prices = fits(parts, self.have(interval), interval, prices=self._prices)
@@ -245,7 +245,7 @@ class SearchState:
             return "stream"
         have = self.have(interval)
         share, prices = fits(self.parts(*chosen), have, interval, exact=True)
-        if not np.isfinite(share):
+        if not share or not np.isfinite(share):
             return "stream"
         return RESOURCES[int((prices * np.maximum(have, 1e-6)).argmax())]
 
