@@ -33,8 +33,9 @@ NODE_LIMIT = 500
 GAP = 2e-3
 NEAR = np.array([0.7, 0.85, 1.2, 1.5])
 """Times the price of a resource at the optimum, where ways near it are looked for."""
-WEIGHTS = np.array([1.0, 2.0, 1.0, 0.5, 0.5])
-"""What a share of each resource counts where there is a choice: LUTs are left free for routing."""
+WEIGHTS = np.array([1.0, 0.0, 2.0, 1.0, 0.5, 0.5])
+"""What a share of each resource counts where there is a choice: LUTs are left free for routing, and
+flip-flops come with them."""
 
 
 class Table(Protocol):
@@ -88,7 +89,7 @@ class _Master:
 
     def __init__(self, parts: Sequence[Part], have: np.ndarray) -> None:
         self.parts = parts
-        self.have = np.maximum(have, 1e-6)
+        self.have = np.maximum(have, 1e-3)
         self.ways: list[tuple[int, Any, np.ndarray]] = []
         """The part, its way, and what that takes."""
         self._named: set[tuple[int, Any]] = set()
@@ -178,6 +179,8 @@ def fits(
     master = _Master(parts, have)
     prices = 1 / master.have if prices is None else prices
     prices = prices / (prices @ master.have)
+    if not parts:
+        return 0.0, prices
     if not all(part.table.limit(interval) for part in parts):
         return np.inf, prices
     share = np.inf
@@ -221,6 +224,8 @@ def allocate(
     """
     from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 
+    if not parts:
+        return Allocation({}, np.zeros(len(RESOURCES)))
     master = _Master(parts, have)
     if not all(part.table.limit(interval) for part in parts):
         return None

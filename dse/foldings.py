@@ -39,9 +39,11 @@ from hwgen.ir import Conv, Convolution, TensorType
 
 __all__ = ["RESOURCES", "Column", "ConvTable", "FixedTable"]
 
-RESOURCES = ("dsp", "lut", "bram18", "uram", "bandwidth")
-"""What the search divides: bandwidth in bytes of off-chip memory a frame.  Flip-flops are only
-checked, for no design runs out of them first."""
+RESOURCES = ("dsp", "ff", "lut", "bram18", "uram", "bandwidth")
+"""What the search divides: bandwidth in bytes of off-chip memory a frame."""
+
+LOGIC, MEMORY = slice(0, 3), slice(1, 5)
+"""Of them, those that logic takes, and those that memories on the chip take."""
 
 DEEPEST_LUTS = 512
 """Words of the deepest memory in LUTs: the choice among more would be slow."""
@@ -101,10 +103,15 @@ class FixedTable:
         return self.columns[way]
 
 
-def _styles(luts: Sequence, blocks: np.ndarray, ultras: np.ndarray) -> np.ndarray:
-    """A memory of each folding, ``(LUTs, blocks and UltraRAMs, styles, foldings)``."""
-    takes = np.zeros((3, len(STYLES), len(blocks)))
-    takes[0], takes[1, 1], takes[2, 2] = luts, blocks, ultras
+def _styles(
+    luts: Sequence, blocks: np.ndarray, ultras: np.ndarray, registers: np.ndarray | float = 0
+) -> np.ndarray:
+    """A memory of each folding, ``(flip-flops, LUTs, blocks and UltraRAMs, styles, foldings)``.
+
+    ``registers`` are flip-flops behind a memory in LUTs, which the others have inside.
+    """
+    takes = np.zeros((4, len(STYLES), len(blocks)))
+    takes[0, 0], takes[1], takes[2, 1], takes[3, 2] = registers, luts, blocks, ultras
     return takes
 
 
@@ -132,8 +139,15 @@ def _weights(width: np.ndarray, depth: np.ndarray, chain: np.ndarray) -> np.ndar
         (np.where(depth <= DEEPEST_LUTS, rom_luts(width, depth), NONE),
          choice_luts(width, -(-depth // 2048)),
          choice_luts(width, -(-depth // 4096)) + 60 * ports + width // 36),
-        both(table_count), both(ultra_weights),
+        both(table_count), both(ultra_weights), estimate("weights", "ff", ff_words=width),
     )
+
+
+def _estimates(kinds: Sequence[tuple[str, dict]]) -> tuple:
+    """Flip-flops and LUTs of some kinds of parts with their features."""
+    ff, lut = (sum(estimate(kind, what, **features) for kind, features in kinds)
+               for what in ("ff", "lut"))
+    return ff, lut
 
 
 class ConvTable:
@@ -228,7 +242,7 @@ class ConvTable:
         return Packing.densest(multiplier, bits, op.weight_bits, op.weight_limit)
 
     def _dense_parts(self) -> list[tuple[np.ndarray, ...]]:
-        """All foldings, with each multiplier: cycles, DSPs and LUTs, fields of the folding,
+        """All foldings, with each multiplier: cycles, logic, fields of the folding,
         memories of the weights and of the window, what :class:`Foldings` has."""
         op = self.op
         cin, cout = op.weight.shape[-1], op.cout // op.groups
@@ -259,11 +273,12 @@ class ConvTable:
             weights = _weights(row, phases * folds * steps,
                                chain if packing.device.sum_bits else np.ones_like(chain))
             dsp = packing.device.dsp * simd * columns
-            lut = self._luts(packing, simd, chain, columns, results, copies, bits, tl, beats)
+            ff, lut = self._fabric(
+                packing, simd, chain, columns, results, copies, bits, tl, beats)
             fields = np.stack([cl, tl, gl, pe, np.full_like(cl, kind), np.full_like(cl, -1)])
             shapes = np.stack([steps * phases, folds, np.maximum(steps, beats), row, bits, words,
                                copies])
-            parts.append((cycles, np.stack([dsp, lut]), fields, weights, window, shapes))
+            parts.append((cycles, np.stack([dsp, ff, lut]), fields, weights, window, shapes))
         return parts
 
     def _sparse_part(self, layer: Layer):
@@ -293,54 +308,71 @@ class ConvTable:
         words = op.groups * -(-cin // cl)
         word = cl * self.tensor.bits
         window = _buffer(word, self.sites * words, tl)
-        lut = self._luts(packing, k, chain_length(packing, k), columns, pe, tl, word, tl, beats)
+        ff, lut = self._fabric(
+            packing, k, chain_length(packing, k), columns, pe, tl, word, tl, beats)
         address = np.ceil(np.log2(np.maximum(each * depth, 2)))
         entry = (each * (self.tensor.bits + 1) + address + 1).astype(int)
         queue = memory_takes(entry, usual_queue(steps), 1, False)[:, 0]
-        weights[1] += (k * queue[:, 1]).astype(int)
+        weights[2] += (k * queue[:, 1]).astype(int)
+        ff = ff + k * (5 * entry + address) + streams * (bits + 1)
         lut = lut + k * (queue[:, 0] + each * (self.tensor.bits / 2 + 8) + 2 * address
                          + self.tensor.bits + 30) + 4 * streams
         fields = np.stack([cl, tl, np.ones_like(cl), pe, np.zeros_like(cl), np.arange(len(cl))])
         # Their weights are not streamed: too few folds.
         shapes = np.stack([steps, np.zeros_like(cl), steps, pe, word, words, tl])
-        return cycles, np.stack([dsp, lut]), fields, weights, window, shapes
+        return cycles, np.stack([dsp, ff, lut]), fields, weights, window, shapes
 
-    def _luts(
+    def _fabric(
         self, packing: Packing, simd: np.ndarray, chain: np.ndarray, columns: np.ndarray,
         results: np.ndarray, copies: np.ndarray, bits: np.ndarray, taps: np.ndarray,
         beats: np.ndarray,
-    ) -> np.ndarray:
-        """LUTs that grow with the folding, as :mod:`hwgen.blocks.area` has them."""
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Flip-flops and LUTs that grow with the folding, as :mod:`hwgen.blocks.area` has them."""
         acc = signed_width(*self.op.accumulator_range(self.tensor))
         chains = -(-simd // chain)
         extra = results - columns
         field = packing.field if packing.products > 1 else signed_width(
             -packing.bound(1), packing.bound(1)) + 3
-        lut = estimate(
-            "column", "lut", sum=results * (chains - 1) * (field + 3), acc=results * acc,
-            one=results, carry=extra * chains, lowest=extra * simd * packing.guard,
-            field=extra * chains * packing.guard,
-        )
-        lut = lut + estimate("convolution", "lut", lut_held=results * acc * (beats > 1))
-        word = bits
         choices = np.maximum(-(-self.op.window.taps // taps) - 1, 0)
         address = np.log2(np.maximum(self.sites * 4, 2))
-        lut = lut + estimate(
-            "tap", "lut", lut_address=copies * address, lut_one=copies,
-            lut_offset=copies * choices * address,
-            lut_fill=taps * self.pixels_out * word * (self.op.window.taps > 1),
-            lut_banks=taps * self.pixels_out * word * (self.banks > 1),
-        )
-        if not packing.device.dsp:
-            wide, narrow = self.op.weight_bits, self.tensor.bits
-            rows = -(-narrow // 2)
-            tree = sum((rows >> k) * (wide + (2 << k)) for k in range(1, rows.bit_length()))
-            count = results * simd
-            lut = lut + estimate("fabric", "lut", double=count * rows * (wide + 2),
-                                 tree=count * tree, one=count)
-            lut = lut + estimate("tree", "lut", operand=count * (wide + narrow),
-                                 sum=results * (simd - chains) * (wide + narrow + 1))
-        return lut
+        filled = taps * self.pixels_out * bits
+        kinds: list[tuple[str, dict]] = [
+            ("column", {
+                "sum": results * (chains - 1) * (field + 3), "acc": results * acc,
+                "one": results, "carry": extra * chains, "lowest": extra * simd * packing.guard,
+                "field": extra * chains * packing.guard,
+            }),
+            ("convolution", {
+                "lut_held": results * acc * (beats > 1), "ff_register": results * acc,
+            }),
+            ("tap", {
+                "ff_register": copies * (3 * address + 1 + bits), "lut_address": copies * address,
+                "lut_one": copies, "lut_offset": copies * choices * address,
+                "lut_fill": filled * (self.op.window.taps > 1),
+                "lut_banks": filled * (self.banks > 1),
+            }),
+        ]
+        if not packing.device.sum_bits:
+            wide, narrow = (packing.word_bits, packing.activation_bits)
+            if not packing.device.dsp:
+                wide, narrow = self.op.weight_bits, self.tensor.bits
+            count = columns * simd
+            kinds += self._product(packing.multiplier, wide, narrow, count)
+            kinds.append(("tree", {
+                "operand": count * (wide + narrow),
+                "sum": columns * (simd - chains) * (wide + narrow + 1),
+            }))
+        ff, lut = _estimates(kinds)
+        return ff, lut
+
+    def _product(self, multiplier: str, wide: int, narrow: int, count) -> list[tuple[str, dict]]:
+        """The parts of some products."""
+        if MULTIPLIERS[multiplier].dsp:
+            return [("product", {"ff_register": count * (wide + narrow)})]
+        rows = -(-narrow // 2)
+        tree = sum((rows >> k) * (wide + (2 << k)) for k in range(1, rows.bit_length()))
+        return [("fabric", {"double": count * rows * (wide + 2), "tree": count * tree,
+                            "one": count})]
 
     def _requantisers(self) -> list[np.ndarray]:
         """What the requantisers take, of the board's multipliers and of the fabric."""
@@ -348,18 +380,18 @@ class ConvTable:
                 self.op.requantise.multiplier_bits + 1)
         lanes = self.lanes_out * self.pixels_out
         wide, narrow = max(bits), min(bits)
-        dsps = MULTIPLIERS[self.multiplier].dsps(wide, narrow)
         kept = wide + narrow - 1 - int(self.op.requantise.shift.min())
-        rounding = estimate(
-            "round", "lut", lut_one=1, lut_kept=kept, lut_by_1=2.5 * kept,
-            lut_output=1.5 * self.op.output.bits, lut_zero=kept,
-        )
-        rows = -(-narrow // 2)
-        tree = sum((rows >> k) * (wide + (2 << k)) for k in range(1, rows.bit_length()))
-        product = estimate("fabric", "lut", double=rows * (wide + 2), tree=tree, one=1)
+        rounding = ("round", {
+            "lut_one": 1, "lut_kept": kept, "lut_by_1": 2.5 * kept,
+            "lut_output": 1.5 * self.op.output.bits, "lut_zero": kept,
+            "ff_register": wide + narrow + 3 * kept + self.op.output.bits + 3,
+        })
         return [
-            lanes * np.array([dsps, rounding, 0, 0, 0]),
-            lanes * np.array([0, rounding + product, 0, 0, 0]),
+            lanes * np.array([
+                MULTIPLIERS[multiplier].dsps(wide, narrow) if multiplier != "fabric" else 0,
+                *_estimates([rounding, *self._product(multiplier, wide, narrow, 1)]), 0, 0, 0,
+            ])
+            for multiplier in (self.multiplier, "fabric")
         ]
 
     def limit(self, interval: int) -> int:
@@ -376,7 +408,7 @@ class ConvTable:
         self._kept = self._preferred[quick & (cycles >= least)]
         # What the folding takes, each style of the weights, and each of the window's buffer.
         self._shares = self._logic[:, self._kept], *(
-            memory[:, : self.styles, self._kept].reshape(3, -1)
+            memory[:, : self.styles, self._kept].reshape(len(memory), -1)
             for memory in (self._weights, self._window)
         )
         if self._streamed is not None:
@@ -391,9 +423,9 @@ class ConvTable:
             (cycles <= interval) & (cycles >= least) & (ways.cycles <= interval)
         ))
         takes = np.zeros((*ways.takes.shape[:-1], len(RESOURCES)))
-        takes[..., 1:4] = ways.takes
-        takes[..., :2] += self._logic[:, ways.folding].T[:, None, None, None]
-        takes[..., 4] = ways.moved[:, None, None, None]
+        takes[..., 2:5] = ways.takes
+        takes[..., LOGIC] += self._logic[:, ways.folding].T[:, None, None, None]
+        takes[..., -1] = ways.moved[:, None, None, None]
         self._streams = takes.reshape(-1, len(RESOURCES))
 
     def cheapest(self, prices: np.ndarray) -> tuple[list[tuple[int, ...]], np.ndarray]:
@@ -403,8 +435,8 @@ class ConvTable:
         window's buffer; without styles, weights are streamed.
         """
         logic, weights, window = self._shares
-        each = prices[:, :2] @ logic
-        first, second = ((prices[:, 1:4] @ memory).reshape(len(prices), self.styles, -1)
+        each = prices[:, LOGIC] @ logic
+        first, second = ((prices[:, MEMORY] @ memory).reshape(len(prices), self.styles, -1)
                          for memory in (weights, window))
         cost = each + first.min(1) + second.min(1)
         if self._streamed is not None:
@@ -428,9 +460,9 @@ class ConvTable:
             return self._streams[k] + self.requantisers[which]
         logic, *memories = self._shares
         takes = np.zeros(len(RESOURCES))
-        takes[:2] = logic[:, k]
+        takes[LOGIC] = logic[:, k]
         for style, memory in zip(styles, memories, strict=True):
-            takes[1:4] += memory[:, style * len(self._kept) + k]
+            takes[MEMORY] += memory[:, style * len(self._kept) + k]
         return takes + self.requantisers[which]
 
     def column(self, way: tuple[int, ...]) -> Column:
@@ -440,13 +472,13 @@ class ConvTable:
         if styles:
             weights, window = (STYLES[style] for style in styles)
             k = self._kept[k]
-            buffer = self._window[:, styles[1], k]
+            buffer = self._window[:, styles[1], k].tolist()
         else:
             count = self.styles - 1
             k, styles = divmod(k, count**3)
             first, second = styles // count**2, styles // count % count
             weights, window = ("", "ultra")[first], ("", "ultra")[second]
-            buffer = self._ways.window[k, second]
+            buffer = [0.0, *self._ways.window[k, second].tolist()]
             tile, resident = int(self._ways.tile[k]), int(self._ways.resident[k])
             k = self._ways.folding[k]
             # As slow as it may be, so that the stream of weights is even.
@@ -462,4 +494,4 @@ class ConvTable:
             fold_cycles=pace, sparse=self._sparse[found].sparse if found >= 0 else None,
         )
         return Column(tuple(self.takes(way).tolist()), int(self._cycles[k]), folding,
-                      (0.0, *buffer.tolist(), 0.0))
+                      (0.0, *buffer, 0.0))

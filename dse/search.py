@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 import numpy as np
 
 from boards import Board
-from dse.allocate import allocate, fits
+from dse.allocate import allocate
 from dse.bounds import Bounds, bounds
 from dse.foldings import RESOURCES
 from dse.memories import vector
@@ -100,12 +100,13 @@ class Found:
         what = {
             "dsp": "DSPs are used up, and so are LUTs to multiply with",
             "lut": "LUTs are used up",
+            "ff": "Flip-flops are used up",
             "bram18": "Block memory is used up",
             "uram": "On-chip memory is used up",
             "bandwidth": "The bandwidth of off-chip memory is used up",
         }[self.limit]
         helps = "a larger board"
-        if self.limit in ("bram18", "uram", "lut", "bandwidth"):
+        if self.limit in ("bram18", "uram", "lut", "ff", "bandwidth"):
             helps += ", fewer bits for weights (--precision w4a8)"
         return [f"{what}: {helps} or a smaller --size makes it faster."]
 
@@ -403,18 +404,12 @@ def _passes(
             interval, step = int(interval * step) + 1, step * step
             if interval > max(state.slow):
                 # Divisible layers would fit, whole ones do not.
-                raise HwgenError(
-                    f"Board {board.name} is too small for this network, by a little: choose a "
-                    f"larger board, a smaller --size or fewer bits (--precision, as w4a8 or w4a4)"
-                )
+                raise HwgenError(state.hopeless())
         progress(f"schedule at {interval:,} cycles")
         design, netlist, timing, need = state.build(allocation, interval, *chosen)
         good = not over(need, state.usable)
         if good and (best is None or timing.interval < best.timing.interval):
-            have = state.have(timing.interval)
-            _, prices = fits(parts, have, timing.interval - 1, exact=True)
-            scarce = prices * np.maximum(have, 1e-6)
-            limit = RESOURCES[int(scarce.argmax())]
+            limit = state.scarcest(timing.interval - 1, pairs)
             if target:
                 limit = "target"
             elif timing.interval <= bound.stream * STEP:
@@ -424,7 +419,8 @@ def _passes(
         # What is left over, now that it is known better, may make it faster: once, but for tiles,
         # whose buffers only show when they are built.
         enough = target or (number and state.external is None)
-        if good and (enough or not state.feasible(int(timing.interval / WORTH))[0]):
+        shorter = int(timing.interval / WORTH)
+        if good and (enough or shorter < low or not state.feasible(shorter)[0]):
             break
     if best is None:
         raise HwgenError(state.hopeless())

@@ -50,11 +50,12 @@ SLOWER = (1.3, 2, 4)
 """How much longer the intervals are of designs that are looked at for comparison."""
 QUEUE = "queue "
 """Before the names of edges, where queues are parts."""
-RESERVE = np.array([0, 0.015, 0, 0, 0.2])
+RESERVE = np.array([0, 0.015, 0.015, 0, 0, 0.2])
 """Share of each resource that is held back while it is divided."""
+LUT = RESOURCES.index("lut")
 LARGE = 300
 """LUTs above which it is decided for each queue where it is."""
-PREFER = np.array([1, 1, 8, 8, 0.05])
+PREFER = np.array([1, 1, 1, 8, 8, 0.05])
 """How much more resources count if off-chip memory is preferred."""
 LARGE_BITS = 6 * 18432
 """Bits above which a queue may be off chip."""
@@ -65,6 +66,11 @@ STEP = 1.002
 def over(need: Resources, have: Resources) -> list[str]:
     """Names of the resources of which more is needed than there is."""
     return [f.name for f in fields(Resources) if getattr(need, f.name) > getattr(have, f.name)]
+
+
+def _excess(lacking: dict[str, tuple[int, int]]) -> float:
+    """By how many times a design is too large for a board, by what it lacks most."""
+    return max(need / max(has, 1) for need, has in lacking.values())
 
 
 @dataclass(frozen=True)
@@ -112,6 +118,7 @@ class SearchState:
         self.tiles: dict[str, dict[int, tuple[int, int]]] = {}
         self.queues: dict[str, tuple[list[Column], list[Column]]] = {}
         self.missing = np.zeros(len(RESOURCES))
+        self.lacking: dict[str, tuple[int, int]] = {}
         self.explored: list[dict] = []
         self.quick = 1
         self._tables: dict[tuple, ConvTable] = {}
@@ -144,7 +151,7 @@ class SearchState:
                 yield node, conv, _geometry(conv, tensor)
 
     def have(self, interval: int) -> np.ndarray:
-        """What can be divided: a little less than there is, for LUTs are not known exactly."""
+        """What can be divided: a little less than there is, for logic is not known exactly."""
         have = vector(self.usable)
         if self.external is not None:
             have[-1] = interval * self.external.bytes_per_cycle
@@ -226,12 +233,23 @@ class SearchState:
         if not all(slowest):
             return False
         # Bandwidth is what there is in an interval; all else only depends on the ways there are.
-        same = interval if self.external else max(slowest)
+        same = interval if self.external else max(slowest, default=1)
         key = same, tuple(lanes.values()), tuple(pixels.values())
         if key not in self._answers:
             share, self._prices = fits(parts, self.have(interval), interval, prices=self._prices)
             self._answers[key] = share <= 1
         return self._answers[key]
+
+    def scarcest(self, interval: int, pairs: bool) -> str:
+        """The resource that a design for an interval is short of; ``"stream"`` if streams are."""
+        chosen = self.streams.choose(interval, pairs) if interval else None
+        if chosen is None:
+            return "stream"
+        have = self.have(interval)
+        share, prices = fits(self.parts(*chosen), have, interval, exact=True)
+        if not share or not np.isfinite(share):
+            return "stream"
+        return RESOURCES[int((prices * np.maximum(have, 1e-6)).argmax())]
 
     def least(self, low: int) -> tuple[int, bool]:
         """The shortest interval at which all fits, not below one at which it may."""
@@ -279,24 +297,38 @@ class SearchState:
             parts = self.parts(*chosen)
             share, prices = fits(parts, self.have(interval), interval, exact=True)
             looks.append((share, prices, interval, parts))
-        _, prices, interval, parts = min(looks, key=lambda look: look[0])
-        have = np.maximum(self.have(interval), 1e-6)
+        share, prices, interval, parts = min(looks, key=lambda look: look[0])
+        have, advice = self.have(interval), "choose a larger board, a smaller --size"
+        if share > 1:
+            advice += " or fewer bits (--precision, as w4a8 or w4a4)"
+        begin = f"Board {self.board.name} is too small for this network"
         for part in parts:
             part.table.limit(interval)
-        worst = int(np.argmax(prices * have))
-        columns = [(part, part.table.column(part.table.cheapest(prices[None])[0][0]))
-                   for part in parts]
-        takes = sum(len(part.names) * np.array(column.takes) for part, column in columns)
-        part, column = max(columns, key=lambda c: c[1].takes[worst])
-        name, helps = RESOURCES[worst], "choose a larger board, a smaller --size"
-        if name in ("bram18", "uram", "lut"):
-            helps += " or fewer bits (--precision, as w4a8 or w4a4)"
-        return (
-            f"Board {self.board.name} is too small for this network: it needs at least "
-            f"{takes[worst] + self.missing[worst]:,.0f} {name} of "
-            f"{have[worst] + self.missing[worst]:,.0f} that may be used, "
-            f"{column.takes[worst]:,.0f} of them for {part.names[0]!r}: {helps}"
-        )
+        # The least of each resource that there can be, whatever it takes of the others.
+        each = np.stack([part.table.cheapest(np.eye(len(have)))[1] for part in parts])
+        least = np.array([len(part.names) for part in parts]) @ each
+        if (least > have).any():
+            worst = int(np.where(
+                least > have, (least + self.missing) / np.maximum(have + self.missing, 1e-6), 0
+            ).argmax())
+            largest = int(each[:, worst].argmax())
+            return (
+                f"{begin}: it needs at least {least[worst] + self.missing[worst]:,.0f} "
+                f"{RESOURCES[worst]} of {have[worst] + self.missing[worst]:,.0f} that may be used, "
+                f"{each[largest, worst]:,.0f} of them for {parts[largest].names[0]!r}: {advice}"
+            )
+        # Less of one is more of others: those that have a price are short together.
+        scarce = prices * np.maximum(have, 0) > 1e-3
+        names = " and ".join(name for name, is_short in zip(RESOURCES, scarce, strict=True)
+                             if is_short)
+        if share > 1:
+            return (f"{begin}: each design needs more of {names} than there is of them, "
+                    f"{share:.2f} times as much at least: {advice}")
+        if self.lacking:
+            needs = " and ".join(f"{need:,} {name} of {has:,} that may be used"
+                                 for name, (need, has) in self.lacking.items())
+            return f"{begin}, by a little: the smallest design found needs {needs}: {advice}"
+        return f"{begin}, by a little: no way to divide its {names} was found: {advice}"
 
     def design(self, allocation: Allocation, interval: int, lanes: dict, pixels: dict
                ) -> DesignPoint:
@@ -356,6 +388,10 @@ class SearchState:
         design, netlist = assign_memories(self.graph, design, netlist, self.board)
         need = netlist.resources()
         self.note(timing.interval, need)
+        lacking = {name: (getattr(need, name), getattr(self.usable, name))
+                   for name in over(need, self.usable)}
+        if lacking and (not self.lacking or _excess(lacking) < _excess(self.lacking)):
+            self.lacking = lacking
         return design, netlist, timing, need
 
     def note(self, interval: int, need: Resources | np.ndarray) -> None:
@@ -364,7 +400,6 @@ class SearchState:
         self.explored.append({
             "interval_cycles": int(interval),
             **{name: round(float(n)) for name, n in zip(RESOURCES[:-1], takes[:-1], strict=True)},
-            "ff": need.ff if isinstance(need, Resources) else 0,
             "fits": bool((takes[:-1] <= vector(self.usable)[:-1] + 0.5).all()),
         })
 
@@ -399,7 +434,7 @@ class SearchState:
             )):
                 edge = edges[name, k]
                 columns = ways(stream.width, depth, self.board.uram > 0)
-                if columns[0].takes[1] > LARGE:
+                if columns[0].takes[LUT] > LARGE:
                     evicted = self._eviction(netlist, edge, stream, depth, timing)
                     self.queues[_use(edge)] = columns, evicted
                     known = known + vector(Resources.memory(stream.width, depth, style))

@@ -26,7 +26,11 @@ from hwgen.pipeline import Netlist, plan
 
 __all__ = ["Timing", "analyse", "arrivals", "sized"]
 
-MAX_FRAMES = 12
+LONGEST = 512
+"""Cycles that a pixel may stay in a window beside its frame's: as many frames as come in them are
+in it at once, and so many more are walked."""
+LONGER = 4
+"""Times as many frames that are walked at most until the schedule settles."""
 SAMPLE, FEW = 17, 0.02
 """Which beats are looked at for how long they wait, and the share that may wait less."""
 DEEP = 18432
@@ -93,14 +97,15 @@ def analyse(netlist: Netlist, interval: int = 0) -> Timing:
     interval = interval or least
     if interval < least:
         raise HwgenError(f"Interval must be at least {least} cycles, not {interval!r}")
-    frames = 3
+    frames = 3 + LONGEST // interval
+    most = LONGER * frames
     while True:
         timing, steady = _walk(netlist, interval, frames)
         if steady:
             return timing
         frames *= 2
-        if frames > MAX_FRAMES:
-            raise HwgenError(f"The schedule does not settle within {MAX_FRAMES} frames")
+        if frames > most:
+            raise HwgenError(f"The schedule does not settle within {most} frames")
 
 
 def _walk(netlist: Netlist, interval: int, frames: int) -> tuple[Timing, bool]:

@@ -53,17 +53,18 @@ def test_against_trying_everything(seed: int, count: int, ways: int, each: int) 
 
 
 def test_alike_parts_are_decided_together() -> None:
-    table = FixedTable([Column((4.0, 0, 0, 0, 0), 1, "dsp"), Column((0, 9.0, 0, 0, 0), 1, "lut")])
+    ways = (Column((4.0, 0, 0, 0, 0, 0), 1, "dsp"), Column((0, 0, 9.0, 0, 0, 0), 1, "lut"))
+    table = FixedTable(ways)
     parts = [Part(("a", "b", "c"), table)]
-    found = allocate(parts, np.array([9.0, 9.0, 1, 1, 1]), 1)
+    found = allocate(parts, np.array([9.0, 9.0, 9.0, 1, 1, 1]), 1)
     assert found is not None
     assert sorted(str(column.choice) for column in found.columns.values()) == ["dsp", "dsp", "lut"]
 
 
 @pytest.mark.parametrize("have, share", [(8.0, 1.5), (12.0, 1.0), (24.0, 0.5)])
 def test_share_of_what_is_needed(have: float, share: float) -> None:
-    parts = [Part(("a", "b", "c"), FixedTable([Column((4.0, 0, 0, 0, 0), 1, "")]))]
-    found, prices = fits(parts, np.array([have, 1, 1, 1, 1]), 1, exact=True)
+    parts = [Part(("a", "b", "c"), FixedTable([Column((4.0, 0, 0, 0, 0, 0), 1, "")]))]
+    found, prices = fits(parts, np.array([have, 1, 1, 1, 1, 1]), 1, exact=True)
     assert found == pytest.approx(share)
     assert prices.argmax() == 0
-    assert (allocate(parts, np.array([have, 1, 1, 1, 1]), 1) is None) == (share > 1)
+    assert (allocate(parts, np.array([have, 1, 1, 1, 1, 1]), 1) is None) == (share > 1)

@@ -241,7 +241,7 @@ def test_tables_say_what_blocks_say(
     assert external is not None
     interval = node.op.macs(tensor) // macs
     # Memory is dear, and LUTs are not cheap enough to hold all weights.
-    prices = np.array([0.001, 0.01, 1, 2, 1e-8]) * random.uniform(0.3, 1, 5)
+    prices = np.array([0.001, 0, 0.01, 1, 2, 1e-8]) * random.uniform(0.3, 1, 6)
     known: dict[int, tuple[int, int]] = {}
     while True:
         table = ConvTable(node.op, tensor, lanes_in, lanes_out, *pixels, multiplier, ultra, 0,
@@ -271,14 +271,14 @@ def test_tables_say_what_blocks_say(
                  for style in (("", "ultra") if ultra else ("",))]
         assert all(column.takes[0] == need.dsp for need in needs)
         taken = [(need.bram18, need.uram) for need in needs]
-        assert any(column.takes[2] >= blocks and column.takes[3] >= ultras
+        assert any(column.takes[3] >= blocks and column.takes[4] >= ultras
                    for blocks, ultras in taken)
         assert unpaced is not None
         same = stream.slots == unpaced.slots
         if folding.tile in known:
-            assert not same or column.takes[2:4] in taken
+            assert not same or column.takes[3:5] in taken
             return
-        assert not same or any(column.takes[2] <= 2 * blocks + 4 and column.takes[3] <= ultras
+        assert not same or any(column.takes[3] <= 2 * blocks + 4 and column.takes[4] <= ultras
                                for blocks, ultras in taken)
         depth = order.whole(2 * order.cycle)
         known[folding.tile] = config.window.sites, min(config.queue_depths[0], depth)
