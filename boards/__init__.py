@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hwgen.blocks.base import Resources
 from hwgen.blocks.multiplier import FAMILIES
-from hwgen.errors import HwgenError
+from hwgen.errors import HwgenError, reason
 
 __all__ = ["AXI_BITS", "KINDS", "Board", "Memory", "Shares", "load", "names"]
 
@@ -296,7 +296,7 @@ def load(name: str | Path) -> Board:
     try:
         return _board(path.stem, tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
-        raise HwgenError(f"Board file {label} cannot be read: {error.strerror}") from None
+        raise HwgenError(f"Board file {label} cannot be read: {reason(error)}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise HwgenError(f"Board file {label} is not TOML: {error}") from None
     except HwgenError as error:

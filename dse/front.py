@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from hwgen.design import DesignPoint
-from hwgen.errors import HwgenError
+from hwgen.errors import HwgenError, reason
 
 if TYPE_CHECKING:
     from dse.search import Found
@@ -133,7 +133,7 @@ class Front:
             points, others = (tuple(map(_point, plain[key])) for key in ("points", "others"))
             return cls(points, _point(plain["reference"]), others, dict(plain["meta"]))
         except OSError as error:
-            raise HwgenError(f"{path} cannot be read: {error.strerror}") from None
+            raise HwgenError(f"{path} cannot be read: {reason(error)}") from None
         except (ValueError, KeyError, TypeError) as error:
             raise HwgenError(f"{path} is not the front of a search: {error}") from None
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from dse.digest import parts
 from dse.sparse_layer import SHORTEST, Depth, Layer
-from hwgen.errors import HwgenError
+from hwgen.errors import HwgenError, reason
 from hwgen.ir import Conv, Graph, TensorType
 from hwgen.pipeline import as_conv
 
@@ -86,7 +86,7 @@ class Statistics:
                          for k, (name, digest, shape) in enumerate(header["layers"])]
                 source = str(header["source"])
         except OSError as error:
-            raise HwgenError(f"{path} cannot be read: {error.strerror or error}") from None
+            raise HwgenError(f"{path} cannot be read: {reason(error)}") from None
         except Exception as error:
             # A damaged byte surfaces as whatever it meets first: zip, zlib, JSON, numpy.
             raise HwgenError(f"{path} is not a file of statistics: {error}") from None

@@ -190,23 +190,27 @@ def _given(graph: Graph, board: Board, path: Path) -> Found:
     design = DesignPoint.load(path)
     if design.board != board.name:
         raise HwgenError(f"{path} is a design for board {design.board!r}, not {board.name!r}")
+    # Those that are 0 are found.
+    design = replace(design, depths={name: n for name, n in design.depths.items() if n})
     netlist = plan(graph, design)
     timing = analyse(netlist)
+    foldings, short = dict(design.foldings), []
     for name, depth in timing.depths.items():
         if name in design.depths and design.depths[name] < depth:
-            raise HwgenError(
-                f"{path}: edge {name!r} needs a depth of {depth}, not {design.depths[name]}: "
-                f"with less the pipeline slows down or deadlocks"
-            )
-    foldings = dict(design.foldings)
+            short.append(f"edge {name!r} needs a depth of {depth}, not {design.depths[name]}")
     for name, capacity in timing.capacities.items():
         have = foldings[name].capacity if name in foldings else 0
         if 0 < have < capacity:
-            raise HwgenError(
-                f"{path}: the buffer of {name!r} needs a capacity of {capacity} pixels, not {have}"
-            )
+            short.append(
+                f"the buffer of {name!r} needs a capacity of {capacity} pixels, not {have}")
         if not have and name in foldings:
             foldings[name] = replace(foldings[name], capacity=capacity)
+    if short:
+        raise HwgenError(
+            f"{path}: {'; '.join(short[:8])}{f'; and {len(short) - 8} more' if short[8:] else ''}: "
+            f"with less the pipeline slows down or deadlocks; where it says 0, what is needed is "
+            f"found"
+        )
     design = replace(design, depths={**timing.depths, **design.depths}, foldings=foldings)
     return check_design(graph, board, design, timing)
 

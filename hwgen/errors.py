@@ -7,7 +7,7 @@ escapes is a bug.  The message names the thing that is wrong and the way out.
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["HwgenError", "HwgenWarning", "naming"]
+__all__ = ["HwgenError", "HwgenWarning", "naming", "reason"]
 
 
 class HwgenError(ValueError):
@@ -20,6 +20,11 @@ class HwgenWarning(UserWarning):
     Library code warns with :func:`warnings.warn`; ``hwgen.build`` shows each in a line, and lists
     them in the report.
     """
+
+
+def reason(error: OSError) -> str:
+    """What the system says of a fault; never nothing."""
+    return error.strerror or str(error) or type(error).__name__
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import onnxruntime
 from google.protobuf.message import DecodeError
 from onnx import helper, numpy_helper, shape_inference
 
-from hwgen.errors import HwgenError
+from hwgen.errors import HwgenError, reason
 from hwgen.ir import Quantisation
 from models.host import WEIGHTED, Host, divide, divide_at
 from models.quantisers import INTEGERS, CodedConstant, Quantisers
@@ -134,7 +134,7 @@ def read(path: Path, size: int | None, outputs: Sequence[str] = ()) -> Network:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise HwgenError(f"{path} cannot be read: {error.strerror}") from None
+        raise HwgenError(f"{path} cannot be read: {reason(error)}") from None
     return normalise(data, str(path), size, outputs)
 
 
@@ -412,9 +412,10 @@ def _fix_inputs(model: onnx.ModelProto, name: str, size: int | None) -> None:
             elif k >= 2 and len(dims) == 4 and size is not None and dim.dim_value != size:
                 dim.dim_value, changed = size, True
             elif dim.dim_value < 1:
+                sized = len(dims) == 4 and k >= 2
                 raise HwgenError(
                     f"{name}: input {value.name!r} has no fixed extent in dimension {k}: "
-                    f"give --size, or export with a static shape"
+                    f"{'give --size, or ' if sized else ''}export with a static shape"
                 )
     if changed:
         del model.graph.value_info[:]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hwgen.errors import HwgenError
+from hwgen.errors import HwgenError, reason
 from models import images
 from models.onnx_import import Network
 
@@ -97,7 +97,7 @@ def _listed(path: Path) -> list[Path]:
     try:
         files = sorted(path.iterdir())
     except OSError as error:
-        raise HwgenError(f"{path} cannot be read: {error.strerror}") from None
+        raise HwgenError(f"{path} cannot be read: {reason(error)}") from None
     arrays = [p for p in files if p.suffix.lower() in ARRAYS]
     others = [p for p in files if p.suffix.lower() in images.SUFFIXES]
     if arrays and others:
@@ -241,7 +241,7 @@ def _read(file: Path) -> dict[str, np.ndarray]:
                     return {name: archive[name] for name in archive.files}
         return {"": np.load(file, mmap_mode="r", allow_pickle=False)}
     except OSError as error:
-        raise HwgenError(f"{file} cannot be read: {error.strerror or error}") from None
+        raise HwgenError(f"{file} cannot be read: {reason(error)}") from None
     except Exception as error:
         # A damaged byte surfaces as whatever it meets first: zip, zlib, the header, numpy.
         raise HwgenError(f"{file} is not a file of arrays: {error}") from None

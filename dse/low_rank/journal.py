@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hwgen.errors import HwgenError
+from hwgen.errors import HwgenError, reason
 
 __all__ = ["Journal"]
 
@@ -49,7 +49,7 @@ class Journal:
                     self._append(key, value)
         except OSError as error:
             raise HwgenError(f"{path}, where the search is to be kept, cannot be opened: "
-                             f"{error.strerror}") from None
+                             f"{reason(error)}") from None
 
     def note(self, key: str, value: Any) -> None:
         """Keep a value, which is plain data."""

@@ -18,7 +18,13 @@ import onnx
 from hwgen.errors import HwgenError, HwgenWarning
 from hwgen.ir import Graph, Op, Quantisation, Requantise, Reshape, Table, TensorType
 from models.lowering.affine import Affine, find_affine
-from models.lowering.layout import View, arrangement, channels_last, plain_positions
+from models.lowering.layout import (
+    View,
+    arrangement,
+    channels_last,
+    obstacle,
+    plain_positions,
+)
 from models.lowering.regions import ELEMENTWISE, Regions
 from models.onnx_import import Network
 from models.quantisation.precision import Precision
@@ -314,9 +320,8 @@ class Lowering:
         ops = arrangement(positions, self.type(tensor).shape, axis)
         if ops is None:
             raise HwgenError(
-                f"tensor {name!r} is rearranged across pixels, which would take a buffer of the "
-                f"whole frame; channels may be sliced and shuffled, pixels cropped and strided, "
-                f"frames flattened"
+                f"tensor {name!r} would take a buffer of a whole frame: "
+                f"{obstacle(positions, self.type(tensor).shape, axis)}"
             )
         for op in ops:
             tensor = self.graph.add(op, tensor, name=self.fresh(f"{name}_{type(op).__name__}"))
@@ -419,17 +424,26 @@ class Lowering:
         label = node.name or out
         handler = HANDLERS.get(node.op_type)
         if handler is None:
-            supported = sorted({*HANDLERS, *ELEMENTWISE})
-            raise HwgenError(
-                f"Node {label!r}: op {node.op_type!r} is not supported here; supported are "
-                f"{', '.join(supported)}{self._way_out(node)}"
-            )
+            raise HwgenError(f"Node {label!r}: {self._unsupported(node)}{self._way_out(node)}")
         try:
             handler(self, node)
         except HwgenError as error:
             text = str(error)
             text = text if text.startswith("Node ") else f"Node {label!r} ({node.op_type}): {text}"
             raise HwgenError(text + self._way_out(node)) from None
+
+    def _unsupported(self, node: onnx.NodeProto) -> str:
+        """Why there is no handler for a node."""
+        if node.op_type not in ELEMENTWISE:
+            supported = sorted({*HANDLERS, *ELEMENTWISE})
+            return (f"op {node.op_type!r} is not supported here; supported are "
+                    f"{', '.join(supported)}")
+        live = [i for i in node.input if i and i not in self.network.constants]
+        if len(live) > 1:
+            return (f"{node.op_type} of several streams ({', '.join(map(repr, live))}) is not "
+                    f"supported, only of one stream and scalar constants")
+        return (f"{node.op_type} with a constant that is no scalar, or that changes the shape, is "
+                f"not supported")
 
     def _way_out(self, node: onnx.NodeProto) -> str:
         """What to do if a node behind the last weights cannot be computed."""

@@ -17,7 +17,9 @@ import numpy as np
 from hwgen.errors import HwgenError
 from hwgen.ir import GatherChannels, Op, Pad, Reshape, Resize
 
-__all__ = ["View", "arrangement", "channels_last", "pixel_ops", "plain_positions"]
+__all__ = [
+    "View", "arrangement", "channels_last", "obstacle", "pixel_ops", "plain_positions",
+]
 
 LARGEST = 1 << 26
 """Most elements of a tensor that is rearranged."""
@@ -93,6 +95,22 @@ def arrangement(
     ops += spatial
     shape_now = (*_extents(source[:-1], spatial), shape[-1])
     return ops if shape_now == shape else [*ops, Reshape(shape)]
+
+
+def obstacle(positions: np.ndarray, source: tuple[int, ...], axis: int = 1) -> str:
+    """Why :func:`arrangement` finds no ops: what the view does that takes a frame buffer."""
+    shape = channels_last(positions.shape, axis)
+    wanted = np.moveaxis(positions, axis, -1).reshape(shape) if positions.ndim > 1 else positions
+    pixels, order = np.divmod(wanted, source[-1])
+    if len(np.unique(wanted)) < wanted.size:
+        return "it repeats elements of a frame, otherwise than whole pixels by whole factors"
+    if (pixels != pixels[..., :1]).any():
+        return ("its channels come from several pixels: reshaped, flattened or transposed, pixels "
+                "have become channels")
+    if (order != order.reshape(-1, shape[-1])[0]).any():
+        return ("its pixels come from several channels: reshaped or transposed, channels have "
+                "become pixels")
+    return "its pixels are in another order: exchanged, reversed, or chosen unevenly"
 
 
 def _extents(spatial: tuple[int, ...], ops: list[Op]) -> tuple[int, ...]:

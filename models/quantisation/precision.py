@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from hwgen.errors import HwgenError
+from hwgen.errors import HwgenError, reason
 
 __all__ = ["Precision", "Rule"]
 
@@ -81,7 +81,7 @@ class Precision:
         try:
             data = reader(path.read_bytes().decode())
         except OSError as error:
-            raise HwgenError(f"Precision file {path} cannot be read: {error.strerror}") from None
+            raise HwgenError(f"Precision file {path} cannot be read: {reason(error)}") from None
         except (ValueError, RecursionError) as error:
             raise HwgenError(f"{path} is not a precision file: {error}") from None
         if not isinstance(data, dict) or not isinstance(data.get("layers", {}), dict):

@@ -5,14 +5,14 @@ from __future__ import annotations
 import io
 import pickle
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from hwgen.errors import HwgenError
+from hwgen.errors import HwgenError, reason
 
 if TYPE_CHECKING:
     import torch
@@ -235,6 +235,7 @@ def _load(module: nn.Module, path: Path, name: str) -> None:
     """Load a state dict, refusing what does not fit."""
     import torch
 
+    state = None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
@@ -242,10 +243,37 @@ def _load(module: nn.Module, path: Path, name: str) -> None:
         state = {k.removeprefix("module."): v.float() if v.is_floating_point() else v
                  for k, v in state.items()}
         module.load_state_dict(state)
-    except (OSError, EOFError, pickle.UnpicklingError, AttributeError, RuntimeError,
-            ValueError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise HwgenError(
-            f"{path} is not a state dict of {name}: {first} "
-            f"(save one with torch.save(model.state_dict(), FILE))"
-        ) from None
+        return
+    except OSError as error:
+        unlike = reason(error)
+    except (EOFError, pickle.UnpicklingError, AttributeError, RuntimeError, ValueError, TypeError):
+        # What torch says of these is long, coloured, and about itself.
+        unlike = _unlike(module.state_dict(), state) if isinstance(state, dict) else ""
+    raise HwgenError(
+        f"{path} is not a state dict of {name}: "
+        f"{unlike or 'it is damaged, or holds more than tensors by name'} "
+        f"(save one with torch.save(model.state_dict(), FILE))"
+    )
+
+
+def _unlike(own: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    """What a state dict lacks, has beside, or has in another shape; nothing if it is none."""
+    import torch
+
+    if not all(isinstance(value, torch.Tensor) for value in given.values()):
+        return ""
+
+    def some(names: list[str]) -> str:
+        more = f" and {len(names) - 3} more" if names[3:] else ""
+        return f"{', '.join(map(repr, names[:3]))}{more}"
+
+    faults = []
+    if missing := [k for k in own if k not in given]:
+        faults.append(f"it lacks {some(missing)}")
+    if unknown := [k for k in given if k not in own]:
+        faults.append(f"it has {some(unknown)} that the network has not")
+    if others := [k for k in own if k in given and own[k].shape != given[k].shape]:
+        first = others[0]
+        faults.append(f"{first!r} has shape {list(given[first].shape)}, not "
+                      f"{list(own[first].shape)}")
+    return "; ".join(faults)

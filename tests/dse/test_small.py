@@ -1,18 +1,14 @@
 """Small networks, down to one layer, one channel, one pixel and one cycle: all get a design."""
 
-import tempfile
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import boards
 from dse.search import search
-from hwgen.emit.verilog import emit
 from models.lowering import lower
 from models.quantisation.calibrate import statistics
 from models.quantisation.precision import Precision
-from sim.verilator import VerilatorModel
 from tests.models.float_networks import N, network, noise
 
 
@@ -93,22 +89,3 @@ def test_the_jet_tagger_takes_one_cycle():
     assert search(graph, boards.load("zcu102")).timing.interval == 1
     assert search(graph, boards.load("vcu118")).timing.interval == 1
     assert search(graph, boards.load("zedboard")).timing.interval <= 8
-
-
-@pytest.mark.parametrize("name, board", [
-    ("jet tagging", "zedboard"), ("odd widths", "zcu102"), ("one of all", "zedboard"),
-    ("one dimension", "ulx3s-85f"),
-])
-def test_verilog_is_right_and_on_time(name, board):
-    graph = lowered(name, "w6a6")
-    found = search(graph, boards.load(board))
-    random = np.random.default_rng(0)
-    frames = {t: random.integers(type.quantisation.low, type.quantisation.high + 1,
-                                 (12, *type.shape)) for t, type in graph.inputs.items()}
-    with tempfile.TemporaryDirectory() as folder:
-        model = VerilatorModel(emit(found.netlist), found.netlist, Path(folder))
-        run = model.run(frames, interval=found.timing.interval)
-    wanted = graph.evaluate(frames)
-    for tensor, want in wanted.items():
-        np.testing.assert_array_equal(run.outputs[tensor], want)
-    assert (run.interval, run.latency) == (found.timing.interval, found.timing.latency)
