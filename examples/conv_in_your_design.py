@@ -29,8 +29,10 @@ FLOOR = 24
 SOBEL = np.array([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]])
 
 
-def edge_detector() -> FoldedConvConfig:
+def edge_detector(multiplier: str = "dsp48e2") -> FoldedConvConfig:
     """Two output channels, the gradients across and down, divided by 8; a pixel a cycle.
+
+    ``multiplier`` is that of the device, see :data:`hwgen.blocks.multiplier.MULTIPLIERS`.
 
     Streams are always signed: the camera's 0..255 travels as -128..127, so black is -128, and
     that is what the padding reads.
@@ -49,6 +51,7 @@ def edge_detector() -> FoldedConvConfig:
         tap_lanes=9,  # all taps in parallel,
         pe=2,  # both output channels in parallel (they share their multipliers),
         lanes_out=2,  # and in one beat of the output stream.
+        multiplier=multiplier,
     )
     # The camera sends a pixel every cycle: the buffer must be large enough that it never waits.
     return config.at_full_speed()
@@ -56,6 +59,11 @@ def edge_detector() -> FoldedConvConfig:
 
 class RowPeaks(wiring.Component):
     """Column and strength of the strongest edge of each row.
+
+    Parameters
+    ----------
+    multiplier : :class:`str`
+        That of the device: ``dsp48e2``, ``dsp48e1``, ``mult18`` (ECP5) or ``fabric``.
 
     Members
     -------
@@ -65,7 +73,8 @@ class RowPeaks(wiring.Component):
         One a row.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, multiplier: str = "dsp48e2") -> None:
+        self.multiplier = multiplier
         peak = data.StructLayout({"strength": unsigned(8), "column": range(WIDTH)})
         super().__init__({
             "camera": In(stream.Signature(unsigned(8))),
@@ -74,7 +83,7 @@ class RowPeaks(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.edges = edges = edge_detector().create()
+        m.submodules.edges = edges = edge_detector(self.multiplier).create()
 
         # Gate the noise; flipping the top bit takes 0..255 to -128..127.
         pixel = Mux(self.camera.payload < FLOOR, 0, self.camera.payload)

