@@ -32,7 +32,7 @@ SOBEL = np.array([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]])
 def edge_detector(multiplier: str = "dsp48e2") -> FoldedConvConfig:
     """Two output channels, the gradients across and down, divided by 8; a pixel a cycle.
 
-    ``multiplier`` is the device's: ``mult18`` for an ECP5.
+    ``multiplier`` is that of the device, see :data:`hwgen.blocks.multiplier.MULTIPLIERS`.
 
     Streams are always signed: the camera's 0..255 travels as -128..127, so black is -128, and
     that is what the padding reads.
@@ -62,7 +62,8 @@ class RowPeaks(wiring.Component):
 
     Parameters
     ----------
-    multiplier : of the device
+    multiplier : :class:`str`
+        That of the device: ``dsp48e2``, ``dsp48e1``, ``mult18`` (ECP5) or ``fabric``.
 
     Members
     -------

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -19,6 +22,8 @@ from hwgen.extras import EXTRAS, named
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("hwgen", "models", "dse", "sim", "boards")
+BASE = ("amaranth", "numpy", "pyvcd", "vcd", "jschon", "rfc3986", "markupsafe", "jinja2")
+"""hwgen's dependencies and theirs."""
 DATA = {".toml", ".j2", ".v", ".vlt", ".hpp"}
 
 
@@ -54,10 +59,10 @@ def installed(wheel: Path, folder: Path, needs: tuple[str, ...] | None) -> Path:
     ours = Path(sysconfig.get_path("purelib"))
     for entry in ours.iterdir():
         stem = entry.name.partition("-")[0].partition(".")[0]
-        # A .pth file would bring the editable install of the checkout along.
         wanted = needs is None or stem in needs
-        wanted = wanted and entry.suffix != ".pth" and "hwgen" not in entry.name
-        if wanted and not (site / entry.name).exists():
+        # A .pth file would bring the editable install of the checkout along.
+        ours_only = entry.suffix == ".pth" or "hwgen" in entry.name
+        if wanted and not ours_only and not (site / entry.name).exists():
             (site / entry.name).symlink_to(entry)
     return folder / "bin"
 
@@ -78,9 +83,8 @@ def test_wheel_has_all_packages_and_their_data(wheel: Path) -> None:
 
 def test_wheel_builds_a_network_elsewhere(wheel: Path, tmp_path: Path) -> None:
     bin = installed(wheel, tmp_path / "env", None)
-    program = ("import hwgen, boards; print(hwgen.__file__); print(boards.__file__); "
-               "print(hwgen.__version__)")
-    where = run([bin / "python", "-c", program], tmp_path)
+    code = "import hwgen, boards; print(hwgen.__file__, boards.__file__, hwgen.__version__)"
+    where = run([bin / "python", "-c", code], tmp_path)
     files = where.stdout.split()
     assert all(Path(f).is_relative_to(tmp_path / "env") for f in files[:2])
     assert files[2] == hwgen.__version__
@@ -94,8 +98,7 @@ def test_wheel_builds_a_network_elsewhere(wheel: Path, tmp_path: Path) -> None:
 
 
 def test_without_extras_one_line_names_what_is_missing(wheel: Path, tmp_path: Path) -> None:
-    bin = installed(wheel, tmp_path / "env", ("amaranth", "numpy", "numpy", "pyvcd", "vcd",
-                                              "jschon", "rfc3986", "markupsafe", "jinja2"))
+    bin = installed(wheel, tmp_path / "env", BASE)
     for command in ([bin / "hwgen"], [bin / "python", "-m", "hwgen.build"]):
         failed = run([*command, "resnet8", "--board", "zedboard"], tmp_path)
         assert failed.returncode == 2
@@ -103,6 +106,16 @@ def test_without_extras_one_line_names_what_is_missing(wheel: Path, tmp_path: Pa
     works = run([bin / "python", "-c", "import hwgen.blocks.conv, boards; boards.load('zcu102')"],
                 tmp_path)
     assert works.returncode == 0, works.stderr
+
+
+def test_extras_are_those_of_the_project() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    distributions = metadata.packages_distributions()
+    for extra, packages in EXTRAS.items():
+        asked = {re.split("[<>=]", line)[0] for line in project["optional-dependencies"][extra]}
+        known = {name.lower() for p in packages for name in distributions[p]}
+        assert asked - known == set()
+    assert hwgen.__version__ == project["version"]
 
 
 @pytest.mark.parametrize("extra,package", [(e, p) for e, all in EXTRAS.items() for p in all])

