@@ -29,11 +29,12 @@ from onnx.backend.test.case.node import collect_testcases
 from hwgen.design import DesignPoint
 from hwgen.errors import HwgenError
 from hwgen.pipeline import plan
-from models.lowering import lower
+from models.lowering import Lowering
 from models.lowering.layout import channels_last
 from models.lowering.regions import ELEMENTWISE
 from models.onnx_import import Network, normalise, session
 from models.quantisation.calibrate import statistics
+from models.quantisation.precision import Precision
 
 OPS = {
     "ArgMax", "AveragePool", "BatchNormalization", "Clip", "Concat", "Conv", "ConvTranspose",
@@ -136,7 +137,8 @@ def check(case) -> Row:
             raise HwgenError("The first axis is no batch: it is sliced")
         feeds = [{k: np.asarray(v[min(n, len(v) - 1)][None], np.float32)
                   for k, v in streams.items()} for n in range(rows)]
-        graph = lower(network, statistics(network, feeds).ranges)
+        lowered = Lowering(network, statistics(network, feeds).ranges, Precision.parse("w8a8"), {})
+        graph = lowered.graph
         plan(graph, DesignPoint())
     except HwgenError as error:
         return Row(op, name, "refused", _short(str(error)))
@@ -160,17 +162,21 @@ def check(case) -> Row:
             ).reshape(feed[tensor].shape)
         got = graph.evaluate(codes)
         wanted = runner.run(network.outputs, real)
-        for output, want in zip(dict.fromkeys(graph.outputs), wanted, strict=True):
-            type = graph.types[output]
-            value = type.quantisation.dequantise(got[output])[0]
+        for output, want in zip(network.outputs, wanted, strict=True):
+            view = lowered.outputs[output]
+            type = graph.types[view.tensor]
+            value = type.quantisation.dequantise(got[view.tensor])[0]
+            # In the file's order, as the host has it.
+            value = np.moveaxis(value, -1, 0) if view.positions is None else (
+                value.ravel()[view.positions])
             want = np.asarray(want, np.float64)
             if op == "ArgMax":
                 same = value.ravel() == want.ravel()
                 worst = max(worst, float(not same.all()))
                 continue
-            want = _to_frame(want)
-            if value.shape != want.shape:
+            if value.size != want.size:
                 return Row(op, name, "wrong", f"shape {value.shape} instead of {want.shape}")
+            value = value.reshape(want.shape)
             # Beyond the calibrated range it saturates, as it is meant to.
             ends = type.quantisation.dequantise(
                 np.array([type.quantisation.low, type.quantisation.high]))
