@@ -98,8 +98,6 @@ def test_saved(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("change", "message"), [
     ({"tile": 2}, "tile must be 0, not 2, for a SparseConv does not use it"),
-    ({"group_lanes": 3},
-     "group_lanes must be 1, not 3, for a SparseConv does not use it"),
     ({"sparse": Sparse(((0, 1), (1, 2, 3)))}, "divided among the multipliers, each once"),
     ({"sparse": Sparse(((0, 1),))}, "Streams must be the 4 of channel lanes times tap lanes"),
     ({"sparse": Sparse(even_streams(4, 2), queue=2)}, "Depth must be at least the 9 beats"),
