@@ -25,6 +25,7 @@ from hwgen.blocks.multiplier import MULTIPLIERS, Packing
 from hwgen.blocks.sparse_conv import usual_queue
 from hwgen.blocks.sparse_mac import centred_bits
 from hwgen.blocks.storage import (
+    FAMILY,
     STYLES,
     block_count,
     choice_luts,
@@ -108,14 +109,14 @@ def _styles(luts: Sequence, blocks: np.ndarray, ultras: np.ndarray) -> np.ndarra
     return takes
 
 
-def _buffer(width: np.ndarray, depth: np.ndarray, copies: np.ndarray) -> np.ndarray:
+def _buffer(width: np.ndarray, depth: np.ndarray, copies: np.ndarray, family: str) -> np.ndarray:
     zero = np.zeros(len(width))
-    luts = np.where(depth <= DEEPEST_LUTS, copies * ram_luts(width, depth), NONE)
+    luts = np.where(depth <= DEEPEST_LUTS, copies * ram_luts(width, depth, family), NONE)
     return _styles((luts, zero, zero), copies * block_count(width, depth),
                    copies * ultra_count(width, depth))
 
 
-def _weights(width: np.ndarray, depth: np.ndarray, chain: np.ndarray) -> np.ndarray:
+def _weights(width: np.ndarray, depth: np.ndarray, chain: np.ndarray, family: str) -> np.ndarray:
     """Memories of weights: one for each pair of products in a chain, the last perhaps for one."""
     pairs = np.maximum(chain // 2, 1)
     each = np.where(chain > 1, -(-2 * width // chain), width)
@@ -129,9 +130,9 @@ def _weights(width: np.ndarray, depth: np.ndarray, chain: np.ndarray) -> np.ndar
         return total
 
     return _styles(
-        (np.where(depth <= DEEPEST_LUTS, rom_luts(width, depth), NONE),
-         choice_luts(width, -(-depth // 2048)),
-         choice_luts(width, -(-depth // 4096)) + 60 * ports + width // 36),
+        (np.where(depth <= DEEPEST_LUTS, rom_luts(width, depth, family), NONE),
+         choice_luts(width, -(-depth // 2048), family),
+         choice_luts(width, -(-depth // 4096), family) + 60 * ports + width // 36),
         both(table_count), both(ultra_weights),
     )
 
@@ -149,6 +150,7 @@ class ConvTable:
     external : off-chip memory, if weights may be there
     known : for some tiles, the sites of the window's buffer and the depth of the queue
     layer : statistics of its zeros, if it may be sparse
+    family : the device's
     """
 
     def __init__(
@@ -156,12 +158,12 @@ class ConvTable:
         pixels_out: int, multiplier: str, ultra: bool, sites: int = 0,
         external: External | None = None,
         known: Mapping[int, tuple[int, int]] = MappingProxyType({}),
-        layer: Layer | None = None,
+        layer: Layer | None = None, family: str = FAMILY,
     ) -> None:
         self.op, self.tensor = op, tensor
         self.lanes_in, self.pixels_in = lanes_in, pixels_in
         self.lanes_out, self.pixels_out = lanes_out, pixels_out
-        self.multiplier = multiplier
+        self.multiplier, self.family = multiplier, family
         self.banks = 1
         if max(pixels_in, pixels_out) > 1:
             self.banks = math.lcm(pixels_in, pixels_out * op.window.stride[-1])
@@ -185,7 +187,7 @@ class ConvTable:
             tiles = tiles_of(op, tensor, self.banks, pixels_out, lanes_out)
             shapes = Foldings(*np.concatenate([part[5] for part in parts], axis=-1))
             if tiles is not None:
-                self._streamed = streamed(tiles, shapes, external, known, ultra)
+                self._streamed = streamed(tiles, shapes, external, known, ultra, family)
         self._interval = self._slowest = 0
 
     def _guess_pixels(self) -> int:
@@ -244,7 +246,7 @@ class ConvTable:
         segments = np.where(gl > 1, 1, op.groups)
         words = segments * -(-(self.tensor.channels // segments) // (gl * cl))
         copies = tl * self.banks
-        window = _buffer(bits, self.sites * words, copies)
+        window = _buffer(bits, self.sites * words, copies, self.family)
         phases, simd, results = math.prod(op.repeat), cl * tl, gl * pe * self.pixels_out
         parts = []
         for kind, multiplier in enumerate(dict.fromkeys((self.multiplier, "fabric"))):
@@ -257,7 +259,8 @@ class ConvTable:
                 word = packing.word_bits
             row, chain = gl * pe * simd * word, chain_length(packing, simd)
             weights = _weights(row, phases * folds * steps,
-                               chain if packing.device.sum_bits else np.ones_like(chain))
+                               chain if packing.device.sum_bits else np.ones_like(chain),
+                               self.family)
             dsp = packing.device.dsp * simd * columns
             lut = self._luts(packing, simd, chain, columns, results, copies, bits, tl, beats)
             fields = np.stack([cl, tl, gl, pe, np.full_like(cl, kind), np.full_like(cl, -1)])
@@ -289,14 +292,15 @@ class ConvTable:
         columns, streams = -(-pe // packing.products), cl * tl
         dsp = packing.device.dsp * k * columns
         each, depth = -(-streams // k), folds * steps
-        weights = k * _weights(pe * packing.word_bits, each * depth, np.ones_like(k))
+        weights = k * _weights(pe * packing.word_bits, each * depth, np.ones_like(k),
+                               self.family)
         words = op.groups * -(-cin // cl)
         word = cl * self.tensor.bits
-        window = _buffer(word, self.sites * words, tl)
+        window = _buffer(word, self.sites * words, tl, self.family)
         lut = self._luts(packing, k, chain_length(packing, k), columns, pe, tl, word, tl, beats)
         address = np.ceil(np.log2(np.maximum(each * depth, 2)))
         entry = (each * (self.tensor.bits + 1) + address + 1).astype(int)
-        queue = memory_takes(entry, usual_queue(steps), 1, False)[:, 0]
+        queue = memory_takes(entry, usual_queue(steps), 1, False, self.family)[:, 0]
         weights[1] += (k * queue[:, 1]).astype(int)
         lut = lut + k * (queue[:, 0] + each * (self.tensor.bits / 2 + 8) + 2 * address
                          + self.tensor.bits + 30) + 4 * streams
@@ -317,16 +321,17 @@ class ConvTable:
         field = packing.field if packing.products > 1 else signed_width(
             -packing.bound(1), packing.bound(1)) + 3
         lut = estimate(
-            "column", "lut", sum=results * (chains - 1) * (field + 3), acc=results * acc,
-            one=results, carry=extra * chains, lowest=extra * simd * packing.guard,
-            field=extra * chains * packing.guard,
+            "column", "lut", self.family, sum=results * (chains - 1) * (field + 3),
+            acc=results * acc, one=results, carry=extra * chains,
+            lowest=extra * simd * packing.guard, field=extra * chains * packing.guard,
         )
-        lut = lut + estimate("convolution", "lut", lut_held=results * acc * (beats > 1))
+        lut = lut + estimate("convolution", "lut", self.family,
+                             lut_held=results * acc * (beats > 1))
         word = bits
         choices = np.maximum(-(-self.op.window.taps // taps) - 1, 0)
         address = np.log2(np.maximum(self.sites * 4, 2))
         lut = lut + estimate(
-            "tap", "lut", lut_address=copies * address, lut_one=copies,
+            "tap", "lut", self.family, lut_address=copies * address, lut_one=copies,
             lut_offset=copies * choices * address,
             lut_fill=taps * self.pixels_out * word * (self.op.window.taps > 1),
             lut_banks=taps * self.pixels_out * word * (self.banks > 1),
@@ -336,9 +341,9 @@ class ConvTable:
             rows = -(-narrow // 2)
             tree = sum((rows >> k) * (wide + (2 << k)) for k in range(1, rows.bit_length()))
             count = results * simd
-            lut = lut + estimate("fabric", "lut", double=count * rows * (wide + 2),
+            lut = lut + estimate("fabric", "lut", self.family, double=count * rows * (wide + 2),
                                  tree=count * tree, one=count)
-            lut = lut + estimate("tree", "lut", operand=count * (wide + narrow),
+            lut = lut + estimate("tree", "lut", self.family, operand=count * (wide + narrow),
                                  sum=results * (simd - chains) * (wide + narrow + 1))
         return lut
 
@@ -351,12 +356,12 @@ class ConvTable:
         dsps = MULTIPLIERS[self.multiplier].dsps(wide, narrow)
         kept = wide + narrow - 1 - int(self.op.requantise.shift.min())
         rounding = estimate(
-            "round", "lut", lut_one=1, lut_kept=kept, lut_by_1=2.5 * kept,
+            "round", "lut", self.family, lut_one=1, lut_kept=kept, lut_by_1=2.5 * kept,
             lut_output=1.5 * self.op.output.bits, lut_zero=kept,
         )
         rows = -(-narrow // 2)
         tree = sum((rows >> k) * (wide + (2 << k)) for k in range(1, rows.bit_length()))
-        product = estimate("fabric", "lut", double=rows * (wide + 2), tree=tree, one=1)
+        product = estimate("fabric", "lut", self.family, double=rows * (wide + 2), tree=tree, one=1)
         return [
             lanes * np.array([dsps, rounding, 0, 0, 0]),
             lanes * np.array([0, rounding + product, 0, 0, 0]),

@@ -121,6 +121,7 @@ def check_design(graph: Graph, board: Board, design: DesignPoint, timing: Timing
     :exc:`HwgenError`
         If it does not.
     """
+    design = replace(design, family=board.family)
     netlist = plan(graph, design)
     check_fits(netlist.resources(), board)
     shares = vector(netlist.resources()) / np.maximum(vector(board.resources), 1)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from rich.table import Table
 
 from hwgen.blocks import area
-from hwgen.blocks.base import BlockConfig, Resources
+from hwgen.blocks.base import Area, BlockConfig, Resources
 from hwgen.blocks.conv import FoldedConvConfig
 from hwgen.blocks.convolution import ConvolutionConfig
 from hwgen.blocks.sparse_conv import SparseConvConfig
@@ -108,12 +108,13 @@ def _layer(netlist: Netlist, name: str, design: DesignPoint) -> dict:
         "macs": macs,
         "interval_cycles": config.interval,
         "depths": list(config.queue_depths),
-        **asdict(config.resources()),
+        **asdict(config.resources(netlist.family)),
         **({"folding": asdict(folding)} if folding else {}),
         **({"products_per_dsp": config.array.packing.products}
            if isinstance(config, ConvolutionConfig) and config.array.packing.device.dsp else {}),
         **(_sparse(config) if isinstance(config, SparseConvConfig) else {}),
-        "parts": {name: asdict(part) for name, part in _parts(config).items()},
+        "parts": {name: asdict(part.resources(netlist.family))
+                  for name, part in _parts(config).items()},
     }
 
 
@@ -127,19 +128,19 @@ def _sparse(config: SparseConvConfig) -> dict:
     }
 
 
-def _parts(config: BlockConfig) -> dict[str, Resources]:
+def _parts(config: BlockConfig) -> dict[str, Area]:
     """What the parts of a block take; the rest of it is control."""
     parts = {"queue": area.output_queues(config)}
     window = getattr(config, "window", None)
     if isinstance(window, SlidingWindowConfig):
-        parts["window"] = window.resources()
+        parts["window"] = window.area()
     if isinstance(config, ConvolutionConfig):
         memories = config.weights
         if isinstance(config, FoldedConvConfig) and config.stream is not None:
             memories = [config.stream]
-        parts["weights"] = area.total(memory.resources() for memory in memories)
-        parts["multiply"] = config.array.resources()
-        parts["requantise"] = config.requantiser.resources()
+        parts["weights"] = area.total(memory.area() for memory in memories)
+        parts["multiply"] = config.array.area()
+        parts["requantise"] = config.requantiser.area()
     return parts
 
 
