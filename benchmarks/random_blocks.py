@@ -14,7 +14,7 @@ from hwgen.blocks import area
 from hwgen.blocks.argmax import ArgMaxConfig
 from hwgen.blocks.arithmetic import signed_width
 from hwgen.blocks.axi import AxiConfig
-from hwgen.blocks.base import BlockConfig, Resources, StreamType
+from hwgen.blocks.base import Area, BlockConfig, Part, StreamType
 from hwgen.blocks.conv import FoldedConvConfig
 from hwgen.blocks.elementwise import AdderConfig, TableLookupConfig
 from hwgen.blocks.evict import EvictionConfig
@@ -55,33 +55,34 @@ __all__ = ["BLOCKS", "PARTS", "QueueShape", "SkidShape", "component", "draw"]
 
 
 @dataclass(frozen=True)
-class QueueShape:
+class QueueShape(Part):
     """Parameters of a queue."""
 
     width: int
     depth: int
     claims: tuple[int, ...] = (1,)
 
-    def resources(self) -> Resources:
+    def area(self) -> Area:
         """What it takes."""
         return area.queue(self.width, self.depth, len(self.claims))
 
 
 @dataclass(frozen=True)
-class SkidShape:
+class SkidShape(Part):
     """Parameters of a skid buffer."""
 
     width: int
 
-    def resources(self) -> Resources:
+    def area(self) -> Area:
         """What it takes."""
         return area.skid(self.width)
 
 
 class _Drawer:
-    """Random choices."""
+    """Random choices, for devices with some multiplier."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, multiplier: str) -> None:
+        self.multiplier = multiplier
         self.random = np.random.default_rng(seed)
 
     def whole(self, low: int, high: int) -> int:
@@ -151,13 +152,13 @@ def _requantiser(d: _Drawer) -> RequantiserConfig:
     return RequantiserConfig(
         requantise=d.scales(half / 16, channels, output.bits), bias=bias, output=output,
         acc_range=(-half, half - 1), lanes=lanes,
-        multiplier=d.one("dsp48e2", "dsp48e2", "fabric"),
+        multiplier=d.one(d.multiplier, d.multiplier, "fabric"),
     )
 
 
 def _array(d: _Drawer) -> MacArrayConfig:
     x, w = d.one((8, 8), (8, 8), (8, 4), (4, 4))
-    multiplier = d.one("dsp48e2", "dsp48e2", "dsp48e2", "fabric")
+    multiplier = d.one(*(d.multiplier,) * 3, "fabric")
     packing = Packing.densest(multiplier, x, w, (1 << (w - 1)) - d.whole(0, 1))
     simd, pe, groups = d.spread(1, 36), d.spread(1, 16), 1
     if d.chance(0.25):
@@ -206,7 +207,7 @@ def _conv(d: _Drawer, wide: bool = False) -> FoldedConvConfig:
         folding |= {"pixels_in": d.one(1, 2, 4), "pixels_out": d.one(2, 2, 4)}
         if depthwise and d.chance(0.7):
             folding["shared"] = "weight"
-    multiplier = d.one(*("dsp48e2",) * 6, "fabric")
+    multiplier = d.one(*(d.multiplier,) * 6, "fabric")
     config = FoldedConvConfig(op=op, tensor=tensor, multiplier=multiplier, **folding)
     most = 16 if multiplier == "fabric" else 96
     if config.simd * config.pe * config.group_lanes * config.pixels_out > most:
@@ -271,7 +272,7 @@ def _pool(d: _Drawer) -> PoolConfig:
         op = AveragePool((kernel,) * 2, Requantise.from_scale(ratio), d.quantisation(tensor.bits),
                          (stride,) * 2, pads, counts)
     return PoolConfig(op=op, tensor=tensor, lanes=d.divisor(tensor.channels, 8),
-                      tap_lanes=d.one(1, 1, kernel)).at_full_speed()
+                      tap_lanes=d.one(1, 1, kernel), multiplier=d.multiplier).at_full_speed()
 
 
 def _resize(d: _Drawer) -> NearestResizeConfig:
@@ -323,7 +324,7 @@ def _product(d: _Drawer) -> ProductConfig:
     config = ProductConfig(
         op=Mul(d.scales(2.0 ** (2 * a.bits - 3), 1, a.bits), d.quantisation(a.bits)),
         tensors=(a, b), lanes=d.divisor(a.channels, 4),
-        multiplier=d.one("dsp48e2", "dsp48e2", "fabric"),
+        multiplier=d.one(d.multiplier, d.multiplier, "fabric"),
     )
     return replace(config, depths=(d.depth(config.least_depths[0]),))
 
@@ -334,7 +335,8 @@ def _global_pool(d: _Drawer) -> GlobalPoolConfig:
     if d.chance(0.7):
         op = GlobalAveragePool(Requantise.from_scale(1 / tensor.pixels),
                                d.quantisation(tensor.bits))
-    return GlobalPoolConfig(op=op, tensor=tensor, lanes=d.divisor(tensor.channels, 4))
+    return GlobalPoolConfig(op=op, tensor=tensor, lanes=d.divisor(tensor.channels, 4),
+                            multiplier=d.multiplier)
 
 
 def _argmax(d: _Drawer) -> ArgMaxConfig:
@@ -421,9 +423,9 @@ BLOCKS: dict[str, Callable[[_Drawer], BlockConfig]] = {
 """Blocks, as they stand in a pipeline."""
 
 
-def draw(kind: str, seed: int) -> object:
-    """A random configuration of a kind of part or block."""
-    drawer = _Drawer(seed)
+def draw(kind: str, seed: int, multiplier: str = "dsp48e2") -> object:
+    """A random configuration of a kind of part or block, for devices with some multiplier."""
+    drawer = _Drawer(seed, multiplier)
     while True:
         try:
             return (PARTS | BLOCKS)[kind](drawer)

@@ -1,11 +1,12 @@
 """LUTs, flip-flops, DSPs and memories of blocks: the resource model beside Yosys.
 
-    python -m benchmarks.resources [--quick] [--fit]
+    python -m benchmarks.resources [--quick] [--fit] [--family FAMILY]
 
 Random configurations of every block are synthesised for UltraScale+ (``synth_xilinx -family
-xcup``) and compared with what the model says.  ``--fit`` fits the model's coefficients
-(``hwgen/blocks/cost.toml``) to other configurations first.  Counts are kept in
-``synthesised.json``: only what has changed since is synthesised again.
+xcup``) or, with ``--family ecp5``, for ECP5 (``synth_ecp5``), and compared with what the model
+says.  ``--fit`` fits the model's coefficients (``hwgen/blocks/cost.toml``, ``cost_ecp5.toml``) to
+other configurations first.  Counts are kept in ``synthesised.json`` and ``synthesised_ecp5.json``:
+only what has changed since is synthesised again.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +22,11 @@ from scipy.optimize import nnls
 
 import hwgen.blocks
 from benchmarks.random_blocks import component, draw
-from benchmarks.synthesis import Synthesis
+from benchmarks.synthesis import ECP5, ULTRASCALE, Synthesis, Target
 from hwgen.blocks import cost
-from hwgen.blocks.base import Resources
-
-COUNTS = Path(__file__).with_name("synthesised.json")
-COEFFICIENTS = Path(hwgen.blocks.__file__).with_name("cost.toml")
+from hwgen.blocks.base import Part, Resources
+from hwgen.blocks.multiplier import FAMILIES
+from hwgen.blocks.storage import FAMILY, FOUR_INPUTS
 
 FIT = {
     "skid": 2, "queue": 20, "requantiser": 24, "array": 26, "window": 20, "convolution": 36,
@@ -44,36 +45,74 @@ TEST = {
 FIT_SEED, SPENT_SEED, TEST_SEED = 1000, 5000, 7000
 """Of what coefficients are fitted to, of a test that the features were chosen by and which is
 fitted to since, and of the test."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A device family whose synthesis the model is compared with.
+
+    Members
+    -------
+    family : one of :data:`hwgen.blocks.cost.COEFFICIENTS`
+    target : how it is synthesised
+    counts : name of the file of counts, beside this one
+    share : of :data:`FIT` and :data:`TEST`, how many configurations are synthesised
+    """
+
+    family: str
+    target: Target
+    counts: str
+    share: float = 1.0
+
+    @property
+    def synthesis(self) -> Synthesis:
+        """Synthesis for it, with the counts that are kept."""
+        return Synthesis(Path(__file__).with_name(self.counts), self.target)
+
+    @property
+    def coefficients(self) -> Path:
+        """The file of coefficients."""
+        return Path(hwgen.blocks.__file__).with_name(cost.COEFFICIENTS[self.family])
+    def samples(self, counts: dict[str, int], seed: int) -> Iterable[tuple[str, Part]]:
+        """Kinds and configurations, of each kind at least two."""
+        for kind, count in counts.items():
+            for k in range(seed, seed + max(min(count, 2), round(count * self.share))):
+                yield kind, draw(kind, k, FAMILIES[self.family])
+
+
+MEASURED = {m.family: m for m in (
+    Measured(FAMILY, ULTRASCALE, "synthesised.json"),
+    Measured("ecp5", ECP5, "synthesised_ecp5.json", 0.6),
+)}
+"""By family."""
+
 SMALL = 25
 """LUTs or flip-flops below which an error counts less when coefficients are fitted."""
 LIKELY = 0.01
 """How much the fit prefers coefficients of 1, beside what configurations say."""
 
 
-def samples(counts: dict[str, int], seed: int) -> Iterable[tuple[str, int, object]]:
-    """Kinds, seeds and configurations."""
-    for kind, count in counts.items():
-        for k in range(seed, seed + count):
-            yield kind, k, draw(kind, k)
-
-
-def fit(found: list[tuple[str, object, Resources]], what: str) -> dict[tuple[str, str], float]:
+def fit(
+    found: list[tuple[str, Part, Resources]], what: str, family: str
+) -> dict[tuple[str, str], float]:
     """Coefficients per kind of part and feature, for the least sum of squared relative errors."""
+    others = {"lut", "lut4"} if what == "ff" else {"ff", "ff4"}
+    if family not in FOUR_INPUTS:
+        others |= {"lut4", "ff4"}
     rows, rest = [], []
-    for _, config, area in found:
-        with cost.noted() as parts:
-            exact = config.resources()
+    for _, config, counted in found:
+        area = config.area()
         row: dict[tuple[str, str], float] = {}
-        for kind, features in parts:
+        for kind, features in area.logic:
             for name, value in features.items():
-                if name.partition("_")[0] not in {"lut", "ff"} - {what}:
+                if name.partition("_")[0] not in others:
                     row[kind, name] = row.get((kind, name), 0.0) + float(value)
         rows.append(row)
-        fitted = sum(round(cost.estimate(kind, what, **features)) for kind, features in parts)
-        rest.append(getattr(area, what) - (getattr(exact, what) - fitted))
+        exact = replace(area, logic=()).resources(family)
+        rest.append(getattr(counted, what) - getattr(exact, what))
     columns = sorted({key for row in rows for key in row})
     matrix = np.array([[row.get(key, 0.0) for key in columns] for row in rows])
-    weight = 1 / (np.array([getattr(area, what) for *_, area in found]) + SMALL)
+    weight = 1 / (np.array([getattr(counted, what) for *_, counted in found]) + SMALL)
     matrix, target = matrix * weight[:, None], np.array(rest) * weight
     # Features are counts of LUTs or flip-flops: where nothing is known, one for each is likely.
     likely = np.diag(np.sqrt(LIKELY * (matrix**2).sum(0)))
@@ -82,7 +121,7 @@ def fit(found: list[tuple[str, object, Resources]], what: str) -> dict[tuple[str
     return dict(zip(columns, solution, strict=True))
 
 
-def write(coefficients: dict[str, dict[tuple[str, str], float]]) -> None:
+def write(path: Path, coefficients: dict[str, dict[tuple[str, str], float]]) -> None:
     """The file of coefficients."""
     lines = ["# Written by `python -m benchmarks.resources --fit`.  See cost.py."]
     last = ""
@@ -95,7 +134,7 @@ def write(coefficients: dict[str, dict[tuple[str, str], float]]) -> None:
         if any(rates.values()):
             inside = ", ".join(f"{what} = {rate}" for what, rate in rates.items() if rate)
             lines.append(f"{name} = {{ {inside} }}")
-    COEFFICIENTS.write_text("\n".join(lines) + "\n")
+    path.write_text("\n".join(lines) + "\n")
     cost.coefficients.cache_clear()
 
 
@@ -104,7 +143,7 @@ def error(predicted: int, counted: int) -> float:
     return (predicted - counted) / max(counted, 1)
 
 
-def table(found: list[tuple[str, object, Resources]]) -> tuple[list[str], bool]:
+def table(found: list[tuple[str, Part, Resources]], family: str) -> tuple[list[str], bool]:
     """Lines of a table of errors, and whether a count that must be exact is wrong."""
     lines = [
         "| block | number | LUT, median % | worst | FF, median % | worst | DSP or RAM wrong |",
@@ -113,7 +152,7 @@ def table(found: list[tuple[str, object, Resources]]) -> tuple[list[str], bool]:
     kinds = list(dict.fromkeys(kind for kind, *_ in found))
     wrong = 0
     for kind in [*kinds, "all"]:
-        mine = [(config.resources(), area) for k, config, area in found if kind in (k, "all")]
+        mine = [(config.resources(family), area) for k, config, area in found if kind in (k, "all")]
         cells = []
         for what in ("lut", "ff"):
             errors = 100 * np.abs([error(getattr(p, what), getattr(a, what)) for p, a in mine])
@@ -127,18 +166,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="The resource model beside synthesis")
     parser.add_argument("--quick", action="store_true", help="one block of each kind")
     parser.add_argument("--fit", action="store_true", help="fit the coefficients first")
+    parser.add_argument("--family", choices=MEASURED, default=FAMILY)
     options = parser.parse_args()
-    synthesis = Synthesis(COUNTS)
+    family = MEASURED[options.family]
+    synthesis = family.synthesis
 
-    def measured(counts: dict[str, int], seed: int) -> list[tuple[str, object, Resources]]:
+    def measured(counts: dict[str, int], seed: int) -> list[tuple[str, Part, Resources]]:
         return [(kind, config, synthesis.area(component(config)))
-                for kind, _, config in samples(counts, seed)]
+                for kind, config in family.samples(counts, seed)]
 
     if options.fit:
         found = measured(FIT, FIT_SEED) + measured(TEST, SPENT_SEED)
-        write({what: fit(found, what) for what in ("lut", "ff")})
+        write(family.coefficients,
+              {what: fit(found, what, family.family) for what in ("lut", "ff")})
     found = measured(dict.fromkeys(TEST, 1) if options.quick else TEST, TEST_SEED)
-    lines, wrong = table(found)
+    lines, wrong = table(found, family.family)
     print("\n".join(lines))
     if options.fit and not options.quick:
         synthesis.save(forget=True)

@@ -59,15 +59,15 @@ def densest(conv: Convolution, tensor: TensorType, multiplier: str) -> int:
     return Packing.densest(multiplier, bits, conv.weight_bits, conv.weight_limit).products
 
 
-def fabric_luts(conv: Convolution, tensor: TensorType) -> float:
+def fabric_luts(conv: Convolution, tensor: TensorType, family: str) -> float:
     """Fewest LUTs of a multiplier in the fabric: those of an array that sums one product, or all
     products of a result, whichever are fewer for each."""
     packing = Packing("fabric", 1, tensor.bits, conv.weight_bits, conv.weight_limit)
     acc_bits = signed_width(*conv.accumulator_range(tensor))
     whole = conv.weight.size // conv.cout
     return min(
-        MacArrayConfig(simd=simd, pe=1, packing=packing, acc_bits=acc_bits).resources().lut / simd
-        for simd in {1, whole}
+        MacArrayConfig(simd=simd, pe=1, packing=packing, acc_bits=acc_bits)
+        .resources(family).lut / simd for simd in {1, whole}
     )
 
 
@@ -110,7 +110,7 @@ def bounds(graph: Graph, board: Board, streams: Streams, clock_mhz: float) -> Bo
             continue
         macs = node.op.macs(tensor)
         by_dsp = macs / densest(conv, tensor, board.multiplier) / max(usable.dsp, 1e-9)
-        by_lut = macs * fabric_luts(conv, tensor) / max(usable.lut, 1e-9)
+        by_lut = macs * fabric_luts(conv, tensor, board.family) / max(usable.lut, 1e-9)
         work.append((by_dsp, by_lut))
         reads += macs * conv.weight_bits
         weights += conv.weight.size * conv.weight_bits

@@ -25,6 +25,7 @@ from hwgen.blocks.multiplier import MULTIPLIERS, Packing
 from hwgen.blocks.sparse_conv import usual_queue
 from hwgen.blocks.sparse_mac import centred_bits
 from hwgen.blocks.storage import (
+    FAMILY,
     STYLES,
     block_count,
     choice_luts,
@@ -115,14 +116,14 @@ def _styles(
     return takes
 
 
-def _buffer(width: np.ndarray, depth: np.ndarray, copies: np.ndarray) -> np.ndarray:
+def _buffer(width: np.ndarray, depth: np.ndarray, copies: np.ndarray, family: str) -> np.ndarray:
     zero = np.zeros(len(width))
-    luts = np.where(depth <= DEEPEST_LUTS, copies * ram_luts(width, depth), NONE)
+    luts = np.where(depth <= DEEPEST_LUTS, copies * ram_luts(width, depth, family), NONE)
     return _styles((luts, zero, zero), copies * block_count(width, depth),
                    copies * ultra_count(width, depth))
 
 
-def _weights(width: np.ndarray, depth: np.ndarray, chain: np.ndarray) -> np.ndarray:
+def _weights(width: np.ndarray, depth: np.ndarray, chain: np.ndarray, family: str) -> np.ndarray:
     """Memories of weights: one for each pair of products in a chain, the last perhaps for one."""
     pairs = np.maximum(chain // 2, 1)
     each = np.where(chain > 1, -(-2 * width // chain), width)
@@ -136,16 +137,17 @@ def _weights(width: np.ndarray, depth: np.ndarray, chain: np.ndarray) -> np.ndar
         return total
 
     return _styles(
-        (np.where(depth <= DEEPEST_LUTS, rom_luts(width, depth), NONE),
-         choice_luts(width, -(-depth // 2048)),
-         choice_luts(width, -(-depth // 4096)) + 60 * ports + width // 36),
-        both(table_count), both(ultra_weights), estimate("weights", "ff", ff_words=width),
+        (np.where(depth <= DEEPEST_LUTS, rom_luts(width, depth, family), NONE),
+         choice_luts(width, -(-depth // 2048), family),
+         choice_luts(width, -(-depth // 4096), family) + 60 * ports + width // 36),
+        both(table_count), both(ultra_weights),
+         estimate("weights", "ff", family, ff_words=width),
     )
 
 
-def _estimates(kinds: Sequence[tuple[str, dict]]) -> tuple:
+def _estimates(kinds: Sequence[tuple[str, dict]], family: str) -> tuple:
     """Flip-flops and LUTs of some kinds of parts with their features."""
-    ff, lut = (sum(estimate(kind, what, **features) for kind, features in kinds)
+    ff, lut = (sum(estimate(kind, what, family, **features) for kind, features in kinds)
                for what in ("ff", "lut"))
     return ff, lut
 
@@ -163,6 +165,7 @@ class ConvTable:
     external : off-chip memory, if weights may be there
     known : for some tiles, the sites of the window's buffer and the depth of the queue
     layer : statistics of its zeros, if it may be sparse
+    family : the device's
     """
 
     def __init__(
@@ -170,12 +173,12 @@ class ConvTable:
         pixels_out: int, multiplier: str, ultra: bool, sites: int = 0,
         external: External | None = None,
         known: Mapping[int, tuple[int, int]] = MappingProxyType({}),
-        layer: Layer | None = None,
+        layer: Layer | None = None, family: str = FAMILY,
     ) -> None:
         self.op, self.tensor = op, tensor
         self.lanes_in, self.pixels_in = lanes_in, pixels_in
         self.lanes_out, self.pixels_out = lanes_out, pixels_out
-        self.multiplier = multiplier
+        self.multiplier, self.family = multiplier, family
         self.banks = 1
         if max(pixels_in, pixels_out) > 1:
             self.banks = math.lcm(pixels_in, pixels_out * op.window.stride[-1])
@@ -199,7 +202,7 @@ class ConvTable:
             tiles = tiles_of(op, tensor, self.banks, pixels_out, lanes_out)
             shapes = Foldings(*np.concatenate([part[5] for part in parts], axis=-1))
             if tiles is not None:
-                self._streamed = streamed(tiles, shapes, external, known, ultra)
+                self._streamed = streamed(tiles, shapes, external, known, ultra, family)
         self._interval = self._slowest = 0
 
     def _guess_pixels(self) -> int:
@@ -258,7 +261,7 @@ class ConvTable:
         segments = np.where(gl > 1, 1, op.groups)
         words = segments * -(-(self.tensor.channels // segments) // (gl * cl))
         copies = tl * self.banks
-        window = _buffer(bits, self.sites * words, copies)
+        window = _buffer(bits, self.sites * words, copies, self.family)
         phases, simd, results = math.prod(op.repeat), cl * tl, gl * pe * self.pixels_out
         parts = []
         for kind, multiplier in enumerate(dict.fromkeys((self.multiplier, "fabric"))):
@@ -271,7 +274,8 @@ class ConvTable:
                 word = packing.word_bits
             row, chain = gl * pe * simd * word, chain_length(packing, simd)
             weights = _weights(row, phases * folds * steps,
-                               chain if packing.device.sum_bits else np.ones_like(chain))
+                               chain if packing.device.sum_bits else np.ones_like(chain),
+                               self.family)
             dsp = packing.device.dsp * simd * columns
             ff, lut = self._fabric(
                 packing, simd, chain, columns, results, copies, bits, tl, beats)
@@ -304,15 +308,16 @@ class ConvTable:
         columns, streams = -(-pe // packing.products), cl * tl
         dsp = packing.device.dsp * k * columns
         each, depth = -(-streams // k), folds * steps
-        weights = k * _weights(pe * packing.word_bits, each * depth, np.ones_like(k))
+        weights = k * _weights(pe * packing.word_bits, each * depth, np.ones_like(k),
+                               self.family)
         words = op.groups * -(-cin // cl)
         word = cl * self.tensor.bits
-        window = _buffer(word, self.sites * words, tl)
+        window = _buffer(word, self.sites * words, tl, self.family)
         ff, lut = self._fabric(
             packing, k, chain_length(packing, k), columns, pe, tl, word, tl, beats)
         address = np.ceil(np.log2(np.maximum(each * depth, 2)))
         entry = (each * (self.tensor.bits + 1) + address + 1).astype(int)
-        queue = memory_takes(entry, usual_queue(steps), 1, False)[:, 0]
+        queue = memory_takes(entry, usual_queue(steps), 1, False, self.family)[:, 0]
         weights[2] += (k * queue[:, 1]).astype(int)
         ff = ff + k * (5 * entry + address) + streams * (bits + 1)
         lut = lut + k * (queue[:, 0] + each * (self.tensor.bits / 2 + 8) + 2 * address
@@ -362,7 +367,7 @@ class ConvTable:
                 "operand": count * (wide + narrow),
                 "sum": columns * (simd - chains) * (wide + narrow + 1),
             }))
-        ff, lut = _estimates(kinds)
+        ff, lut = _estimates(kinds, self.family)
         return ff, lut
 
     def _product(self, multiplier: str, wide: int, narrow: int, count) -> list[tuple[str, dict]]:
@@ -389,7 +394,8 @@ class ConvTable:
         return [
             lanes * np.array([
                 MULTIPLIERS[multiplier].dsps(wide, narrow) if multiplier != "fabric" else 0,
-                *_estimates([rounding, *self._product(multiplier, wide, narrow, 1)]), 0, 0, 0,
+                *_estimates([rounding, *self._product(multiplier, wide, narrow, 1)], self.family),
+                0, 0, 0,
             ])
             for multiplier in (self.multiplier, "fabric")
         ]

@@ -24,10 +24,10 @@ def vector(resources: Resources) -> np.ndarray:
     return np.array([getattr(resources, name, 0) for name in RESOURCES], float)
 
 
-def ways(width: int, depth: int, ultra: bool) -> list[Column]:
-    """A buffer in each kind of memory."""
-    return [Column(tuple(vector(Resources.memory(width, depth, style))), 0, style)
-            for style in STYLES[: 3 if ultra else 2]]
+def ways(width: int, depth: int, board: Board) -> list[Column]:
+    """A buffer in each kind of memory that a board has."""
+    return [Column(tuple(vector(Resources.memory(width, depth, style, board.family))), 0, style)
+            for style in STYLES[: 3 if board.uram else 2]]
 
 
 def assign_memories(
@@ -47,20 +47,20 @@ def assign_memories(
         for k, (stream, depth, style) in enumerate(
             zip(config.outputs, config.queue_depths, config.queue_styles, strict=True)
         ):
-            fixed -= vector(Resources.memory(stream.width, depth, style))
+            fixed -= vector(Resources.memory(stream.width, depth, style, board.family))
             names[f"queue {name} {k}"] = "queue", into[name, k]
             parts.append(Part((f"queue {name} {k}",),
-                              FixedTable(ways(stream.width, depth, board.uram > 0))))
+                              FixedTable(ways(stream.width, depth, board))))
         window = getattr(config, "window", None)
         if window is not None and name in design.foldings:
             width = window.word_lanes * window.input.tensor.bits
             copies = window.tap_lanes * window.banks
-            style = Resources.memory(width, window.depth, window.style)
+            style = Resources.memory(width, window.depth, window.style, board.family)
             fixed -= copies * vector(style)
             names[f"window {name}"] = "window", name
             parts.append(Part((f"window {name}",), FixedTable([
                 replace(column, takes=tuple(copies * n for n in column.takes))
-                for column in ways(width, window.depth, board.uram > 0)
+                for column in ways(width, window.depth, board)
             ])))
     allocation = allocate(parts, vector(board.usable) - fixed, 1)
     if allocation is None:

@@ -129,6 +129,7 @@ def check_design(graph: Graph, board: Board, design: DesignPoint, timing: Timing
         If it does not.
     """
     board.check_clock(design.clock_mhz, "The design's clock_mhz")
+    design = replace(design, family=board.family)
     netlist = plan(graph, design)
     check_multipliers(netlist, board)
     check_fits(netlist, board)
@@ -156,7 +157,7 @@ def check_fits(netlist: Netlist, board: Board) -> None:
     block that takes most of it."""
     need = netlist.resources()
     for name in over(need, board.resources):
-        takes = {block: getattr(config.resources(), name)
+        takes = {block: getattr(config.resources(netlist.family), name)
                  for block, config in netlist.blocks.items()}
         largest = max(takes, key=lambda block: takes[block])
         raise HwgenError(

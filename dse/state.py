@@ -80,11 +80,12 @@ class _Evicted:
     style: str
 
 
-def _buffer(config: ConvolutionConfig) -> np.ndarray:
+def _buffer(config: ConvolutionConfig, family: str) -> np.ndarray:
     """What the memory of a convolution's window takes."""
     window = config.window
     width, copies = window.word_lanes * window.input.tensor.bits, window.tap_lanes * window.banks
-    return copies * vector(Resources.memory(width, max(window.depth, 2), window.style))
+    return copies * vector(Resources.memory(
+        width, max(window.depth, 2), window.style, family))
 
 
 def _bursts(node: Node, graph: Graph) -> bool:
@@ -173,6 +174,7 @@ class SearchState:
                 self._tables[key] = ConvTable(
                     conv, self.graph.types[source], *key[1:5], self.board.multiplier,
                     self.board.uram > 0, key[5], self.external, dict(known), key[8],
+                    self.board.family,
                 )
             parts.append(Part((node.name,), self._tables[key]))
         for node in self.graph.nodes:
@@ -192,7 +194,7 @@ class SearchState:
         columns = []
         for multiplier in dict.fromkeys((self.board.multiplier, "fabric")):
             folding = Folding(multiplier=multiplier)
-            takes = vector(self._config(node, folding, lanes, pixels).resources())
+            takes = vector(self._config(node, folding, lanes, pixels).resources(self.board.family))
             columns.append(Column(tuple(takes), 0, folding))
         # The rest of it is counted with all that the tables miss.
         least = np.minimum.reduce([np.array(c.takes) for c in columns])
@@ -335,7 +337,7 @@ class SearchState:
         """The design point of an allocation."""
         design = DesignPoint(
             self.board.name, self.clock, lanes=dict(lanes),
-            pixels={name: n for name, n in pixels.items() if n > 1},
+            pixels={name: n for name, n in pixels.items() if n > 1}, family=self.board.family,
         )
         for name, column in allocation.columns.items():
             edge, choice = name.removeprefix(QUEUE), column.choice
@@ -414,7 +416,7 @@ class SearchState:
         before = {edge.sink: edge for edge in netlist.edges}
         for name, config in netlist.blocks.items():
             if isinstance(config, ConvolutionConfig):
-                known = known + _buffer(config) - allocation.columns[name].window
+                known = known + _buffer(config, self.board.family) - allocation.columns[name].window
                 if isinstance(config, FoldedConvConfig) and config.tile:
                     known = known + self._learn_tiles(name, config, edges[name, 0], netlist, timing)
                     continue
@@ -422,10 +424,10 @@ class SearchState:
             if isinstance(config, EvictionConfig):
                 edge = _use(before[name, 0])
                 self.queues[edge] = (
-                    ways(config.stream.width, config.queue_depths[0], self.board.uram > 0),
+                    ways(config.stream.width, config.queue_depths[0], self.board),
                     self._evicted(config),
                 )
-                takes = vector(config.resources())
+                takes = vector(config.resources(self.board.family))
                 takes[-1] = config.offchip.reads + config.offchip.writes
                 known = known + takes
                 continue
@@ -433,11 +435,12 @@ class SearchState:
                 config.outputs, config.queue_depths, config.queue_styles, strict=True
             )):
                 edge = edges[name, k]
-                columns = ways(stream.width, depth, self.board.uram > 0)
+                columns = ways(stream.width, depth, self.board)
                 if columns[0].takes[LUT] > LARGE:
                     evicted = self._eviction(netlist, edge, stream, depth, timing)
                     self.queues[_use(edge)] = columns, evicted
-                    known = known + vector(Resources.memory(stream.width, depth, style))
+                    known = known + vector(
+                        Resources.memory(stream.width, depth, style, self.board.family))
         self.missing = vector(need) - known
         if self.external is not None:
             streams = (*netlist.inputs.values(), *netlist.outputs.values())
@@ -458,10 +461,10 @@ class SearchState:
         more = depth - ordered
         if more * stream.width < LARGE_BITS:
             return np.zeros(len(RESOURCES))
-        columns = ways(stream.width, more, self.board.uram > 0)
+        columns = ways(stream.width, more, self.board)
         evicted = self._eviction(netlist, edge, stream, more, timing)
         self.queues[_use(edge)] = columns, evicted
-        return vector(Resources.memory(stream.width, more, style))
+        return vector(Resources.memory(stream.width, more, style, self.board.family))
 
     def _eviction(
         self, netlist: Netlist, edge: Edge, stream: StreamType, depth: int, timing: Timing
@@ -484,7 +487,7 @@ class SearchState:
         columns = []
         for style in ("", "block"):
             styled = replace(config, styles=(style,))
-            takes = vector(styled.resources())
+            takes = vector(styled.resources(self.board.family))
             takes[-1] = styled.offchip.reads + styled.offchip.writes
             columns.append(Column(tuple(takes), 0, _Evicted(style)))
         return columns

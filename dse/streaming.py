@@ -145,7 +145,7 @@ class Tiles:
 
 def streamed(
     tiles: Tiles, foldings: Foldings, external: External, known: Mapping[int, tuple[int, int]],
-    ultra: bool,
+    ultra: bool, family: str,
 ) -> Streamed:
     """All ways to stream the weights of a convolution.
 
@@ -155,6 +155,7 @@ def streamed(
     external : off-chip memory
     known : for some tiles, the sites of the window and the depth of the queue that they need
     ultra : whether there is UltraRAM
+    family : the device's
     """
     choices, shares = np.array(tiles.choices), np.array(RESIDENT)
     which, share, index = (a.ravel() for a in np.meshgrid(
@@ -182,7 +183,8 @@ def streamed(
     tile = choices[which]
     whole = (slots + resident) * depth
     last = f.row_bits * rows_per_word - (columns - 1) * bus
-    weights = memory_takes(bus, whole, columns - 1, ultra) + memory_takes(last, whole, 1, ultra)
+    weights = (memory_takes(bus, whole, columns - 1, ultra, family)
+               + memory_takes(last, whole, 1, ultra, family))
     rows = np.minimum(tiles.extent - tiles.stride + tile * tiles.stride * (2 - 1 / f.folds),
                       tiles.rows * (2 - 1 / f.folds))
     sites = np.ceil(rows * tiles.row_sites).astype(int)
@@ -190,8 +192,8 @@ def streamed(
     for n, choice in enumerate(tiles.choices):
         if choice in known:
             sites[which == n], queue[which == n] = known[choice]
-    window = memory_takes(f.word_bits, sites * f.words, f.copies, ultra)
-    queues = memory_takes(tiles.beat_bits, queue, 1, ultra)
+    window = memory_takes(f.word_bits, sites * f.words, f.copies, ultra, family)
+    queues = memory_takes(tiles.beat_bits, queue, 1, ultra, family)
     takes = weights[:, :, None, None] + window[:, None, :, None] + queues[:, None, None]
     takes[..., 0] += (200 + f.row_bits * (rows_per_word // 3))[:, None, None, None]
     moved = (f.folds - resident) * depth * columns * (bus // 8) * count
@@ -199,12 +201,12 @@ def streamed(
     return Streamed(index[good], tile, resident, moved, cycles, window, takes)
 
 
-def memory_takes(width, depth: np.ndarray, copies, ultra: bool) -> np.ndarray:
+def memory_takes(width, depth: np.ndarray, copies, ultra: bool, family: str) -> np.ndarray:
     """What memories take in each style, LUTs, blocks and UltraRAMs: ``(ways, styles, 3)``."""
     width, depth, copies = np.broadcast_arrays(width, np.maximum(depth, 2), copies)
     zero = np.zeros(len(depth))
     blocks = copies * block_ram(np.maximum(width, 1), depth)
-    luts = np.where(blocks > 0, 0, copies * ram_luts(np.maximum(width, 1), depth))
+    luts = np.where(blocks > 0, 0, copies * ram_luts(np.maximum(width, 1), depth, family))
     styles = [np.stack([luts, blocks, zero], axis=-1)]
     if ultra:
         rams = copies * ultra_count(width, depth)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hwgen.blocks.multiplier import MULTIPLIERS
 from hwgen.blocks.sparse_mac import SKIPS
-from hwgen.blocks.storage import STYLES
+from hwgen.blocks.storage import FAMILY, STYLES
 from hwgen.errors import HwgenError, naming
 
 __all__ = ["OFF_CHIP", "DesignPoint", "Folding", "MemoryPorts", "Sparse"]
@@ -194,6 +194,8 @@ class DesignPoint:
     -------
     board : board name
     clock_mhz : clock frequency
+    family : the board's device family, one of :data:`hwgen.blocks.cost.COEFFICIENTS`; what LUTs are
+        depends on it, and nothing that is built.  It is not in a file, for the board says it.
     foldings : node name to :class:`Folding`; what is missing is folded fully (one MAC a cycle)
     lanes : tensor name to channels a beat, as the tensor's producer sends it; default 1
     pixels : tensor name to pixels a beat; default 1
@@ -215,6 +217,7 @@ class DesignPoint:
     memories: dict[str, str] = field(default_factory=dict)
     ports: MemoryPorts = field(default=MemoryPorts())
     split: tuple[str, ...] = ()
+    family: str = field(default=FAMILY, compare=False)
 
     def plain(self) -> dict:
         """What a file of it holds."""

@@ -33,6 +33,7 @@ from hwgen.blocks.queue import FifoConfig
 from hwgen.blocks.resize import NearestResizeConfig
 from hwgen.blocks.route import ConcatenateConfig, LaneChangeConfig, SplitterConfig
 from hwgen.blocks.sparse_conv import SparseConvConfig
+from hwgen.blocks.storage import FAMILY
 from hwgen.blocks.weights import LOAD_BITS
 from hwgen.design import OFF_CHIP, DesignPoint, Folding, MemoryPorts
 from hwgen.errors import HwgenError, naming
@@ -94,6 +95,7 @@ class Netlist:
     edges : every stream
     inputs, outputs : tensor names and stream types at the outside
     offchip : how off-chip memory is used, if it is
+    family : device family, one of :data:`hwgen.blocks.cost.COEFFICIENTS`
     """
 
     graph: Graph
@@ -103,6 +105,7 @@ class Netlist:
     inputs: dict[str, StreamType] = field(default_factory=dict)
     outputs: dict[str, StreamType] = field(default_factory=dict)
     offchip: Layout | None = None
+    family: str = FAMILY
 
     @property
     def interval(self) -> int:
@@ -140,7 +143,8 @@ class Netlist:
     def resources(self) -> Resources:
         """What all blocks take together, and the ports to off-chip memory."""
         ports = self.offchip.port_configs if self.offchip else ()
-        return area.total(config.resources() for config in (*self.blocks.values(), *ports))
+        areas = (config.area() for config in (*self.blocks.values(), *ports))
+        return area.total(areas).resources(self.family)
 
 
 LOAD = "load"
@@ -324,7 +328,7 @@ def plan(graph: Graph, design: DesignPoint) -> Netlist:
     for name in design.split:
         with naming("The design's split"):
             graph = split_rows(graph, name)
-    netlist = Netlist(graph)
+    netlist = Netlist(graph, family=design.family)
     names = {node.name for node in graph.nodes}
     for name in design.foldings:
         if name not in names:

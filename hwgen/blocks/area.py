@@ -3,32 +3,21 @@
 Multipliers and memories are counted exactly (:mod:`hwgen.blocks.storage`); LUTs and flip-flops are
 estimated from features of each part, with coefficients fitted to synthesis
 (:mod:`hwgen.blocks.cost`, ``benchmarks/resources.py``).  Each function takes the configuration of
-a block or of a part, which calls it in its ``resources``.
+a block or of a part, which calls it in its ``area``; which device family it is comes later.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import fields
-from operator import attrgetter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from hwgen.blocks.arithmetic import levels
-from hwgen.blocks.base import Resources
-from hwgen.blocks.cost import logic
+from hwgen.blocks.cost import Area, counted, logic, memory, total
 from hwgen.blocks.multiplier import MULTIPLIERS
 from hwgen.blocks.storage import memory_part, memory_style
-
-
-def total(parts: Iterable[Resources]) -> Resources:
-    """Sum of resources."""
-    return Resources(*map(sum, zip(*map(_EACH, parts), strict=True)))
-
-
-_EACH = attrgetter(*(f.name for f in fields(Resources)))
 
 
 def wrap(count: int) -> int:
@@ -37,20 +26,21 @@ def wrap(count: int) -> int:
     return bits if count & (count - 1) else 0
 
 
-def queue(width: int, depth: int, claims: int = 1, style: str = "") -> Resources:
+def queue(width: int, depth: int, claims: int = 1, style: str = "") -> Area:
     bits = depth.bit_length()
     return buffer(width, depth, style) + logic(
         "queue", one=1, bits=bits, address=2 * (max(depth, 2) - 1).bit_length(),
         lut_wrap=2 * wrap(depth), lut_five=min(bits, 5), claim=claims * (bits + 1),
+        lut4_claims=claims,
         ff_register=buffer_registers(width, depth, style),
     )
 
 
-def buffer(width: int, depth: int, style: str = "", copies: int = 1) -> Resources:
+def buffer(width: int, depth: int, style: str = "", copies: int = 1) -> Area:
     """``copies`` of a buffer memory, without its registers."""
     depth = max(depth, 2)
     parts = -(-depth // 64) if memory_style(width, depth, style) == "distributed" else 1
-    return total([Resources.memory(width, depth, style)] * copies) + logic(
+    return total([memory(width, depth, style)] * copies) + logic(
         "buffer", lut_choice=copies * width * (parts - 1)
     )
 
@@ -65,18 +55,18 @@ def buffer_registers(width: int, depth: int, style: str = "") -> int:
     return width * parts + 2 * levels(parts)
 
 
-def output_queues(config, claims: int = 1) -> Resources:
+def output_queues(config, claims: int = 1) -> Area:
     return total(queue(stream.width, depth, claims, style) for stream, depth, style in
                  zip(config.outputs, config.queue_depths, config.queue_styles, strict=True))
 
 
-def skid(width: int) -> Resources:
+def skid(width: int) -> Area:
     return logic("skid", one=1, width=width)
 
 
 def round_shift(
     width: int, shifts: tuple[int, int], output, count: int = 1, half_bits: int = 0
-) -> Resources:
+) -> Area:
     """``count`` rounders."""
     low, high = shifts
     whole = max(width, high, half_bits) + 1
@@ -96,7 +86,7 @@ def round_shift(
 def product(
     multiplier: str, a: int, b: int, count: int = 1, digits: Sequence[int] = (),
     kind: str = "",
-) -> Resources:
+) -> Area:
     """``count`` products of registers, ``a`` the wider.
 
     ``digits``: for each two bits of ``b``, how many of them are not always zero.
@@ -104,7 +94,7 @@ def product(
     device = MULTIPLIERS[multiplier]
     if device.dsp:
         tiles = device.tiles(a, b)
-        return Resources(dsp=count * device.dsps(a, b)) + logic(
+        return counted(dsp=count * device.dsps(a, b)) + logic(
             f"{kind}product", ff_register=count * (a + b), part=count * (tiles - 1) * (a + b)
         )
     digits = digits or [min(2, b - k) for k in range(0, b, 2)]
@@ -116,10 +106,11 @@ def product(
     return logic(
         f"{kind}fabric", double=count * sum(n == 2 for n in digits) * (a + 2),
         single=count * sum(n == 1 for n in digits) * a, tree=count * tree, one=count,
+        lut4_adders=count * (2 * sum(n > 0 for n in digits) - 1),
     )
 
 
-def requantiser(config) -> Resources:
+def requantiser(config) -> Area:
     count = config.lanes * config.pixels
     (bias, scale, *_), table = config._table
     table = table.reshape(config.rows, config.lanes, -1)
@@ -141,7 +132,7 @@ def requantiser(config) -> Resources:
         a, b = wide, narrow
     else:
         digits, a, b = (), int(live.sum()) + 1, narrow
-    blocks = -(-config.rows // 64)
+    blocks, blocks4 = -(-config.rows // 64), -(-config.rows // 16)
     # Without a bias three registers are left, a shift register.
     plain = bool(table[:, :, :bias].any())
     scales = table[:, :, bias : bias + scale]
@@ -161,30 +152,35 @@ def requantiser(config) -> Resources:
             ff_acc=count * config.acc_bits * (plain + 2 * (config.sets == 1) * plain),
             lut_acc=count * config.acc_bits * plain,
             lut_late=count * config.acc_bits * (config.sets > 1 or not plain),
+            ff4_late=count * config.acc_bits * (config.sets > 1 or not plain),
+            lut4_table=different(table) * blocks4, lut4_choices=different(table) * (blocks4 - 1),
+            lut4_adders=count,
         ),
         round_shift(wide + narrow - 1, config.shifts, config.output, count, config.half_bits),
     ))
 
 
-def column(config, times: int = 1) -> Resources:
+def column(config, times: int = 1) -> Area:
     packing, bits = config.packing, config.field_bits
     out = logic(
         "column", sum=times * config.outputs * (config.chains - 1) * (bits + 2),
         acc=times * config.outputs * config.acc_bits, one=times * config.outputs,
         carry=times * (config.outputs - 1) * config.chains,
+        lut4_adders=times * config.outputs * (config.chains - 1),
         lowest=times * (config.outputs - 1) * config.simd * bool(config.guard),
         field=times * (config.outputs - 1) * config.chains * bool(config.guard),
     )
     if packing.device.sum_bits:
-        return out + Resources(dsp=times * config.simd)
+        return out + counted(dsp=times * config.simd)
     wide, narrow = (config.operand_bits, packing.activation_bits)
     return out + product(packing.multiplier, wide, narrow, times * config.simd) + logic(
         "tree", operand=times * config.simd * (wide + narrow),
         sum=times * (config.simd - config.chains) * (wide + narrow + 1),
+        lut4_adders=times * (config.simd - config.chains),
     )
 
 
-def array(config, before: int = 0) -> Resources:
+def array(config, before: int = 0) -> Area:
     """An array whose activations come from ``before`` registers that go nowhere else.
 
     Three registers in a row are a shift register, those before the array included.
@@ -201,7 +197,19 @@ def array(config, before: int = 0) -> Resources:
     return total(column(c, times) for c in config.columns) + logic(
         "array", ff_register=size * sum(n * bits for n, bits in chains if n < 3),
         lut_shift=size * sum(bits for n, bits in chains if n >= 3), lut_packed=packed,
+        ff4_shift=size * sum(n * bits for n, bits in chains if n >= 3),
     )
+
+
+def table_luts4(columns: np.ndarray) -> tuple[int, int]:
+    """A table of known contents ``(rows, bits)``: functions of four bits, and choices."""
+    count = -(-len(columns) // 16)
+    padded = np.pad(columns, ((0, count * 16 - len(columns)), (0, 0)), mode="edge")
+    values = padded.reshape(count, 16, -1).transpose(2, 0, 1) @ (1 << np.arange(16))
+    # Of a function and its inverse one is enough.
+    functions = np.minimum(values, 0xFFFF - values)
+    return (len(set(functions.ravel().tolist()) - {0}),
+            sum(len(set(column)) - 1 for column in values.tolist()))
 
 
 def table_luts(columns: np.ndarray) -> tuple[int, int]:
@@ -216,7 +224,7 @@ def table_luts(columns: np.ndarray) -> tuple[int, int]:
             sum(choices(len(set(column))) for column in whole.tolist()))
 
 
-def table_lookup(config) -> Resources:
+def table_lookup(config) -> Area:
     memory = config.memory
     values = config.op.by_address
     tables = [values[k :: config.lanes] for k in range(config.lanes)] if (
@@ -227,38 +235,44 @@ def table_lookup(config) -> Resources:
     )
 
 
-def words(tables: Sequence[np.ndarray], memory, lanes: int) -> Resources:
+def words(tables: Sequence[np.ndarray], memory, lanes: int) -> Area:
     """Tables of lanes: one of each, or one for all of them."""
     if memory.kind != "distributed":
-        return total([memory.resources()] * lanes)
+        return total([memory.area()] * lanes)
     columns = [(t.reshape(-1, 1) >> np.arange(memory.width)) & 1 for t in tables]
-    counts = [table_luts(c) for c in columns]
-    luts, chosen = (sum(n) * lanes // len(tables) for n in zip(*counts, strict=True))
+    luts, chosen, luts4, chosen4 = (
+        sum(n) * lanes // len(tables)
+        for n in zip(*(table_luts(c) + table_luts4(c) for c in columns), strict=True)
+    )
     varying = sum(int((c != c[:1]).any(0).sum()) for c in columns) * lanes // len(tables)
-    return logic("words", lut_words=luts, lut_choices=chosen, ff_words=varying)
+    return logic("words", lut_words=luts, lut_choices=chosen, ff_words=varying,
+                 lut4_words=luts4, lut4_choices=chosen4)
 
 
-def pair(config) -> Resources:
+def pair(config) -> Area:
     out = output_queues(config) + total(skid(stream.width) for stream in config.inputs)
     return out + logic("pair", one=1, valid=config.push_latency)
 
 
-def adder(config) -> Resources:
+def adder(config) -> Area:
     bits = config.product_bits
     columns = [(values[:, None] >> np.arange(bits)) & 1 for _, _, values in config.pieces]
-    words, chosen = (sum(n) for n in zip(*map(table_luts, columns), strict=True))
+    words, chosen, words4, chosen4 = (
+        sum(n) for n in zip(*(table_luts(c) + table_luts4(c) for c in columns), strict=True)
+    )
     varying = sum(int((c != c[:1]).any(0).sum()) for c in columns)
     lanes = config.lanes
     return total((
         pair(config),
         logic("constant", lut_words=lanes * words, lut_choices=lanes * chosen,
-              ff_words=lanes * varying),
-        logic("adder", sum=lanes * config.sum_bits * (len(columns) - 1)),
+              ff_words=lanes * varying, lut4_words=lanes * words4, lut4_choices=lanes * chosen4),
+        logic("adder", sum=lanes * config.sum_bits * (len(columns) - 1),
+              lut4_adders=lanes * (len(columns) - 1)),
         round_shift(config.sum_bits, (config.op.shift,) * 2, config.op.output, lanes),
     ))
 
 
-def product_block(config) -> Resources:
+def product_block(config) -> Area:
     a, b = config.operands
     zero = sum(t.zero_point != 0 for t in config.tensors)
     return total((
@@ -268,7 +282,7 @@ def product_block(config) -> Resources:
     ))
 
 
-def global_pool(config) -> Resources:
+def global_pool(config) -> Area:
     width = config.acc_bits * config.lanes
     beats = config.beats_per_site
     x = config.inputs[0].width
@@ -278,10 +292,11 @@ def global_pool(config) -> Resources:
         "one": 1, "flags": config.join_latency, "counter": levels(beats), "lut_wrap": wrap(beats),
         "pixels": levels(config.tensor.pixels), "lut_maximum": width * maximum,
         "lut_sum": width * (not maximum), "ff_register": beats * width + x,
+        "lut4_adders": config.lanes,
     }
     if beats == 4:
         # All of the ring but its first: three registers that go nowhere else.
-        features |= {"ff_register": width + x, "lut_shift": width}
+        features |= {"ff_register": width + x, "lut_shift": width, "ff4_shift": 3 * width}
     if config.in_memory:
         out += buffer(width, beats)
         features |= {"ff_register": buffer_registers(width, beats) + width + 2 * x,
@@ -290,7 +305,7 @@ def global_pool(config) -> Resources:
     return out + requantiser(config.requantiser) if config.requantiser else out
 
 
-def argmax(config) -> Resources:
+def argmax(config) -> Area:
     bits, index = config.tensor.bits, config.outputs[0].width
     lane = levels(config.lanes)
     pairs = registers = 0
@@ -301,12 +316,13 @@ def argmax(config) -> Resources:
         registers += left * (bits + level + 1)
     return output_queues(config) + logic(
         "argmax", one=1, flags=config.push_latency, x=bits * config.lanes, tree=registers,
-        pairs=pairs * bits, compare=bits, base=max(config.tensor.channels - 1, 1).bit_length(),
+        pairs=pairs * bits, lut4_pairs=pairs, compare=bits,
+        base=max(config.tensor.channels - 1, 1).bit_length(),
         lane=lane, number=index, beats=levels(config.tensor.channels // config.lanes) + 1,
     )
 
 
-def gather(config) -> Resources:
+def gather(config) -> Area:
     out = output_queues(config)
     width = config.inputs[0].width
     if config.way == "filter":
@@ -331,14 +347,14 @@ def gather(config) -> Resources:
             shifted += bits
         else:
             held += register + bits
-    return out + memories + config.walk.resources() + logic(
+    return out + memories + config.walk.area() + logic(
         "gather memories", **common, ff_register=held, lut_shift=shifted,
-        late=config.walk.latency * width, lut_choose=sum(bits * (n // 2) for n in reads),
-        choice=sum(map(levels, reads)),
+        ff4_shift=3 * shifted, late=config.walk.latency * width,
+        lut_choose=sum(bits * (n // 2) for n in reads), choice=sum(map(levels, reads)),
     )
 
 
-def fifo(config) -> Resources:
+def fifo(config) -> Area:
     return output_queues(config) + logic("fork", branch=len(config.outputs))
 
 
@@ -347,7 +363,7 @@ def turns(counts: list[int]) -> dict[str, float]:
             "ends": sum(max(n - 1, 1).bit_length() for n in counts)}
 
 
-def concatenate(config) -> Resources:
+def concatenate(config) -> Area:
     inputs = len(config.inputs)
     return output_queues(config) + logic(
         "concatenate", one=1, width=config.outputs[0].width,
@@ -356,13 +372,13 @@ def concatenate(config) -> Resources:
     )
 
 
-def splitter(config) -> Resources:
+def splitter(config) -> Area:
     return output_queues(config) + logic(
         "splitter", one=1, **turns([t.beats_per_site for t in config.outputs])
     )
 
 
-def lane_change(config) -> Resources:
+def lane_change(config) -> Area:
     units_in, units_out = config.lanes_in // config.unit, config.lanes_out // config.unit
     return output_queues(config) + logic(
         "lane change", one=1, held=config.inputs[0].width, word=config.outputs[0].width,
@@ -389,7 +405,9 @@ def changes(values: list[np.ndarray], jump: int, modulus: int) -> list[int]:
 
 def shift_or_registers(registers: int, bits: int) -> dict[str, float]:
     """Features of some registers in a row: three or more are a shift register."""
-    return {"lut_shift": bits} if registers > 2 else {"ff_register": registers * bits}
+    if registers > 2:
+        return {"lut_shift": bits, "ff4_shift": registers * bits}
+    return {"ff_register": registers * bits}
 
 
 def last_registers(config) -> int:
@@ -408,7 +426,7 @@ def banks_read(config, tap: int) -> set[int]:
     return {bank for turn in config.taps for k in folds if k < len(turn) for _, bank in turn[k]}
 
 
-def window(config, behind: int | None = 0) -> Resources:
+def window(config, behind: int | None = 0) -> Area:
     """With as many registers behind each output; None: those of the outputs are not counted."""
     course, stream = config.walked, config.input
     bits, depth = config.position_bits, config.depth
@@ -448,11 +466,11 @@ def window(config, behind: int | None = 0) -> Resources:
         lut_counters=sum(map(levels, counters)), lut_need=need_bits * len(set(need)),
         lut_step=step_bits * len(set(step)), lut_bounds=bounds,
         lut_enables=per_word * (per_word > 1), phases=levels(phases) * (phases > 1),
-        lut_release=bits,
+        lut_release=bits, lut4_adders=8 + len(axes), lut4_counters=len(counters),
     ) + logic(
         "tap", ff_register=copies * (3 * address + 1 + register)
         + (copies * address if folds > 1 else 0) + ends.get("ff_register", 0),
-        lut_shift=ends.get("lut_shift", 0),
+        lut_shift=ends.get("lut_shift", 0), ff4_shift=ends.get("ff4_shift", 0),
         lut_address=copies * address, lut_one=copies, lut_offset=copies * choices,
         lut_fill=outs * width * filled,
         lut_banks=config.columns * width * sum(n - 1 for n in banks),
@@ -461,11 +479,11 @@ def window(config, behind: int | None = 0) -> Resources:
     )
 
 
-def pixel_reader(config) -> Resources:
+def pixel_reader(config) -> Area:
     return window(config.window) + output_queues(config)
 
 
-def pool(config) -> Resources:
+def pool(config) -> Area:
     width = config.tensor.bits if config.requantiser is None else config.requantiser.acc_bits
     maximum = config.requantiser is None
     out = window(config.window, 1) + output_queues(config)
@@ -475,12 +493,13 @@ def pool(config) -> Resources:
         ff_register=lanes * ((taps - 1) * (bits + 2 * (not maximum)) + width),
         lut_largest=bits * lanes * taps * maximum, lut_result=width * lanes * (not maximum),
         lut_tree=(bits + 2) * lanes * (taps - 1) * (not maximum),
+        lut4_adders=lanes * taps,
         counts=levels(config.window.window.taps) * config.counts * taps,
     )
     return out + requantiser(config.requantiser) if config.requantiser else out
 
 
-def convolution(config) -> Resources:
+def convolution(config) -> Area:
     results = int(config.fold_results.max())
     counts = sorted({int(n) for n in config.fold_results})
     pixels, late = config.pixels_out, config.weight_latency
@@ -491,10 +510,10 @@ def convolution(config) -> Resources:
     out += output_queues(config, 1 if config.tile else len(counts)) + array(
         config.array, last_registers(config.window) + late
     )
-    out += total(memory.resources() for memory in config.weights)
+    out += total(memory.area() for memory in config.weights)
     skew, depth = max(config.array.skews), config.weight_depth
     if config.stream is not None:
-        out += config.stream.resources() + reorder(config)
+        out += config.stream.area() + reorder(config)
         depth = config.window_depth
     address = max(depth - 1, 1).bit_length()
     steps = levels(config.window.steps)
@@ -507,7 +526,7 @@ def convolution(config) -> Resources:
     )
 
 
-def token_matrix(config) -> Resources:
+def token_matrix(config) -> Area:
     """A matrix times tokens, the queue behind it not included."""
     folding, width, depth = config.folding, config.width, max(config.depth, 2)
     # Registers that end a buffer and go nowhere else are the array's, for they may be shifted.
@@ -516,9 +535,9 @@ def token_matrix(config) -> Resources:
     held = folding.requantiser.acc_bits * max(folding.fold_results)
     row = max(folding.weight_depth - 1, 1).bit_length()
     flags = config.operand_latency + folding.array.latency
-    out = buffer(width, depth, config.style) + folding.requantiser.resources()
+    out = buffer(width, depth, config.style) + folding.requantiser.area()
     out += array(folding.array, own + config.activation_delay)
-    out += total(memory.resources() for memory in folding.weights)
+    out += total(memory.area() for memory in folding.weights)
     out += logic(
         "convolution", one=1, ff_flags=3 * flags, lut_counter=row,
         ff_register=held + row + folding.fold_beats.bit_length(),
@@ -529,12 +548,12 @@ def token_matrix(config) -> Resources:
                 + 3 * levels(depth) + levels(config.last_cycles) + levels(config.folds)
                 + 2 * (config.places + 1).bit_length())
     rows = row * (max(folding.array.skews) + config.operand_latency)
-    return out + Resources(
+    return out + counted(
         lut=counters + 4, ff=counters + rows + width + 3 + registers * (own == 0)
     )
 
 
-def reorder(config) -> Resources:
+def reorder(config) -> Area:
     """What results that come tile by tile take beside the queue, and counters of their sites."""
     order = config.order
     first, parts, sites = order.parts[0], levels(len(order.parts)), levels(order.sites)
@@ -542,15 +561,15 @@ def reorder(config) -> Resources:
     places = levels(order.beats) * (2 if first > 1 else 1)
     write = levels(config.queue_depths[0]) + sites + parts + levels(first) + places + 2
     counters = 4 * sites + parts + 2
-    return Resources(lut=round(1.5 * (write + counters)), ff=write + counters)
+    return counted(lut=round(1.5 * (write + counters)), ff=write + counters)
 
 
-def weight_table(width: int, depth: int) -> Resources:
+def weight_table(width: int, depth: int) -> Area:
     """Weights in LUTs."""
     depth = max(depth, 2)
-    blocks = -(-depth // 64)
+    blocks, blocks4 = -(-depth // 64), -(-depth // 16)
     return logic("weights", lut_words=width * blocks, lut_choices=width * choices(blocks),
-                 ff_words=width)
+                 ff_words=width, lut4_words=width * blocks4, lut4_choices=width * (blocks4 - 1))
 
 
 def choices(blocks: int) -> int:
@@ -558,20 +577,20 @@ def choices(blocks: int) -> int:
     return (blocks - 1) * min(blocks - 1, 4)
 
 
-def sparse_convolution(config) -> Resources:
+def sparse_convolution(config) -> Area:
     """A sparse convolution."""
     results, mac = int(config.fold_results.max()), config.mac
     held = config.requantiser.acc_bits * results
     out = window(config.window) + requantiser(config.requantiser)
     out += output_queues(config, len({int(n) for n in config.fold_results}))
-    out += array(config.array) + total(memory.resources() for memory in config.weights)
+    out += array(config.array) + total(memory.area() for memory in config.weights)
     if not config.keep.all():
-        out += config._keep_memory.resources()
+        out += config._keep_memory.area()
     for members in mac.streams:
         count, address = len(members), levels(len(members) * mac.rows)
         entry = count * (mac.bits + 1) + address + 1
         out += queue(entry, mac.depth)
-        out += Resources(lut=count * (mac.bits // 2 + 8) + 2 * address + mac.bits + 12,
+        out += counted(lut=count * (mac.bits // 2 + 8) + 2 * address + mac.bits + 12,
                          ff=3 * entry + address + mac.bits + 8)
-    return out + Resources(lut=held * (results > config.lanes_out) + 4 * config.count + 40,
+    return out + counted(lut=held * (results > config.lanes_out) + 4 * config.count + 40,
                            ff=held + config.count * (mac.bits + 1) + 40)

@@ -11,7 +11,7 @@ from amaranth.lib import data, wiring
 
 from hwgen.blocks import area
 from hwgen.blocks.arithmetic import delayed, levels
-from hwgen.blocks.base import OpConfig, Resources, StreamType, counter
+from hwgen.blocks.base import Area, OpConfig, StreamType, counter
 from hwgen.blocks.beat import BeatConfig, most_claims
 from hwgen.blocks.queue import output_queue
 from hwgen.blocks.route import last_of
@@ -56,7 +56,7 @@ class ArgMaxConfig(BeatConfig, OpConfig):
         count = self.inputs[0].beats_per_site
         return beats[count - 1 :: count]
 
-    def resources(self) -> Resources:
+    def area(self) -> Area:
         return area.argmax(self)
 
     def create(self) -> ArgMax:

@@ -23,8 +23,9 @@ from amaranth.lib.wiring import In, Out
 
 from hwgen.blocks import area
 from hwgen.blocks.arithmetic import levels
-from hwgen.blocks.base import Resources
+from hwgen.blocks.base import Area, Part
 from hwgen.blocks.bursts import Issuer, Writer, burst_layout
+from hwgen.blocks.cost import counted
 from hwgen.errors import HwgenError
 
 __all__ = ["REQUEST_LIMIT", "AxiConfig", "AxiPort", "AxiPortConfig", "axi_ports", "connect_axi"]
@@ -216,7 +217,7 @@ def connect_axi(m: Module, config: AxiConfig, axi, outer, name: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AxiPortConfig:
+class AxiPortConfig(Part):
     """An AXI4 master with clients.
 
     Parameters
@@ -276,27 +277,27 @@ class AxiPortConfig:
             "error": Out(3), "idle": Out(1),
         })
 
-    def resources(self) -> Resources:
+    def area(self) -> Area:
         """What it takes of a device, LUTs and flip-flops within a quarter."""
         axi, flight = self.axi, self.outstanding.bit_length()
         timer = self.timeout.bit_length()
-        out = Resources(lut=4, ff=3)
+        out = counted(lut=4, ff=3)
         for clients in filter(None, (self.reads, self.writes)):
             index = (clients - 1).bit_length()
-            out += Resources(
+            out += counted(
                 # The choice among requests, one-hot; base and next address; length; counters.
                 lut=(axi.address_bits + 12) * max(7 * clients - 14, 0) // 10 + 4 * clients
                 + 2 * (axi.address_bits - axi.word_shift) + 3 * 12 + 2 * flight + timer,
                 ff=2 * (axi.address_bits + index) + 12 + 8 + 2 * clients + flight + timer + 4,
             )
         if self.reads:
-            out += Resources(lut=3 * self.reads, ff=axi.data_bits + self.reads)
+            out += counted(lut=3 * self.reads, ff=axi.data_bits + self.reads)
         if self.writes:
             width = Shape.cast(burst_layout(axi, self.writes)).width
             out += area.queue(width, self.outstanding) + area.skid(
                 Shape.cast(axi.write_layout).width
             )
-            out += Resources(
+            out += counted(
                 lut=axi.data_bits * -(-(self.writes - 1) // 3) + axi.word_bytes + 12
                 + self.writes * (2 * flight + self.outstanding + 4),
                 ff=width + 2 + self.writes * (flight + self.outstanding + 1),

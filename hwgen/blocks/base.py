@@ -15,32 +15,27 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
-from functools import cache, cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import ClassVar, Self
 
 import numpy as np
 from amaranth.hdl import ClockSignal, Instance, Module, Signal, signed
 from amaranth.lib import data, stream, wiring
 
-from hwgen.blocks.storage import (
-    STYLES,
-    block_count,
-    choice_luts,
-    memory_part,
-    memory_style,
-    ram_luts,
-    ultra_count,
-)
+from hwgen.blocks.cost import Area, Resources
+from hwgen.blocks.storage import FAMILY, STYLES
 from hwgen.errors import HwgenError
 from hwgen.ir.op import Op
 from hwgen.ir.types import TensorType
 
 __all__ = [
     "KINDS",
+    "Area",
     "BlockConfig",
     "OffChip",
     "OpConfig",
+    "Part",
     "Resources",
     "Schedule",
     "StreamType",
@@ -168,31 +163,16 @@ class StreamType:
         return sites.reshape(-1, *self.tensor.shape).astype(self.tensor.quantisation.dtype)
 
 
-@dataclass(frozen=True)
-class Resources:
-    """What a block takes of a device; BRAM in 18 Kb.  ``lut`` and ``ff`` are estimates."""
+class Part(ABC):
+    """What takes part of a device, and knows how much."""
 
-    dsp: int = 0
-    lut: int = 0
-    ff: int = 0
-    bram18: int = 0
-    uram: int = 0
+    @abstractmethod
+    def area(self) -> Area:
+        """What it takes, whatever the device."""
 
-    def __add__(self, other: Resources) -> Resources:
-        return Resources(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
-
-    @staticmethod
-    @cache
-    def memory(width: int, depth: int, style: str = "") -> Resources:
-        """A memory with one port to write and one to read, in a style of its own or a given one."""
-        style = memory_style(width, depth, style)
-        if style == "distributed":
-            return Resources(lut=int(ram_luts(width, depth)))
-        part_depth = memory_part(width, depth, style)[1]
-        choice = int(choice_luts(width, -(-depth // part_depth)))
-        if style == "ultra":
-            return Resources(uram=int(ultra_count(width, depth)), lut=choice)
-        return Resources(bram18=int(block_count(width, depth)), lut=choice)
+    def resources(self, family: str = FAMILY) -> Resources:
+        """What it takes of devices of a family, one of :data:`hwgen.blocks.cost.COEFFICIENTS`."""
+        return self.area().resources(family)
 
 
 @dataclass(frozen=True)
@@ -255,7 +235,7 @@ class Schedule:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BlockConfig(ABC):
+class BlockConfig(Part):
     """Contract of a block's configuration: validates when made, answers without elaborating.
 
     Parameters
@@ -365,10 +345,6 @@ class BlockConfig(ABC):
     @abstractmethod
     def schedule(self, arrivals: Sequence[np.ndarray]) -> Schedule:
         """Exact timing, for arrivals of a whole number of frames at each input."""
-
-    @abstractmethod
-    def resources(self) -> Resources:
-        """What the block takes of a device."""
 
     @abstractmethod
     def compute(self, *frames: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -31,8 +31,8 @@ from hwgen.blocks import area
 from hwgen.blocks.arithmetic import delayed
 from hwgen.blocks.axi import AxiConfig
 from hwgen.blocks.base import (
+    Area,
     OffChip,
-    Resources,
     Schedule,
     StreamType,
     counter,
@@ -325,7 +325,7 @@ class FoldedConvConfig(ConvolutionConfig):
         out = (window.starts[:, None] + (fold + beat + self._delay)).ravel()
         return Schedule((window.accepts,), (out,), (claims,), window.capacity)
 
-    def resources(self) -> Resources:
+    def area(self) -> Area:
         return area.convolution(self)
 
     @property

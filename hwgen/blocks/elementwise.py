@@ -12,7 +12,7 @@ from amaranth.lib import wiring
 
 from hwgen.blocks import area
 from hwgen.blocks.arithmetic import adder_tree, levels, signed_width
-from hwgen.blocks.base import OpConfig, Resources, counter, pack_rows
+from hwgen.blocks.base import Area, OpConfig, counter, pack_rows
 from hwgen.blocks.beat import BeatConfig, Pair, PairConfig, valid_chain
 from hwgen.blocks.memory import ReadOnlyMemory, read_words
 from hwgen.blocks.queue import output_queue
@@ -63,7 +63,7 @@ class TableLookupConfig(BeatConfig, OpConfig):
     def push_latency(self) -> int:
         return self.memory.latency
 
-    def resources(self) -> Resources:
+    def area(self) -> Area:
         return area.table_lookup(self)
 
     def create(self) -> TableLookup:
@@ -167,7 +167,7 @@ class AdderConfig(PairConfig):
     def push_latency(self) -> int:
         return 1 + levels(len(self.pieces)) + RoundShift.latency
 
-    def resources(self) -> Resources:
+    def area(self) -> Area:
         return area.adder(self)
 
     def create(self) -> Adder:

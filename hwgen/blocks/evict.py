@@ -25,14 +25,15 @@ from hwgen.blocks import area
 from hwgen.blocks.arithmetic import add_carry, levels
 from hwgen.blocks.axi import REQUEST_LIMIT, AxiConfig
 from hwgen.blocks.base import (
+    Area,
     BlockConfig,
     OffChip,
-    Resources,
     Schedule,
     StreamType,
     counter,
     in_order,
 )
+from hwgen.blocks.cost import counted
 from hwgen.blocks.queue import QUEUE_LATENCY, Queue
 from hwgen.blocks.route import last_of
 from hwgen.errors import HwgenError
@@ -260,7 +261,7 @@ class EvictionConfig(BlockConfig):
         visible = in_order(np.repeat(closed + self._path, counts, axis=1).ravel())
         return Schedule((begin + words - 1,), (visible[words - 1 :: words],), (begin,))
 
-    def resources(self) -> Resources:
+    def area(self) -> Area:
         claims = len(self.request_words)
         beats, words = self.beats_per_word, self.words_per_beat
         out = area.queue(self.word_bits, self.head_words, 1, self.head_style)
@@ -271,17 +272,17 @@ class EvictionConfig(BlockConfig):
         word = _end_bits(self.burst, self.words_per_frame)
         requests = 2 * (address + slot + frame + word)
         pending = 2 * slot + levels(self.head_words) + 6
-        out += Resources(lut=round(1.2 * address + 3.4 * slot + 6.4 * word),
+        out += counted(lut=round(1.2 * address + 3.4 * slot + 6.4 * word),
                          ff=requests + pending + 8)
         if beats > 1:
             beat = 2 * _end_bits(beats, self.stream.beats) + levels(beats)
             # Packing takes a LUT a bit, unless places are so few or many that synthesis uses the
             # enables of flip-flops; unpacking always does.
             packing = self.word_bits * (4 < beats <= 16)
-            out += Resources(lut=self.word_bits + packing + round(1.7 * beat),
+            out += counted(lut=self.word_bits + packing + round(1.7 * beat),
                              ff=2 * self.word_bits + beat + 2)
         if words > 1:
-            out += Resources(lut=self.axi.data_bits * -(-(words - 1) // 3) + 3 * levels(words),
+            out += counted(lut=self.axi.data_bits * -(-(words - 1) // 3) + 3 * levels(words),
                              ff=words * self.axi.data_bits + 3 * levels(words) + 4)
         return out
 

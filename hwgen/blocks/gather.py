@@ -13,6 +13,7 @@ from amaranth.lib import wiring
 from hwgen.blocks import area
 from hwgen.blocks.arithmetic import delayed, levels
 from hwgen.blocks.base import (
+    Area,
     OpConfig,
     Resources,
     Schedule,
@@ -143,7 +144,7 @@ class GatherConfig(OpConfig):
                                ff=2 * bits * len(read) + bits + 3 * levels(len(read)))
         return total
 
-    def resources(self) -> Resources:
+    def area(self) -> Area:
         return area.gather(self)
 
     def create(self) -> Gather:

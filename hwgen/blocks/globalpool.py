@@ -12,7 +12,7 @@ from amaranth.lib import data, wiring
 
 from hwgen.blocks import area
 from hwgen.blocks.arithmetic import delayed
-from hwgen.blocks.base import OpConfig, Resources, counter
+from hwgen.blocks.base import Area, OpConfig, counter
 from hwgen.blocks.beat import BeatConfig, most_claims
 from hwgen.blocks.memory import BufferMemory
 from hwgen.blocks.queue import output_queue
@@ -98,7 +98,7 @@ class GlobalPoolConfig(BeatConfig, OpConfig):
     def claiming(self, beats: np.ndarray) -> np.ndarray:
         return beats.reshape(-1, self.tensor.pixels, self.beats_per_site)[:, -1].ravel()
 
-    def resources(self) -> Resources:
+    def area(self) -> Area:
         return area.global_pool(self)
 
     def create(self) -> GlobalPool:

@@ -28,7 +28,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.blocks import area
-from hwgen.blocks.base import BlockConfig, Resources, Schedule, StreamType, in_order
+from hwgen.blocks.base import Area, BlockConfig, Schedule, StreamType, in_order
 from hwgen.blocks.conv import FoldedConvConfig
 from hwgen.blocks.memory import check_style
 from hwgen.blocks.multiplier import MULTIPLIERS
@@ -239,9 +239,9 @@ class LowRankLinearConfig(BlockConfig):
         capacity = queue_depth(beats[:, 0], starts + self.arrays[0].release)
         return Schedule((accepts,), (out,), (claims,), capacity)
 
-    def resources(self) -> Resources:
+    def area(self) -> Area:
         claims = len(set(self.foldings[1].beats))
-        return area.output_queues(self, claims) + area.total(a.resources() for a in self.arrays)
+        return area.output_queues(self, claims) + area.total(a.area() for a in self.arrays)
 
     @property
     def loads(self) -> int:

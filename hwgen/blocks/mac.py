@@ -22,7 +22,7 @@ from amaranth.lib.wiring import In, Out
 
 from hwgen.blocks import area
 from hwgen.blocks.arithmetic import add_carry, adder_tree, delayed, levels, signed_width
-from hwgen.blocks.base import Resources, shared
+from hwgen.blocks.base import Area, Part, shared
 from hwgen.blocks.multiplier import MultiplyAdd, Packing
 from hwgen.errors import HwgenError
 
@@ -47,7 +47,7 @@ def chain_length(packing: Packing, simd):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MacColumnConfig:
+class MacColumnConfig(Part):
     """Shape of a column.
 
     Parameters
@@ -131,7 +131,7 @@ class MacColumnConfig:
         bound = self.packing.bound(self.chain)
         return signed_width(-bound - 1, bound)
 
-    def resources(self) -> Resources:
+    def area(self) -> Area:
         """What a column takes."""
         return area.column(self)
 
@@ -283,7 +283,7 @@ def _extended(value: Value, bits: int) -> Value:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MacArrayConfig:
+class MacArrayConfig(Part):
     """Shape of an array.
 
     Parameters
@@ -400,7 +400,7 @@ class MacArrayConfig:
                     part.append(words[:, self._products(skew)].reshape(rows, -1))
         return [np.concatenate(part, axis=1) for part in parts]
 
-    def resources(self) -> Resources:
+    def area(self) -> Area:
         """What an array takes."""
         return area.array(self)
 

@@ -13,8 +13,10 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from hwgen.blocks.arithmetic import delayed, levels
-from hwgen.blocks.base import Resources, library_instance
+from hwgen.blocks.base import Area, Part, Resources, library_instance
+from hwgen.blocks.cost import counted
 from hwgen.blocks.storage import (
+    FAMILY,
     STYLES,
     block_width,
     memory_part,
@@ -26,8 +28,8 @@ from hwgen.blocks.storage import (
 )
 from hwgen.errors import HwgenError
 
-__all__ = ["STYLE", "BufferMemory", "ReadOnlyMemory", "check_style", "choice_latency",
-           "choice_resources", "choose_word", "read_words"]
+__all__ = ["STYLE", "BufferMemory", "ReadOnlyMemory", "check_style", "choice_area",
+           "choice_latency", "choose_word", "read_words"]
 
 STYLE = "hwgen_style"
 """Attribute by which a table tells :mod:`hwgen.emit` its style.
@@ -150,18 +152,20 @@ def choose_word(
     return words[0]
 
 
-def choice_resources(width: int, parts: int) -> Resources:
+def choice_area(width: int, parts: int) -> Area:
     """What :func:`choose_word` takes."""
-    choices, registers = 0, 0
+    choices, registers, others = 0, 0, parts - 1
     while parts > 1:
         choices += -(-(parts - 1) // 4)  # one left over is only delayed
         parts = -(-parts // 4)
         registers += parts
-    return Resources(lut=width * choices, ff=width * registers)
+    flops = width * registers
+    # A LUT of six inputs chooses among four, one of four inputs among two.
+    return counted(Resources(lut=width * others, ff=flops), lut=width * choices, ff=flops)
 
 
 @dataclass(frozen=True)
-class ReadOnlyMemory:
+class ReadOnlyMemory(Part):
     """A table in LUTs or in block memory.
 
     A block memory is slow to show a word, so it goes into a register and nowhere else; of several
@@ -217,9 +221,9 @@ class ReadOnlyMemory:
         """Cycles from address to word."""
         return 1 + self.registers + choice_latency(self.parts)
 
-    def resources(self) -> Resources:
+    def area(self) -> Area:
         """What it takes."""
-        return _table_resources(self)
+        return _table_area(self)
 
     def read(self, m: Module, name: str, address: Value, rows: Sequence[int]) -> Value:
         """The word at an address, ``latency`` cycles later."""
@@ -244,11 +248,12 @@ class ReadOnlyMemory:
 
 
 @cache
-def _table_resources(table: ReadOnlyMemory) -> Resources:
+def _table_area(table: ReadOnlyMemory) -> Area:
     width, depth, parts = table.width, table.depth, table.parts
     if table.kind == "distributed":
-        return Resources(lut=int(rom_luts(width, depth)), ff=width)
-    return choice_resources(width, parts) + Resources(
+        six, four = (int(rom_luts(width, depth, family)) for family in (FAMILY, "ecp5"))
+        return counted(Resources(lut=four, ff=width), lut=six, ff=width)
+    return choice_area(width, parts) + counted(
         bram18=int(table_count(width, depth)), ff=table.registers * width * parts
     )
 

@@ -13,7 +13,7 @@ from amaranth.hdl import Module, Mux, Shape, Signal, Value, signed, unsigned
 from amaranth.lib import data, wiring
 
 from hwgen.blocks import area
-from hwgen.blocks.base import OpConfig, Resources, Schedule, counter
+from hwgen.blocks.base import Area, OpConfig, Schedule, counter
 from hwgen.blocks.queue import QUEUE_LATENCY, output_queue
 from hwgen.blocks.requantise import Requantiser, RequantiserConfig, lane_requantiser
 from hwgen.blocks.window import READ_LATENCY, SlidingWindow, SlidingWindowConfig
@@ -122,7 +122,7 @@ class PoolConfig(OpConfig):
         delay = READ_LATENCY + self.window.steps - 1 + self.result_latency + QUEUE_LATENCY
         return Schedule((window.accepts,), (claims + delay,), (claims,), window.capacity)
 
-    def resources(self) -> Resources:
+    def area(self) -> Area:
         return area.pool(self)
 
     def create(self) -> Pool:

@@ -9,7 +9,7 @@ from amaranth.hdl import Module, Signal, Value, signed
 
 from hwgen.blocks import area
 from hwgen.blocks.arithmetic import signed_width
-from hwgen.blocks.base import Resources
+from hwgen.blocks.base import Area
 from hwgen.blocks.beat import Pair, PairConfig
 from hwgen.blocks.multiplier import MULTIPLIERS, Multiplier
 from hwgen.blocks.requantise import Requantiser, RequantiserConfig, lane_requantiser
@@ -85,7 +85,7 @@ class ProductConfig(PairConfig):
     def push_latency(self) -> int:
         return self.product_latency + self.requantiser.latency
 
-    def resources(self) -> Resources:
+    def area(self) -> Area:
         return area.product_block(self)
 
     def create(self) -> Product:

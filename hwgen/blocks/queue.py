@@ -19,8 +19,8 @@ from amaranth.lib.wiring import In, Out
 from hwgen.blocks import area
 from hwgen.blocks.arithmetic import add_carry
 from hwgen.blocks.base import (
+    Area,
     BlockConfig,
-    Resources,
     Schedule,
     StreamType,
     counter,
@@ -293,7 +293,7 @@ class FifoConfig(BlockConfig):
             (accept,), (accept + QUEUE_LATENCY,) * self.branches, (accept,) * self.branches
         )
 
-    def resources(self) -> Resources:
+    def area(self) -> Area:
         return area.fifo(self)
 
     def compute(self, *frames: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -18,7 +18,7 @@ from amaranth.lib.wiring import In, Out
 
 from hwgen.blocks import area
 from hwgen.blocks.arithmetic import delayed, signed_width
-from hwgen.blocks.base import Resources, pack_rows
+from hwgen.blocks.base import Area, Part, pack_rows
 from hwgen.blocks.memory import ReadOnlyMemory
 from hwgen.blocks.multiplier import MULTIPLIERS, Multiplier
 from hwgen.errors import HwgenError
@@ -130,7 +130,7 @@ class RoundShift(wiring.Component):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class RequantiserConfig:
+class RequantiserConfig(Part):
     """Requantisation of a stream of accumulators, channel after channel.
 
     There may be several *sets* of parameters, one of which is chosen with every beat.
@@ -275,7 +275,7 @@ class RequantiserConfig:
         table = np.concatenate(bits, axis=-1).reshape(self.sets, -1, self.lanes * sum(widths))
         return widths, table.transpose(1, 0, 2).reshape(self.rows, -1)
 
-    def resources(self) -> Resources:
+    def area(self) -> Area:
         """What the requantisers take."""
         return area.requantiser(self)
 

@@ -15,7 +15,7 @@ from amaranth.hdl import Module
 from amaranth.lib import wiring
 
 from hwgen.blocks import area
-from hwgen.blocks.base import OpConfig, Resources, Schedule
+from hwgen.blocks.base import Area, OpConfig, Schedule
 from hwgen.blocks.queue import QUEUE_LATENCY, output_queue
 from hwgen.blocks.window import READ_LATENCY, SlidingWindow, SlidingWindowConfig
 from hwgen.ir import Resize, Window
@@ -95,7 +95,7 @@ class PixelReaderConfig(OpConfig):
         out = claims + beat + READ_LATENCY + QUEUE_LATENCY
         return Schedule((window.accepts,), (out,), (claims,), window.capacity)
 
-    def resources(self) -> Resources:
+    def area(self) -> Area:
         return area.pixel_reader(self)
 
 

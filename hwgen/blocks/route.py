@@ -13,9 +13,9 @@ from amaranth.lib import wiring
 
 from hwgen.blocks import area
 from hwgen.blocks.base import (
+    Area,
     BlockConfig,
     OpConfig,
-    Resources,
     Schedule,
     StreamType,
     counter,
@@ -97,7 +97,7 @@ class ConcatenateConfig(BlockConfig):
             tuple(p.ravel() for p in parts), (accept + QUEUE_LATENCY,), (accept,)
         )
 
-    def resources(self) -> Resources:
+    def area(self) -> Area:
         return area.concatenate(self)
 
     def compute(self, *frames: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -174,7 +174,7 @@ class SplitterConfig(OpConfig):
         parts = [p.ravel() for p in np.split(by_pixel, np.cumsum(counts)[:-1], axis=1)]
         return Schedule((accept,), tuple(p + QUEUE_LATENCY for p in parts), tuple(parts))
 
-    def resources(self) -> Resources:
+    def area(self) -> Area:
         return area.splitter(self)
 
     def create(self) -> Splitter:
@@ -268,7 +268,7 @@ class LaneChangeConfig(BlockConfig):
         last = moved[self.lanes_out // self.unit - 1 :: self.lanes_out // self.unit]
         return Schedule((accept,), (last + 1 + QUEUE_LATENCY,), (last,))
 
-    def resources(self) -> Resources:
+    def area(self) -> Area:
         return area.lane_change(self)
 
     def compute(self, *frames: np.ndarray) -> tuple[np.ndarray, ...]:

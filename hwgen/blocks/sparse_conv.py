@@ -22,7 +22,7 @@ from amaranth.lib import wiring
 from hwgen.blocks import area
 from hwgen.blocks.arithmetic import delayed
 from hwgen.blocks.base import (
-    Resources,
+    Area,
     Schedule,
     StreamType,
     counter,
@@ -321,7 +321,7 @@ class SparseConvConfig(ConvolutionConfig):
         ends = self.fold_ends(frames)
         return float(ends[-1] - ends[0]) / max(len(ends) - 1, 1)
 
-    def resources(self) -> Resources:
+    def area(self) -> Area:
         return area.sparse_convolution(self)
 
     def create(self) -> SparseConv:

@@ -4,7 +4,9 @@ Block memories and UltraRAMs are counted exactly, for :mod:`hwgen.blocks.memory`
 parts so that synthesis has no choice.  Functions that count take integers or integer arrays.
 
 LUTs are what Yosys takes on UltraScale+: RAMs of 64 words by 7 bits, or 32 by 14, in eight LUTs,
-and tables of 64 bits in one; those of 7-series take a tenth more for RAMs.
+and tables of 64 bits in one; those of 7-series take a tenth more for RAMs.  On an ECP5, a RAM of 16
+words by 4 bits (a DPR16X4) takes six, and a table of 16 bits one; its blocks have the same shapes.
+What a memory is made of, and how it is cut, does not depend on the family.
 """
 
 from __future__ import annotations
@@ -14,10 +16,17 @@ from functools import cache
 import numpy as np
 
 __all__ = [
-    "STYLES", "ULTRA_SHAPE", "block_count", "block_ram", "block_shape", "block_width",
+    "FAMILY", "FOUR_INPUTS", "STYLES", "ULTRA_SHAPE", "block_count", "block_ram", "block_shape",
+    "block_width",
     "choice_luts", "memory_part", "memory_style", "ram_luts", "rom_luts", "table_count",
     "table_cut", "table_ram", "table_style", "ultra_count", "ultra_weights",
 ]
+
+FAMILY = "ultrascale+"
+"""The device family that is meant where none is given."""
+
+FOUR_INPUTS = ("ecp5",)
+"""Families whose LUTs have four inputs, and not six."""
 
 STYLES = ("distributed", "block", "ultra")
 """Kinds of memory: LUTs, 18 Kb blocks, UltraRAMs."""
@@ -137,24 +146,33 @@ def ultra_weights(width, depth) -> np.ndarray:
     return full * columns + np.where(rest > 0, last, 0)
 
 
-def choice_luts(width, parts) -> np.ndarray:
+def choice_luts(width, parts, family: str = FAMILY) -> np.ndarray:
     """LUTs to choose among the words of several memories, one after the other."""
-    return np.asarray(width) * -(-(np.asarray(parts) - 1) // 3)
+    others = np.asarray(parts) - 1
+    # A LUT of six inputs chooses among four, one of four among two.
+    return np.asarray(width) * (others if family in FOUR_INPUTS else -(-others // 3))
 
 
-def ram_luts(width, depth) -> np.ndarray:
+def ram_luts(width, depth, family: str = FAMILY) -> np.ndarray:
     """LUTs of a memory with one port to write and one to read, in LUTs."""
     width, depth = np.asarray(width), np.asarray(depth)
-    parts = -(-depth // 64)
-    cells = np.minimum(-(-width // 7) * parts, -(-width // 14) * -(-depth // 32))
+    if family in FOUR_INPUTS:
+        parts = -(-depth // 16)
+        cells = 6 * -(-width // 4) * parts
+    else:
+        parts = -(-depth // 64)
+        cells = 8 * np.minimum(-(-width // 7) * parts, -(-width // 14) * -(-depth // 32))
     # Each part has a write enable of its own.
-    return 8 * cells + choice_luts(width, parts) + np.where(parts > 1, parts, 0)
+    return cells + choice_luts(width, parts, family) + np.where(parts > 1, parts, 0)
 
 
-def rom_luts(width, depth) -> np.ndarray:
-    """LUTs of a table in LUTs; up to 256 words are chosen by the multiplexers behind them."""
-    depth = np.asarray(depth)
-    return np.asarray(width) * -(-depth // 64) + choice_luts(width, -(-depth // 256))
+def rom_luts(width, depth, family: str = FAMILY) -> np.ndarray:
+    """LUTs of a table in LUTs; with six inputs, up to 256 words are chosen by the multiplexers
+    behind them."""
+    width, depth = np.asarray(width), np.asarray(depth)
+    if family in FOUR_INPUTS:
+        return width * -(-depth // 16) + choice_luts(width, -(-depth // 16), family)
+    return width * -(-depth // 64) + choice_luts(width, -(-depth // 256))
 
 
 @cache

@@ -17,7 +17,7 @@ from amaranth.lib.wiring import In, Out
 
 from hwgen.blocks import area
 from hwgen.blocks.arithmetic import delayed
-from hwgen.blocks.base import Resources, counter
+from hwgen.blocks.base import Area, Part, counter
 from hwgen.blocks.conv import FoldedConvConfig
 from hwgen.blocks.convolution import array_weights, serialise
 from hwgen.blocks.mac import MacArray
@@ -35,7 +35,7 @@ READ_LATENCY = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenMatrixConfig:
+class TokenMatrixConfig(Part):
     """A matrix, times each token that comes.
 
     Parameters
@@ -120,7 +120,7 @@ class TokenMatrixConfig:
         beat = np.concatenate([np.arange(n) for n in self.folding.beats])
         return self.claims + beat + self.latency
 
-    def resources(self) -> Resources:
+    def area(self) -> Area:
         """What it takes, the queue behind it not included."""
         return area.token_matrix(self)
 

@@ -22,16 +22,17 @@ from amaranth.lib.wiring import In, Out
 from hwgen.blocks import area
 from hwgen.blocks.arithmetic import delayed, levels
 from hwgen.blocks.axi import AxiConfig
-from hwgen.blocks.base import Resources, counter
+from hwgen.blocks.base import Area, Part, Resources, counter
+from hwgen.blocks.cost import counted
 from hwgen.blocks.memory import BufferMemory, check_style
-from hwgen.blocks.storage import choice_luts, memory_part, memory_style
+from hwgen.blocks.storage import FAMILY, choice_luts, memory_part, memory_style
 from hwgen.errors import HwgenError
 
 __all__ = ["WeightStream", "WeightStreamConfig"]
 
 
 @dataclass(frozen=True)
-class WeightStreamConfig:
+class WeightStreamConfig(Part):
     """Folds of weights, some on chip and some in off-chip memory.
 
     Parameters
@@ -204,7 +205,7 @@ class WeightStreamConfig:
             for begin in range(0, self.row_bits, word)
         ]
 
-    def resources(self) -> Resources:
+    def area(self) -> Area:
         """What it takes; LUTs and flip-flops estimated."""
         place, address = levels(self.places + 1), levels(max(self.depth, 2))
         asked = place + levels(self.requests) + levels(self.folds)
@@ -213,17 +214,17 @@ class WeightStreamConfig:
         read = levels(self.slots + 1)
         read += address * (1 + (self.streamed > 0) + (self.resident > 1))
         stays = levels(self.folds + self.resident) * (self.resident not in (0, self.folds))
-        counters = Resources(
+        counters = counted(
             lut=round(1.85 * asked + 3.1 * read),
             ff=asked + came + read + 2 * stays + max(self.column_widths) + 2 * self.columns
             + self.skews[-1] + 4,
         )
         return counters + self._memories() + self._delays()
 
-    def _memories(self) -> Resources:
+    def _memories(self) -> Area:
         """The memories, and the choice of a row among those of a word."""
         depth, parts = max(self.depth, 2), 1
-        out = Resources()
+        out = Area()
         for width in self.column_widths:
             out += area.buffer(width, depth, self.style)
         if self.rows_per_word > 1:
@@ -231,18 +232,25 @@ class WeightStreamConfig:
             if style != "distributed":
                 # The same LUTs choose among the parts of a memory and the rows of a word.
                 parts = -(-depth // memory_part(width, depth, style)[1])
-            choice = choice_luts(self.row_bits, min(self.rows_per_word, self.rows) * parts)
-            out += Resources(lut=int(choice - choice_luts(width, parts)))
+            rows = min(self.rows_per_word, self.rows) * parts
+            six, four = (
+                int(choice_luts(self.row_bits, rows, family) - choice_luts(width, parts, family))
+                for family in (FAMILY, "ecp5")
+            )
+            out += counted(Resources(lut=four), lut=six)
         return out
 
-    def _delays(self) -> Resources:
+    def _delays(self) -> Area:
         """Registers behind the memories, and on the way to them."""
-        luts = flops = 0
+        luts = flops = shifted = 0
 
         def delay(bits: int, cycles: int) -> None:
-            nonlocal luts, flops
-            # Three and more are a shift register.
-            luts, flops = luts + bits * (cycles > 2), flops + bits * cycles * (cycles < 3)
+            nonlocal luts, flops, shifted
+            # Three and more are a shift register, where LUTs can be one.
+            if cycles > 2:
+                luts, shifted = luts + bits, shifted + bits * cycles
+            else:
+                flops += bits * cycles
 
         read = []
         for width, shares in zip(self.column_widths, self.shares, strict=True):
@@ -260,7 +268,7 @@ class WeightStreamConfig:
                 delay(high - low, behind + self.skews[k] - first)
         for before, after in pairwise([0, *sorted(set(read))]):
             delay(levels(max(self.depth, 2)), after - before)
-        return Resources(lut=luts, ff=flops)
+        return counted(Resources(ff=flops + shifted), lut=luts, ff=flops)
 
     @property
     def signature(self) -> wiring.Signature:

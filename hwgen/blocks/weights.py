@@ -16,12 +16,13 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from hwgen.blocks import area
-from hwgen.blocks.base import Resources, counter, library_instance
+from hwgen.blocks.base import Area, Part, counter, library_instance
+from hwgen.blocks.cost import counted
 from hwgen.blocks.memory import (
     ReadOnlyMemory,
     check_style,
+    choice_area,
     choice_latency,
-    choice_resources,
     choose_word,
 )
 from hwgen.blocks.storage import ULTRA_SHAPE, ultra_weights
@@ -33,7 +34,7 @@ LOAD_BITS, PART_DEPTH = ULTRA_SHAPE
 
 
 @dataclass(frozen=True)
-class WeightMemoryConfig:
+class WeightMemoryConfig(Part):
     """Memory of weights: a row for each address.
 
     Parameters
@@ -94,15 +95,15 @@ class WeightMemoryConfig:
         low, mask = range(0, self.width, LOAD_BITS), (1 << LOAD_BITS) - 1
         return [(row >> shift) & mask for shift in low for row in rows]
 
-    def resources(self) -> Resources:
+    def area(self) -> Area:
         """What it takes."""
         if self.style != "ultra":
             if self.table.kind == "distributed":
                 return area.weight_table(self.width, self.depth)
-            return self.table.resources()
+            return self.table.area()
         # Address, row counter, write enables; counter, columns, and the register of the chain.
         bits = (self.depth - 1).bit_length()
-        return choice_resources(self.width, self.parts) + Resources(
+        return choice_area(self.width, self.parts) + counted(
             uram=int(ultra_weights(self.width, self.depth)),
             lut=3 * bits + self.columns * (self.parts + 1),
             ff=bits + self.columns + LOAD_BITS + 2,

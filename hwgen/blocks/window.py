@@ -24,7 +24,8 @@ from amaranth.lib import data, stream, wiring
 from hwgen.blocks import area
 from hwgen.blocks.arithmetic import add_carry, delayed
 from hwgen.blocks.base import (
-    Resources,
+    Area,
+    Part,
     StreamType,
     counter,
     in_order,
@@ -56,7 +57,7 @@ class WindowSchedule:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlidingWindowConfig:
+class SlidingWindowConfig(Part):
     """Geometry and folding of a sliding window.
 
     For every window (or ``columns`` windows side by side), in row-major order, the buffer sends
@@ -323,7 +324,7 @@ class SlidingWindowConfig:
         capacity = queue_depth(by_site[:, 0] + 1, places)
         return WindowSchedule(accepts, fires, max(capacity, self.least_capacity))
 
-    def resources(self) -> Resources:
+    def area(self) -> Area:
         """What the buffer and its address generators take."""
         return area.window(self)
 

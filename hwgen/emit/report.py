@@ -8,7 +8,7 @@ from dataclasses import asdict
 from rich.table import Table
 
 from hwgen.blocks import area
-from hwgen.blocks.base import BlockConfig, Resources
+from hwgen.blocks.base import Area, BlockConfig, Resources
 from hwgen.blocks.conv import FoldedConvConfig
 from hwgen.blocks.convolution import ConvolutionConfig
 from hwgen.blocks.sparse_conv import SparseConvConfig
@@ -117,13 +117,14 @@ def _layer(netlist: Netlist, name: str, design: DesignPoint) -> dict:
         "dsp_products": config.dsp_products,
         "interval_cycles": config.interval,
         "depths": list(config.queue_depths),
-        **asdict(config.resources()),
+        **asdict(config.resources(netlist.family)),
         **({"folding": {field: value for field, value in asdict(folding).items()
                         if field in config.folding_fields}} if folding else {}),
         **({"products_per_dsp": config.array.packing.products}
            if isinstance(config, ConvolutionConfig) and config.dsp_products else {}),
         **(_sparse(config) if isinstance(config, SparseConvConfig) else {}),
-        "parts": {name: asdict(part) for name, part in _parts(config).items()},
+        "parts": {name: asdict(part.resources(netlist.family))
+                  for name, part in _parts(config).items()},
     }
 
 
@@ -137,19 +138,19 @@ def _sparse(config: SparseConvConfig) -> dict:
     }
 
 
-def _parts(config: BlockConfig) -> dict[str, Resources]:
+def _parts(config: BlockConfig) -> dict[str, Area]:
     """What the parts of a block take; the rest of it is control."""
     parts = {"queue": area.output_queues(config)}
     window = getattr(config, "window", None)
     if isinstance(window, SlidingWindowConfig):
-        parts["window"] = window.resources()
+        parts["window"] = window.area()
     if isinstance(config, ConvolutionConfig):
         memories = config.weights
         if isinstance(config, FoldedConvConfig) and config.stream is not None:
             memories = [config.stream]
-        parts["weights"] = area.total(memory.resources() for memory in memories)
-        parts["multiply"] = config.array.resources()
-        parts["requantise"] = config.requantiser.resources()
+        parts["weights"] = area.total(memory.area() for memory in memories)
+        parts["multiply"] = config.array.area()
+        parts["requantise"] = config.requantiser.area()
     return parts
 
 
