@@ -391,7 +391,7 @@ def _lane_change(d: _Drawer) -> LaneChangeConfig:
     return replace(config, depths=(d.depth(config.least_depths[0]),))
 
 
-PARTS: dict[str, Callable[[_Drawer], object]] = {
+PARTS: dict[str, Callable[[_Drawer], Part]] = {
     "queue": _queue,
     "skid": _skid,
     "requantiser": _requantiser,
@@ -423,7 +423,7 @@ BLOCKS: dict[str, Callable[[_Drawer], BlockConfig]] = {
 """Blocks, as they stand in a pipeline."""
 
 
-def draw(kind: str, seed: int, multiplier: str = "dsp48e2") -> object:
+def draw(kind: str, seed: int, multiplier: str = "dsp48e2") -> Part:
     """A random configuration of a kind of part or block, for devices with some multiplier."""
     drawer = _Drawer(seed, multiplier)
     while True:

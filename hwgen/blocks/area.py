@@ -39,9 +39,15 @@ def queue(width: int, depth: int, claims: int = 1, style: str = "") -> Area:
 def buffer(width: int, depth: int, style: str = "", copies: int = 1) -> Area:
     """``copies`` of a buffer memory, without its registers."""
     depth = max(depth, 2)
-    parts = -(-depth // 64) if memory_style(width, depth, style) == "distributed" else 1
+    style = memory_style(width, depth, style)
+    parts = -(-depth // 64) if style == "distributed" else 1
+    # Blocks of an ECP5 do not keep the old word when a read meets a write: registers beside them
+    # keep it, and addresses are compared.
+    blocks = copies * -(-depth // memory_part(width, depth, style)[1]) * (style == "block")
     return total([memory(width, depth, style)] * copies) + logic(
-        "buffer", lut_choice=copies * width * (parts - 1)
+        "buffer", lut_choice=copies * width * (parts - 1),
+        lut4_block=width * blocks, ff4_block=width * blocks,
+        lut4_address=levels(depth) * blocks, ff4_address=levels(depth) * blocks,
     )
 
 

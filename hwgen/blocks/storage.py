@@ -158,12 +158,14 @@ def ram_luts(width, depth, family: str = FAMILY) -> np.ndarray:
     width, depth = np.asarray(width), np.asarray(depth)
     if family in FOUR_INPUTS:
         parts = -(-depth // 16)
-        cells = 6 * -(-width // 4) * parts
+        # The register behind the choice does some of it.
+        luts = 6 * -(-width // 4) * parts + width * ((4 * parts - 2) // 5)
     else:
         parts = -(-depth // 64)
-        cells = 8 * np.minimum(-(-width // 7) * parts, -(-width // 14) * -(-depth // 32))
+        cells = np.minimum(-(-width // 7) * parts, -(-width // 14) * -(-depth // 32))
+        luts = 8 * cells + choice_luts(width, parts)
     # Each part has a write enable of its own.
-    return cells + choice_luts(width, parts, family) + np.where(parts > 1, parts, 0)
+    return luts + np.where(parts > 1, parts, 0)
 
 
 def rom_luts(width, depth, family: str = FAMILY) -> np.ndarray:

@@ -14,6 +14,7 @@ from amaranth.lib.wiring import In, Out
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.synthesis import ECP5, synthesise
 from hwgen.blocks.base import Resources
 from hwgen.blocks.memory import BufferMemory, ReadOnlyMemory
 from hwgen.blocks.storage import (
@@ -27,6 +28,7 @@ from hwgen.blocks.storage import (
     table_count,
     ultra_count,
 )
+from hwgen.emit.verilog import emit_component
 from hwgen.errors import HwgenError
 from tests.emit.synthesis import synthesised
 from tests.vectors import in_amaranth, in_verilator
@@ -134,6 +136,22 @@ def test_counts_after_synthesis(family: str) -> None:
     for name, resources in taken.items():
         assert (resources.bram18, resources.uram) == (due[name].bram18, due[name].uram), name
         assert abs(resources.lut - due[name].lut) <= 0.2 * due[name].lut + 8, name
+
+
+def test_counts_after_synthesis_for_ecp5() -> None:
+    """Yosys takes the EBRs that are counted, and about the LUTs: DPR16X4 and a choice."""
+    for width, depth in [(13, 2311), (37, 1152), (72, 100), (5, 4097)]:
+        table = ReadOnlyMemory(width, depth, "block")
+        for part, due in ((random_table(table), table.resources("ecp5")),
+                          (BufferMemory(width, depth, "block"),
+                           Resources.memory(width, depth, "block", "ecp5"))):
+            taken = synthesise(emit_component(part), ECP5)
+            assert taken.bram18 == due.bram18, (width, depth)
+    for width, depth in [(1, 16), (16, 32), (16, 64), (64, 48), (40, 256), (8, 96), (7, 17)]:
+        taken = synthesise(emit_component(BufferMemory(width, depth, "distributed")), ECP5)
+        due = Resources.memory(width, depth, "distributed", "ecp5")
+        assert taken.dsp == taken.bram18 == 0
+        assert abs(taken.lut - due.lut) <= 0.01 * due.lut + 1, (width, depth)
 
 
 def test_luts_after_synthesis() -> None:

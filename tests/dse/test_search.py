@@ -16,6 +16,7 @@ from dse.bounds import divided
 from dse.foldings import ConvTable
 from dse.search import check_design, design_for, search
 from hwgen.blocks.base import Resources, StreamType
+from hwgen.design import DesignPoint
 from hwgen.errors import HwgenError
 from hwgen.pipeline import as_conv, block_config
 from sim.timing import sized
@@ -110,6 +111,21 @@ def test_what_a_board_cannot_do() -> None:
     with pytest.raises(HwgenError, match=r"^The design needs \d+ lut, \d+ of them for '\w+'; board "
                                          r"zedboard has 1000: "):
         check_design(graph, small, found.design, found.timing)
+
+
+def test_resources_are_those_of_the_boards_family(tmp_path) -> None:
+    """Also of a design from a file, which names the board and not its family."""
+    graph, board = network(), boards.load("ulx3s-85f")
+    found = search(graph, board)
+    assert found.netlist.family == board.family == "ecp5"
+    found.design.save(tmp_path / "design.json")
+    design = DesignPoint.load(tmp_path / "design.json")
+    again = check_design(graph, board, design, found.timing)
+    need = again.netlist.resources()
+    assert need == found.netlist.resources()
+    other = replace(again.netlist, family="ultrascale+").resources()
+    assert (need.dsp, need.bram18) == (other.dsp, other.bram18)
+    assert need.lut > 1.2 * other.lut
 
 
 def test_the_same_every_time() -> None:
