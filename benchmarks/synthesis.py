@@ -34,6 +34,8 @@ LUTS = {
 """LUTs that a cell takes."""
 BLOCKS = {"RAMB18E2": 1, "RAMB36E2": 2}
 FLIPFLOPS = ("FDRE", "FDSE", "FDCE", "FDPE")
+HEAD = re.compile(r"\A(?:// - .*\n)+\n")
+"""What a file says of where it comes from: the version of the tool, for one."""
 FREE = {"BUFG", "CARRY4", "CARRY8", "$scopeinfo"}
 """Cells that are not counted."""
 
@@ -75,7 +77,8 @@ class Synthesis:
     def area(self, component: wiring.Component) -> Resources:
         """What a component takes after synthesis."""
         rtl = emit_component(component)
-        parts = (part for item in sorted(rtl.files.items()) for part in item)
+        parts = (part for name, text in sorted(rtl.files.items())
+                 for part in (name, HEAD.sub("", text)))
         text = "\n".join((f"{SYNTHESIS}; {STAT}", *parts))
         key = hashlib.sha256(re.sub(r"//.*", "", text).encode()).hexdigest()[:16]
         self.used.add(key)
