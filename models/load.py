@@ -185,6 +185,12 @@ def read(
     progress("quantise")
     lowered = Lowering(network, found.ranges, bits, found.means if corrected else {})
     graph = lowered.graph
+    if not bits.asked:
+        for name, away in (("precision", precision != "w8a8"), ("calibrate", method != "minmax"),
+                           ("equalise", equalised), ("correct-bias", corrected)):
+            if away:
+                raise HwgenError(f"--{name} has no effect on {model}: it states the codes of all "
+                                 f"its weights and tensors")
     if unused := bits.unused():
         raise HwgenError(
             f"Precision {precision}: pattern {unused[0]!r} matches no layer; names are those of "

@@ -123,8 +123,9 @@ def test_styles_of_a_fifo() -> None:
     config = replace(fifo(branches=2), depths=(5000, 9), styles=("ultra", ""))
     assert config.queue_styles == ("ultra", "")
     assert (config.resources().uram, config.resources().bram18) == (2, 0)
-    assert area.queue(73, 10, style="ultra").uram == Resources.memory(73, 10, "ultra").uram == 2
-    assert area.queue(73, 10, style="block").bram18 == 3
+    ultra = area.queue(73, 10, style="ultra").resources()
+    assert ultra.uram == Resources.memory(73, 10, "ultra").uram == 2
+    assert area.queue(73, 10, style="block").resources().bram18 == 3
     assert fifo(branches=2).queue_styles == ("", "")
     wrong = replace(fifo(), styles=("", ""))
     with pytest.raises(HwgenError, match=r"^Styles must have 1 entries, not \('', ''\)$"):
