@@ -26,10 +26,9 @@ from hwgen.pipeline import Netlist, plan
 
 __all__ = ["Timing", "analyse", "arrivals", "sized"]
 
-LONGEST = 512
-"""Cycles that a pixel may stay in a window beside its frame's: as many frames as come in them are
-in it at once, and so many more are walked."""
-LONGER = 4
+FRAMES = 3
+"""Frames that are walked at first."""
+LONGER = 64
 """Times as many frames that are walked at most until the schedule settles."""
 SAMPLE, FEW = 17, 0.02
 """Which beats are looked at for how long they wait, and the share that may wait less."""
@@ -97,19 +96,25 @@ def analyse(netlist: Netlist, interval: int = 0) -> Timing:
     interval = interval or least
     if interval < least:
         raise HwgenError(f"Interval must be at least {least} cycles, not {interval!r}")
-    frames = 3 + LONGEST // interval
-    most = LONGER * frames
-    while True:
-        timing, steady = _walk(netlist, interval, frames)
-        if steady:
+    frames = FRAMES
+    needed, most = frames, LONGER * frames
+    while frames <= most:
+        timing, steady, together = _walk(netlist, interval, frames)
+        if steady and frames >= together:
             return timing
-        frames *= 2
-        if frames > most:
-            raise HwgenError(f"The schedule does not settle within {most} frames")
+        # Frames that a block holds at once are walked without limit: it knows how many they are.
+        needed = max(needed, together)
+        most = max(most, LONGER * needed)
+        frames = max(2 * frames, needed)
+    raise HwgenError(f"The schedule does not settle within {most} frames")
 
 
-def _walk(netlist: Netlist, interval: int, frames: int) -> tuple[Timing, bool]:
-    """Schedule ``frames`` frames; also whether the last two are alike."""
+def _walk(netlist: Netlist, interval: int, frames: int) -> tuple[Timing, bool, int]:
+    """Schedule ``frames`` frames.
+
+    Also returns whether the last two are alike, and the number of frames that must be walked so
+    that a buffer once holds as many of them as it ever will.
+    """
     visible: dict[tuple[str | None, int], np.ndarray] = {}
     claims: dict[tuple[str | None, int], np.ndarray] = {}
     for k, stream in enumerate(netlist.inputs.values()):
@@ -119,6 +124,7 @@ def _walk(netlist: Netlist, interval: int, frames: int) -> tuple[Timing, bool]:
     waits: dict[str, int] = {}
     capacities: dict[str, int] = {}
     steady = True
+    together = FRAMES
     for name, config in netlist.blocks.items():
         edges = [into[name, k] for k in range(len(config.inputs))]
         schedule = config.schedule([visible.pop(edge.source) for edge in edges])
@@ -130,6 +136,9 @@ def _walk(netlist: Netlist, interval: int, frames: int) -> tuple[Timing, bool]:
                     waits[edge.name] = int(np.quantile(accept[::SAMPLE] - claim[::SAMPLE], FEW))
         if schedule.capacity is not None:
             capacities[name] = schedule.capacity
+            stay = max(int(times[-1]) for times in schedule.outputs) - min(
+                int(times.reshape(frames, -1)[-1, 0]) for times in schedule.accepts)
+            together = max(together, stay // interval + 2)
         for k, (times, claim) in enumerate(zip(schedule.outputs, schedule.reserves, strict=True)):
             visible[name, k], claims[name, k] = times, claim
             by_frame = times.reshape(frames, -1)
@@ -150,7 +159,7 @@ def _walk(netlist: Netlist, interval: int, frames: int) -> tuple[Timing, bool]:
         waits=waits,
         first=first,
         last=last,
-    ), steady
+    ), steady, together
 
 
 def _depth(claims: np.ndarray, pops: np.ndarray, interval: int, frames: int) -> int:

@@ -1,14 +1,15 @@
 """Small networks, down to one layer, one channel, one pixel and one cycle: all get a design."""
 
-
 import numpy as np
 import pytest
 
 import boards
 from dse.search import search
+from hwgen.emit.verilog import emit
 from models.lowering import lower
 from models.quantisation.calibrate import statistics
 from models.quantisation.precision import Precision
+from sim.verilator import VerilatorModel
 from tests.models.float_networks import N, network, noise
 
 
@@ -50,6 +51,7 @@ NETWORKS = {
     "odd widths": dense(7, 13, 3),
     "narrow waist": dense(32, 1, 32),
     "wide and narrow": dense(2, 61, 2, 64, 1),
+    "there and back": dense(1, 64, 1),
     "one pixel": conv((1, 8, 1, 1), 4, 8, 1, 1),
     "one channel": conv((1, 1, 9, 9), 1, 1, 3, 3),
     "one of all": conv((1, 1, 1, 1), 1, 1, 1, 1),
@@ -63,7 +65,7 @@ NETWORKS = {
     "table": single("Sigmoid"),
 }
 BOARDS = ("zcu102", "vcu118", "zedboard", "u50", "ulx3s-85f")
-PRECISIONS = ("w8a8", "w6a6", "w4a4", "w2a2")
+PRECISIONS = ("w8a8", "w6a6", "w2a2")
 
 
 def lowered(name, precision):
@@ -79,9 +81,9 @@ def test_every_board_and_precision_has_a_design(name):
             found = search(graph, boards.load(board))
             assert found.timing.interval >= 1
             assert found.timing.interval >= found.bounds.stream
-            # A target far below is met with no more multipliers.
-            slow = search(graph, boards.load(board), target_fps=1000.0)
-            assert slow.netlist.resources().dsp <= max(found.netlist.resources().dsp, 1)
+        # A target far below is met with no more multipliers.
+        slow = search(graph, boards.load(board), target_fps=1000.0)
+        assert slow.netlist.resources().dsp <= max(found.netlist.resources().dsp, 1)
 
 
 def test_the_jet_tagger_takes_one_cycle():
@@ -89,3 +91,24 @@ def test_the_jet_tagger_takes_one_cycle():
     assert search(graph, boards.load("zcu102")).timing.interval == 1
     assert search(graph, boards.load("vcu118")).timing.interval == 1
     assert search(graph, boards.load("zedboard")).timing.interval <= 8
+
+
+@pytest.mark.parametrize("name, precision, board", [
+    ("jet tagging", "w6a6", "zedboard"), ("there and back", "w8a8", "vcu118"),
+    ("one channel", "w8a8", "zcu102")])
+def test_many_short_frames_at_once(name, precision, board, tmp_path):
+    """A pixel stays in a window for longer than an interval: the schedule holds all the same."""
+    graph = lowered(name, precision)
+    found = search(graph, boards.load(board))
+    model = VerilatorModel(emit(found.netlist), found.netlist, tmp_path, jobs=1, optimise=False)
+    random = np.random.default_rng(0)
+    frames = {
+        key: random.integers(type.quantisation.low, type.quantisation.high + 1, (24, *type.shape))
+        for key, type in graph.inputs.items()}
+    wanted = graph.evaluate(frames)
+    run = model.run(frames, interval=found.timing.interval)
+    for output, values in run.outputs.items():
+        np.testing.assert_array_equal(values, wanted[output])
+    for times in run.last.values():
+        assert (np.diff(times) == found.timing.interval).all()
+    assert run.latency == found.timing.latency
