@@ -50,6 +50,8 @@ shorter, and says more.
 CFLAGS = "-std=gnu++20 -DVL_TIME_CONTEXT -fno-strict-aliasing"
 RUNTIME = ("verilated.o", "verilated_threads.o")
 """Parts of Verilator's runtime, the same in every program: compiled once, then kept."""
+PART, LONG = ".part", 3600.0
+"""Ending of a file that is being written, and the seconds after which nobody still does."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,10 @@ def _keep(file: Path, place: Path) -> None:
         return
     with contextlib.suppress(OSError):
         place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=place.parent, delete=False) as new:
+        for dead in place.parent.glob(f"*{PART}"):
+            if time.time() - dead.stat().st_mtime > LONG:
+                dead.unlink()
+        with tempfile.NamedTemporaryFile(dir=place.parent, suffix=PART, delete=False) as new:
             new.write(file.read_bytes())
         Path(new.name).replace(place)
 
