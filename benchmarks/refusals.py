@@ -34,7 +34,7 @@ RATE = 0.01
 """Frames a second that any board reaches, if it reaches any."""
 MORE = 1000
 """Times as much of a resource as there is, to see whether it was what is short."""
-KINDS = ("dsp", "ff", "lut", "bram18", "uram")
+KINDS = ("dsp", "ff", "lut", "bram18", "uram", "bandwidth")
 
 
 def refusal(graph: Graph, board: Board, rate: float = 0.0) -> tuple[str, dict]:
@@ -53,7 +53,11 @@ def named(message: str) -> set[str]:
 
 def more_of(board: Board, kinds: set[str]) -> Board:
     """A board with much more of some resources."""
-    return replace(board, **{kind: MORE * max(getattr(board, kind), 100) for kind in kinds})
+    more = {kind: MORE * max(getattr(board, kind), 100) for kind in kinds - {"bandwidth"}}
+    if "bandwidth" in kinds:
+        more["memory"] = tuple(
+            replace(memory, gbps=MORE * memory.gbps, ports=64) for memory in board.memory)
+    return replace(board, **more)
 
 
 def judge(graph: Graph, board: Board, message: str) -> list[str]:
@@ -68,7 +72,7 @@ def judge(graph: Graph, board: Board, message: str) -> list[str]:
     if after and named(after) & short:
         wrong.append(f"still short of {' and '.join(sorted(named(after) & short))} with more of it")
     # What there is none of is not added: a device with UltraRAM keeps its memories elsewhere.
-    others = {kind for kind in KINDS if getattr(board, kind)} - short
+    others = {kind for kind in KINDS if getattr(board, kind, board.memory)} - short
     if not refusal(graph, more_of(board, others))[0]:
         wrong.append(f"fits with more of {' and '.join(sorted(others))}")
     return wrong

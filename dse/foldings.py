@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -247,9 +247,27 @@ class ConvTable:
     def _dense_parts(self) -> list[tuple[np.ndarray, ...]]:
         """All foldings, with each multiplier: cycles, logic, fields of the folding,
         memories of the weights and of the window, what :class:`Foldings` has."""
+        choices = self._choices()
+        parts = []
+        for kind, multiplier in enumerate(dict.fromkeys((self.multiplier, "fabric"))):
+            densest, weights = self.packing(multiplier), self.shared(multiplier) == "weight"
+            outputs = np.full_like(choices[2], self.pixels_out) if weights else choices[2]
+            for products in range(1, densest.products + 1):
+                # With fewer outputs than products, fewer are packed, which makes longer chains.
+                same = (outputs == products if products < densest.products
+                        else outputs >= products)
+                if same.any():
+                    parts.append(self._dense_part(
+                        kind, replace(densest, products=products), weights, choices[:, same]))
+        return parts
+
+    def _dense_part(
+        self, kind: int, packing: Packing, shared_weight: bool, choices: np.ndarray
+    ) -> tuple[np.ndarray, ...]:
+        """Foldings of a multiplier that packs the same number of products."""
         op = self.op
         cin, cout = op.weight.shape[-1], op.cout // op.groups
-        cl, tl, pe, gl = self._choices()
+        cl, tl, pe, gl = choices
         steps = -(-op.window.taps // tl) * -(-cin // cl)
         folds = -(-op.groups // gl) * -(-cout // pe)
         beats = pe * gl // self.lanes_out
@@ -263,27 +281,21 @@ class ConvTable:
         copies = tl * self.banks
         window = _buffer(bits, self.sites * words, copies, self.family)
         phases, simd, results = math.prod(op.repeat), cl * tl, gl * pe * self.pixels_out
-        parts = []
-        for kind, multiplier in enumerate(dict.fromkeys((self.multiplier, "fabric"))):
-            packing = self.packing(multiplier)
-            if self.shared(multiplier) == "weight":
-                columns = gl * pe * -(-self.pixels_out // packing.products)
-                word = packing.activation_bits
-            else:
-                columns = self.pixels_out * gl * -(-pe // packing.products)
-                word = packing.word_bits
-            row, chain = gl * pe * simd * word, chain_length(packing, simd)
-            weights = _weights(row, phases * folds * steps,
-                               chain if packing.device.sum_bits else np.ones_like(chain),
-                               self.family)
-            dsp = packing.device.dsp * simd * columns
-            ff, lut = self._fabric(
-                packing, simd, chain, columns, results, copies, bits, tl, beats)
-            fields = np.stack([cl, tl, gl, pe, np.full_like(cl, kind), np.full_like(cl, -1)])
-            shapes = np.stack([steps * phases, folds, np.maximum(steps, beats), row, bits, words,
-                               copies])
-            parts.append((cycles, np.stack([dsp, ff, lut]), fields, weights, window, shapes))
-        return parts
+        if shared_weight:
+            columns = gl * pe * -(-self.pixels_out // packing.products)
+            word = packing.activation_bits
+        else:
+            columns = self.pixels_out * gl * -(-pe // packing.products)
+            word = packing.word_bits
+        row, chain = gl * pe * simd * word, chain_length(packing, simd)
+        weights = _weights(row, phases * folds * steps,
+                           chain if packing.device.sum_bits else np.ones_like(chain), self.family)
+        dsp = packing.device.dsp * simd * columns
+        ff, lut = self._fabric(packing, simd, chain, columns, results, copies, bits, tl, beats)
+        fields = np.stack([cl, tl, gl, pe, np.full_like(cl, kind), np.full_like(cl, -1)])
+        shapes = np.stack([steps * phases, folds, np.maximum(steps, beats), row, bits, words,
+                           copies])
+        return cycles, np.stack([dsp, ff, lut]), fields, weights, window, shapes
 
     def _sparse_part(self, layer: Layer):
         """The ways to pass over zeros, as :meth:`_dense_parts` has those that do not."""

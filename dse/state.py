@@ -59,6 +59,8 @@ PREFER = np.array([1, 1, 1, 8, 8, 0.05])
 """How much more resources count if off-chip memory is preferred."""
 LARGE_BITS = 6 * 18432
 """Bits above which a queue may be off chip."""
+PLENTY = 1e9
+"""As much of a resource as no design needs."""
 STEP = 1.002
 """Intervals closer than this are alike."""
 
@@ -211,7 +213,7 @@ class SearchState:
         while (chosen := self.streams.choose(interval, self.pairs[0])) is None:
             interval *= 2
         while True:
-            allocation = allocate(self.parts(*chosen), np.full(len(RESOURCES), 1e9), interval)
+            allocation = allocate(self.parts(*chosen), np.full(len(RESOURCES), PLENTY), interval)
             if allocation is not None:
                 break
             interval *= 2
@@ -314,13 +316,21 @@ class SearchState:
                 least > have, (least + self.missing) / np.maximum(have + self.missing, 1e-6), 0
             ).argmax())
             largest = int(each[:, worst].argmax())
+            most = (f", {each[largest, worst]:,.0f} of them for {parts[largest].names[0]!r}"
+                    if each[largest, worst] else "")
             return (
                 f"{begin}: it needs at least {least[worst] + self.missing[worst]:,.0f} "
-                f"{RESOURCES[worst]} of {have[worst] + self.missing[worst]:,.0f} that may be used, "
-                f"{each[largest, worst]:,.0f} of them for {parts[largest].names[0]!r}: {advice}"
+                f"{RESOURCES[worst]} of {have[worst] + self.missing[worst]:,.0f} that may be used"
+                f"{most}: {advice}"
             )
-        # Less of one is more of others: those that have a price are short together.
+        # Less of one is more of others: those that have a price are short together, unless more of
+        # one alone would not help.
         scarce = prices * np.maximum(have, 0) > 1e-3
+        for k in np.flatnonzero(scarce)[np.argsort(prices[scarce] * have[scarce])]:
+            plenty = have.copy()
+            plenty[k] = PLENTY
+            if share > 1 and scarce.sum() > 1 and fits(parts, plenty, interval, exact=True)[0] > 1:
+                scarce[k], have = False, plenty
         names = " and ".join(name for name, is_short in zip(RESOURCES, scarce, strict=True)
                              if is_short)
         if share > 1:
