@@ -154,15 +154,23 @@ def check_multipliers(netlist: Netlist, board: Board) -> None:
 
 def check_fits(netlist: Netlist, board: Board) -> None:
     """Raise :exc:`HwgenError` if a design is larger than a board; it names the resource, and the
-    block that takes most of it."""
+    block or the queue that takes most of it."""
     need = netlist.resources()
     for name in over(need, board.resources):
-        takes = {block: getattr(config.resources(netlist.family), name)
+        takes = {repr(block): getattr(config.resources(netlist.family), name)
                  for block, config in netlist.blocks.items()}
-        largest = max(takes, key=lambda block: takes[block])
+        for edge in netlist.edges:
+            if edge.source[0] is not None:
+                config, k = netlist.blocks[edge.source[0]], edge.source[1]
+                queue = Resources.memory(
+                    config.outputs[k].width, config.queue_depths[k], config.queue_styles[k],
+                    netlist.family)
+                takes[f"the queue {edge.name!r}"] = getattr(queue, name)
+                takes[repr(edge.source[0])] -= getattr(queue, name)
+        largest = max(takes, key=lambda part: takes[part])
         raise HwgenError(
             f"The design needs {getattr(need, name)} {name}, {takes[largest]} of them for "
-            f"{largest!r}; board {board.name} has {getattr(board.resources, name)}: give another "
+            f"{largest}; board {board.name} has {getattr(board.resources, name)}: give another "
             f"design, or choose a larger board"
         )
 

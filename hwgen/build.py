@@ -5,9 +5,16 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    # The imports below take a while.
+    from hwgen.interrupt import end_at_once
+
+    end_at_once()
+
 import argparse
 import gc
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -27,7 +34,7 @@ from dse.search import OBJECTIVES, OFFCHIP, Found, check_design, search
 from hwgen import __version__, extras, options
 from hwgen.design import DesignPoint
 from hwgen.emit.verilog import Rtl, emit
-from hwgen.errors import HwgenError, HwgenWarning
+from hwgen.errors import HwgenError, HwgenWarning, reason
 from hwgen.interrupt import Interrupted, ending_with_signals, private_temporary
 from hwgen.ir import Graph
 from hwgen.output import Output
@@ -68,6 +75,18 @@ class Phases:
 
 MEASURE = ""
 """Statistics of zeros that are measured, not read."""
+
+
+class _Console(Console):
+    """A console to which nobody need listen: a build goes on when its reader has gone."""
+
+    def on_broken_pipe(self) -> None:
+        _deafen()
+
+
+def _deafen() -> None:
+    """Send to nowhere what is still printed."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Parser(argparse.ArgumentParser):
@@ -190,8 +209,6 @@ def _given(graph: Graph, board: Board, path: Path) -> Found:
     design = DesignPoint.load(path)
     if design.board != board.name:
         raise HwgenError(f"{path} is a design for board {design.board!r}, not {board.name!r}")
-    # Those that are 0 are found.
-    design = replace(design, depths={name: n for name, n in design.depths.items() if n})
     netlist = plan(graph, design)
     timing = analyse(netlist)
     foldings, short = dict(design.foldings), []
@@ -284,7 +301,7 @@ def _simulate(
             runs.append({
                 **moved,
                 "mode": mode,
-                "interval_cycles": run.interval,
+                "interval_cycles": run.interval if frames > 1 else None,
                 "latency_cycles": run.latency,
                 "first_output_cycles": run.first_output,
                 "mismatches": int(sum((run.outputs[n] != wanted[n]).sum() for n in wanted)),
@@ -429,7 +446,7 @@ def _build(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status (0; 1 on a mismatch; 2 on wrong input)."""
-    console = Console()
+    console = _Console()
     try:
         arguments = _parse(sys.argv[1:] if argv is None else argv)
         with (
@@ -441,6 +458,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 data = _build(arguments, console, warned, cleaners)
     except HwgenError as error:
         print(f"hwgen: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        _deafen()
+        return 0
+    except OSError as error:
+        print(f"hwgen: {reason(error)}", file=sys.stderr)
         return 2
     except Interrupted as signal:
         with warnings.catch_warnings():

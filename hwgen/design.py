@@ -263,6 +263,7 @@ class DesignPoint:
             If a value is not legal: then it names the op, tensor or edge, the field and what is
             legal.
         """
+        _only(body, ["format", "board", "clock_mhz", "ports", "split", "ops", "tensors", "edges"])
         design = cls(_text(body, "board"), _positive(body, "clock_mhz"))
         with naming("ports"):
             ports = body.get("ports", {})
@@ -292,7 +293,8 @@ class DesignPoint:
         for name, values in _table(body, "edges"):
             with naming(f"edge {name!r}"):
                 _only(values, ["depth", "memory"])
-                if "depth" in values:
+                # 0 stands for one that is found, as if it was left out.
+                if values.get("depth", 0) != 0 or values.get("depth") is False:
                     design.depths[name] = _count(values, "depth")
                 if "memory" in values:
                     if (memory := values["memory"]) not in (*STYLES, OFF_CHIP):

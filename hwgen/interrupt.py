@@ -20,7 +20,7 @@ from pathlib import Path
 from hwgen import children
 from hwgen.output import COMMITTING, IN_COMMIT
 
-__all__ = ["Interrupted", "ending_with_signals", "private_temporary"]
+__all__ = ["Interrupted", "end_at_once", "ending_with_signals", "private_temporary"]
 
 GRACE = 1.0
 """Seconds in which a command may end by itself."""
@@ -44,6 +44,19 @@ class Interrupted(KeyboardInterrupt):
     def word(self) -> str:
         """What happened, in a word."""
         return "interrupted" if self.number == signal.SIGINT else "terminated"
+
+
+def end_at_once() -> None:
+    """From now on SIGINT and SIGTERM end the process with a line and the status that says so.
+
+    For a command that has not begun: nothing is cleaned up.
+    """
+    def end(number: int, _frame) -> None:
+        os.write(2, f"hwgen: {Interrupted(number).word}\n".encode())
+        os._exit(128 + number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
 
 
 @contextmanager

@@ -7,15 +7,17 @@ them, integers and channels last, and the file's own outputs come out.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from hwgen.errors import HwgenError
+from hwgen.errors import HwgenError, HwgenWarning
 from hwgen.ir import Graph, TensorType
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "WEIGHTED", "Division", "Host", "divide", "divide_at", "host_model", "input_name",
-    "left_to_host",
+    "left_to_host", "matching",
 ]
 
 WEIGHTED = {"Conv", "Gemm", "MatMul", "ConvTranspose"}
@@ -67,16 +69,11 @@ class Division:
     -------
     kept, host : nodes in topological order
     outputs : tensors at which the accelerator ends
-    computed : tensors behind the last weights that the accelerator must compute, because not only
-        data is moved there
-    instead : outputs that would leave those to the host as well
     """
 
     kept: list[onnx.NodeProto]
     host: list[onnx.NodeProto]
     outputs: list[str]
-    computed: frozenset[str] = frozenset()
-    instead: tuple[str, ...] = ()
 
 
 def divide(
@@ -106,34 +103,25 @@ def divide(
         ):
             movable.add(node.output[0])
     known = set(constants)
-    plainly = _behind(nodes, known, lambda node: not any(o in useful for o in node.output))
-    gone = _behind(nodes, known, lambda node: node.output[0] in movable)
+    gone = _behind(nodes, known, movable)
     host = [n for n in nodes if n.output[0] in gone]
     kept = [n for n in nodes if n.output[0] not in gone]
-    return Division(
-        kept, host, _ends(host, gone, known, outputs),
-        frozenset(plainly - gone),
-        tuple(_ends([n for n in nodes if n.output[0] in plainly], plainly, known, outputs)),
-    )
+    heads = [i for n in host for i in n.input if i and i not in gone and i not in known]
+    ends = dict.fromkeys([*(o for o in outputs if o not in gone), *heads])
+    return Division(kept, host, list(ends))
 
 
-def _behind(nodes: Sequence[onnx.NodeProto], constants: set[str], begins) -> set[str]:
-    """Tensors of nodes at which the host's part may begin, and of all behind them."""
+def _behind(
+    nodes: Sequence[onnx.NodeProto], constants: set[str], movable: set[str]
+) -> set[str]:
+    """Movable tensors of nodes at which the host's part may begin, and all behind them."""
     gone: set[str] = set()
     for node in nodes:
         live = any(i and i not in constants for i in node.input)
         if any(i in gone for i in node.input) or (
-                live and node.op_type in BEGINS and begins(node)):
+                live and node.op_type in BEGINS and node.output[0] in movable):
             gone.update(node.output)
     return gone
-
-
-def _ends(
-    host: Sequence[onnx.NodeProto], gone: set[str], constants: set[str], outputs: Sequence[str]
-) -> list[str]:
-    """Tensors at which the accelerator ends, if ``host`` are the host's nodes."""
-    heads = [i for n in host for i in n.input if i and i not in gone and i not in constants]
-    return list(dict.fromkeys([*(o for o in outputs if o not in gone), *heads]))
 
 
 def divide_at(
@@ -245,6 +233,28 @@ def host_model(
     )
     made.ir_version = model.ir_version
     return made
+
+
+def matching(path: Path, graph: Graph) -> onnx.ModelProto | None:
+    """The host's part in a file, if there is one, and it is that of a graph.
+
+    Warns (:exc:`HwgenWarning`) of a file that is not.
+    """
+    if not path.exists():
+        return None
+    try:
+        model = onnx.load(path)
+        have = {value.name: [d.dim_value for d in value.type.tensor_type.shape.dim]
+                for value in model.graph.input}
+    except Exception as error:  # whatever protobuf and the file system raise
+        warnings.warn(f"{path} cannot be read and is left out: {error}", HwgenWarning, stacklevel=2)
+        return None
+    wanted = {input_name(name): [1, *graph.types[name].shape] for name in graph.outputs}
+    if have != wanted:
+        warnings.warn(f"{path} does not take the outputs of this graph and is left out",
+                      HwgenWarning, stacklevel=2)
+        return None
+    return model
 
 
 def left_to_host(model: onnx.ModelProto) -> list[dict[str, str]]:

@@ -39,8 +39,8 @@ class Source:
     graph : the integer graph
     network : the float network that it stands for
     feeds : the frames that it was calibrated with
-    host : what is left to the host, from the integer graph's outputs to the file's own; None where
-        the file was an integer graph
+    host : what is left to the host, from the integer graph's outputs to the file's own; of an
+        integer graph, the ``host.onnx`` that lies beside it, or None
     """
 
     graph: Graph
@@ -137,7 +137,7 @@ def read(
                 precision != "w8a8"):
             raise HwgenError(f"{model} is integer already: size, weights, precision, calibration, "
                              f"outputs and decomposition go with float networks")
-        return _integer(Graph.load(model), seed)
+        return _integer(Path(model), seed)
     if model.endswith(".onnx"):
         if weights is not None:
             raise HwgenError("--weights goes with a zoo model: an .onnx file has its own")
@@ -202,16 +202,22 @@ def read(
     return Source(graph, network, feeds, host)
 
 
-def _integer(graph: Graph, seed: int) -> Source:
-    """A graph with no more of a float network than the shapes of its inputs."""
+def _integer(path: Path, seed: int) -> Source:
+    """A graph with no more of a float network than the shapes of its inputs.
+
+    The ``host.onnx`` that a build wrote beside it goes with it.
+    """
     import onnx
 
     from models import samples
+    from models.host import matching
     from models.onnx_import import Network
 
+    graph = Graph.load(path)
     shapes = {}
     for name, type in graph.inputs.items():
         floats = name in graph.meta.get("floats", ())
         shapes[name] = (1, type.channels, *type.spatial) if floats else (1, *type.shape)
     network = Network(onnx.ModelProto(), [], {}, shapes, list(graph.inputs), [])
-    return Source(graph, network, samples.calibration(network, None, seed))
+    host = matching(path.with_name("host.onnx"), graph)
+    return Source(graph, network, samples.calibration(network, None, seed), host)

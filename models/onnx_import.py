@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import onnxruntime
 from google.protobuf.message import DecodeError
 from onnx import helper, numpy_helper, shape_inference
 
-from hwgen.errors import HwgenError, reason
+from hwgen.errors import HwgenError, HwgenWarning, reason
 from hwgen.ir import Quantisation
 from models.host import WEIGHTED, Host, divide, divide_at
 from models.quantisers import INTEGERS, CodedConstant, Quantisers
@@ -47,8 +48,6 @@ class Network:
     weights : constant to its integers, if the file states them
     inner : tensors inside of a quantiser that takes several nodes
     host : what is left to the host
-    computed : tensors behind the last weights that are not left to it
-    instead : outputs that would do so
     users : tensor to the nodes that read it
     """
 
@@ -62,8 +61,6 @@ class Network:
     weights: dict[str, CodedConstant] = field(default_factory=dict)
     inner: set[str] = field(default_factory=set)
     host: Host = field(default_factory=Host)
-    computed: frozenset[str] = frozenset()
-    instead: tuple[str, ...] = ()
     users: dict[str, list[onnx.NodeProto]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -173,11 +170,11 @@ def normalise(
         raise HwgenError(f"{name}: {error}") from None
     except Exception as error:
         raise HwgenError(f"{name} has a damaged quantiser: {_first_line(error)}") from None
-    _check_extents(model, name)
+    _check_extents(model, name, size)
     _floor_pools(model)
     given = [value.name for value in model.graph.output]
     _add_outputs(model, name, outputs)
-    model = _folded(model, name, FUSIONS if quantisers.weights else [])
+    model = _folded(model, name, size, FUSIONS if quantisers.weights else [])
     network = _divided(_distinct(model), name, given, outputs, quantisers.integer_outputs)
     network.codes.update((t, q) for t, q in quantisers.codes.items() if t in network.shapes)
     network.inner.update(quantisers.inner)
@@ -211,7 +208,11 @@ def _without_quantisers(model: onnx.ModelProto) -> onnx.ModelProto:
     return plain
 
 
-def _check_extents(model: onnx.ModelProto, name: str) -> None:
+def _sized(size: int | None) -> str:
+    return f" with images of {size} x {size}, the size that was given" if size else ""
+
+
+def _check_extents(model: onnx.ModelProto, name: str, size: int | None) -> None:
     """Refuse tensors that are empty or too large, before anything allocates them."""
     for constant in model.graph.initializer:
         if math.prod(constant.dims) > ELEMENTS:
@@ -220,7 +221,7 @@ def _check_extents(model: onnx.ModelProto, name: str) -> None:
     try:
         shaped = _shaped(model)
     except Exception as error:
-        raise HwgenError(f"{name} is inconsistent: {_first_line(error)}") from None
+        raise HwgenError(f"{name} is inconsistent{_sized(size)}: {_first_line(error)}") from None
     for value in (*shaped.graph.input, *shaped.graph.value_info, *shaped.graph.output):
         dims = [d.dim_value for d in value.type.tensor_type.shape.dim if d.HasField("dim_value")]
         if math.prod(dims) > ELEMENTS or any(d < 0 for d in dims):
@@ -288,7 +289,9 @@ def _floored(node: onnx.NodeProto, shape: list[int]) -> bool:
     return True
 
 
-def _folded(model: onnx.ModelProto, name: str, disabled: list[str]) -> onnx.ModelProto:
+def _folded(
+    model: onnx.ModelProto, name: str, size: int | None, disabled: list[str]
+) -> onnx.ModelProto:
     """The model with constants folded and shapes inferred, by onnxruntime and onnx."""
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "model.onnx")
@@ -301,12 +304,29 @@ def _folded(model: onnx.ModelProto, name: str, disabled: list[str]) -> onnx.Mode
             _floor_pools(folded)
             shaped = _shaped(folded, strict_mode=True)
         except Exception as error:  # onnxruntime raises classes of its own for every fault
-            raise HwgenError(f"{name} cannot be run: {_first_line(error)}") from None
+            raise HwgenError(
+                f"{name} cannot be run{_sized(size)}: {_first_line(error)}") from None
+    _drop_unread(folded, name)
     del folded.graph.value_info[:]
     folded.graph.value_info.extend(shaped.graph.value_info)
     for output, other in zip(folded.graph.output, shaped.graph.output, strict=True):
         output.CopyFrom(other)
     return folded
+
+
+def _drop_unread(model: onnx.ModelProto, name: str) -> None:
+    """Take away inputs that no output depends on, and say so."""
+    read = {value.name for value in model.graph.output}
+    for node in reversed(model.graph.node):
+        if read.intersection(node.output):
+            read.update(node.input)
+        else:
+            model.graph.node.remove(node)
+    for value in list(model.graph.input):
+        if value.name not in read:
+            warnings.warn(f"{name}: no output depends on input {value.name!r}: the accelerator has "
+                          f"no such input", HwgenWarning, stacklevel=2)
+            model.graph.input.remove(value)
 
 
 def _shaped(model: onnx.ModelProto, **options) -> onnx.ModelProto:
@@ -397,6 +417,10 @@ def _fix_inputs(model: onnx.ModelProto, name: str, size: int | None) -> None:
         model.ir_version = max(model.ir_version, 4)
         del model.graph.input[:]
         model.graph.input.extend(inputs)
+    if size is not None and not any(
+            len(value.type.tensor_type.shape.dim) == 4 for value in inputs):
+        raise HwgenError(f"{name} has no image as input (batch, channels, height, width), so no "
+                         f"size can be given")
     coded = {n.input[0] for n in model.graph.node if n.op_type == "DequantizeLinear"}
     changed = False
     for value in model.graph.input:
@@ -408,6 +432,10 @@ def _fix_inputs(model: onnx.ModelProto, name: str, size: int | None) -> None:
         dims = value.type.tensor_type.shape.dim
         for k, dim in enumerate(dims):
             if k == 0 and dim.dim_value != 1:
+                if dim.dim_value > 1:
+                    warnings.warn(
+                        f"{name}: input {value.name!r} has a batch of {dim.dim_value}: frames go "
+                        f"through one by one, and the batch is 1", HwgenWarning, stacklevel=2)
                 dim.dim_value, changed = 1, True
             elif k >= 2 and len(dims) == 4 and size is not None and dim.dim_value != size:
                 dim.dim_value, changed = size, True
@@ -489,5 +517,5 @@ def _divided(
     )
     return Network(
         model, kept, constants, shapes, [i for i in inputs if i in needed], parts.outputs,
-        host=host, computed=parts.computed, instead=parts.instead,
+        host=host,
     )

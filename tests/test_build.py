@@ -236,6 +236,8 @@ def test_edited_design(network, tmp_path, capsys):
     assert status == 2
     assert f"edge '{edge}' needs a depth of {depth}, not {depth - 1}" in err
     assert "deadlocks" in err
+    body["edges"][edge]["depth"] = 0
+    assert attempt() == (0, "")
     body["edges"][edge]["depth"] = depth + 10
     assert attempt() == (0, "")
     body["board"] = "u50"
@@ -253,7 +255,8 @@ def test_edited_design(network, tmp_path, capsys):
     ("tensors", "pixels", 5, r"Pixels a beat must divide the extent \d+, not 5"),
     ("tensors", "pixels", 0, r"tensor '{name}': pixels must be a positive integer, not 0"),
     ("edges", "memory", "tape", r"edge '{name}': memory must be one of 'distributed', .*'tape'"),
-    ("edges", "depth", 0, r"edge '{name}': depth must be a positive integer, not 0"),
+    ("edges", "depth", -1, r"edge '{name}': depth must be a positive integer, not -1"),
+    ("edges", "depth", 10**8, r"needs \d+ \w+, \d+ of them for the queue '{name}'; board zcu102"),
 ])
 def test_illegal_design(network, tmp_path, capsys, table, field, value, message):
     """An illegal value is refused with what it is of, the field, and what is legal."""

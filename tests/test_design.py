@@ -172,7 +172,8 @@ MULTIPLIER_LIST = "'dsp48e2', 'dsp48e1', 'mult18', 'fabric'"
     ("tensors image lanes", 0, "tensor 'image': lanes must be a positive integer, not 0"),
     ("tensors image pixels", 2.5, "tensor 'image': pixels must be a positive integer, not 2.5"),
     ("tensors image x", 1, "tensor 'image': x is not one of lanes, pixels"),
-    ("edges c0>s0 depth", 0, "edge 'c0>s0': depth must be a positive integer, not 0"),
+    ("edges c0>s0 depth", -1, "edge 'c0>s0': depth must be a positive integer, not -1"),
+    ("edges c0>s0 depth", False, "edge 'c0>s0': depth must be a positive integer, not False"),
     ("edges c0>s0 memory", "ram",
      f"edge 'c0>s0': memory must be one of {STYLE_LIST}, 'offchip', not 'ram'"),
     ("edges c0>s0 memory", "",
@@ -184,6 +185,7 @@ MULTIPLIER_LIST = "'dsp48e2', 'dsp48e1', 'mult18', 'fabric'"
     ("ports burst", True, "ports: burst must be a positive integer, not True"),
     ("ports latency", "9", "ports: latency must be a positive integer, not '9'"),
     ("ports width", 64, "ports: width is not one of count, data_bits, burst, latency, rate"),
+    ("edge", {}, "edge is not one of format, board, clock_mhz, ports, split, ops, tensors, edges"),
     ("split", "c2", "split must be a list of names of nodes, not 'c2'"),
     ("split", ["c2", 1], "split must be a list of names of nodes, not ['c2', 1]"),
 ])
@@ -196,6 +198,13 @@ def test_file_refuses(path: str, value: object, message: str, tmp_path: Path) ->
         body[last] = value
 
     assert edit(change, tmp_path) == message
+
+
+def test_a_depth_of_0_is_found(tmp_path: Path) -> None:
+    _, design = off_chip()
+    body = design.plain()
+    body["edges"]["c0>s0"]["depth"] = 0
+    assert DesignPoint.parse(body).depths.keys() == design.depths.keys() - {"c0>s0"}
 
 
 def test_unknown_field_of_an_op(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def test_links_and_paths(page):
 def test_options_are_documented():
     guide = (ROOT / "docs" / "guide.md").read_text()
     options = {o for a in _parser()._actions for o in a.option_strings if o.startswith("--")}
-    assert set(re.findall(r"^\| `(--[\w-]+)", guide, re.M)) == options - {"--help", "--seed"}
+    assert set(re.findall(r"^\| `(--[\w-]+)", guide, re.M)) == options - {"--help"}
 
 
 def test_make_targets():

@@ -4,6 +4,9 @@ import fcntl
 import json
 import os
 import re
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -197,3 +200,21 @@ def test_killed_builds():
     """One moment for each signal; ``benchmarks.kill`` has more."""
     shown = []
     assert kill.trial(1, 7, shown.append) == 0, shown
+
+
+def test_ends_at_once_while_it_is_imported():
+    """A signal that comes before the command has begun: a line, and the status that says so."""
+    for number, word in ((signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")):
+        code = ("import os, signal, hwgen.interrupt as i; i.end_at_once(); "
+                f"os.kill(os.getpid(), {int(number)})")
+        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                               check=False)
+        assert (ended.returncode, ended.stderr) == (128 + number, f"hwgen: {word}\n")
+
+
+def test_nobody_listens():
+    """A closed pipe is no fault."""
+    command = f"{sys.executable} -m hwgen.build --list boards"
+    ended = subprocess.run(f"{command} | true; exit ${{PIPESTATUS[0]}}", shell=True,
+                           executable="/bin/bash", capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")

@@ -100,7 +100,7 @@ class ConvolutionConfig(BlockConfig):
             if self.lanes_out < 1 or results % self.lanes_out:
                 raise HwgenError(
                     f"Output lanes must divide the {results} results of a fold, "
-                    f"not {self.lanes_out!r}"
+                    f"not {self.lanes_out!r}: choose others, or another pe"
                 )
         if self.depths and self.depths[0] < self.fold_beats:
             raise HwgenError(

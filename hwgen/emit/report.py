@@ -208,7 +208,9 @@ def summary(data: Mapping, have: Resources) -> Table:
         table.add_row("simulated", f"{run['mismatches']:,}",
                       f"mismatches in {run['frames']} frames, "
                       f"{len(run['runs'])} runs of the Verilog")
-        table.add_row("simulated interval", f"{run['interval_cycles']:,}",
+        # A single frame has none.
+        interval = run["interval_cycles"]
+        table.add_row("simulated interval", "-" if interval is None else f"{interval:,}",
                       f"latency {run['latency_cycles']:,}, "
                       f"first output {run['first_output_cycles']:,}")
         if memory := run["runs"][0].get("memory"):

@@ -54,6 +54,8 @@ def measure(
             names.setdefault(ours, theirs)
     known = {*network.inputs, *(out for node in network.nodes for out in node.output if out)}
     names = {ours: name for ours, name in names.items() if ours in graph.types and name in known}
+    names = {ours: _activated(network, name, graph.types[ours].quantisation)
+             for ours, name in names.items()}
     run = probe(network, sorted(set(names.values())))
     meters: dict[str, _Meter] = {}
     frames = 0
@@ -68,6 +70,15 @@ def measure(
               if t in meters),
         frames,
     )
+
+
+def _activated(network: Network, name: str, quantisation: Quantisation) -> str:
+    """The float tensor that stands for one whose codes say nothing of what its ReLU clears."""
+    readers = network.users.get(name, [])
+    if (len(readers) == 1 and readers[0].op_type in ("Relu", "Clip")
+            and name not in network.outputs and quantisation.dequantise(quantisation.low) >= 0):
+        return readers[0].output[0]
+    return name
 
 
 @dataclass

@@ -17,6 +17,7 @@ import onnx
 
 from hwgen.errors import HwgenError, HwgenWarning
 from hwgen.ir import Graph, Op, Quantisation, Requantise, Reshape, Table, TensorType
+from models.host import WEIGHTED
 from models.lowering.affine import Affine, find_affine
 from models.lowering.layout import (
     View,
@@ -447,10 +448,29 @@ class Lowering:
 
     def _way_out(self, node: onnx.NodeProto) -> str:
         """What to do if a node behind the last weights cannot be computed."""
-        if node.output[0] not in self.network.computed:
+        network = self.network
+        behind = _behind(network, node)
+        if any(n.op_type in WEIGHTED for n in behind):
             return ""
-        return (f"; it is behind the last weights, so all from "
-                f"{', '.join(map(repr, self.network.instead))} on can be left to the host: make "
-                f"{'these the outputs' if self.network.instead[1:] else 'that the output'}")
+        made = {out for n in behind for out in n.output}
+        ends = list(dict.fromkeys((
+            *(t for t in network.outputs if t not in made),
+            *(i for n in behind for i in n.input
+              if i and i not in made and i not in network.constants),
+        )))
+        if set(ends) & set(network.inputs):
+            return ""
+        return (f"; it is behind the last weights, so it can be left to the host, by --outputs "
+                f"{','.join(ends)} (outputs={ends!r} in Python)")
+
+
+def _behind(network: Network, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """A node and all that depend on it, in topological order."""
+    behind, made = [node], set(node.output)
+    for other in network.nodes:
+        if other is not node and made.intersection(other.input):
+            behind.append(other)
+            made.update(other.output)
+    return behind
 
 

@@ -132,8 +132,10 @@ def _reduce(low: Lowering, node: onnx.NodeProto) -> None:
 def _argmax(low: Lowering, node: onnx.NodeProto) -> None:
     at, shape = attributes(node), low.shape(node.input[0])
     axis = at.get("axis", 0) % len(shape)
-    if axis == 0 or at.get("select_last_index"):
-        raise HwgenError("only the first largest channel is supported, not along the batch")
+    if axis == 0:
+        raise HwgenError("along the batch it is not supported, only along the channels")
+    if at.get("select_last_index"):
+        raise HwgenError("of equal channels only the first is found: select_last_index must be 0")
     source = low.tensor(node.input[0], axis)
     kept = tuple(1 if k == axis else n for k, n in enumerate(shape))
     out = low.shape(node.output[0])

@@ -85,6 +85,14 @@ def _resize(low: Lowering, node: onnx.NodeProto) -> None:
     if all(a % b == 0 for a, b in zip(after[2:], before[2:], strict=True)) and mode == "linear":
         _linear(low, node, source, matrices)
         return
+    if all(a % b == 0 for a, b in zip(after[2:], before[2:], strict=True)):
+        # Some pixels are repeated more often than others.
+        coordinates = at.get("coordinate_transformation_mode", b"half_pixel").decode()
+        rounding = at.get("nearest_mode", b"round_prefer_floor").decode()
+        raise HwgenError(
+            f"nearest_mode {rounding!r} with coordinates {coordinates!r} does not repeat all "
+            f"pixels equally often, which is not supported: 'floor' with 'asymmetric' does"
+        )
     raise HwgenError(
         f"only enlargement by whole factors (nearest; linear with half_pixel or asymmetric "
         f"coordinates) and reduction to every n-th pixel are supported, not {mode} from "

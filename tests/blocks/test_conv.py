@@ -434,14 +434,14 @@ GOOD = {"op": make_conv(Window((3, 3)), 4, 6, 2), "tensor": TensorType((5, 5, 4)
     ({"group_lanes": 3}, r"^Group lanes must be between 1 and 2, not 3$"),
     ({"group_lanes": 2, "pe": 3},
      r"^Groups in parallel are taken whole: channel lanes 2 and pe 3, not 1 and 3$"),
-    ({"pe": 2, "lanes_out": 2}, r"^Output lanes must divide the 1 results of a fold, not 2$"),
+    ({"pe": 2, "lanes_out": 2}, r"^Output lanes must divide the 1 results of a fold, not 2: "),
     ({"lanes_in": 3}, r"^Lanes must divide the 4 channels, not 3$"),
     ({"lanes_in": 2, "channel_lanes": 1},
      r"^Word lanes must be a multiple of the 2 input lanes and at most 2, not 1$"),
     ({"lanes_in": 4, "channel_lanes": 2}, r"^Segment must divide the channels and be a multiple"),
     ({"tap_lanes": 10}, r"^Tap lanes must be between 1 and 9, not 10$"),
     ({"capacity": 3}, r"^Capacity must be at least 13 sites, not 3$"),
-    ({"lanes_out": 0}, r"^Output lanes must divide the 1 results of a fold, not 0$"),
+    ({"lanes_out": 0}, r"^Output lanes must divide the 1 results of a fold, not 0: "),
 ])
 def test_refuses(wrong: dict, message: str) -> None:
     with pytest.raises(HwgenError, match=message):

@@ -6,7 +6,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from hwgen.errors import HwgenError
+from hwgen.errors import HwgenError, HwgenWarning
 from models.host import input_name
 from models.load import read
 from tests.models.float_networks import N, constants_of
@@ -25,6 +25,34 @@ def file(tmp_path, nodes, constants, outputs=("y",), shape=(1, 3, 8, 8), opset=1
     path = tmp_path / "net.onnx"
     onnx.save(onnx.shape_inference.infer_shapes(model), path)
     return path
+
+
+def test_graph_takes_its_host_along(tmp_path):
+    path = file(tmp_path, [N("Conv", ["x", "w"], ["c"], pads=[1] * 4),
+                           N("Flatten", ["c"], ["y"])], C)
+    source = read(str(path))
+    source.graph.save(tmp_path / "graph.npz")
+    assert read(str(tmp_path / "graph.npz")).host is None
+    onnx.save(source.host, tmp_path / "host.onnx")
+    again = read(str(tmp_path / "graph.npz"))
+    assert again.left_to_host == source.left_to_host == [{"op": "Flatten", "name": "y"}]
+    other = read(str(file(tmp_path, [N("Conv", ["x", "v2"], ["y"])],
+                          constants_of(v2=(4, 3, 1, 1)))))
+    onnx.save(other.host, tmp_path / "host.onnx")
+    with pytest.warns(HwgenWarning, match="does not take the outputs of this graph"):
+        assert read(str(tmp_path / "graph.npz")).host is None
+
+
+@pytest.mark.parametrize("nodes", [
+    [N("Conv", ["x", "w"], ["c"], pads=[1] * 4), N("Det", ["c"], ["y"])],
+    [N("Conv", ["x", "w"], ["c"], pads=[1] * 4), N("Add", ["c", "each"], ["y"])],
+])
+def test_refusal_names_outputs_that_work(tmp_path, nodes):
+    each = np.random.default_rng(0).normal(size=(8, 8)).astype(np.float32)
+    path = file(tmp_path, nodes, {**C, "each": each})
+    with pytest.raises(HwgenError, match=r"left to the host, by --outputs c \(outputs=\['c'\]"):
+        read(str(path))
+    assert read(str(path), outputs=["c"]).graph.outputs == ["c"]
 
 
 def run(path, **options):
@@ -152,9 +180,10 @@ NORM = {**C, "s": np.array([1, 2, 256]), "t": np.array([1, 8, 8, 8]),
 
 def test_work_that_cannot_be_computed_is_refused_with_the_way_out(tmp_path):
     path = file(tmp_path, GROUP_NORM, NORM)
-    with pytest.raises(HwgenError, match=r"InstanceNormalization.* all from 'c' on can be left to "
-                                         r"the host: make that the output$"):
+    with pytest.raises(HwgenError, match=r"InstanceNormalization.* behind the last weights, so it "
+                                         r"can be left to the host, by --outputs r \("):
         read(str(path))
+    assert check(path, outputs=["r"]) == ["InstanceNormalization", "Reshape", "Relu"]
 
 
 def test_chosen_outputs(tmp_path):

@@ -6,8 +6,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 import models
-from hwgen.errors import HwgenError
+from hwgen.errors import HwgenError, HwgenWarning
 from models import images
+from models.load import read
 from models.onnx_export import from_onnx_layout
 from models.onnx_import import session
 
@@ -187,3 +188,47 @@ def test_calibration_directory(tmp_path):
     (folder / "b.jpg").write_bytes(b"nothing")
     with pytest.raises(HwgenError, match=r"b\.jpg cannot be read as an image"):
         models.load(str(tmp_path / "net.onnx"), calibration=folder)
+
+
+def given(made, tmp_path, **options):
+    path = tmp_path / "net.onnx"
+    onnx.save(made, path)
+    return read(str(path), **options)
+
+
+def test_input_that_nothing_depends_on(tmp_path):
+    made = model([CONV, N("Relu", ["c"], ["y"]), N("Neg", ["q"], ["dead"])], W)
+    for name in ("z", "q"):
+        made.graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]))
+    with pytest.warns(HwgenWarning, match="no output depends on input '[qz]'"):
+        source = given(made, tmp_path)
+    assert list(source.graph.inputs) == ["x"]
+
+
+def test_batch_of_a_file(tmp_path):
+    with pytest.warns(HwgenWarning, match="input 'x' has a batch of 4: frames go through one by"):
+        source = given(model([CONV, N("Relu", ["c"], ["y"])], W, (4, 3, 8, 8)), tmp_path)
+    assert source.network.shapes["y"] == (1, 8, 8, 8)
+
+
+def test_sizes_that_do_not_fit(tmp_path):
+    dense = model([N("Gemm", ["x", "d"], ["y"])], {"d": weights(20, 4)}, (1, 20))
+    with pytest.raises(HwgenError, match=r"has no image as input .*, so no size can be given"):
+        given(dense, tmp_path, size=32)
+    fixed = model([CONV, N("Flatten", ["c"], ["f"]), N("Gemm", ["f", "d"], ["y"])],
+                  {**W, "d": weights(8 * 256, 4)})
+    with pytest.raises(HwgenError, match="with images of 8 x 8, the size that was given: "):
+        given(fixed, tmp_path, size=8)
+
+
+@pytest.mark.parametrize("node, message", [
+    (N("ArgMax", ["c"], ["y"], axis=1, select_last_index=1), "select_last_index must be 0"),
+    (N("ArgMax", ["c"], ["y"], axis=0, keepdims=1), "along the batch it is not supported"),
+    (N("Resize", ["c", "", "f"], ["y"], mode="nearest", nearest_mode="ceil",
+       coordinate_transformation_mode="asymmetric"),
+     "nearest_mode 'ceil' with coordinates 'asymmetric' does not repeat all pixels equally often"),
+])
+def test_what_is_refused_is_named(node, message, tmp_path):
+    made = model([CONV, node], {**W, "f": np.array([1, 1, 2, 2], np.float32)})
+    with pytest.raises(HwgenError, match=message):
+        given(made, tmp_path)

@@ -226,3 +226,12 @@ def test_layouts():
     assert to_frame(np.zeros(()), (1,)) is None
     shapes = {s for s in permutations((2, 3, 4)) if to_frame(np.zeros((1, 4, 2, 3)), s) is not None}
     assert shapes == {(2, 3, 4), (4, 2, 3)}
+
+
+def test_what_a_relu_clears_is_no_error(case):
+    """A convolution whose file quantises behind its ReLU is compared with what is behind it."""
+    net, feeds, ranges = case
+    rows = by_name(measure(net, build(net, ranges), feeds, {**FLOATS, "first": "c"}))
+    assert rows["first"].float_tensor == "r"
+    again = by_name(measure(net, build(net, ranges), feeds))
+    assert rows["first"].own_db == again["first"].own_db
