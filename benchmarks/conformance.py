@@ -28,13 +28,13 @@ from onnx.backend.test.case.node import collect_testcases
 
 from hwgen.design import DesignPoint
 from hwgen.errors import HwgenError, HwgenWarning
-from hwgen.pipeline import plan
-from models.lowering import Lowering
-from models.lowering.layout import channels_last
-from models.lowering.regions import ELEMENTWISE
-from models.onnx_import import Network, normalise, session
-from models.quantisation.calibrate import statistics
-from models.quantisation.precision import Precision
+from hwgen.models.lowering import Lowering
+from hwgen.models.lowering.layout import channels_last
+from hwgen.models.lowering.regions import ELEMENTWISE
+from hwgen.models.onnx.reader import Network, normalise, session
+from hwgen.models.quantisation.calibrate import statistics
+from hwgen.models.quantisation.precision import Precision
+from hwgen.plan import plan
 
 OPS = {
     "ArgMax", "AveragePool", "BatchNormalization", "Clip", "Concat", "Conv", "ConvTranspose",

@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-import boards
 from examples.digits import Images, Network, classify, digits, export, quantise, simulate, train
+from hwgen import boards
 from hwgen.ir import Graph
-from models.quantisation.calibrate import METHODS
+from hwgen.models.quantisation.calibrate import METHODS
 
 PRECISIONS = ("w8a8", "w6a6", "w4a8", "w4a4", "mixed", "w3a3")
 MIXED = """\

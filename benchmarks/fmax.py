@@ -15,18 +15,21 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.place import place
+from hwgen.blocks.adder import AdderConfig
 from hwgen.blocks.argmax import ArgMaxConfig
-from hwgen.blocks.base import BlockConfig, StreamType
+from hwgen.blocks.base import BlockConfig
+from hwgen.blocks.concatenate import ConcatenateConfig
 from hwgen.blocks.conv import FoldedConvConfig
-from hwgen.blocks.elementwise import AdderConfig, TableLookupConfig
+from hwgen.blocks.fifo import FifoConfig
 from hwgen.blocks.gather import GatherConfig
 from hwgen.blocks.globalpool import GlobalPoolConfig
+from hwgen.blocks.lane_change import LaneChangeConfig
 from hwgen.blocks.pad import PadConfig
 from hwgen.blocks.pool import PoolConfig
 from hwgen.blocks.product import ProductConfig
-from hwgen.blocks.queue import FifoConfig
 from hwgen.blocks.resize import NearestResizeConfig
-from hwgen.blocks.route import ConcatenateConfig, LaneChangeConfig, SplitterConfig
+from hwgen.blocks.splitter import SplitterConfig
+from hwgen.blocks.table import TableLookupConfig
 from hwgen.emit.verilog import emit_component
 from hwgen.ir import (
     Add,
@@ -47,6 +50,7 @@ from hwgen.ir import (
     Table,
     TensorType,
 )
+from hwgen.parts.stream import StreamType
 
 Q = Quantisation(0.1, 3)
 LEAST = 120.0

@@ -19,11 +19,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import boards
-from dse.search import search
+from hwgen import boards
+from hwgen.dse.design.search import search
 from hwgen.emit.verilog import emit
-from models.load import read
-from sim.verilator import VerilatorModel
+from hwgen.models.load import read
+from hwgen.sim.verilator import VerilatorModel
 
 
 @contextmanager

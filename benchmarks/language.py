@@ -42,16 +42,16 @@ from threadpoolctl import ThreadpoolController
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import boards
-from boards import Board
-from dse.search import Found, search
+from hwgen import boards
+from hwgen.boards import Board
+from hwgen.dse.design.search import Found, search
 from hwgen.ir import Graph
-from models.lowering import lower
-from models.onnx_import import Network, normalise
-from models.quantisation.calibrate import Statistics, statistics
-from models.quantisation.precision import Precision, Rule
-from models.repeatable import repeatable
-from models.samples import Feed, Feeds
+from hwgen.models.frames.samples import Feed, Feeds
+from hwgen.models.lowering import lower
+from hwgen.models.onnx.reader import Network, normalise
+from hwgen.models.quantisation.calibrate import Statistics, statistics
+from hwgen.models.quantisation.precision import Precision, Rule
+from hwgen.models.repeatable import repeatable
 
 __all__ = [
     "FULL", "QUICK", "IntegerLinears", "LanguageModel", "Linears", "Settings", "Text", "board_of",
@@ -410,7 +410,7 @@ def integer(network: Network, found: Statistics, precision: str, corrected: bool
     Parameters
     ----------
     network : of :func:`linear_network`, or what became of it
-    found : by :func:`models.quantisation.calibrate.statistics`
+    found : by :func:`hwgen.models.quantisation.calibrate.statistics`
     precision : see :func:`precision_of`
     corrected : biases make up for the rounding of weights
     """

@@ -19,15 +19,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dse.streams import fold_choices
 from hwgen.blocks.conv import FoldedConvConfig
 from hwgen.design import OFF_CHIP, DesignPoint, Folding, MemoryPorts
+from hwgen.dse.design.streams import fold_choices
 from hwgen.errors import HwgenError
 from hwgen.ir import Conv, Graph, Quantisation, Requantise, TensorType
 from hwgen.ir.rows import row_edges, split_rows
-from hwgen.pipeline import Netlist, plan
-from models import zoo
-from sim.timing import sized
+from hwgen.models import zoo
+from hwgen.netlist import Netlist
+from hwgen.plan import plan
+from hwgen.timing import sized
 
 MACS = 5000
 """Multiplications a cycle: what a ZCU102 has DSPs for."""

@@ -5,9 +5,9 @@
 
 The linear layers of the transformer of :mod:`benchmarks.language` share a number of DSPs.  First
 what quantisation alone gives: perplexity and cycles a frame (a frame is as many tokens as the
-context).  Then ranks are searched for (:mod:`dse.low_rank.ranks`), with integers of 4 bits and
-activations of 8, within shares of the time that 4 bits alone take; every choice is distilled on 256
-sequences without labels.  So is quantisation alone, for the comparison to be fair.  For each
+context).  Then ranks are searched for (:mod:`hwgen.dse.low_rank.ranks`), with integers of 4 bits
+and activations of 8, within shares of the time that 4 bits alone take; every choice is distilled on
+256 sequences without labels.  So is quantisation alone, for the comparison to be fair.  For each
 precision of quantisation alone the quickest design is named whose perplexity is within 1 %, as
 ITERA-LLM states its gain; for 8 and for 4 bits, the Verilog of both runs some frames.  Choices are
 made by one half of the held-out text; perplexities of the other half stand beside.
@@ -47,18 +47,18 @@ from benchmarks.language import (
     windows,
 )
 from benchmarks.simulated import as_predicted
-from boards import Board
-from dse.front import Point
-from dse.low_rank.problem import Choice, Judge, Problem, chosen, designed, ways
-from dse.low_rank.ranks import fit
+from hwgen.boards import Board
+from hwgen.dse.low_rank.problem import Choice, Judge, Problem, chosen, designed, ways
+from hwgen.dse.low_rank.ranks import fit
+from hwgen.dse.tradeoff.front import Point
 from hwgen.ir import Graph
-from models.compression.decomposition import Decomposition
-from models.compression.itera import decompose_then_quantise, iterate
-from models.compression.layers import layers
-from models.compression.rewrite import decompose, squared_error
-from models.compression.trainable import TorchNetwork, shuffled, tune
-from models.onnx_import import Network
-from models.samples import Feed
+from hwgen.models.compression.decomposition import Decomposition
+from hwgen.models.compression.itera import decompose_then_quantise, iterate
+from hwgen.models.compression.layers import layers
+from hwgen.models.compression.rewrite import decompose, squared_error
+from hwgen.models.compression.trainable import TorchNetwork, shuffled, tune
+from hwgen.models.frames.samples import Feed
+from hwgen.models.onnx.reader import Network
 
 PRECISIONS = "w8a8", "w6a8", "w5a8", "w4a8"
 """Of quantisation alone."""

@@ -20,10 +20,10 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from benchmarks.synthesis import run_yosys
-from hwgen.blocks.arithmetic import signed_width
-from hwgen.blocks.mac import MacArray, MacArrayConfig
-from hwgen.blocks.multiplier import Packing
+from hwgen.device.arithmetic import signed_width
+from hwgen.device.multiplier import Packing
 from hwgen.emit.verilog import emit_component
+from hwgen.parts.mac import MacArray, MacArrayConfig
 
 PRECISIONS = [(8, 8, 127), (8, 4, 7), (4, 4, 7)]
 """Activation bits, weight bits, largest weight."""

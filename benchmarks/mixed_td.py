@@ -5,9 +5,9 @@
 
 Two networks are trained: that of ``examples/digits.py``, and the residual one of
 :mod:`benchmarks.sparse_search` for cluttered digits of 32x32 pixels.  For each, a scheme and a rank
-are searched for every layer (:mod:`dse.low_rank.evolution`); every choice is distilled on training
-images without their labels, made integer (W8A8), and its hardware designed.  The search goes by one
-half of the test images; "other" is the accuracy with the other half.
+are searched for every layer (:mod:`hwgen.dse.low_rank.evolution`); every choice is distilled on
+training images without their labels, made integer (W8A8), and its hardware designed.  The search
+goes by one half of the test images; "other" is the accuracy with the other half.
 
 Both networks get the same part of the board: ``--dsp`` DSPs, and LUTs in the board's proportion, so
 that DSPs are what is short.  Frames a DSP are frames a cycle over the DSPs that a whole design
@@ -34,21 +34,21 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import nn
 
-import boards
 from benchmarks.digits import cluttered
 from benchmarks.simulated import as_predicted
 from benchmarks.sparse_search import train_residual
-from boards import Board
-from dse.front import Hardware, Point, best
-from dse.low_rank.evolution import evolve
-from dse.low_rank.problem import Judge, Problem, Way, chosen, designed, ways
-from dse.search import search
 from examples.digits import Images, classify, digits, export, to_codes
 from examples.digits import train as train_digits
+from hwgen import boards
+from hwgen.boards import Board
+from hwgen.dse.design.search import search
+from hwgen.dse.low_rank.evolution import evolve
+from hwgen.dse.low_rank.problem import Judge, Problem, Way, chosen, designed, ways
+from hwgen.dse.tradeoff.front import Hardware, Point, best
 from hwgen.errors import HwgenError
 from hwgen.ir import Graph
-from models.compression.layers import Layer
-from models.onnx_import import read
+from hwgen.models.compression.layers import Layer
+from hwgen.models.onnx.reader import read
 
 LOSS = 0.01
 """Of accuracy, at most."""

@@ -22,17 +22,17 @@ from pathlib import Path
 
 import numpy as np
 
-import boards
-from dse.search import Found, search
+from hwgen import boards
 from hwgen.blocks.conv import FoldedConvConfig
 from hwgen.blocks.evict import EvictionConfig
-from hwgen.blocks.queue import FifoConfig
-from hwgen.emit.report import report
+from hwgen.blocks.fifo import FifoConfig
+from hwgen.dse.design.search import Found, search
 from hwgen.emit.verilog import emit
 from hwgen.errors import HwgenError
-from hwgen.pipeline import Netlist
-from models.load import read
-from sim.verilator import MemoryModel, VerilatorModel
+from hwgen.models.load import read
+from hwgen.netlist import Netlist
+from hwgen.report.figures import report
+from hwgen.sim.verilator import MemoryModel, VerilatorModel
 
 FRAMES = 3
 """Frames that are simulated."""
@@ -45,7 +45,7 @@ class Case:
     Parameters
     ----------
     model, size, board : their names, and the extent of a frame
-    offchip : as :func:`dse.search.search` takes it
+    offchip : as :func:`hwgen.dse.design.search.search` takes it
     precision : bits of weights and activations
     dsp, bram18, uram : what is left of the board; None: all of it
     streams, evicts : what a design must have

@@ -22,16 +22,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import boards
 from benchmarks.synthesis import ECP5, Ecp5, synthesise
-from dse.search import search
 from examples.digits import digits, export, quantise, train
-from hwgen.blocks.base import Resources
+from hwgen import boards
+from hwgen.device.cost import Resources
+from hwgen.dse.design.search import search
 from hwgen.emit.verilog import Rtl, emit, emit_component
 from hwgen.errors import HwgenError
 from hwgen.ir import Graph
-from hwgen.pipeline import Netlist
-from models.load import read
+from hwgen.models.load import read
+from hwgen.netlist import Netlist
 
 __all__ = ["CASES", "Placed", "place", "reported"]
 

@@ -10,26 +10,26 @@ import numpy as np
 from amaranth.hdl import Module, Signal
 from amaranth.lib import data, wiring
 
-from hwgen.blocks import area
+from hwgen.blocks.adder import AdderConfig
 from hwgen.blocks.argmax import ArgMaxConfig
-from hwgen.blocks.arithmetic import signed_width
-from hwgen.blocks.axi import AxiConfig
-from hwgen.blocks.base import Area, BlockConfig, Part, StreamType
+from hwgen.blocks.base import BlockConfig
+from hwgen.blocks.concatenate import ConcatenateConfig
 from hwgen.blocks.conv import FoldedConvConfig
-from hwgen.blocks.elementwise import AdderConfig, TableLookupConfig
 from hwgen.blocks.evict import EvictionConfig
+from hwgen.blocks.fifo import FifoConfig
 from hwgen.blocks.gather import GatherConfig
 from hwgen.blocks.globalpool import GlobalPoolConfig
-from hwgen.blocks.mac import MacArray, MacArrayConfig
-from hwgen.blocks.multiplier import Packing
+from hwgen.blocks.lane_change import LaneChangeConfig
 from hwgen.blocks.pad import PadConfig
 from hwgen.blocks.pool import PoolConfig
 from hwgen.blocks.product import ProductConfig
-from hwgen.blocks.queue import FifoConfig, Queue, Skid
-from hwgen.blocks.requantise import RequantiserConfig
 from hwgen.blocks.resize import NearestResizeConfig
-from hwgen.blocks.route import ConcatenateConfig, LaneChangeConfig, SplitterConfig
-from hwgen.blocks.weight_stream import WeightStreamConfig
+from hwgen.blocks.splitter import SplitterConfig
+from hwgen.blocks.table import TableLookupConfig
+from hwgen.device import area
+from hwgen.device.arithmetic import signed_width
+from hwgen.device.cost import Area, Part
+from hwgen.device.multiplier import Packing
 from hwgen.errors import HwgenError
 from hwgen.ir import (
     Add,
@@ -50,6 +50,12 @@ from hwgen.ir import (
     Table,
     TensorType,
 )
+from hwgen.offchip.bus import AxiConfig
+from hwgen.parts.mac import MacArray, MacArrayConfig
+from hwgen.parts.queue import Queue, Skid
+from hwgen.parts.requantise import RequantiserConfig
+from hwgen.parts.stream import StreamType
+from hwgen.parts.weight_stream import WeightStreamConfig
 
 __all__ = ["BLOCKS", "PARTS", "QueueShape", "SkidShape", "component", "draw"]
 

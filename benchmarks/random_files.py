@@ -25,12 +25,12 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from hwgen.errors import HwgenError, HwgenWarning
-from models.accuracy import decibels, measure
-from models.host import host_model, input_name
-from models.lowering import Lowering
-from models.onnx_import import normalise, session
-from models.quantisation.calibrate import statistics
-from models.quantisation.precision import Precision
+from hwgen.models.accuracy import decibels, measure
+from hwgen.models.host import host_model, input_name
+from hwgen.models.lowering import Lowering
+from hwgen.models.onnx.reader import normalise, session
+from hwgen.models.quantisation.calibrate import statistics
+from hwgen.models.quantisation.precision import Precision
 
 FEWEST = 10.0
 """Decibels of a layer of its own below which it is wrong, if rounding does not explain that."""

@@ -24,8 +24,8 @@ import numpy as np
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from hwgen.blocks.multiplier import MULTIPLIERS
 from hwgen.design import DesignPoint, Folding
+from hwgen.device.multiplier import MULTIPLIERS
 from hwgen.emit.verilog import emit
 from hwgen.errors import HwgenError
 from hwgen.ir import (
@@ -50,8 +50,8 @@ from hwgen.ir import (
     Table,
     TensorType,
 )
-from sim.timing import sized
-from sim.verilator import VerilatorModel
+from hwgen.sim.verilator import VerilatorModel
+from hwgen.timing import sized
 
 Q = Quantisation(0.1, 3)
 LARGEST = 14

@@ -20,13 +20,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import boards
-from boards import Board
-from dse.search import search
+from hwgen import boards
+from hwgen.boards import Board
+from hwgen.dse.design.search import search
 from hwgen.errors import HwgenError
 from hwgen.ir import Graph
-from models import zoo
-from models.load import read
+from hwgen.models import zoo
+from hwgen.models.load import read
 
 PRECISIONS = ("w8a8", "w4a8", "w4a4")
 QUICK = ("resnet8", "mobilenetv2"), ("zedboard", "ulx3s-85f")

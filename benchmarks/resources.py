@@ -4,7 +4,7 @@
 
 Random configurations of every block are synthesised for UltraScale+ (``synth_xilinx -family
 xcup``) or, with ``--family ecp5``, for ECP5 (``synth_ecp5``), and compared with what the model
-says.  ``--fit`` fits the model's coefficients (``hwgen/blocks/cost.toml``, ``cost_ecp5.toml``) to
+says.  ``--fit`` fits the model's coefficients (``hwgen/device/cost.toml``, ``cost_ecp5.toml``) to
 other configurations first.  Counts are kept in ``synthesised.json`` and ``synthesised_ecp5.json``:
 only what has changed since is synthesised again.
 """
@@ -23,10 +23,10 @@ from scipy.optimize import nnls
 import hwgen.blocks
 from benchmarks.random_blocks import component, draw
 from benchmarks.synthesis import ECP5, ULTRASCALE, Synthesis, Target
-from hwgen.blocks import cost
-from hwgen.blocks.base import Part, Resources
-from hwgen.blocks.multiplier import FAMILIES
-from hwgen.blocks.storage import FAMILY, FOUR_INPUTS
+from hwgen.device import cost
+from hwgen.device.cost import Part, Resources
+from hwgen.device.multiplier import FAMILIES
+from hwgen.device.storage import FAMILY, FOUR_INPUTS
 
 FIT = {
     "skid": 2, "queue": 20, "requantiser": 24, "array": 26, "window": 20, "convolution": 36,
@@ -53,7 +53,7 @@ class Measured:
 
     Members
     -------
-    family : one of :data:`hwgen.blocks.cost.COEFFICIENTS`
+    family : one of :data:`hwgen.device.cost.COEFFICIENTS`
     target : how it is synthesised
     counts : name of the file of counts, beside this one
     share : of :data:`FIT` and :data:`TEST`, how many configurations are synthesised
@@ -72,7 +72,7 @@ class Measured:
     @property
     def coefficients(self) -> Path:
         """The file of coefficients."""
-        return Path(hwgen.blocks.__file__).with_name(cost.COEFFICIENTS[self.family])
+        return Path(hwgen.device.__file__).with_name(cost.COEFFICIENTS[self.family])
     def samples(self, counts: dict[str, int], seed: int) -> Iterable[tuple[str, Part]]:
         """Kinds and configurations, of each kind at least two."""
         for kind, count in counts.items():

@@ -11,10 +11,10 @@ from __future__ import annotations
 import argparse
 import sys
 
-import boards
-from dse.search import search
-from dse.sparsity import measure
-from models.load import read
+from hwgen import boards
+from hwgen.dse.design.search import search
+from hwgen.dse.sparse.statistics import measure
+from hwgen.models.load import read
 
 CASES = (
     ("yolov5n", 640, "zcu104"), ("yolov5n", 640, "zcu102"), ("resnet50", 224, "u250"),

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from dse.front import Point
 from hwgen.design import DesignPoint
+from hwgen.dse.tradeoff.front import Point
 from hwgen.emit.verilog import emit
 from hwgen.ir import Graph
-from hwgen.pipeline import plan
-from sim.verilator import VerilatorModel
+from hwgen.plan import plan
+from hwgen.sim.verilator import VerilatorModel
 
 __all__ = ["as_predicted"]
 

@@ -32,21 +32,21 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-import boards
 from benchmarks.digits import cluttered
-from dse.front import Front, Point, best
-from dse.search import search
-from dse.sparsity import Layer as Measured
-from dse.sparsity import layers_of, measure
-from dse.streams import fold_choices
-from dse.thresholds import Hardware, applied, designed, search_thresholds, space
 from examples.digits import Images, Layer, classify, digits, export, quantise, to_codes
 from examples.digits import train as train_digits
+from hwgen import boards
 from hwgen.blocks.conv import FoldedConvConfig
-from hwgen.blocks.multiplier import Packing
 from hwgen.blocks.sparse_conv import SparseConvConfig, even_streams
+from hwgen.device.multiplier import Packing
+from hwgen.dse.design.search import search
+from hwgen.dse.design.streams import fold_choices
+from hwgen.dse.sparse.statistics import Layer as Measured
+from hwgen.dse.sparse.statistics import layers_of, measure
+from hwgen.dse.tradeoff.front import Front, Point, best
+from hwgen.dse.tradeoff.thresholds import Hardware, applied, designed, search_thresholds, space
 from hwgen.ir import Conv, Graph, TensorType
-from models.pruning import channel_means, fine_tune, sparsity
+from hwgen.models.compression.pruning import channel_means, fine_tune, sparsity
 
 PE = 2
 """Output channels that share a DSP, so that weights are pruned in pairs at no cost."""

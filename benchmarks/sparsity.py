@@ -25,13 +25,13 @@ from pathlib import Path
 
 import numpy as np
 
-from dse.sparsity import Layer, Statistics, layers_of, measure, stated
 from examples.digits import digits, export, quantise, to_codes, train
 from hwgen.blocks.conv import FoldedConvConfig
 from hwgen.blocks.sparse_conv import SparseConvConfig, even_streams, usual_queue
+from hwgen.dse.sparse.statistics import Layer, Statistics, layers_of, measure, stated
 from hwgen.ir import Graph, TensorType
-from models.load import read
-from sim.testbench import simulate
+from hwgen.models.load import read
+from hwgen.sim.amaranth.testbench import simulate
 
 NETWORKS = (("resnet18", 224), ("vgg11", 224))
 QUICK = (("resnet18", 64),)

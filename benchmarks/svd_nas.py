@@ -11,8 +11,9 @@ noise only.
 
 For every budget, "uniform" is the largest common ratio of svd_spatial ranks whose design is fast
 enough, with every layer decomposed or the first and last ones kept, whichever is more often right.
-"searched" is what :func:`dse.low_rank.relaxation.relax` finds with at most the cycles that this one
-takes.  Both choose by one half of the test images; "other" is the accuracy with the other half.
+"searched" is what :func:`hwgen.dse.low_rank.relaxation.relax` finds with at most the cycles that
+this one takes.  Both choose by one half of the test images; "other" is the accuracy with the other
+half.
 """
 
 from __future__ import annotations
@@ -28,18 +29,18 @@ from pathlib import Path
 
 import torch
 
-import boards
 from benchmarks.digits import cluttered
 from benchmarks.sparse_search import LUTS, train_residual
-from dse.front import Front, Point
-from dse.low_rank.problem import Judge, Problem, chosen, designed
-from dse.low_rank.relaxation import relax, synthetic
 from examples.digits import Images, classify, digits, export
 from examples.digits import train as train_digits
+from hwgen import boards
+from hwgen.dse.low_rank.problem import Judge, Problem, chosen, designed
+from hwgen.dse.low_rank.relaxation import relax, synthetic
+from hwgen.dse.tradeoff.front import Front, Point
 from hwgen.ir import Graph
-from models.compression.decomposition import Decomposition, cost
-from models.onnx_import import Network, read
-from models.samples import Feed
+from hwgen.models.compression.decomposition import Decomposition, cost
+from hwgen.models.frames.samples import Feed
+from hwgen.models.onnx.reader import Network, read
 
 SHARES = 0.6, 0.4, 0.3, 0.22, 0.16
 """Budgets: intervals as shares of that of the network as it is."""

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from amaranth.lib import wiring
 
-from hwgen.blocks.base import Resources
+from hwgen.device.cost import Resources
 from hwgen.emit.verilog import Rtl, emit_component
 from hwgen.errors import HwgenError
 

@@ -16,13 +16,13 @@ import tempfile
 import time
 from pathlib import Path
 
-import boards
-from dse.search import design_for
+from hwgen import boards
+from hwgen.dse.design.search import design_for
 from hwgen.emit.verilog import emit
-from models import zoo
-from models.load import read
-from sim.timing import sized
-from sim.verilator import VerilatorModel
+from hwgen.models import zoo
+from hwgen.models.load import read
+from hwgen.sim.verilator import VerilatorModel
+from hwgen.timing import sized
 
 SIZES = {
     "yolov3-tiny": 32, "alexnet": 64, "unet-bilinear": 16, "unet-transposed": 16, "x3d-m": 32,

@@ -10,8 +10,8 @@ from decimal import Decimal
 from importlib.resources import files
 from pathlib import Path
 
-from hwgen.blocks.base import Resources
-from hwgen.blocks.multiplier import FAMILIES
+from hwgen.device.cost import Resources
+from hwgen.device.multiplier import FAMILIES
 from hwgen.errors import HwgenError, reason
 
 __all__ = ["AXI_BITS", "KINDS", "Board", "Memory", "Shares", "load", "names"]
@@ -145,7 +145,7 @@ class Board:
     part : :class:`str`
         As the vendor's tool calls the device.
     family : :class:`str`
-        One of :data:`hwgen.blocks.multiplier.FAMILIES`; decides what a multiplier can do.
+        One of :data:`hwgen.device.multiplier.FAMILIES`; decides what a multiplier can do.
     dsp, bram18, uram, lut, ff : :class:`int`
         Block RAM is counted in 18 Kb.
     clock_mhz : :class:`float`
@@ -201,7 +201,7 @@ class Board:
 
     @property
     def multiplier(self) -> str:
-        """The device's multiplier: one of :data:`hwgen.blocks.multiplier.MULTIPLIERS`."""
+        """The device's multiplier: one of :data:`hwgen.device.multiplier.MULTIPLIERS`."""
         return FAMILIES[self.family]
 
     @property
@@ -227,7 +227,7 @@ class Board:
 
 def names() -> list[str]:
     """Names of the boards that come with hwgen."""
-    found = (entry.name for entry in files("boards").iterdir())
+    found = (entry.name for entry in files("hwgen.boards").iterdir())
     return sorted(name.removesuffix(".toml") for name in found if name.endswith(".toml"))
 
 
@@ -288,7 +288,7 @@ def load(name: str | Path) -> Board:
     if name.endswith(".toml"):
         path, label = Path(name), name
     elif name in names():
-        path, label = Path(str(files("boards").joinpath(f"{name}.toml"))), name
+        path, label = Path(str(files("hwgen.boards").joinpath(f"{name}.toml"))), name
     else:
         raise HwgenError(
             f"Board {name!r} is unknown: give one of {', '.join(names())}, or a .toml file"

@@ -21,7 +21,7 @@ from sklearn.datasets import load_sample_image
 from hwgen.blocks.conv import FoldedConvConfig
 from hwgen.emit.verilog import emit_component
 from hwgen.ir import Conv, Quantisation, Requantise, TensorType
-from sim.testbench import run_streams
+from hwgen.sim.amaranth.testbench import run_streams
 
 HEIGHT, WIDTH = 40, 64
 FLOOR = 24
@@ -32,7 +32,7 @@ SOBEL = np.array([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]])
 def edge_detector(multiplier: str = "dsp48e2") -> FoldedConvConfig:
     """Two output channels, the gradients across and down, divided by 8; a pixel a cycle.
 
-    ``multiplier`` is that of the device, see :data:`hwgen.blocks.multiplier.MULTIPLIERS`.
+    ``multiplier`` is that of the device, see :data:`hwgen.device.multiplier.MULTIPLIERS`.
 
     Streams are always signed: the camera's 0..255 travels as -128..127, so black is -128, and
     that is what the padding reads.

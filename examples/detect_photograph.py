@@ -12,13 +12,12 @@ from pathlib import Path
 
 from PIL import Image
 
-import boards
-import models
-from dse.search import search
+from hwgen import boards, models
+from hwgen.dse.design.search import search
 from hwgen.emit.verilog import emit
-from models.detect import decode, draw
-from models.images import photographs, to_stream
-from sim.verilator import VerilatorModel
+from hwgen.models.detect import decode, draw
+from hwgen.models.frames.images import photographs, to_stream
+from hwgen.sim.verilator import VerilatorModel
 
 
 def main() -> None:

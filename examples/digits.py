@@ -28,14 +28,13 @@ from sklearn.model_selection import train_test_split
 from torch import nn
 from torch.nn import functional as F
 
-import boards
-import models
-from boards import Board
-from dse.search import search
+from hwgen import boards, models
+from hwgen.boards import Board
+from hwgen.dse.design.search import search
 from hwgen.emit.verilog import emit
 from hwgen.ir import Graph
-from models.repeatable import repeatable
-from sim.verilator import VerilatorModel
+from hwgen.models.repeatable import repeatable
+from hwgen.sim.verilator import VerilatorModel
 
 
 @dataclass(frozen=True)
@@ -149,9 +148,9 @@ def quantise(
 ) -> Graph:
     """The integer graph of an ONNX file, its ranges taken from the first 64 training images.
 
-    The options are those of :func:`models.load`.  At 8 bits they hardly matter; at 4 bits, these
-    win back half of what rounding loses or more; see
-    ``python -m benchmarks.digits --cluttered --options``.
+    The options are those of :func:`hwgen.models.load`.  At 8 bits they hardly matter; at 4 bits,
+    these win back half of what rounding loses or more; see ``python -m benchmarks.digits
+    --cluttered --options``.
     """
     # Frames are saved as the network takes them, float and scaled.
     frames = onnx.with_name("calibration.npy")

@@ -28,31 +28,32 @@ from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
-import boards
-from boards import Board
-from dse.search import OBJECTIVES, OFFCHIP, Found, check_design, search
+import hwgen.boards as boards
 from hwgen import __version__, extras, options
+from hwgen.boards import Board
 from hwgen.design import DesignPoint
+from hwgen.dse.design.search import OBJECTIVES, OFFCHIP, Found, check_design, search
 from hwgen.emit.verilog import Rtl, emit
 from hwgen.errors import HwgenError, HwgenWarning, reason
 from hwgen.interrupt import Interrupted, ending_with_signals, private_temporary
 from hwgen.ir import Graph
+from hwgen.netlist import Netlist
 from hwgen.output import Output
-from hwgen.pipeline import Netlist, plan
+from hwgen.plan import plan
 from hwgen.provenance import command_line, provenance
-from sim.timing import analyse
+from hwgen.timing import analyse
 
 with extras.or_exit():
     from rich.console import Console
     from rich.markup import escape
 
-    from hwgen.emit.html import render
-    from hwgen.emit.report import left_to_host, report, summary
+    from hwgen.report.figures import left_to_host, report, summary
+    from hwgen.report.page import render
 
 if TYPE_CHECKING:
-    from dse.sparsity import Statistics
-    from models.accuracy import Accuracy
-    from models.load import Source
+    from hwgen.dse.sparse.statistics import Statistics
+    from hwgen.models.accuracy import Accuracy
+    from hwgen.models.load import Source
 
 __all__ = ["main"]
 
@@ -104,7 +105,7 @@ class _List(argparse.Action):
             print("\n".join(boards.names()))
             parser.exit()
         with extras.named():
-            from models import zoo
+            from hwgen.models import zoo
 
         # What is piped need not fit a window.
         Console(width=None if sys.stdout.isatty() else 140).print(zoo.listing())
@@ -234,7 +235,7 @@ def _given(graph: Graph, board: Board, path: Path) -> Found:
 
 def _statistics(source: Source, path: str) -> Statistics:
     """Statistics of zeros: of a file, or of the frames that the network was calibrated with."""
-    from dse.sparsity import Statistics, measure
+    from hwgen.dse.sparse.statistics import Statistics, measure
 
     if path != MEASURE:
         return Statistics.load(path, source.graph)
@@ -276,7 +277,7 @@ def _simulate(
     interval: int, seed: int, say: Callable[[str], None],
 ) -> dict:
     """Run frames through the Verilog: evenly paced, without a gap, and with stalls."""
-    from sim.verilator import MemoryModel, VerilatorModel
+    from hwgen.sim.verilator import MemoryModel, VerilatorModel
 
     inputs = source.frames(frames, seed)
     memory = MemoryModel.of_board(board, design.clock_mhz) if netlist.offchip else None
@@ -354,8 +355,8 @@ def _build(
     cleaners: list[Callable[[], None]],
 ) -> dict:
     # Imported here: it is the slowest import, and wrong options should not wait for it.
-    from models.accuracy import measure
-    from models.load import read
+    from hwgen.models.accuracy import measure
+    from hwgen.models.load import read
 
     phases = Phases(console)
     board = boards.load(arguments.board)

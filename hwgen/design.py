@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
-from hwgen.blocks.multiplier import MULTIPLIERS
-from hwgen.blocks.sparse_mac import SKIPS
-from hwgen.blocks.storage import FAMILY, STYLES
+from hwgen.device.multiplier import MULTIPLIERS
+from hwgen.device.storage import FAMILY, STYLES
 from hwgen.errors import HwgenError, naming
+from hwgen.parts.sparse_mac import SKIPS
 
 __all__ = ["OFF_CHIP", "DesignPoint", "Folding", "MemoryPorts", "Sparse"]
 
@@ -95,7 +95,7 @@ class Folding:
     capacity : :class:`int`
         Sites in the op's window buffer; 0: not sized yet.
     multiplier, requantiser : :class:`str`
-        What multiplies, and what requantises: of :data:`hwgen.blocks.multiplier.MULTIPLIERS`;
+        What multiplies, and what requantises: of :data:`hwgen.device.multiplier.MULTIPLIERS`;
         an empty ``requantiser`` is as ``multiplier``.
     shared : :class:`str`
         What the products in a multiplier share: ``"activation"`` or ``"weight"``.
@@ -103,7 +103,7 @@ class Folding:
         Products that share a multiplier; 0: as many as fit.
     window, weights : :class:`str`
         Memories of the window's buffer and of the weights: one of
-        :data:`hwgen.blocks.storage.STYLES`; "": whichever is cheaper, LUTs or block memory.
+        :data:`hwgen.device.storage.STYLES`; "": whichever is cheaper, LUTs or block memory.
     tile, resident : :class:`int`
         Of a convolution whose weights are in off-chip memory: rows that are computed fold by fold,
         and folds that stay on chip; 0: its weights are on chip.
@@ -158,7 +158,7 @@ class MemoryPorts:
     count : :class:`int`
         Ports, if there are as many blocks that use them.
     data_bits : :class:`int`
-        Width; see :class:`hwgen.blocks.axi.AxiConfig`.
+        Width; see :class:`hwgen.offchip.layout.bus.AxiConfig`.
     burst : :class:`int`
         Most words of a request.
     latency : :class:`int`
@@ -194,13 +194,13 @@ class DesignPoint:
     -------
     board : board name
     clock_mhz : clock frequency
-    family : the board's device family, one of :data:`hwgen.blocks.cost.COEFFICIENTS`; what LUTs are
+    family : the board's device family, one of :data:`hwgen.device.cost.COEFFICIENTS`; what LUTs are
         depends on it, and nothing that is built.  It is not in a file, for the board says it.
     foldings : node name to :class:`Folding`; what is missing is folded fully (one MAC a cycle)
     lanes : tensor name to channels a beat, as the tensor's producer sends it; default 1
     pixels : tensor name to pixels a beat; default 1
     depths : edge name to queue depth in beats; what is missing has the block's least depth.
-        An edge is named ``tensor>consumer``, as :class:`hwgen.pipeline.Netlist` lists them.
+        An edge is named ``tensor>consumer``, as :class:`hwgen.netlist.Netlist` lists them.
     memories : edge name to the memory of its queue, which may be :data:`OFF_CHIP`; default:
         whichever is cheaper
     ports : how off-chip memory is reached

@@ -1,6 +1,6 @@
 """Networks before they are hardware: the zoo, ONNX import, quantisation, host-side decoding."""
 
-from models.load import load
-from models.zoo import names
+from hwgen.models.load import load
+from hwgen.models.zoo import names
 
 __all__ = ["load", "names"]

@@ -21,7 +21,7 @@ from hwgen.errors import HwgenError, HwgenWarning
 from hwgen.ir import Graph, TensorType
 
 if TYPE_CHECKING:
-    from models.lowering.layout import View
+    from hwgen.models.lowering.layout import View
 
 __all__ = [
     "WEIGHTED", "Division", "Host", "divide", "divide_at", "host_model", "input_name",

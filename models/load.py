@@ -13,14 +13,14 @@ import numpy as np
 
 from hwgen.errors import HwgenError
 from hwgen.ir import Graph
-from models import zoo
-from models.quantisation.precision import Precision
+from hwgen.models import zoo
+from hwgen.models.quantisation.precision import Precision
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from models.onnx_import import Network
-    from models.samples import Feed, Feeds
+    from hwgen.models.frames.samples import Feed, Feeds
+    from hwgen.models.onnx.reader import Network
 
 __all__ = ["Precision", "Source", "load", "read"]
 
@@ -50,8 +50,11 @@ class Source:
 
     @property
     def left_to_host(self) -> list[dict[str, str]]:
-        """The nodes of the file that the host computes; see :func:`models.host.left_to_host`."""
-        from models.host import left_to_host
+        """The nodes of the file that the host computes.
+
+        See :func:`hwgen.models.host.left_to_host`.
+        """
+        from hwgen.models.host import left_to_host
 
         return [] if self.host is None else left_to_host(self.host)
 
@@ -60,7 +63,7 @@ class Source:
 
         With the seed of the calibration, they are others than it had.
         """
-        from models import images, samples
+        from hwgen.models.frames import images, samples
 
         photos = images.photographs(count, samples.extent(self.network) or (1, 1), seed + 1)
         return self._quantised(samples.feeds(self.network, photos, seed + 1))
@@ -107,14 +110,15 @@ def read(
     size : height and width of the input; default the model's own
     weights : state dict (``.pt``) or ``.onnx`` with the weights of a zoo model; default seeded ones
     calibration : directory of images or arrays, or a file of arrays; see
-        :func:`models.samples.calibration`
+        :func:`hwgen.models.frames.samples.calibration`
     precision : such as ``w8a8``, or a file; see
-        :meth:`models.quantisation.precision.Precision.parse`
+        :meth:`hwgen.models.quantisation.precision.Precision.parse`
     decomposition : file that says which layers become low rank, of
-        :func:`models.compression.decomposition.to_json`
+        :func:`hwgen.models.compression.decomposition.to_json`
     method : of choosing ranges: ``minmax``, ``percentile`` or ``mse``
-    equalised : scales are moved between layers first; see :mod:`models.quantisation.equalise`
-    corrected : biases make up for the rounding of weights; see :mod:`models.quantisation.bias`
+    equalised : scales are moved between layers first; see :mod:`hwgen.models.quantisation.equalise`
+    corrected : biases make up for the rounding of weights; see
+        :mod:`hwgen.models.quantisation.bias`
     outputs : tensors of the file at which the accelerator ends; what is behind is left to the host
     seed : of the weights and the crops
     progress : called with what is being done
@@ -124,11 +128,12 @@ def read(
     :exc:`HwgenError`
         If the model is unknown, a file cannot be read, or the network cannot be built.
     """
-    from models import onnx_import, samples
-    from models.host import host_model
-    from models.lowering import Lowering
-    from models.quantisation import calibrate
-    from models.quantisation.equalise import equalise
+    from hwgen.models.frames import samples
+    from hwgen.models.host import host_model
+    from hwgen.models.lowering import Lowering
+    from hwgen.models.onnx import reader as onnx_import
+    from hwgen.models.quantisation import calibrate
+    from hwgen.models.quantisation.equalise import equalise
 
     bits = Precision.parse(precision)
     meta: dict = {}
@@ -160,8 +165,8 @@ def read(
         meta["weights"] = str(weights) if weights else f"seeded with {seed}, not trained"
         meta["seeded"] = weights is None
     if decomposition is not None:
-        from models.compression.decomposition import from_json
-        from models.compression.rewrite import decompose
+        from hwgen.models.compression.decomposition import from_json
+        from hwgen.models.compression.rewrite import decompose
 
         progress("decompose")
         try:
@@ -209,9 +214,9 @@ def _integer(path: Path, seed: int) -> Source:
     """
     import onnx
 
-    from models import samples
-    from models.host import matching
-    from models.onnx_import import Network
+    from hwgen.models.frames import samples
+    from hwgen.models.host import matching
+    from hwgen.models.onnx.reader import Network
 
     graph = Graph.load(path)
     shapes = {}

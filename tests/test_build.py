@@ -14,13 +14,13 @@ import hwgen
 from hwgen.build import _parser, main
 from hwgen.design import DesignPoint
 from hwgen.ir import Graph
-from models import zoo
-from models.images import photographs, to_stream
-from models.load import read
-from models.quantisation import calibrate
+from hwgen.models import zoo
+from hwgen.models.frames.images import photographs, to_stream
+from hwgen.models.load import read
+from hwgen.models.quantisation import calibrate
 from tests.models.float_networks import N, constants_of
 from tests.models.float_networks import network as float_network
-from tests.models.test_import import CASES
+from tests.models.onnx.test_reader import CASES
 
 KEYS = {
     "model", "board", "clock_mhz", "macs", "interval_cycles", "latency_cycles", "fps", "dsp", "lut",

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from hwgen.blocks.conv import FoldedConvConfig
 from hwgen.blocks.evict import EvictionConfig
-from hwgen.blocks.multiplier import MULTIPLIERS
 from hwgen.blocks.sparse_conv import even_streams
-from hwgen.blocks.storage import STYLES
 from hwgen.design import OFF_CHIP, DesignPoint, Folding, MemoryPorts, Sparse
+from hwgen.device.multiplier import MULTIPLIERS
+from hwgen.device.storage import STYLES
 from hwgen.errors import HwgenError
-from hwgen.pipeline import plan
+from hwgen.plan import plan
 from tests.networks import Builder, every_op
 
 NAMES = st.text("abc>~:_ 1é", min_size=1, max_size=6)

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.random_blocks import component, draw
 from benchmarks.resources import MEASURED, TEST, TEST_SEED, error
-from hwgen.blocks.multiplier import FAMILIES
+from hwgen.device.multiplier import FAMILIES
 
 
 @pytest.mark.parametrize("family", MEASURED)

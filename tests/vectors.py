@@ -11,7 +11,7 @@ from amaranth.lib import wiring
 from amaranth.sim import Simulator
 
 from hwgen.emit.verilog import emit_component
-from sim.verilator import compile_verilog, lint
+from hwgen.sim.verilator import compile_verilog, lint
 
 Vectors = Sequence[Mapping[str, int]]
 """Per cycle, the values of inputs by name (``load__valid``); those not named stay as they were."""

@@ -18,13 +18,13 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import nnls
 
-from dse.front import Front, Point
-from dse.low_rank.problem import Judge, Way, key, ways
-from dse.low_rank.ranks import measured
+from hwgen.dse.low_rank.problem import Judge, Way, key, ways
+from hwgen.dse.low_rank.ranks import measured
+from hwgen.dse.tradeoff.front import Front, Point
 from hwgen.errors import HwgenError
-from models.compression.allocate import Option, allocate
-from models.compression.decomposition import Decomposition, stages
-from models.compression.layers import Layer
+from hwgen.models.compression.allocate import Option, allocate
+from hwgen.models.compression.decomposition import Decomposition, stages
+from hwgen.models.compression.layers import Layer
 
 __all__ = ["Loss", "Space", "Work", "evolve", "stage_work"]
 
@@ -51,14 +51,14 @@ def evolve(
     ----------
     judge : of choices; what its file knows is not judged again, so that a search which was
         interrupted goes on when it is called again with the same arguments
-    offered : what layers may become; default all :func:`dse.low_rank.problem.ways`
+    offered : what layers may become; default all :func:`hwgen.dse.low_rank.problem.ways`
         A layer may always stay; what would make it larger is left out.
     trials : choices that are judged, with those that the file knows, without the network as it is
     population, generations : of each evolution, which asks the models only
     batch : choices that are judged before the models learn again
     loss : of accuracy, up to which choices are of interest
     sensitivity : what a layer's relative squared error counts at first; default
-        :func:`dse.low_rank.ranks.measured`
+        :func:`hwgen.dse.low_rank.ranks.measured`
     seed : same seed, same search
     progress : called with what was judged
 

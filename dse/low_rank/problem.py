@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from boards import Board
-from dse.digest import digest
-from dse.front import Front, Hardware, Point
-from dse.low_rank.journal import Journal
-from dse.search import search
+from hwgen.boards import Board
+from hwgen.dse.design.search import search
+from hwgen.dse.low_rank.journal import Journal
+from hwgen.dse.tradeoff.digest import digest
+from hwgen.dse.tradeoff.front import Front, Hardware, Point
 from hwgen.errors import HwgenError
 from hwgen.ir import Graph
-from models.compression.decomposition import (
+from hwgen.models.compression.decomposition import (
     SCHEMES,
     Cost,
     Decomposition,
@@ -25,13 +25,13 @@ from models.compression.decomposition import (
     from_json,
     to_json,
 )
-from models.compression.layers import Layer, layers
-from models.compression.rewrite import decompose, squared_error
-from models.lowering import lower
-from models.onnx_import import Network
-from models.quantisation.calibrate import statistics
-from models.quantisation.precision import Precision
-from models.samples import Feed
+from hwgen.models.compression.layers import Layer, layers
+from hwgen.models.compression.rewrite import decompose, squared_error
+from hwgen.models.frames.samples import Feed
+from hwgen.models.lowering import lower
+from hwgen.models.onnx.reader import Network
+from hwgen.models.quantisation.calibrate import statistics
+from hwgen.models.quantisation.precision import Precision
 
 __all__ = ["Choice", "Judge", "Problem", "Way", "designed", "key", "rich_ranks", "ways"]
 
@@ -72,9 +72,9 @@ class Problem:
         Or any other measure for which more is better.
     hardware : cycles and DSPs of an integer graph; see :func:`designed`
     precision : of weights and activations that are not decomposed into integers; or text, see
-        :meth:`models.quantisation.precision.Precision.parse`
-    steps : of distillation (:func:`models.compression.trainable.distil`) of each network that is
-        judged; 0: none
+        :meth:`hwgen.models.quantisation.precision.Precision.parse`
+    steps : of distillation (:func:`hwgen.models.compression.trainable.distil`) of each network that
+        is judged; 0: none
     rate, batch : of the distillation
     tuned : instead of that distillation: what becomes of a float network that was decomposed
     corrected : biases make up for the rounding of weights
@@ -112,7 +112,7 @@ class Problem:
         if self.tuned is not None:
             return self.tuned(student)
         if self.steps and choice:
-            from models.compression.trainable import distil
+            from hwgen.models.compression.trainable import distil
 
             student = distil(student, self.network, self.frames, steps=self.steps,
                              rate=self.rate, batch=self.batch)
@@ -239,7 +239,7 @@ def chosen(point: Point) -> dict[str, Decomposition]:
 
 
 def designed(board: Board, **options) -> Callable[[Graph], Hardware]:
-    """Hardware as :func:`dse.search.search` designs it for a board.
+    """Hardware as :func:`hwgen.dse.design.search.search` designs it for a board.
 
     Parameters
     ----------

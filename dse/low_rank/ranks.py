@@ -14,13 +14,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from dse.front import Front
-from dse.low_rank.problem import Choice, Judge, Problem, Way, ways
-from hwgen.blocks.multiplier import Packing
+from hwgen.device.multiplier import Packing
+from hwgen.dse.low_rank.problem import Choice, Judge, Problem, Way, ways
+from hwgen.dse.tradeoff.front import Front
 from hwgen.errors import HwgenError
-from models.compression.allocate import Option, allocate, sensitivities
-from models.compression.decomposition import stages
-from models.compression.layers import Layer
+from hwgen.models.compression.allocate import Option, allocate, sensitivities
+from hwgen.models.compression.decomposition import stages
+from hwgen.models.compression.layers import Layer
 
 __all__ = ["busy", "fit", "measured"]
 
@@ -39,12 +39,13 @@ def fit(
     Parameters
     ----------
     judge : of choices; what its file knows is not judged again
-    offered : what layers may become; default all :func:`dse.low_rank.problem.ways` of SVD schemes
+    offered : what layers may become; default all :func:`hwgen.dse.low_rank.problem.ways` of SVD
+        schemes
     limits : intervals, as shares of that of the network as it is
     corrections : times that the budget is corrected for the hardware that it gave; more often
         only as long as no hardware is within the limit
     sensitivity : what a layer's relative squared error counts; default :func:`measured`
-    multiplier : of the device, of :data:`hwgen.blocks.multiplier.MULTIPLIERS`
+    multiplier : of the device, of :data:`hwgen.device.multiplier.MULTIPLIERS`
     progress : called with what was found
 
     Raises

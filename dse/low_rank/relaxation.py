@@ -28,19 +28,26 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dse.digest import digest
-from dse.front import Front
-from dse.low_rank.problem import Choice, Judge, Problem, Way, ways
-from dse.streams import fold_choices
-from hwgen.blocks.multiplier import Packing
+from hwgen.device.multiplier import Packing
+from hwgen.dse.design.streams import fold_choices
+from hwgen.dse.low_rank.problem import Choice, Judge, Problem, Way, ways
+from hwgen.dse.tradeoff.digest import digest
+from hwgen.dse.tradeoff.front import Front
 from hwgen.errors import HwgenError
-from models.compression import lowrank
-from models.compression.decomposition import SVD, Decomposition, from_json, plan, stages, to_json
-from models.compression.layers import Layer, find
-from models.compression.trainable import TorchNetwork, imitation
-from models.onnx_import import Network, attributes
-from models.repeatable import repeatable
-from models.samples import Feed
+from hwgen.models.compression import lowrank
+from hwgen.models.compression.decomposition import (
+    SVD,
+    Decomposition,
+    from_json,
+    plan,
+    stages,
+    to_json,
+)
+from hwgen.models.compression.layers import Layer, find
+from hwgen.models.compression.trainable import TorchNetwork, imitation
+from hwgen.models.frames.samples import Feed
+from hwgen.models.onnx.reader import Network, attributes
+from hwgen.models.repeatable import repeatable
 
 __all__ = ["needed", "relax", "synthetic"]
 
@@ -84,7 +91,7 @@ def relax(
     budgets : intervals, as shares of that of the network as it is; each is held
     steps, rate : of a descent; rate of the logits
     tries : choices that are judged for a budget
-    multiplier : of the device, of :data:`hwgen.blocks.multiplier.MULTIPLIERS`
+    multiplier : of the device, of :data:`hwgen.device.multiplier.MULTIPLIERS`
     seed : of the draws
     progress : called with what was found
 
@@ -409,7 +416,7 @@ def _families(layer: Layer, some: Sequence[Decomposition | None]):
 
 
 def _folded(matrices: Tensor, scheme: str, shape: tuple[int, ...]) -> Tensor:
-    """What :func:`models.compression.lowrank.unfold` made matrices of."""
+    """What :func:`hwgen.models.compression.lowrank.unfold` made matrices of."""
     cout, cin, *kernel = shape
     groups = len(matrices)
     if scheme == "svd_first":

@@ -9,13 +9,15 @@ import numpy as np
 from amaranth.hdl import Const, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 
-from hwgen.blocks import area
-from hwgen.blocks.arithmetic import delayed, levels
-from hwgen.blocks.base import Area, OpConfig, StreamType, counter
+from hwgen.blocks.base import OpConfig
 from hwgen.blocks.beat import BeatConfig, most_claims
-from hwgen.blocks.queue import output_queue
-from hwgen.blocks.route import last_of
+from hwgen.blocks.output import output_queue
+from hwgen.device import area
+from hwgen.device.arithmetic import counter, delayed, levels
+from hwgen.device.cost import Area
 from hwgen.ir import ArgMax as ArgMaxOp
+from hwgen.parts.stream import StreamType
+from hwgen.parts.turns import last_of
 
 __all__ = ["ArgMax", "ArgMaxConfig"]
 

@@ -11,11 +11,14 @@ import numpy as np
 from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import wiring
 
-from hwgen.blocks.base import BlockConfig, Schedule, StreamType, counter, in_order
-from hwgen.blocks.queue import QUEUE_LATENCY, Skid, output_queue
+from hwgen.blocks.base import BlockConfig, Schedule
+from hwgen.blocks.output import output_queue
+from hwgen.device.arithmetic import counter
 from hwgen.errors import HwgenError
 from hwgen.ir import Add, Mul
 from hwgen.ir.types import TensorType
+from hwgen.parts.queue import QUEUE_LATENCY, Skid
+from hwgen.parts.stream import StreamType, in_order
 
 __all__ = ["BeatConfig", "Pair", "PairConfig", "most_claims", "valid_chain"]
 

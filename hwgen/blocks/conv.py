@@ -8,8 +8,8 @@ Several output pixels side by side may be computed together: they share the weig
 Where an activation meets one weight only (depthwise layers) they share the multipliers, too.
 
 Where the weights are too many, a tile of output rows is computed fold by fold, so that each fold is
-needed once a tile: it may stay in off-chip memory until then (:mod:`hwgen.blocks.weight_stream`),
-and the results are put in order behind (:mod:`hwgen.blocks.reorder`).
+needed once a tile: it may stay in off-chip memory until then (:mod:`hwgen.parts.weight_stream`),
+and the results are put in order behind (:mod:`hwgen.parts.reorder`).
 
 A transposed convolution sends each window once for every phase (Shi et al., "Is the deconvolution
 layer the same as a convolutional layer?", 2016), which chooses the weights and the biases.
@@ -27,27 +27,23 @@ import numpy as np
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 
-from hwgen.blocks import area
-from hwgen.blocks.arithmetic import delayed
-from hwgen.blocks.axi import AxiConfig
-from hwgen.blocks.base import (
-    Area,
-    OffChip,
-    Schedule,
-    StreamType,
-    counter,
-    pack_rows,
-)
-from hwgen.blocks.convolution import ConvolutionConfig, array_weights, serialise
-from hwgen.blocks.mac import MacArray, MacArrayConfig
-from hwgen.blocks.multiplier import Packing
-from hwgen.blocks.queue import QUEUE_LATENCY, Queue, fold_beats, fold_queue, queue_depth
-from hwgen.blocks.reorder import ReorderQueue, TileOrder
-from hwgen.blocks.requantise import Requantiser, RequantiserConfig
-from hwgen.blocks.weight_stream import WeightStreamConfig
-from hwgen.blocks.weights import WeightMemoryConfig
-from hwgen.blocks.window import READ_LATENCY, SlidingWindow, SlidingWindowConfig
+from hwgen.blocks.base import OffChip, Schedule
+from hwgen.blocks.conv_base import ConvolutionConfig, array_weights, serialise
+from hwgen.blocks.output import fold_beats, fold_queue
+from hwgen.device import area
+from hwgen.device.arithmetic import counter, delayed
+from hwgen.device.cost import Area
+from hwgen.device.multiplier import Packing
 from hwgen.errors import HwgenError
+from hwgen.offchip.bus import AxiConfig
+from hwgen.parts.mac import MacArray, MacArrayConfig
+from hwgen.parts.queue import QUEUE_LATENCY, Queue, queue_depth
+from hwgen.parts.reorder import ReorderQueue, TileOrder
+from hwgen.parts.requantise import Requantiser, RequantiserConfig
+from hwgen.parts.stream import StreamType, pack_rows
+from hwgen.parts.weight_stream import WeightStreamConfig
+from hwgen.parts.weights import WeightMemoryConfig
+from hwgen.parts.window import READ_LATENCY, SlidingWindow, SlidingWindowConfig
 
 __all__ = ["FoldedConv", "FoldedConvConfig"]
 
@@ -60,13 +56,13 @@ class FoldedConvConfig(ConvolutionConfig):
     ----------
     op, tensor, lanes_in, lanes_out, channel_lanes, tap_lanes, pe, multiplier, \
     requantiser_multiplier, products, capacity, window_style, weight_style, lookup :
-        See :class:`hwgen.blocks.convolution.ConvolutionConfig`.
+        See :class:`hwgen.blocks.conv_base.ConvolutionConfig`.
     group_lanes : :class:`int`
         Groups in parallel (depthwise: channels); above 1, each is taken whole.
     pixels_in, pixels_out : :class:`int`
         Pixels a beat of the streams; those at the output are computed together.
     shared : :class:`str`
-        What the products in a multiplier share: see :class:`hwgen.blocks.mac.MacArrayConfig`.
+        What the products in a multiplier share: see :class:`hwgen.parts.mac.MacArrayConfig`.
     tile : :class:`int`
         Rows of windows (along the outermost dimension; divides them) that are computed fold by
         fold, with weights from off-chip memory; 0: site by site, all weights on chip.
@@ -380,7 +376,7 @@ class FoldedConv(wiring.Component):
     -------
     i : :py:`In(stream.Signature(ArrayLayout(signed(bits), lanes_in * pixels_in)))`
     o : :py:`Out(stream.Signature(ArrayLayout(signed(bits), lanes_out * pixels_out)))`
-    load, next : see :class:`hwgen.blocks.weights.WeightMemory`, if weights are loaded
+    load, next : see :class:`hwgen.parts.weights.WeightMemory`, if weights are loaded
     read, base, loaded, waits : see :class:`hwgen.blocks.base.OffChip`, if weights are off chip
 
     Timing

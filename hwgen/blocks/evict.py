@@ -21,22 +21,15 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgen.blocks import area
-from hwgen.blocks.arithmetic import add_carry, levels
-from hwgen.blocks.axi import REQUEST_LIMIT, AxiConfig
-from hwgen.blocks.base import (
-    Area,
-    BlockConfig,
-    OffChip,
-    Schedule,
-    StreamType,
-    counter,
-    in_order,
-)
-from hwgen.blocks.cost import counted
-from hwgen.blocks.queue import QUEUE_LATENCY, Queue
-from hwgen.blocks.route import last_of
+from hwgen.blocks.base import BlockConfig, OffChip, Schedule
+from hwgen.device import area
+from hwgen.device.arithmetic import add_carry, counter, levels
+from hwgen.device.cost import Area, counted
 from hwgen.errors import HwgenError
+from hwgen.offchip.bus import REQUEST_LIMIT, AxiConfig
+from hwgen.parts.queue import QUEUE_LATENCY, Queue
+from hwgen.parts.stream import StreamType, in_order
+from hwgen.parts.turns import last_of
 
 __all__ = ["EvictionBuffer", "EvictionConfig"]
 
@@ -69,7 +62,7 @@ class EvictionConfig(BlockConfig):
     Parameters
     ----------
     stream : :class:`StreamType`
-    axi : :class:`hwgen.blocks.axi.AxiConfig`
+    axi : :class:`hwgen.offchip.layout.bus.AxiConfig`
     burst : :class:`int`
         Words of a request, and of a slot of the ring; a power of two, at most 4096 bytes.
     memory_latency : :class:`int`

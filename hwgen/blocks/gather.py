@@ -10,21 +10,17 @@ import numpy as np
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 
-from hwgen.blocks import area
-from hwgen.blocks.arithmetic import delayed, levels
-from hwgen.blocks.base import (
-    Area,
-    OpConfig,
-    Resources,
-    Schedule,
-    counter,
-    in_order,
-)
+from hwgen.blocks.base import OpConfig, Schedule
 from hwgen.blocks.beat import most_claims, valid_chain
-from hwgen.blocks.memory import BufferMemory, ReadOnlyMemory
-from hwgen.blocks.queue import QUEUE_LATENCY, Queue, output_queue
-from hwgen.blocks.route import last_of
+from hwgen.blocks.output import output_queue
+from hwgen.device import area
+from hwgen.device.arithmetic import counter, delayed, levels
+from hwgen.device.cost import Area, Resources
 from hwgen.ir import GatherChannels
+from hwgen.parts.memory import BufferMemory, ReadOnlyMemory
+from hwgen.parts.queue import QUEUE_LATENCY, Queue
+from hwgen.parts.stream import in_order
+from hwgen.parts.turns import last_of
 
 __all__ = ["Gather", "GatherConfig"]
 

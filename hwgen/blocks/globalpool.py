@@ -10,15 +10,16 @@ import numpy as np
 from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 
-from hwgen.blocks import area
-from hwgen.blocks.arithmetic import delayed
-from hwgen.blocks.base import Area, OpConfig, counter
+from hwgen.blocks.base import OpConfig
 from hwgen.blocks.beat import BeatConfig, most_claims
-from hwgen.blocks.memory import BufferMemory
-from hwgen.blocks.queue import output_queue
-from hwgen.blocks.requantise import Requantiser, RequantiserConfig, lane_requantiser
-from hwgen.blocks.route import last_of
+from hwgen.blocks.output import output_queue
+from hwgen.device import area
+from hwgen.device.arithmetic import counter, delayed
+from hwgen.device.cost import Area
 from hwgen.ir import GlobalAveragePool, GlobalMaxPool
+from hwgen.parts.memory import BufferMemory
+from hwgen.parts.requantise import Requantiser, RequantiserConfig, lane_requantiser
+from hwgen.parts.turns import last_of
 
 __all__ = ["GlobalPool", "GlobalPoolConfig"]
 
@@ -39,7 +40,7 @@ class GlobalPoolConfig(BeatConfig, OpConfig):
     lanes : :class:`int`
         Channels a beat, at both ports.
     multiplier : :class:`str`
-        What scales a mean: one of :data:`hwgen.blocks.multiplier.MULTIPLIERS`.
+        What scales a mean: one of :data:`hwgen.device.multiplier.MULTIPLIERS`.
     """
 
     kind: ClassVar[str] = "pool"

@@ -27,18 +27,21 @@ from amaranth.hdl import Module
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgen.blocks import area
-from hwgen.blocks.base import Area, BlockConfig, Schedule, StreamType, in_order
+from hwgen.blocks.base import BlockConfig, Schedule
 from hwgen.blocks.conv import FoldedConvConfig
-from hwgen.blocks.memory import check_style
-from hwgen.blocks.multiplier import MULTIPLIERS
-from hwgen.blocks.queue import QUEUE_LATENCY, fold_queue, queue_depth
+from hwgen.blocks.output import fold_queue
 from hwgen.blocks.token_matrix import WRITE_LATENCY, TokenMatrixConfig
-from hwgen.blocks.weights import LOAD_BITS
+from hwgen.device import area
+from hwgen.device.cost import Area
+from hwgen.device.multiplier import MULTIPLIERS
 from hwgen.errors import HwgenError
 from hwgen.ir import Conv, Gemm
 from hwgen.ir.op import Op
 from hwgen.ir.types import TensorType
+from hwgen.parts.memory import check_style
+from hwgen.parts.queue import QUEUE_LATENCY, queue_depth
+from hwgen.parts.stream import StreamType, in_order
+from hwgen.parts.weights import LOAD_BITS
 
 __all__ = ["LowRankLinear", "LowRankLinearConfig"]
 
@@ -64,7 +67,7 @@ class LowRankLinearConfig(BlockConfig):
     pe : pair of :class:`int`
         Outputs in parallel.
     multiplier, requantiser_multiplier, products, weight_style :
-        See :class:`hwgen.blocks.convolution.ConvolutionConfig`; the same for both arrays.
+        See :class:`hwgen.blocks.conv_base.ConvolutionConfig`; the same for both arrays.
     capacity : :class:`int`
         Tokens that the input's buffer holds; 0: one.
     buffer_style : :class:`str`
@@ -316,7 +319,7 @@ class LowRankLinear(wiring.Component):
     -------
     i : :py:`In(stream.Signature(ArrayLayout(signed(bits), lanes_in)))`
     o : :py:`Out(stream.Signature(ArrayLayout(signed(bits), lanes_out)))`
-    load, next : see :class:`hwgen.blocks.weights.WeightMemory`, if weights are loaded
+    load, next : see :class:`hwgen.parts.weights.WeightMemory`, if weights are loaded
 
     Timing
     ------

@@ -10,7 +10,7 @@ from functools import cached_property
 
 from hwgen import ir
 from hwgen.blocks.resize import PixelReader, PixelReaderConfig
-from hwgen.blocks.window import SlidingWindowConfig
+from hwgen.parts.window import SlidingWindowConfig
 
 __all__ = ["Pad", "PadConfig"]
 

@@ -12,12 +12,15 @@ import numpy as np
 from amaranth.hdl import Module, Mux, Shape, Signal, Value, signed, unsigned
 from amaranth.lib import data, wiring
 
-from hwgen.blocks import area
-from hwgen.blocks.base import Area, OpConfig, Schedule, counter
-from hwgen.blocks.queue import QUEUE_LATENCY, output_queue
-from hwgen.blocks.requantise import Requantiser, RequantiserConfig, lane_requantiser
-from hwgen.blocks.window import READ_LATENCY, SlidingWindow, SlidingWindowConfig
+from hwgen.blocks.base import OpConfig, Schedule
+from hwgen.blocks.output import output_queue
+from hwgen.device import area
+from hwgen.device.arithmetic import counter
+from hwgen.device.cost import Area
 from hwgen.ir import AveragePool, MaxPool
+from hwgen.parts.queue import QUEUE_LATENCY
+from hwgen.parts.requantise import Requantiser, RequantiserConfig, lane_requantiser
+from hwgen.parts.window import READ_LATENCY, SlidingWindow, SlidingWindowConfig
 
 __all__ = ["Pool", "PoolConfig"]
 
@@ -40,7 +43,7 @@ class PoolConfig(OpConfig):
     window_style : :class:`str`
         Memory of the window's buffer.
     multiplier : :class:`str`
-        What scales an average: one of :data:`hwgen.blocks.multiplier.MULTIPLIERS`.
+        What scales an average: one of :data:`hwgen.device.multiplier.MULTIPLIERS`.
     """
 
     kind: ClassVar[str] = "pool"

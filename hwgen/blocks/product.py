@@ -7,13 +7,13 @@ from functools import cached_property
 
 from amaranth.hdl import Module, Signal, Value, signed
 
-from hwgen.blocks import area
-from hwgen.blocks.arithmetic import signed_width
-from hwgen.blocks.base import Area
 from hwgen.blocks.beat import Pair, PairConfig
-from hwgen.blocks.multiplier import MULTIPLIERS, Multiplier
-from hwgen.blocks.requantise import Requantiser, RequantiserConfig, lane_requantiser
+from hwgen.device import area
+from hwgen.device.arithmetic import signed_width
+from hwgen.device.cost import Area
+from hwgen.device.multiplier import MULTIPLIERS, Multiplier
 from hwgen.ir import Mul
+from hwgen.parts.requantise import Requantiser, RequantiserConfig, lane_requantiser
 
 __all__ = ["Product", "ProductConfig"]
 
@@ -36,7 +36,7 @@ class ProductConfig(PairConfig):
     lanes : :class:`int`
         Elements a beat.
     multiplier : :class:`str`
-        One of :data:`hwgen.blocks.multiplier.MULTIPLIERS`.
+        One of :data:`hwgen.device.multiplier.MULTIPLIERS`.
     """
 
     op: Mul

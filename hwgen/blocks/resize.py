@@ -14,11 +14,13 @@ import numpy as np
 from amaranth.hdl import Module
 from amaranth.lib import wiring
 
-from hwgen.blocks import area
-from hwgen.blocks.base import Area, OpConfig, Schedule
-from hwgen.blocks.queue import QUEUE_LATENCY, output_queue
-from hwgen.blocks.window import READ_LATENCY, SlidingWindow, SlidingWindowConfig
+from hwgen.blocks.base import OpConfig, Schedule
+from hwgen.blocks.output import output_queue
+from hwgen.device import area
+from hwgen.device.cost import Area
 from hwgen.ir import Resize, Window
+from hwgen.parts.queue import QUEUE_LATENCY
+from hwgen.parts.window import READ_LATENCY, SlidingWindow, SlidingWindowConfig
 
 __all__ = ["NearestResize", "NearestResizeConfig", "PixelReader", "PixelReaderConfig"]
 

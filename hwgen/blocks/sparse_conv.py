@@ -1,7 +1,7 @@
 """Sparse convolution: sliding window, sparse multiply-accumulate, shared requantisers.
 
 A convolution as :mod:`hwgen.blocks.conv` computes it, whose products with a zero take no multiplier
-(:mod:`hwgen.blocks.sparse_mac`).  How long it takes depends on the data: on average as long as was
+(:mod:`hwgen.parts.sparse_mac`).  How long it takes depends on the data: on average as long as was
 measured, never so that it could stop for good.
 
 Activations are counted from their zero point, for a zero then adds nothing to a sum.  Taps that lie
@@ -19,32 +19,23 @@ import numpy as np
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 
-from hwgen.blocks import area
-from hwgen.blocks.arithmetic import delayed
-from hwgen.blocks.base import (
-    Area,
-    Schedule,
-    StreamType,
-    counter,
-    pack_rows,
-)
-from hwgen.blocks.convolution import ConvolutionConfig, serialise, weight_memories
-from hwgen.blocks.mac import MacArrayConfig
-from hwgen.blocks.memory import ReadOnlyMemory
-from hwgen.blocks.multiplier import Packing
-from hwgen.blocks.queue import QUEUE_LATENCY, fold_beats, fold_queue
-from hwgen.blocks.requantise import Requantiser, RequantiserConfig
-from hwgen.blocks.sparse_mac import (
-    SKIPS,
-    SparseMac,
-    SparseMacConfig,
-    centred_bits,
-    check_streams,
-)
-from hwgen.blocks.weights import WeightMemoryConfig
-from hwgen.blocks.window import READ_LATENCY, SlidingWindow, SlidingWindowConfig
+from hwgen.blocks.base import Schedule
+from hwgen.blocks.conv_base import ConvolutionConfig, serialise, weight_memories
+from hwgen.blocks.output import fold_beats, fold_queue
+from hwgen.device import area
+from hwgen.device.arithmetic import counter, delayed
+from hwgen.device.cost import Area
+from hwgen.device.multiplier import Packing
 from hwgen.errors import HwgenError
 from hwgen.ir import ConvTranspose
+from hwgen.parts.mac import MacArrayConfig
+from hwgen.parts.memory import ReadOnlyMemory
+from hwgen.parts.queue import QUEUE_LATENCY
+from hwgen.parts.requantise import Requantiser, RequantiserConfig
+from hwgen.parts.sparse_mac import SKIPS, SparseMac, SparseMacConfig, centred_bits, check_streams
+from hwgen.parts.stream import StreamType, pack_rows
+from hwgen.parts.weights import WeightMemoryConfig
+from hwgen.parts.window import READ_LATENCY, SlidingWindow, SlidingWindowConfig
 
 __all__ = ["RETURN", "SparseConv", "SparseConvConfig", "even_streams", "fold_ends", "usual_queue"]
 
@@ -73,7 +64,7 @@ class SparseConvConfig(ConvolutionConfig):
     ----------
     op, tensor, lanes_in, lanes_out, pe, multiplier, requantiser_multiplier, products, capacity, \
     window_style, weight_style, lookup :
-        See :class:`hwgen.blocks.convolution.ConvolutionConfig`; not transposed, groups one after
+        See :class:`hwgen.blocks.conv_base.ConvolutionConfig`; not transposed, groups one after
         the other.  Output channels in parallel share the test.
     channel_lanes, tap_lanes : :class:`int`
         Input channels and kernel taps that are tested in parallel.  Stream
@@ -402,7 +393,7 @@ class SparseConv(wiring.Component):
     -------
     i : :py:`In(stream.Signature(ArrayLayout(signed(bits), lanes_in)))`
     o : :py:`Out(stream.Signature(ArrayLayout(signed(bits), lanes_out)))`
-    load, next : see :class:`hwgen.blocks.weights.WeightMemory`, if weights are loaded
+    load, next : see :class:`hwgen.parts.weights.WeightMemory`, if weights are loaded
 
     Timing
     ------

@@ -15,16 +15,16 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgen.blocks import area
-from hwgen.blocks.arithmetic import delayed
-from hwgen.blocks.base import Area, Part, counter
 from hwgen.blocks.conv import FoldedConvConfig
-from hwgen.blocks.convolution import array_weights, serialise
-from hwgen.blocks.mac import MacArray
-from hwgen.blocks.memory import BufferMemory
-from hwgen.blocks.queue import fold_beats
-from hwgen.blocks.requantise import Requantiser
-from hwgen.blocks.weights import LOAD_BITS
+from hwgen.blocks.conv_base import array_weights, serialise
+from hwgen.blocks.output import fold_beats
+from hwgen.device import area
+from hwgen.device.arithmetic import counter, delayed
+from hwgen.device.cost import Area, Part
+from hwgen.parts.mac import MacArray
+from hwgen.parts.memory import BufferMemory
+from hwgen.parts.requantise import Requantiser
+from hwgen.parts.weights import LOAD_BITS
 
 __all__ = ["WRITE_LATENCY", "TokenMatrix", "TokenMatrixConfig"]
 
@@ -165,7 +165,7 @@ class TokenMatrix(wiring.Component):
     begins : :py:`Out(1)`
         The fold that starts next is a token's first.
     o : :py:`Out(stream.Signature(ArrayLayout(signed(bits), lanes_out), always_ready=True))`
-    load, next : see :class:`hwgen.blocks.weights.WeightMemory`, if weights are loaded
+    load, next : see :class:`hwgen.parts.weights.WeightMemory`, if weights are loaded
     loaded : :py:`Out(1)`
         All weights are there.
 

@@ -35,13 +35,14 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from hwgen import children
-from hwgen.blocks.axi import axi_ports, connect_axi
-from hwgen.blocks.base import StreamType
-from hwgen.blocks.memory import STYLE
-from hwgen.blocks.weights import LOAD_BITS
 from hwgen.errors import HwgenError
 from hwgen.extras import named
-from hwgen.pipeline import Netlist, Pipeline
+from hwgen.netlist import Netlist
+from hwgen.offchip.bus import axi_ports, connect_axi
+from hwgen.parts.memory import STYLE
+from hwgen.parts.stream import StreamType
+from hwgen.parts.weights import LOAD_BITS
+from hwgen.pipeline import Pipeline
 from hwgen.provenance import TOOL, comment
 
 __all__ = ["AxiTop", "Rtl", "emit", "emit_component", "from_axi", "to_axi"]
@@ -120,7 +121,7 @@ class AxiTop(wiring.Component):
 
     Parameters
     ----------
-    netlist : :class:`hwgen.pipeline.Netlist`
+    netlist : :class:`hwgen.netlist.Netlist`
 
     Members
     -------
@@ -351,7 +352,7 @@ def emit(
 
     Parameters
     ----------
-    netlist : :class:`hwgen.pipeline.Netlist`
+    netlist : :class:`hwgen.netlist.Netlist`
     top : name of the top module
     progress : called with the name of each module as it is converted
     provenance : what the head of every file says, by what it is about; see
@@ -397,7 +398,7 @@ def emit_component(
     halves = [[platform.modules[n] for n in names[k::2]] for k in range(2)]
     with ThreadPoolExecutor(2) as pool:
         text = "".join(pool.map(_to_verilog, [half for half in halves if half]))
-    library = files("hwgen.emit")
+    library = files("hwgen.device")
     out = Rtl(top, {
         f"{name}.v": library.joinpath(f"{name}.v").read_text() for name in platform.library
     })

@@ -2,7 +2,7 @@
 
 ``clamp(zero_point + round_half_even((acc * M + offset) / 2**s))`` with an unsigned M per channel,
 and an offset for what lies between two accumulators.  Half to even because ONNX means it (see
-docs/architecture.md); the hardware of the same rule is :mod:`hwgen.blocks.requantise`.
+docs/architecture.md); the hardware of the same rule is :mod:`hwgen.parts.requantise`.
 """
 
 from __future__ import annotations

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from hwgen.errors import HwgenError, naming
-from models.compression import lowrank
-from models.compression.decomposition import SVD, Decomposition, cost
-from models.compression.layers import Layer, find, read_layer
-from models.compression.rewrite import decompose, squared_error
-from models.onnx_import import Network
-from models.quantisation.calibrate import probe
-from models.samples import Feed
+from hwgen.models.compression import lowrank
+from hwgen.models.compression.decomposition import SVD, Decomposition, cost
+from hwgen.models.compression.layers import Layer, find, read_layer
+from hwgen.models.compression.rewrite import decompose, squared_error
+from hwgen.models.frames.samples import Feed
+from hwgen.models.onnx.reader import Network
+from hwgen.models.quantisation.calibrate import probe
 
 __all__ = ["BUDGETS", "Option", "allocate", "options", "sensitivities"]
 
@@ -52,7 +52,7 @@ def options(
     schemes : of the SVD; one that the layer's shape does not allow gives no option
     groups : to try with each scheme, likewise
     budget : what cost is, ``macs`` or ``parameters`` (see
-        :class:`models.compression.decomposition.Cost`)
+        :class:`hwgen.models.compression.decomposition.Cost`)
     bits : given to the decompositions; the error is that of real factors all the same
 
     Raises
@@ -162,7 +162,7 @@ def sensitivities(
 
     Parameters
     ----------
-    network : :class:`models.onnx_import.Network`
+    network : :class:`hwgen.models.onnx.reader.Network`
     trials : decomposition by layer; one that loses something
     feeds : float inputs, one frame each
 

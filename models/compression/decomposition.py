@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from hwgen.errors import HwgenError, naming
-from models.compression.layers import Layer
+from hwgen.models.compression.layers import Layer
 
 __all__ = ["SCHEMES", "Cost", "Decomposition", "Stage", "cost", "from_json", "plan",
            "stages", "to_json"]
@@ -52,7 +52,7 @@ class Decomposition:
     groups : that channels are cut into before each part is decomposed on its own
     density : share of the weights that ``sparse`` keeps, those of largest magnitude
     bits : 2..8: an SVD scheme's weights are found as integers, by
-        :func:`models.compression.itera.iterate`; None: they are real
+        :func:`hwgen.models.compression.itera.iterate`; None: they are real
     seed : of what an SVD cannot start a CPD with
     residual : a decomposition of what this one leaves, added to it as a branch of its own
 

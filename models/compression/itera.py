@@ -5,8 +5,8 @@ Inference via Iterative Tensor Decomposition", 2025).  A matrix is taken apart r
 singular vectors of what is left are rounded at once, so that the next rank sees their error too.
 Then both factors are gone over in turn, each as integers of least squares to the other.
 
-What is found is what the hardware multiplies by: both layers have integers with one scale for
-each output channel, as :mod:`models.lowering.conv` chooses them.  The scale of a rank, which is a
+What is found is what the hardware multiplies by: both layers have integers with one scale for each
+output channel, as :mod:`hwgen.models.lowering.conv` chooses them.  The scale of a rank, which is a
 column of the second factor, is part of the first factor's row.
 """
 

@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 
 from hwgen.errors import HwgenError, naming
-from models.lowering.conv import spatial_pads
-from models.onnx_import import Network, attributes
+from hwgen.models.lowering.conv import spatial_pads
+from hwgen.models.onnx.reader import Network, attributes
 
 __all__ = ["Layer", "find", "layers", "read_layer"]
 

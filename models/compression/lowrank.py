@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from models.compression.decomposition import Stage
+from hwgen.models.compression.decomposition import Stage
 
 __all__ = ["compose", "cpd", "fold_first", "fold_second", "largest", "svd", "unfold"]
 

@@ -11,12 +11,12 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from hwgen.errors import HwgenError, naming
-from models.compression import lowrank
-from models.compression.decomposition import Decomposition, Stage, cost, plan
-from models.compression.itera import iterate
-from models.compression.layers import Layer, find, read_layer
-from models.onnx_import import Network, attributes
-from models.quantisers import CodedConstant
+from hwgen.models.compression import lowrank
+from hwgen.models.compression.decomposition import Decomposition, Stage, cost, plan
+from hwgen.models.compression.itera import iterate
+from hwgen.models.compression.layers import Layer, find, read_layer
+from hwgen.models.onnx.quantisers import CodedConstant
+from hwgen.models.onnx.reader import Network, attributes
 
 __all__ = ["Factor", "decompose", "factorise", "reconstruct", "squared_error"]
 
@@ -99,7 +99,7 @@ def decompose(
 
     Parameters
     ----------
-    network : :class:`models.onnx_import.Network`, left as it is
+    network : :class:`hwgen.models.onnx.reader.Network`, left as it is
     choices : decomposition by name of a node, or of its output
     allow_growth : layers may get more weights or MACs than they had
 

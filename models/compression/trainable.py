@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hwgen.errors import HwgenError
-from models.lowering.conv import spatial_pads
-from models.onnx_import import WEIGHTED, Network, attributes
-from models.quantisers import CodedConstant
-from models.repeatable import repeatable
-from models.samples import Feed
+from hwgen.models.frames.samples import Feed
+from hwgen.models.lowering.conv import spatial_pads
+from hwgen.models.onnx.quantisers import CodedConstant
+from hwgen.models.onnx.reader import WEIGHTED, Network, attributes
+from hwgen.models.repeatable import repeatable
 
 __all__ = ["Bits", "TorchNetwork", "distil", "imitation", "shuffled", "tune"]
 
@@ -36,7 +36,7 @@ class TorchNetwork:
 
     Parameters
     ----------
-    network : :class:`models.onnx_import.Network`
+    network : :class:`hwgen.models.onnx.reader.Network`
 
     Members
     -------

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 
-from models.onnx_import import WEIGHTED, Network, attributes
+from hwgen.models.onnx.reader import WEIGHTED, Network, attributes
 
 __all__ = ["Affine", "along", "find_affine"]
 

@@ -7,10 +7,10 @@ import onnx
 
 from hwgen.errors import HwgenError
 from hwgen.ir import Conv, ConvTranspose, Gemm, Pads
-from models.lowering.affine import Affine
-from models.lowering.core import Lowering, handles
-from models.lowering.weights import integers, scaled
-from models.onnx_import import attributes
+from hwgen.models.lowering.affine import Affine
+from hwgen.models.lowering.core import Lowering, handles
+from hwgen.models.lowering.weights import integers, scaled
+from hwgen.models.onnx.reader import attributes
 
 __all__ = ["put_affine", "spatial_pads"]
 

@@ -17,18 +17,12 @@ import onnx
 
 from hwgen.errors import HwgenError, HwgenWarning
 from hwgen.ir import Graph, Op, Quantisation, Requantise, Reshape, Table, TensorType
-from models.host import WEIGHTED
-from models.lowering.affine import Affine, find_affine
-from models.lowering.layout import (
-    View,
-    arrangement,
-    channels_last,
-    obstacle,
-    plain_positions,
-)
-from models.lowering.regions import ELEMENTWISE, Regions
-from models.onnx_import import Network
-from models.quantisation.precision import Precision
+from hwgen.models.host import WEIGHTED
+from hwgen.models.lowering.affine import Affine, find_affine
+from hwgen.models.lowering.layout import View, arrangement, channels_last, obstacle, plain_positions
+from hwgen.models.lowering.regions import ELEMENTWISE, Regions
+from hwgen.models.onnx.reader import Network
+from hwgen.models.quantisation.precision import Precision
 
 __all__ = ["HANDLERS", "Handler", "Lowering", "Result", "handles", "multiplier_bits", "scales"]
 
@@ -94,7 +88,7 @@ class Lowering:
 
     Parameters
     ----------
-    network : :class:`models.onnx_import.Network`
+    network : :class:`hwgen.models.onnx.reader.Network`
     ranges : tensor name to (smallest, largest) value
     precision : bits of weights and activations that the file does not state
     means : weighted node's input tensor to its mean per channel, for bias correction

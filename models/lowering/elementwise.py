@@ -7,9 +7,9 @@ import onnx
 
 from hwgen.errors import HwgenError
 from hwgen.ir import Add, Mul, Op, Table
-from models.lowering.affine import along
-from models.lowering.conv import put_affine
-from models.lowering.core import Lowering, handles, scales
+from hwgen.models.lowering.affine import along
+from hwgen.models.lowering.conv import put_affine
+from hwgen.models.lowering.core import Lowering, handles, scales
 
 __all__: list[str] = []
 

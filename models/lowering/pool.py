@@ -16,10 +16,10 @@ from hwgen.ir import (
     MaxPool,
     Pads,
 )
-from models.lowering.conv import spatial_pads
-from models.lowering.core import Lowering, handles, scales
-from models.lowering.layout import plain_positions
-from models.onnx_import import attributes
+from hwgen.models.lowering.conv import spatial_pads
+from hwgen.models.lowering.core import Lowering, handles, scales
+from hwgen.models.lowering.layout import plain_positions
+from hwgen.models.onnx.reader import attributes
 
 __all__: list[str] = []
 

@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from hwgen.errors import HwgenError
-from models.onnx_import import Network, session
+from hwgen.models.onnx.reader import Network, session
 
 __all__ = ["ELEMENTWISE", "Regions"]
 

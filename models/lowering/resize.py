@@ -10,9 +10,9 @@ from onnx import TensorProto, helper
 
 from hwgen.errors import HwgenError
 from hwgen.ir import ConvTranspose, Pad
-from models.lowering.core import Lowering, handles, scales
-from models.lowering.layout import pixel_ops
-from models.onnx_import import attributes, session
+from hwgen.models.lowering.core import Lowering, handles, scales
+from hwgen.models.lowering.layout import pixel_ops
+from hwgen.models.onnx.reader import attributes, session
 
 __all__: list[str] = []
 

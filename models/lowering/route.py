@@ -9,8 +9,8 @@ from onnx.reference import ReferenceEvaluator
 
 from hwgen.errors import HwgenError
 from hwgen.ir import Concat, Pad, Split
-from models.lowering.core import Lowering, handles
-from models.onnx_import import attributes
+from hwgen.models.lowering.core import Lowering, handles
+from hwgen.models.onnx.reader import attributes
 
 __all__: list[str] = []
 

@@ -10,10 +10,10 @@ import onnx
 
 from hwgen.errors import HwgenError
 from hwgen.ir import Requantise, TensorType
-from models.lowering.affine import Affine
-from models.lowering.core import Lowering, Result, multiplier_bits, scales
-from models.lowering.exact import LARGEST_BIAS, exact_requantise, sign_requantise
-from models.quantisation.bias import corrected_bias
+from hwgen.models.lowering.affine import Affine
+from hwgen.models.lowering.core import Lowering, Result, multiplier_bits, scales
+from hwgen.models.lowering.exact import LARGEST_BIAS, exact_requantise, sign_requantise
+from hwgen.models.quantisation.bias import corrected_bias
 
 __all__ = ["Layer", "integers", "scaled"]
 

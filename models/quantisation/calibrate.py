@@ -14,9 +14,9 @@ import numpy as np
 import onnx
 
 from hwgen.errors import HwgenError
-from models.onnx_import import WEIGHTED, Network, session
-from models.quantisation.histogram import Histogram
-from models.samples import Feed
+from hwgen.models.frames.samples import Feed
+from hwgen.models.onnx.reader import WEIGHTED, Network, session
+from hwgen.models.quantisation.histogram import Histogram
 
 __all__ = ["METHODS", "Statistics", "probe", "statistics"]
 
@@ -89,7 +89,7 @@ def statistics(
 
     Parameters
     ----------
-    network : :class:`models.onnx_import.Network`
+    network : :class:`hwgen.models.onnx.reader.Network`
     feeds : float inputs, one frame each
     method : ``minmax``, ``percentile`` or ``mse``
     bits : of the quantisers, for ``mse``; or a function from a tensor's name to them

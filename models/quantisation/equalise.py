@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 
 from hwgen.errors import HwgenError
-from models.onnx_import import Network, attributes
+from hwgen.models.onnx.reader import Network, attributes
 
 __all__ = ["equalise"]
 
@@ -45,11 +45,11 @@ def equalise(
 
     Parameters
     ----------
-    network : :class:`models.onnx_import.Network`, left as it is
+    network : :class:`hwgen.models.onnx.reader.Network`, left as it is
     peaks : largest magnitude per channel of the second convolutions' inputs, by tensor
-        (:attr:`models.quantisation.calibrate.Statistics.peaks`).  If given, it takes the place of
-        ``r1``: better where each output channel's weights have a scale of their own (Xiao et al.,
-        "SmoothQuant", 2023, section 4).
+        (:attr:`hwgen.models.quantisation.calibrate.Statistics.peaks`).  If given, it takes the
+        place of ``r1``: better where each output channel's weights have a scale of their own (Xiao
+        et al., "SmoothQuant", 2023, section 4).
     iterations : most passes over all pairs
 
     Raises

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from hwgen.errors import HwgenError
-from models.zoo.entry import Colours, Entry, Sizes, at_least, multiple_of
+from hwgen.models.zoo.entry import Colours, Entry, Sizes, at_least, multiple_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -20,13 +20,13 @@ def _network(module: str, name: str, *arguments) -> Callable[[], nn.Module]:
     """A class of a family, made when called: torch is slow to import, and not always there."""
 
     def build() -> nn.Module:
-        return getattr(import_module(f"models.zoo.{module}"), name)(*arguments)
+        return getattr(import_module(f"hwgen.models.zoo.{module}"), name)(*arguments)
 
     return build
 
 
 def _deploy_repvgg(module: nn.Module) -> nn.Module:
-    from models.zoo.repvgg import deploy
+    from hwgen.models.zoo.repvgg import deploy
 
     return deploy(module)
 

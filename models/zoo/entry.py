@@ -155,7 +155,7 @@ class Entry:
             torch.manual_seed(seed)
             module = self.build()
         if self.colours is not None:
-            from models.zoo.layers import Normalise
+            from hwgen.models.zoo.layers import Normalise
 
             Normalise(*self.colours, len(self.input_shape(self.size)) - 2).before(module)
         if weights is None:

@@ -72,7 +72,7 @@ class WholePool(nn.Module):
 
     A map that is a multiple of ``extent`` is averaged by blocks, one that divides it is repeated,
     and one of that extent passes: exactly what adaptive pooling does, but in ops that every
-    accelerator knows. :mod:`models.zoo` refuses sizes that lead to other maps.
+    accelerator knows. :mod:`hwgen.models.zoo` refuses sizes that lead to other maps.
     """
 
     def __init__(self, extent: int) -> None:
@@ -122,7 +122,7 @@ class SPPF(nn.Module):
 
 
 class AnchorHeads(nn.Module):
-    """One 1x1 convolution a head; decoding is the host's work (:mod:`models.detect`)."""
+    """One 1x1 convolution a head; decoding is the host's work (:mod:`hwgen.models.detect`)."""
 
     def __init__(self, channels: tuple[int, ...], classes: int, anchors: int = 3) -> None:
         super().__init__()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from models.zoo.layers import initialise, round_channels
+from hwgen.models.zoo.layers import initialise, round_channels
 
 __all__ = ["MobileNetV2", "MobileNetV3"]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from models.zoo.layers import initialise
+from hwgen.models.zoo.layers import initialise
 
 __all__ = ["BasicBlock", "Bottleneck", "ResNet", "ResNet8"]
 

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import nn
 
-from models.zoo.layers import initialise, round_channels
+from hwgen.models.zoo.layers import initialise, round_channels
 
 __all__ = ["X3D"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from models.zoo.layers import AnchorHeads, ConvUnit
+from hwgen.models.zoo.layers import AnchorHeads, ConvUnit
 
 __all__ = ["YoloV3Tiny"]
 

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import nn
 
-from models.zoo.layers import SPPF, AnchorHeads, ConvUnit
+from hwgen.models.zoo.layers import SPPF, AnchorHeads, ConvUnit
 
 __all__ = ["YoloV5"]
 

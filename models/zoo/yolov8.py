@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from models.zoo.layers import SPPF, ConvUnit
+from hwgen.models.zoo.layers import SPPF, ConvUnit
 
 __all__ = ["BINS", "YoloV8"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.place import reported, row
-from hwgen.blocks.base import Resources
+from hwgen.device.cost import Resources
 
 
 def _step(kind: str, delay: float, net: str) -> dict:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.synthesis import ECP5, ULTRASCALE
-from hwgen.blocks.base import Resources
+from hwgen.device.cost import Resources
 from hwgen.errors import HwgenError
 
 

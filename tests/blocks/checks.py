@@ -8,9 +8,9 @@ import numpy as np
 from hypothesis import strategies as st
 
 from hwgen.blocks.base import BlockConfig, Schedule
-from hwgen.blocks.queue import queue_depth
 from hwgen.ir import Quantisation, Requantise, Window
-from sim.testbench import Run, simulate
+from hwgen.parts.queue import queue_depth
+from hwgen.sim.amaranth.testbench import Run, simulate
 
 FRAMES = 2
 """Frames of a run: one after the other shows that a frame's end leaves nothing behind."""

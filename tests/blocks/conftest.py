@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sim import testbench
+from hwgen.sim.amaranth import testbench
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -9,20 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from hwgen.blocks.base import (
-    Resources,
-    StreamType,
-    counter,
-    in_order,
-    pack_rows,
-    shared,
-    unpack_rows,
-)
-from hwgen.blocks.queue import FifoConfig
-from hwgen.blocks.route import ConcatenateConfig
-from hwgen.blocks.storage import block_ram, memory_style
+from hwgen.blocks.concatenate import ConcatenateConfig
+from hwgen.blocks.fifo import FifoConfig
+from hwgen.device.arithmetic import counter
+from hwgen.device.cost import Resources
+from hwgen.device.platform import shared
+from hwgen.device.storage import block_ram, memory_style
 from hwgen.errors import HwgenError
 from hwgen.ir import Quantisation, TensorType
+from hwgen.parts.stream import StreamType, in_order, pack_rows, unpack_rows
 
 
 @given(st.integers(2, 16), st.integers(1, 6), st.integers(1, 9), st.data())

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hwgen.blocks.axi import AxiConfig
 from hwgen.blocks.conv import FoldedConvConfig
-from hwgen.blocks.multiplier import MULTIPLIERS
+from hwgen.device.multiplier import MULTIPLIERS
 from hwgen.errors import HwgenError
 from hwgen.ir import (
     Conv,
@@ -24,7 +23,8 @@ from hwgen.ir import (
     TensorType,
     Window,
 )
-from sim.testbench import simulate
+from hwgen.offchip.bus import AxiConfig
+from hwgen.sim.amaranth.testbench import simulate
 from tests.blocks.checks import (
     affordable_taps,
     check_on_time,

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hwgen.blocks.elementwise import AdderConfig, TableLookupConfig
+from hwgen.blocks.adder import AdderConfig
+from hwgen.blocks.table import TableLookupConfig
 from hwgen.errors import HwgenError
 from hwgen.ir import Add, Quantisation, Table, TensorType
-from sim.testbench import simulate
+from hwgen.sim.amaranth.testbench import simulate
 from tests.blocks.checks import check_on_time, check_under_stalls, divisors, quantisations
 
 

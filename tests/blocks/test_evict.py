@@ -17,14 +17,15 @@ from amaranth.sim import Simulator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hwgen.blocks.axi import AxiConfig
-from hwgen.blocks.base import Schedule, StreamType, in_order
+from hwgen.blocks.base import Schedule
 from hwgen.blocks.evict import EvictionConfig
-from hwgen.blocks.queue import queue_depth
 from hwgen.emit.verilog import emit_component
 from hwgen.errors import HwgenError
 from hwgen.ir import Quantisation, TensorType
-from sim.verilator import lint
+from hwgen.offchip.bus import AxiConfig
+from hwgen.parts.queue import queue_depth
+from hwgen.parts.stream import StreamType, in_order
+from hwgen.sim.verilator import lint
 from tests.blocks.checks import STALLS, random_arrivals, random_frames
 
 BASE = 0x3000

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hwgen.blocks.gather import GatherConfig
 from hwgen.errors import HwgenError
 from hwgen.ir import GatherChannels, TensorType
-from sim.testbench import simulate
+from hwgen.sim.amaranth.testbench import simulate
 from tests.blocks.checks import check_on_time, check_under_stalls, quantisations
 from tests.blocks.places import check_least_places
 

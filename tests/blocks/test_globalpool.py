@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwgen.blocks.globalpool import GlobalPoolConfig
-from hwgen.blocks.multiplier import MULTIPLIERS
+from hwgen.device.multiplier import MULTIPLIERS
 from hwgen.errors import HwgenError
 from hwgen.ir import GlobalAveragePool, GlobalMaxPool, Quantisation, Requantise, TensorType
-from sim.testbench import simulate
+from hwgen.sim.amaranth.testbench import simulate
 from tests.blocks.checks import check_on_time, check_under_stalls, multipliers, quantisations
 from tests.blocks.places import check_least_places
 

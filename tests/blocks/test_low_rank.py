@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwgen.blocks.low_rank import LowRankLinearConfig
-from hwgen.blocks.multiplier import MULTIPLIERS
+from hwgen.device.multiplier import MULTIPLIERS
 from hwgen.errors import HwgenError
 from hwgen.ir import Conv, ConvTranspose, Gemm, Quantisation, TensorType
-from sim.testbench import run_streams, simulate
+from hwgen.sim.amaranth.testbench import run_streams, simulate
 from tests.blocks.checks import (
     check_on_time,
     check_under_stalls,

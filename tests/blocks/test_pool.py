@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hwgen.blocks.pool import PoolConfig
 from hwgen.errors import HwgenError
 from hwgen.ir import AveragePool, MaxPool, Quantisation, Requantise, TensorType
-from sim.testbench import simulate
+from hwgen.sim.amaranth.testbench import simulate
 from tests.blocks.checks import (
     affordable_taps,
     check_on_time,

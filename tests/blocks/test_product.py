@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hwgen.blocks.multiplier import MULTIPLIERS
 from hwgen.blocks.product import ProductConfig
+from hwgen.device.multiplier import MULTIPLIERS
 from hwgen.errors import HwgenError
 from hwgen.ir import Mul, Quantisation, Requantise, TensorType
-from sim.testbench import simulate
+from hwgen.sim.amaranth.testbench import simulate
 from tests.blocks.checks import (
     check_on_time,
     check_under_stalls,

@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwgen.blocks.base import BlockConfig
-from hwgen.blocks.route import ConcatenateConfig, LaneChangeConfig, SplitterConfig
+from hwgen.blocks.concatenate import ConcatenateConfig
+from hwgen.blocks.lane_change import LaneChangeConfig
+from hwgen.blocks.splitter import SplitterConfig
 from hwgen.errors import HwgenError
 from hwgen.ir import Quantisation, Split, TensorType
 from tests.blocks.checks import check_on_time, check_under_stalls, divisors, quantisations

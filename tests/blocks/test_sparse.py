@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hwgen.blocks.queue import QUEUE_LATENCY
 from hwgen.blocks.sparse_conv import SparseConvConfig, even_streams, fold_ends
-from hwgen.blocks.sparse_mac import SKIPS
-from hwgen.blocks.window import READ_LATENCY
 from hwgen.errors import HwgenError
 from hwgen.ir import Conv, ConvTranspose, Gemm, Quantisation, TensorType, Window
-from sim.testbench import simulate
+from hwgen.parts.queue import QUEUE_LATENCY
+from hwgen.parts.sparse_mac import SKIPS
+from hwgen.parts.window import READ_LATENCY
+from hwgen.sim.amaranth.testbench import simulate
 from tests.blocks.checks import STALLS, divisors, quantisations, windows
 from tests.blocks.test_conv import make_conv, make_weights
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-import boards
-from boards import Board, Memory, Shares
-from hwgen.blocks.base import Resources
+from hwgen import boards
+from hwgen.boards import Board, Memory, Shares
+from hwgen.device.cost import Resources
 from hwgen.errors import HwgenError
 
 ZCU102 = (Path(boards.__file__).parent / "zcu102.toml").read_text()

@@ -6,7 +6,7 @@ from collections import deque
 
 import numpy as np
 
-from hwgen.blocks.axi import AxiConfig
+from hwgen.offchip.bus import AxiConfig
 from tests.cocotb.rules import Seen
 
 BASE = 0x12_3456_0000

@@ -6,7 +6,8 @@ from amaranth.hdl import Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgen.blocks.axi import AxiConfig, AxiPortConfig, axi_ports, connect_axi
+from hwgen.offchip.bus import AxiConfig, axi_ports, connect_axi
+from hwgen.offchip.port import AxiPortConfig
 
 CONFIG = AxiPortConfig(
     axi=AxiConfig(), reads=3, writes=2, outstanding=4, timeout=300,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hwgen.blocks.axi import AxiConfig
+from hwgen.offchip.bus import AxiConfig
 from tests.cocotb.rules import PAGE
 
 Request = tuple[int, int]

@@ -8,7 +8,7 @@ from amaranth.hdl import Module
 from amaranth.lib import wiring
 
 from benchmarks.synthesis import run_yosys
-from hwgen.blocks.base import Resources
+from hwgen.device.cost import Resources
 from hwgen.emit.verilog import emit_component
 
 CELLS = {

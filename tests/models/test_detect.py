@@ -6,9 +6,9 @@ import torch
 
 from hwgen.errors import HwgenError
 from hwgen.ir import Graph, Quantisation, TensorType
-from models import zoo
-from models.detect import decode, draw
-from models.images import photographs
+from hwgen.models import zoo
+from hwgen.models.detect import decode, draw
+from hwgen.models.frames.images import photographs
 
 FINE = Quantisation(2.0**-9, 0, 16)
 """Near enough to float: heads within +-64."""

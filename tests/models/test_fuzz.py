@@ -5,10 +5,10 @@ import time
 import pytest
 
 from hwgen.errors import HwgenError
-from models import samples
-from models.lowering import lower
-from models.onnx_import import normalise
-from models.quantisation import calibrate
+from hwgen.models.frames import samples
+from hwgen.models.lowering import lower
+from hwgen.models.onnx.reader import normalise
+from hwgen.models.quantisation import calibrate
 from tests.models.fuzz import damaged
 
 COUNT, PARTS = 500, 4

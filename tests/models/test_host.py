@@ -7,8 +7,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from hwgen.errors import HwgenError, HwgenWarning
-from models.host import input_name
-from models.load import read
+from hwgen.models.host import input_name
+from hwgen.models.load import read
 from tests.models.float_networks import N, constants_of
 
 C = constants_of(w=(8, 3, 3, 3), v=(6, 8, 1, 1), m=(8, 8), d=(5, 8 * 64), k=(8, 4))

@@ -20,8 +20,8 @@ from benchmarks.language import (
     train,
     windows,
 )
-from dse.search import search
-from models.quantisation.calibrate import probe, statistics
+from hwgen.dse.design.search import search
+from hwgen.models.quantisation.calibrate import probe, statistics
 
 TINY = Settings(width=32, blocks=1, heads=2, context=32, steps=80, batch=8, rate=6e-3)
 TOKENS = 16

@@ -13,10 +13,10 @@ from onnx import numpy_helper
 
 from hwgen.errors import HwgenError
 from hwgen.ir import GatherChannels
-from models.accuracy import decibels
-from models.lowering import lower
-from models.onnx_import import normalise, read
-from models.quantisation.calibrate import probe, statistics
+from hwgen.models.accuracy import decibels
+from hwgen.models.lowering import lower
+from hwgen.models.onnx.reader import normalise, read
+from hwgen.models.quantisation.calibrate import probe, statistics
 
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 BUILT = {

@@ -10,10 +10,11 @@ from hwgen.design import OFF_CHIP, DesignPoint, Folding, MemoryPorts
 from hwgen.emit.verilog import emit
 from hwgen.ir import Graph
 from hwgen.ir.rows import row_edges, split_rows
-from hwgen.pipeline import Netlist, plan
-from sim.memory import MemoryModel
-from sim.timing import Timing, sized
-from sim.verilator import VerilatorModel
+from hwgen.netlist import Netlist
+from hwgen.plan import plan
+from hwgen.sim.verilator import VerilatorModel
+from hwgen.sim.verilator.memory import MemoryModel
+from hwgen.timing import Timing, sized
 from tests.networks import Builder
 
 HEIGHT, WIDTH, CHANNELS, FRAMES = 6, 192, 8, 3

@@ -2,15 +2,15 @@
 
 import numpy as np
 
-import boards
-from dse.search import search
+from hwgen import boards
+from hwgen.dse.design.search import search
 from hwgen.emit.verilog import emit
-from models.compression.decomposition import Decomposition
-from models.compression.rewrite import decompose
-from models.lowering import lower
-from models.quantisation.calibrate import statistics
-from models.quantisation.precision import Precision
-from sim.verilator import VerilatorModel
+from hwgen.models.compression.decomposition import Decomposition
+from hwgen.models.compression.rewrite import decompose
+from hwgen.models.lowering import lower
+from hwgen.models.quantisation.calibrate import statistics
+from hwgen.models.quantisation.precision import Precision
+from hwgen.sim.verilator import VerilatorModel
 from tests.models.float_networks import N, constants_of, network, noise
 
 CHOICES = {

@@ -23,11 +23,11 @@ from hwgen.design import OFF_CHIP, DesignPoint, Folding, MemoryPorts
 from hwgen.emit.verilog import emit, to_axi
 from hwgen.errors import HwgenError
 from hwgen.ir import ConvTranspose, Requantise
-from hwgen.offchip import Layout
-from hwgen.pipeline import Netlist
-from sim.memory import FAULTS, MemoryModel, MemoryUse
-from sim.timing import Timing, sized
-from sim.verilator import Simulation, VerilatorModel, lint
+from hwgen.netlist import Netlist
+from hwgen.offchip.layout import Layout
+from hwgen.sim.verilator import Simulation, VerilatorModel, lint
+from hwgen.sim.verilator.memory import FAULTS, MemoryModel, MemoryUse
+from hwgen.timing import Timing, sized
 from tests.networks import Builder, Q, every_op
 
 FRAMES = 5

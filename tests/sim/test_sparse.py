@@ -13,9 +13,9 @@ from hwgen.design import DesignPoint, Folding, Sparse
 from hwgen.emit.verilog import emit
 from hwgen.errors import HwgenError
 from hwgen.ir import Quantisation
-from hwgen.pipeline import plan
-from sim.timing import sized
-from sim.verilator import VerilatorModel, lint
+from hwgen.plan import plan
+from hwgen.sim.verilator import VerilatorModel, lint
+from hwgen.timing import sized
 from tests.networks import Builder
 
 FRAMES = 6

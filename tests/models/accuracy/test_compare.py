@@ -12,10 +12,10 @@ from rich.console import Console
 
 from hwgen.errors import HwgenError
 from hwgen.ir import Conv, Gemm, Graph, Quantisation, Requantise, Reshape, Table, TensorType
-from models.accuracy import measure
-from models.accuracy.frames import to_frame
-from models.accuracy.report import CEILING, decibels
-from models.quantisation.calibrate import probe, statistics
+from hwgen.models.accuracy import measure
+from hwgen.models.accuracy.frames import to_frame
+from hwgen.models.accuracy.report import CEILING, decibels
+from hwgen.models.quantisation.calibrate import probe, statistics
 from tests.models.float_networks import N, constants_of, network, noise
 
 CONSTANTS = constants_of(w=(8, 3, 3, 3), b=(8,), v=(6, 8, 3, 3), m=(4, 216))

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwgen.errors import HwgenError
-from models.compression.allocate import Option, allocate, options, sensitivities
-from models.compression.decomposition import Decomposition, cost
-from models.compression.layers import layers
-from models.compression.rewrite import decompose, squared_error
-from models.quantisation.calibrate import probe
+from hwgen.models.compression.allocate import Option, allocate, options, sensitivities
+from hwgen.models.compression.decomposition import Decomposition, cost
+from hwgen.models.compression.layers import layers
+from hwgen.models.compression.rewrite import decompose, squared_error
+from hwgen.models.quantisation.calibrate import probe
 from tests.models.float_networks import N, constants_of, network, noise
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwgen.errors import HwgenError
-from models.compression.decomposition import (
+from hwgen.models.compression.decomposition import (
     SCHEMES,
     Cost,
     Decomposition,
@@ -18,7 +18,7 @@ from models.compression.decomposition import (
     plan,
     to_json,
 )
-from models.compression.layers import Layer
+from hwgen.models.compression.layers import Layer
 
 SPARSE = Decomposition("sparse", density=0.1)
 

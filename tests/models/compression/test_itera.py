@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwgen.errors import HwgenError
-from models import onnx_import
-from models.compression import lowrank
-from models.compression.itera import decompose_then_quantise, iterate
-from models.compression.layers import layers
+from hwgen.models.compression import lowrank
+from hwgen.models.compression.itera import decompose_then_quantise, iterate
+from hwgen.models.compression.layers import layers
+from hwgen.models.onnx import reader as onnx_import
 
 BALANCES = (0.0, 0.5, 1.0)
 """Who gets the singular values; no way to share them out shall be better."""

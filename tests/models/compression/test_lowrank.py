@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.compression import lowrank
-from models.compression.decomposition import Decomposition, plan
-from models.compression.rewrite import factorise, reconstruct, squared_error
+from hwgen.models.compression import lowrank
+from hwgen.models.compression.decomposition import Decomposition, plan
+from hwgen.models.compression.rewrite import factorise, reconstruct, squared_error
 
 
 def normal(*shape, seed=0):

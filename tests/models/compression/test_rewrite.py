@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from hwgen.errors import HwgenError
 from hwgen.ir import Conv, Gemm
-from models import onnx_import
-from models.compression.decomposition import Decomposition, cost
-from models.compression.layers import layers
-from models.compression.rewrite import decompose, factorise, reconstruct
-from models.lowering import lower
-from models.quantisation.calibrate import probe, statistics
-from models.quantisation.equalise import equalise
-from models.quantisation.precision import Precision
+from hwgen.models.compression.decomposition import Decomposition, cost
+from hwgen.models.compression.layers import layers
+from hwgen.models.compression.rewrite import decompose, factorise, reconstruct
+from hwgen.models.lowering import lower
+from hwgen.models.onnx import reader as onnx_import
+from hwgen.models.quantisation.calibrate import probe, statistics
+from hwgen.models.quantisation.equalise import equalise
+from hwgen.models.quantisation.precision import Precision
 from tests.models.float_networks import N, constants_of, network, noise
 
 SPARSE = Decomposition("sparse", density=0.1)

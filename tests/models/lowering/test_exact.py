@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwgen.ir import Quantisation
-from models.lowering.exact import LARGEST_BIAS, exact_requantise, sign_requantise
+from hwgen.models.lowering.exact import LARGEST_BIAS, exact_requantise, sign_requantise
 
 
 def codes(ratio, shift, low, high, output):

@@ -7,11 +7,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hwgen.design import DesignPoint
 from hwgen.errors import HwgenError
-from hwgen.pipeline import plan
-from models.accuracy import decibels
-from models.lowering import lower, supported
-from models.onnx_import import normalise
-from models.quantisation.calibrate import probe, statistics
+from hwgen.models.accuracy import decibels
+from hwgen.models.lowering import lower, supported
+from hwgen.models.onnx.reader import normalise
+from hwgen.models.quantisation.calibrate import probe, statistics
+from hwgen.plan import plan
 
 RANDOM = np.random.default_rng(0)
 N = helper.make_node

@@ -3,9 +3,9 @@
 import pytest
 
 from hwgen.errors import HwgenWarning
-from models import samples
-from models.lowering import lower
-from models.quantisation.calibrate import statistics
+from hwgen.models.frames import samples
+from hwgen.models.lowering import lower
+from hwgen.models.quantisation.calibrate import statistics
 from tests.models.float_networks import N, constants_of, network
 
 

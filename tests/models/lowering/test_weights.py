@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from models import onnx_import
-from models.lowering import lower
-from models.quantisation.calibrate import probe, statistics
-from models.quantisation.precision import Precision
+from hwgen.models.lowering import lower
+from hwgen.models.onnx import reader as onnx_import
+from hwgen.models.quantisation.calibrate import probe, statistics
+from hwgen.models.quantisation.precision import Precision
 from tests.models.float_networks import N, constants_of, exact_values, network, noise
 
 QONNX = "qonnx.custom_op.general"

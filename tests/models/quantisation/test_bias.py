@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwgen.errors import HwgenError
-from models.quantisation.bias import corrected_bias
-from models.quantisation.calibrate import probe
+from hwgen.models.quantisation.bias import corrected_bias
+from hwgen.models.quantisation.calibrate import probe
 from tests.models.float_networks import N, constants_of, network
 
 

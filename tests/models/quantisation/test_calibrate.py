@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from hwgen.errors import HwgenError
-from models import samples
-from models.images import photographs
-from models.quantisation.calibrate import METHODS, probe, statistics
+from hwgen.models.frames import samples
+from hwgen.models.frames.images import photographs
+from hwgen.models.quantisation.calibrate import METHODS, probe, statistics
 from tests.models.float_networks import N, constants_of, network, noise
 
 CONV = N("Conv", ["x", "w", "b"], ["c"], pads=[1, 1, 1, 1])

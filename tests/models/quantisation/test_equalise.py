@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from hwgen.errors import HwgenError
 from hwgen.ir import Quantisation
-from models.quantisation.calibrate import probe, statistics
-from models.quantisation.equalise import equalise
+from hwgen.models.quantisation.calibrate import probe, statistics
+from hwgen.models.quantisation.equalise import equalise
 from tests.models.float_networks import N, constants_of, network, noise
 
 FIRST = N("Conv", ["x", "w", "b"], ["c"], pads=[1, 1, 1, 1])

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from models.quantisation.histogram import BINS, Histogram
+from hwgen.models.quantisation.histogram import BINS, Histogram
 
 FLOATS = st.floats(-(2.0**100), 2.0**100, width=32)
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwgen.errors import HwgenError
-from models.quantisation.precision import Precision
+from hwgen.models.quantisation.precision import Precision
 
 TOML = """
 default = "w8a8"

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-import models
+from hwgen import models
 from hwgen.errors import HwgenError
 from hwgen.ir import Conv, Quantisation
-from models import zoo
-from models.accuracy import measure
-from models.images import photographs
-from models.load import read
+from hwgen.models import zoo
+from hwgen.models.accuracy import measure
+from hwgen.models.frames.images import photographs
+from hwgen.models.load import read
 
 
 @pytest.mark.parametrize("name, size, message", [

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from models.onnx_import import normalise
-from models.zoo import find
-from models.zoo.layers import WholePool, round_channels
-from models.zoo.repvgg import RepVGG, deploy
-from models.zoo.resnet import ResNet8
-from models.zoo.yolov3 import EdgePool
+from hwgen.models.onnx.reader import normalise
+from hwgen.models.zoo import find
+from hwgen.models.zoo.layers import WholePool, round_channels
+from hwgen.models.zoo.repvgg import RepVGG, deploy
+from hwgen.models.zoo.resnet import ResNet8
+from hwgen.models.zoo.yolov3 import EdgePool
 
 
 @pytest.mark.parametrize("have", [1, 7, 14, 21])

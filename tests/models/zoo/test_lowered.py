@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from hwgen.design import DesignPoint
-from hwgen.pipeline import plan
-from models.load import read
-from models.onnx_export import from_onnx_layout, to_integer, to_onnx_layout
-from models.onnx_import import session
+from hwgen.models.load import read
+from hwgen.models.onnx.export import from_onnx_layout, to_integer, to_onnx_layout
+from hwgen.models.onnx.reader import session
+from hwgen.plan import plan
 
 SIZES = {
     "mobilenetv2": 32, "mobilenetv3-small": 32, "repvgg-a0": 32, "resnet8": 32, "resnet18": 32,

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from models import zoo
-from models.images import photographs
-from models.onnx_import import normalise, session
+from hwgen.models import zoo
+from hwgen.models.frames.images import photographs
+from hwgen.models.onnx.reader import normalise, session
 
 NORMS = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 WEIGHTED = nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.Linear

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from models import zoo
+from hwgen.models import zoo
 
 PAGE = (Path(__file__).parents[3] / "docs" / "zoo.md").read_text()
 

@@ -7,12 +7,12 @@ import onnxruntime
 import pytest
 import torch
 
-import models
+from hwgen import models
 from hwgen.errors import HwgenError
-from models import detect, zoo
-from models.images import photographs, to_stream
-from models.onnx_export import from_onnx_layout, to_integer, to_onnx_layout, to_qdq
-from models.onnx_import import session
+from hwgen.models import detect, zoo
+from hwgen.models.frames.images import photographs, to_stream
+from hwgen.models.onnx.export import from_onnx_layout, to_integer, to_onnx_layout, to_qdq
+from hwgen.models.onnx.reader import session
 
 
 @cache

@@ -1,0 +1,131 @@
+"""How fast a network could be at best on a board, whatever the design."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from hwgen.boards import Board
+from hwgen.device.arithmetic import signed_width
+from hwgen.device.multiplier import Packing
+from hwgen.dse.design.streams import Streams, is_depthwise
+from hwgen.ir import Convolution, Graph, TensorType
+from hwgen.parts.mac import MacArrayConfig
+from hwgen.plan import as_conv
+
+__all__ = ["Bounds", "bounds"]
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Least cycles a frame, by what limits them; 0 where nothing does.
+
+    They are of dense work: a design that passes over zeros may be below those of products and
+    memory.
+
+    Members
+    -------
+    dsp : multiplications, as many a DSP as fit, on all usable DSPs and nowhere else: a design that
+        multiplies in the fabric too may be below it
+    products : the same, divided as well as can be among all usable DSPs and all usable LUTs
+    memory : weights, each read for every few pixels from all ports of all memories
+    bandwidth : if there is no room for all weights on the chip, the rest of them, once, and frames
+        in and out, over the off-chip memory's practical bandwidth
+    stream : elements of the largest tensor, all channels and as many pixels as possible a beat
+    """
+
+    dsp: int
+    products: int
+    memory: int
+    bandwidth: int
+    stream: int
+
+    @property
+    def cycles(self) -> int:
+        """What no design of dense work is below: the largest of all but ``dsp``."""
+        return max(self.products, self.memory, self.bandwidth, self.stream)
+
+    @property
+    def dsp_cycles(self) -> int:
+        """What no such design is below that multiplies by DSPs alone: the largest of all."""
+        return max(self.dsp, self.cycles)
+
+
+def densest(conv: Convolution, tensor: TensorType, multiplier: str) -> int:
+    """Most products in a multiplier."""
+    bits = tensor.bits
+    if is_depthwise(conv) and bits <= 8:
+        return Packing.densest(multiplier, conv.weight_bits, bits, 1 << (bits - 1)).products
+    return Packing.densest(multiplier, bits, conv.weight_bits, conv.weight_limit).products
+
+
+def fabric_luts(conv: Convolution, tensor: TensorType, family: str) -> float:
+    """Fewest LUTs of a multiplier in the fabric: those of an array that sums one product, or all
+    products of a result, whichever are fewer for each."""
+    packing = Packing("fabric", 1, tensor.bits, conv.weight_bits, conv.weight_limit)
+    acc_bits = signed_width(*conv.accumulator_range(tensor))
+    whole = conv.weight.size // conv.cout
+    return min(
+        MacArrayConfig(simd=simd, pe=1, packing=packing, acc_bits=acc_bits)
+        .resources(family).lut / simd for simd in {1, whole}
+    )
+
+
+def divided(work: list[tuple[float, float]]) -> float:
+    """Fewest cycles in which two kinds of multipliers do all work together.
+
+    The linear program has a simple answer: work goes to the second kind in order of how little time
+    it takes there for the time that it takes with the first, until both take as long.
+
+    Parameters
+    ----------
+    work : for each piece of work, the cycles that it takes if all multipliers of one kind do it,
+        and if all of the other kind do it
+    """
+    first, second = sum(cycles for cycles, _ in work), 0.0
+    for cycles, other in sorted(work, key=lambda each: each[1] / each[0]):
+        if second + other > first - cycles:
+            return second + (first - second) * other / (cycles + other)
+        first, second = first - cycles, second + other
+    return max(first, second)
+
+
+def bounds(graph: Graph, board: Board, streams: Streams, clock_mhz: float) -> Bounds:
+    """Bounds of a network on a board.
+
+    Parameters
+    ----------
+    graph, board : what, and on what
+    streams : the graph's classes
+    clock_mhz : clock, for the bandwidth
+    """
+    usable = board.usable
+    # Cycles of each layer's products, if all DSPs make them, and if all LUTs do.
+    work: list[tuple[float, float]] = []
+    reads, weights = 0, 0
+    for node in graph.nodes:
+        tensor = graph.types[node.inputs[0]]
+        conv = as_conv(node.op, tensor)
+        if conv is None:
+            continue
+        macs = node.op.macs(tensor)
+        by_dsp = macs / densest(conv, tensor, board.multiplier) / max(usable.dsp, 1e-9)
+        by_lut = macs * fabric_luts(conv, tensor, board.family) / max(usable.lut, 1e-9)
+        work.append((by_dsp, by_lut))
+        reads += macs * conv.weight_bits
+        weights += conv.weight.size * conv.weight_bits
+    traffic = sum(type.size * -(-type.bits // 8) * 8
+                  for type in (*graph.inputs.values(), *(graph.types[n] for n in graph.outputs)))
+    held = 18432 * usable.bram18 + 72 * 4096 * usable.uram + 64 * usable.lut
+    excess = max(weights - held, 0)
+    rate = board.offchip_practical_gbps * 1e3 / clock_mhz
+    # Bits a cycle: a block gives 36, an UltraRAM two words, a LUT one bit.
+    ports = 36 * usable.bram18 + 144 * usable.uram + usable.lut
+    shared = max((each.extent for each in streams.classes.values() if not each.single), default=1)
+    return Bounds(
+        dsp=math.ceil(sum(cycles for cycles, _ in work)) if usable.dsp else 0,
+        products=math.ceil(divided(work) - 1e-6),
+        memory=math.ceil(reads / ports / min(shared, 8)) if ports else 0,
+        bandwidth=math.ceil((traffic + excess) / rate) if rate and excess else 0,
+        stream=streams.least_interval(),
+    )

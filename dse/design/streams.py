@@ -1,0 +1,186 @@
+"""Lanes and pixels a beat: the fewest with which every stream carries a frame in an interval.
+
+Tensors at blocks that keep lanes and pixels form a class and are decided together; convolutions
+lie between classes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from hwgen.ir import (
+    Add,
+    ArgMax,
+    Concat,
+    Conv,
+    Convolution,
+    GatherChannels,
+    Graph,
+    Mul,
+    Node,
+    Split,
+    Table,
+    TensorType,
+)
+from hwgen.plan import as_conv
+
+__all__ = ["MOST_PIXELS", "StreamClass", "Streams", "fold_choices", "is_depthwise"]
+
+MOST_PIXELS = 8
+"""Most pixels a beat that are tried."""
+
+KEEPS_PIXELS = (Add, Concat, GatherChannels, Mul, Split, Table)
+"""Ops whose blocks take any number of pixels a beat."""
+
+
+def fold_choices(extent: int, step: int = 1) -> np.ndarray:
+    """The smallest multiple of ``step`` for each number of folds that an extent can have."""
+    lanes = np.arange(step, extent + 1, step)
+    folds = -(-extent // lanes)
+    return lanes[np.r_[True, folds[1:] < folds[:-1]]]
+
+
+def is_depthwise(conv: Convolution) -> bool:
+    """Whether an activation meets a single weight, so that multipliers cannot share it."""
+    return conv.groups > 1 and conv.weight.shape[0] == conv.groups
+
+
+@dataclass
+class StreamClass:
+    """Tensors that have the same lanes and pixels.
+
+    Members
+    -------
+    members : names of the tensors
+    channels : greatest common divisor of their channels
+    extent : greatest common divisor of their innermost extents
+    elements : elements of the largest
+    single : whether a block takes them one pixel at a time
+    """
+
+    members: list[str] = field(default_factory=list)
+    channels: int = 0
+    extent: int = 0
+    elements: int = 0
+    single: bool = False
+
+    def add(self, name: str, type: TensorType) -> None:
+        """Take in a tensor."""
+        self.members.append(name)
+        self.channels = math.gcd(self.channels, type.channels)
+        self.extent = math.gcd(self.extent, type.spatial[-1] if type.spatial else 1)
+        self.elements = max(self.elements, type.size)
+
+    def lanes(self, interval: int, pixels: int) -> int | None:
+        """Fewest lanes that carry a frame in an interval; None: all of them are too few."""
+        least = -(-self.elements // (interval * pixels))
+        return next((n for n in self._divisors if n >= least), None)
+
+    def pixels(self, interval: int) -> int | None:
+        """Fewest pixels a beat with which there are such lanes."""
+        for pixels in range(1, (1 if self.single else MOST_PIXELS) + 1):
+            if self.extent % pixels == 0 and self.lanes(interval, pixels) is not None:
+                return pixels
+        return None
+
+    @cached_property
+    def _divisors(self) -> list[int]:
+        return [n for n in range(1, self.channels + 1) if self.channels % n == 0]
+
+
+class Streams:
+    """The classes of a graph.
+
+    Parameters
+    ----------
+    graph : :class:`Graph`
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        parent = {name: name for name in graph.types}
+
+        def find(name: str) -> str:
+            while parent[name] != name:
+                name = parent[name]
+            return name
+
+        single = set(graph.outputs)
+        for node in graph.nodes:
+            tensors = [*node.inputs, *node.outputs]
+            conv = as_conv(node.op, graph.types[node.inputs[0]])
+            if conv is None and not isinstance(node.op, ArgMax):
+                for other in tensors[1:]:
+                    parent[find(other)] = find(tensors[0])
+            if not isinstance(node.op, (*KEEPS_PIXELS, Conv)):
+                single.update(tensors)
+        self.classes: dict[str, StreamClass] = {}
+        for name, type in graph.types.items():
+            self.classes.setdefault(find(name), StreamClass()).add(name, type)
+        self.of = {name: self.classes[find(name)] for name in graph.types}
+        for name in single:
+            self.of[name].single = True
+
+    def least_interval(self) -> int:
+        """Cycles below which no streams carry a frame, whatever they cost."""
+        return max(
+            -(-each.elements // (each.channels * max(
+                n for n in range(1, (1 if each.single else MOST_PIXELS) + 1)
+                if each.extent % n == 0
+            )))
+            for each in self.classes.values()
+        )
+
+    def choose(self, interval: int, pairs: bool) -> tuple[dict[str, int], dict[str, int]] | None:
+        """Lanes and pixels a beat of every tensor; None: there are none.
+
+        Parameters
+        ----------
+        interval : cycles a frame
+        pairs : depthwise convolutions compute pixels in pairs, which share multipliers
+        """
+        pixels: dict[int, int] = {}
+        for each in self.classes.values():
+            found = each.pixels(interval)
+            if found is None:
+                return None
+            pixels[id(each)] = found
+        if not all(self._fits(node, pixels) for node in self.graph.nodes):
+            return None
+        if pairs:
+            for node in self.graph.nodes:
+                conv = as_conv(node.op, self.graph.types[node.inputs[0]])
+                if isinstance(node.op, Conv) and conv is not None and is_depthwise(conv):
+                    self._pair(node, pixels)
+        lanes = {}
+        for each in self.classes.values():
+            count = each.lanes(interval, pixels[id(each)])
+            assert count is not None
+            lanes.update(dict.fromkeys(each.members, count))
+        return lanes, {name: pixels[id(each)] for name, each in self.of.items()}
+
+    def _pair(self, node: Node, pixels: dict[int, int]) -> None:
+        """Let a convolution compute pixels in pairs, if all that touch its output can do so."""
+        each = self.of[node.name]
+        if each.single or each.extent % 2 or pixels[id(each)] > 1:
+            return
+        pixels[id(each)] = 2
+        touching = (n for n in self.graph.nodes if n.name in each.members
+                    or set(n.inputs) & set(each.members))
+        if not all(self._fits(n, pixels) for n in touching):
+            pixels[id(each)] = 1
+
+    def _fits(self, node: Node, pixels: dict[int, int]) -> bool:
+        """Whether a convolution's window can take and send so many pixels a beat."""
+        before = pixels[id(self.of[node.inputs[0]])]
+        after = pixels[id(self.of[node.name])]
+        if not isinstance(node.op, Conv) or before == after == 1:
+            return True
+        width = self.graph.types[node.inputs[0]].spatial[-1]
+        stride = node.op.window.stride[-1]
+        return (width % math.lcm(before, after * stride) == 0
+                and self.graph.types[node.name].spatial[-1] * stride == width)

@@ -1,0 +1,147 @@
+"""Ways to pass over the zeros of a convolution: what is tested in parallel, and what multiplies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from math import ceil
+
+import numpy as np
+
+from hwgen.blocks.sparse_conv import SparseConvConfig, even_streams
+from hwgen.design import DesignPoint, Sparse
+from hwgen.dse.design.streams import fold_choices
+from hwgen.dse.sparse.layer import Layer
+from hwgen.dse.sparse.statistics import Statistics
+from hwgen.ir import Graph
+from hwgen.plan import plan
+
+__all__ = ["Way", "as_measured", "sparse_ways"]
+
+LARGEST = 96
+"""Pairs that are tested in parallel, at most."""
+CHOICES = 8
+"""Numbers of channels in parallel that are tried."""
+LOADS = (0.6, 0.8, 1.0, 1.25, 1.6)
+"""Multipliers that are tried, as a share of those that the pairs of a cycle need on average."""
+DENSE = 0.85
+"""Density above which there is nothing to be gained."""
+PRUNED = 0.95
+"""Share of the weights, zero for no output channel computed together, below which they count."""
+BEATS = 30000
+"""Beats from which a layer's cycles are computed exactly, and so within a few per cent."""
+LEAST = 64
+"""Windows that they are computed from at least."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """A folding that passes over zeros.
+
+    Members
+    -------
+    channel_lanes, tap_lanes, pe : see :class:`hwgen.blocks.sparse_conv.SparseConvConfig`
+    sparse : who multiplies what
+    cycles : of a fold, on average
+    """
+
+    channel_lanes: int
+    tap_lanes: int
+    pe: int
+    sparse: Sparse
+    cycles: float
+
+    @property
+    def multipliers(self) -> int:
+        """Multipliers of an output channel."""
+        return len(self.sparse.streams)
+
+
+def sparse_ways(layer: Layer, step: int, lanes_out: int) -> tuple[Way, ...]:
+    """Ways to compute a convolution, streams dealt out evenly.
+
+    Parameters
+    ----------
+    layer : its statistics
+    step : channels in parallel are a multiple of it
+    lanes_out : what divides the output channels in parallel
+    """
+    return layer.remember(
+        ("ways", step, lanes_out), lambda: tuple(_ways(layer, step, lanes_out))
+    )
+
+
+def _ways(layer: Layer, step: int, lanes_out: int) -> Iterator[Way]:
+    op = layer.op
+    cin, cout = op.weight.shape[-1], op.cout // op.groups
+    channels, pes = _choices(cin, step), _choices(cout, lanes_out)
+    taps = _choices(op.window.taps, 1)
+    for pe in pes:
+        density, skip = _density(layer, pe)
+        if density > DENSE:
+            continue
+        for cl in channels:
+            for tl in taps:
+                count = cl * tl
+                if not 2 <= count <= LARGEST:
+                    continue
+                # What depends on the output channels takes long to count.
+                loads = LOADS if skip == "activation" else LOADS[1::2]
+                needed = {ceil(count * density * load) for load in loads}
+                for multipliers in sorted(n for n in needed if 1 <= n < count):
+                    streams = even_streams(count, multipliers)
+                    # Of activations all output channels pass over the same.
+                    alike = pe if skip != "activation" else max(cout // 2, 1)
+                    way = cl, tl, alike, streams, skip
+                    cycles = layer.remember(("cycles", *way), partial(layer.cycles, *way))
+                    yield Way(cl, tl, pe, Sparse(streams, skip), cycles)
+
+
+def _choices(extent: int, step: int) -> list[int]:
+    """Multiples of a step up to an extent, of those with as many folds the least; a few."""
+    lanes = fold_choices(extent, step).tolist()
+    if len(lanes) <= CHOICES:
+        return lanes
+    wanted = np.geomspace(lanes[0], lanes[-1], CHOICES)
+    return sorted({min(lanes, key=lambda n, w=w: abs(n - w)) for w in wanted})
+
+
+def _density(layer: Layer, pe: int) -> tuple[float, str]:
+    """Share of the products that are computed, and which zeros are passed over."""
+    kept = float(layer.kept(pe).mean())
+    if kept > PRUNED:
+        return layer.mean_density, "activation"
+    return layer.mean_density * kept, "both"
+
+
+def as_measured(
+    graph: Graph, design: DesignPoint, statistics: Statistics, balanced: bool = True,
+    beats: int = BEATS,
+) -> DesignPoint:
+    """The design with the cycles that its folds take, computed exactly.
+
+    Parameters
+    ----------
+    graph, design : the design
+    statistics : of the network
+    balanced : whether streams are dealt out again, so that multipliers have as much to do
+    beats : of each layer that times are computed from, about
+    """
+    foldings = dict(design.foldings)
+    netlist = plan(graph, design)
+    for name in netlist.sparse:
+        folding, config, layer = foldings[name], netlist.blocks[name], statistics[name]
+        assert folding.sparse is not None
+        assert isinstance(config, SparseConvConfig)
+        streams = config.streams if not balanced else layer.balanced(
+            config.channel_lanes, config.tap_lanes, config.multipliers, skip=config.skip,
+            pe=config.pe,
+        )
+        config = replace(config, streams=streams)
+        windows = beats // (len(config.fold_results) * config.window.steps)
+        cycles = layer.exact_cycles(config, max(windows, LEAST))
+        foldings[name] = replace(
+            folding, sparse=replace(folding.sparse, streams=streams, cycles=cycles)
+        )
+    return replace(design, foldings=foldings)

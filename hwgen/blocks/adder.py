@@ -1,0 +1,124 @@
+"""Addition of two streams, beat by beat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from amaranth.hdl import Module, Value
+
+from hwgen.blocks.beat import Pair, PairConfig
+from hwgen.device import area
+from hwgen.device.arithmetic import adder_tree, levels, signed_width
+from hwgen.device.cost import Area
+from hwgen.ir import Add
+from hwgen.parts.memory import read_words
+from hwgen.parts.requantise import RoundShift
+from hwgen.parts.stream import pack_rows
+
+__all__ = ["PIECE_BITS", "Adder", "AdderConfig"]
+
+
+PIECE_BITS = 8
+"""Most bits of a code that an adder looks up in one table."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdderConfig(PairConfig):
+    """A sum of two tensors, each with its own scale.
+
+    The products with the constant multipliers are tables, so no DSP is spent.  Codes of more than
+    eight bits are cut in two, with a table for each half (distributed arithmetic: Croisier et
+    al., US patent 3,777,130, 1973): two tables of 256 words and an adder, not one of 65,536.
+
+    Parameters
+    ----------
+    op : :class:`hwgen.ir.Add`
+    tensors : pair of :class:`TensorType`
+        Types of the inputs.
+    lanes : :class:`int`
+        Elements a beat.
+    """
+
+    op: Add
+
+    @cached_property
+    def pieces(self) -> list[tuple[int, slice, np.ndarray]]:
+        """What is summed: the input, bits of its code, and what each of their values adds."""
+        pieces = []
+        for k, (tensor, multiplier) in enumerate(
+            zip(self.tensors, self.op.multipliers, strict=True)
+        ):
+            count = -(-tensor.bits // PIECE_BITS)
+            for j in range(count):
+                low, high = (tensor.bits * n // count for n in (j, j + 1))
+                codes = np.arange(1 << (high - low), dtype=np.int64) << low
+                if high == tensor.bits:
+                    # The highest bit counts negative; the zero point goes with it.
+                    codes -= (codes >> (high - 1) << high) + tensor.zero_point
+                pieces.append((k, slice(low, high), multiplier * codes))
+        return pieces
+
+    @cached_property
+    def product_bits(self) -> int:
+        """Bits of a term of the sum."""
+        low = min(int(values.min()) for _, _, values in self.pieces)
+        return signed_width(low, max(int(values.max()) for _, _, values in self.pieces))
+
+    @property
+    def sum_bits(self) -> int:
+        """Bits of the sum."""
+        return self.product_bits + levels(len(self.pieces))
+
+    @property
+    def push_latency(self) -> int:
+        return 1 + levels(len(self.pieces)) + RoundShift.latency
+
+    def area(self) -> Area:
+        return area.adder(self)
+
+    def create(self) -> Adder:
+        return Adder(self)
+
+
+class Adder(Pair):
+    """Adds two streams, element by element.
+
+    Parameters
+    ----------
+    config : :class:`AdderConfig`
+
+    Members
+    -------
+    i_0, i_1 : :py:`In(stream.Signature(ArrayLayout(signed(bits), lanes)))`
+    o : :py:`Out(stream.Signature(ArrayLayout(signed(output bits), lanes)))`
+
+    Timing
+    ------
+    A pair whose second was accepted in cycle t is visible in t + 11, in t + 12 where an input has
+    more than eight bits; one pair a cycle.
+    """
+
+    config: AdderConfig
+
+    def results(
+        self, m: Module, valid: list[Value], a: list[Value], b: list[Value]
+    ) -> list[Value]:
+        config, results = self.config, []
+        bits, shift = config.product_bits, config.op.shift
+        for lane, codes in enumerate(zip(a, b, strict=True)):
+            terms: list[tuple[Value, Value | None]] = []
+            for j, (k, piece, values) in enumerate(config.pieces):
+                word = read_words(
+                    m, f"product_{lane}_{j}", codes[k][piece],
+                    pack_rows(values[:, None], bits), bits, "distributed",
+                )
+                terms.append((word.as_signed(), None))
+            total, _ = adder_tree(m, terms, bits, f"total_{lane}")
+            m.submodules[f"round_{lane}"] = rounder = RoundShift(
+                config.sum_bits, (shift, shift), config.op.output
+            )
+            m.d.comb += rounder.i.eq(total)
+            results.append(rounder.o)
+        return results

@@ -1,0 +1,136 @@
+"""Blocks that only move data: concatenation, split, change of lanes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import wiring
+
+from hwgen.blocks.base import BlockConfig, Schedule
+from hwgen.blocks.output import output_queue
+from hwgen.device import area
+from hwgen.device.arithmetic import counter
+from hwgen.device.cost import Area
+from hwgen.ir.types import TensorType
+from hwgen.parts.queue import QUEUE_LATENCY
+from hwgen.parts.stream import StreamType, in_order
+
+__all__ = ["LaneChange", "LaneChangeConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaneChangeConfig(BlockConfig):
+    """Another number of lanes for the same tensor.
+
+    Beats are taken apart into units of ``gcd(lanes_in, lanes_out)`` channels, one a cycle, and
+    put together again.
+
+    Parameters
+    ----------
+    tensor : :class:`TensorType`
+    lanes_in, lanes_out : :class:`int`
+    """
+
+    tensor: TensorType
+    lanes_in: int
+    lanes_out: int
+
+    def __post_init__(self) -> None:
+        _ = self.inputs, self.outputs
+
+    @cached_property
+    def inputs(self) -> tuple[StreamType, ...]:
+        return (StreamType(self.tensor, self.lanes_in),)
+
+    @cached_property
+    def outputs(self) -> tuple[StreamType, ...]:
+        return (StreamType(self.tensor, self.lanes_out),)
+
+    @property
+    def unit(self) -> int:
+        """Channels moved a cycle."""
+        return math.gcd(self.lanes_in, self.lanes_out)
+
+    @property
+    def interval(self) -> int:
+        return self.tensor.size // self.unit
+
+    @property
+    def least_depths(self) -> tuple[int, ...]:
+        return (QUEUE_LATENCY + 2,)
+
+    def schedule(self, arrivals: Sequence[np.ndarray]) -> Schedule:
+        units = self.lanes_in // self.unit
+        accept = in_order(arrivals[0], units)
+        moved = (accept[:, None] + np.arange(1, units + 1)).ravel()
+        last = moved[self.lanes_out // self.unit - 1 :: self.lanes_out // self.unit]
+        return Schedule((accept,), (last + 1 + QUEUE_LATENCY,), (last,))
+
+    def area(self) -> Area:
+        return area.lane_change(self)
+
+    def compute(self, *frames: np.ndarray) -> tuple[np.ndarray, ...]:
+        return (frames[0],)
+
+    def create(self) -> LaneChange:
+        return LaneChange(self)
+
+
+class LaneChange(wiring.Component):
+    """Changes the number of channels a beat.
+
+    Parameters
+    ----------
+    config : :class:`LaneChangeConfig`
+
+    Members
+    -------
+    i : :py:`In(stream.Signature(ArrayLayout(signed(bits), lanes_in)))`
+    o : :py:`Out(stream.Signature(ArrayLayout(signed(bits), lanes_out)))`
+
+    Timing
+    ------
+    One unit of ``gcd(lanes_in, lanes_out)`` channels a cycle; a beat whose last unit was accepted
+    in cycle t and waits for no other is visible in t + 5.
+    """
+
+    def __init__(self, config: LaneChangeConfig) -> None:
+        self.config = config
+        super().__init__(config.signature)
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        m.submodules.queue = queue = output_queue(config)
+        wiring.connect(m, queue.o, wiring.flipped(self.o))
+        size = config.unit * config.tensor.bits
+        units_in, units_out = config.lanes_in // config.unit, config.lanes_out // config.unit
+        held = Signal(config.inputs[0].width, reset_less=True)
+        left = Signal(range(units_in + 1))
+        slot = counter(units_out)
+        word = Signal(config.outputs[0].width, reset_less=True)
+        complete, move, fire = Signal(), Signal(), Signal()
+        m.d.comb += [
+            complete.eq(slot == units_out - 1),
+            move.eq((left != 0) & (~complete | queue.room)),
+            self.i.ready.eq((left == 0) | ((left == 1) & move)),
+            fire.eq(self.i.valid & self.i.ready),
+            queue.reserve.eq(move & complete),
+            queue.i.p.eq(word),
+        ]
+        m.d.sync += queue.i.valid.eq(move & complete)
+        with m.If(move):
+            m.d.sync += [
+                held.eq(held >> size), left.eq(left - 1), slot.eq(Mux(complete, 0, slot + 1))
+            ]
+            for k in range(units_out):
+                with m.If(slot == k):
+                    m.d.sync += word[k * size : (k + 1) * size].eq(held[:size])
+        with m.If(fire):
+            m.d.sync += [held.eq(Cat(self.i.p.as_value())), left.eq(units_in)]
+        return m

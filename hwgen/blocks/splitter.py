@@ -1,0 +1,93 @@
+"""Channels of a stream, parted into several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from amaranth.hdl import Module, Signal
+from amaranth.lib import wiring
+
+from hwgen.blocks.base import OpConfig, Schedule
+from hwgen.blocks.output import output_queue
+from hwgen.device import area
+from hwgen.device.cost import Area
+from hwgen.ir import Split
+from hwgen.parts.queue import QUEUE_LATENCY
+from hwgen.parts.stream import in_order
+from hwgen.parts.turns import turns
+
+__all__ = ["Splitter", "SplitterConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitterConfig(OpConfig):
+    """Consecutive runs of channels, each to an output.
+
+    Parameters
+    ----------
+    op : :class:`hwgen.ir.Split`
+    tensor : :class:`TensorType`
+        Type of the input.
+    lanes : :class:`int`
+        Channels a beat, at all ports.
+    """
+
+    op: Split
+
+    @property
+    def least_depths(self) -> tuple[int, ...]:
+        return (QUEUE_LATENCY + 1,) * len(self.outputs)
+
+    def schedule(self, arrivals: Sequence[np.ndarray]) -> Schedule:
+        accept = in_order(arrivals[0])
+        counts = [t.beats_per_site for t in self.outputs]
+        by_pixel = accept.reshape(-1, sum(counts))
+        parts = [p.ravel() for p in np.split(by_pixel, np.cumsum(counts)[:-1], axis=1)]
+        return Schedule((accept,), tuple(p + QUEUE_LATENCY for p in parts), tuple(parts))
+
+    def area(self) -> Area:
+        return area.splitter(self)
+
+    def create(self) -> Splitter:
+        return Splitter(self)
+
+
+class Splitter(wiring.Component):
+    """Sends the channels of a pixel to each output in turn.
+
+    Parameters
+    ----------
+    config : :class:`SplitterConfig`
+
+    Members
+    -------
+    i : :py:`In(stream.Signature(ArrayLayout(signed(bits), lanes)))`
+    o, or o_0, o_1, … : :py:`Out(stream.Signature(ArrayLayout(signed(bits), lanes)))`
+
+    Timing
+    ------
+    A beat accepted in cycle t is visible in t + 3; one beat a cycle.
+    """
+
+    def __init__(self, config: SplitterConfig) -> None:
+        self.config = config
+        super().__init__(config.signature)
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        fire = Signal()
+        _, mine = turns(m, [t.beats_per_site for t in config.outputs], fire)
+        place = Signal()
+        m.d.comb += [self.i.ready.eq(place), fire.eq(self.i.valid & place)]
+        for k, (name, it) in enumerate(zip(config.output_ports, mine, strict=True)):
+            m.submodules[f"queue_{k}"] = queue = output_queue(config, k)
+            wiring.connect(m, queue.o, wiring.flipped(getattr(self, name)))
+            with m.If(it):
+                m.d.comb += [
+                    place.eq(queue.room), queue.reserve.eq(fire), queue.i.valid.eq(fire)
+                ]
+            m.d.comb += queue.i.p.eq(self.i.p)
+        return m

@@ -1,0 +1,112 @@
+"""Blocks that work beat by beat: table lookup and addition."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import wiring
+
+from hwgen.blocks.base import OpConfig
+from hwgen.blocks.beat import BeatConfig, valid_chain
+from hwgen.blocks.output import output_queue
+from hwgen.device import area
+from hwgen.device.arithmetic import counter
+from hwgen.device.cost import Area
+from hwgen.ir import Table
+from hwgen.parts.memory import ReadOnlyMemory
+from hwgen.parts.stream import pack_rows
+
+__all__ = ["TableLookup", "TableLookupConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableLookupConfig(BeatConfig, OpConfig):
+    """A table lookup of every element.
+
+    Parameters
+    ----------
+    op : :class:`hwgen.ir.Table`
+    tensor : :class:`TensorType`
+        Type of the input.
+    lanes : :class:`int`
+        Elements a beat, each with a table of its own; where the function depends on the channel,
+        with those of all its channels.
+    """
+
+    kind: ClassVar[str] = "elementwise"
+
+    op: Table
+
+    @property
+    def tables(self) -> int:
+        """Functions of a lane."""
+        return self.inputs[0].beats_per_site if self.op.by_channel else 1
+
+    @property
+    def memory(self) -> ReadOnlyMemory:
+        """The memory of a lane."""
+        return ReadOnlyMemory(self.op.output.bits, self.tables << self.tensor.bits)
+
+    def rows(self, lane: int) -> list[int]:
+        """Contents of a lane's memory; the address is the code, then the beat of the pixel."""
+        values = self.op.by_address
+        own = values[lane :: self.lanes] if self.op.by_channel else values
+        return pack_rows(own.reshape(-1, 1), self.op.output.bits)
+
+    @property
+    def push_latency(self) -> int:
+        return self.memory.latency
+
+    def area(self) -> Area:
+        return area.table_lookup(self)
+
+    def create(self) -> TableLookup:
+        return TableLookup(self)
+
+
+class TableLookup(wiring.Component):
+    """Looks up every element of a stream.
+
+    Parameters
+    ----------
+    config : :class:`TableLookupConfig`
+
+    Members
+    -------
+    i : :py:`In(stream.Signature(ArrayLayout(signed(input bits), lanes)))`
+    o : :py:`Out(stream.Signature(ArrayLayout(signed(output bits), lanes)))`
+
+    Timing
+    ------
+    A beat accepted in cycle t is visible in t + 4, or in t + 3 + ``config.memory.latency`` where
+    tables are in block memory; one beat a cycle.
+    """
+
+    def __init__(self, config: TableLookupConfig) -> None:
+        self.config = config
+        super().__init__(config.signature)
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        m.submodules.queue = queue = output_queue(config)
+        wiring.connect(m, queue.o, wiring.flipped(self.o))
+        fire = Signal()
+        m.d.comb += [
+            self.i.ready.eq(queue.room),
+            fire.eq(self.i.valid & self.i.ready),
+            queue.reserve.eq(fire),
+            queue.i.valid.eq(valid_chain(m, fire, config.push_latency)[-1]),
+        ]
+        table = counter(config.tables, name="table")
+        if config.tables > 1:
+            with m.If(fire):
+                m.d.sync += table.eq(Mux(table == config.tables - 1, 0, table + 1))
+        for lane in range(config.lanes):
+            code = self.i.p[lane]
+            address = Cat(code, table) if config.tables > 1 else code
+            word = config.memory.read(m, f"table_{lane}", address, config.rows(lane))
+            m.d.comb += queue.i.p[lane].eq(word)
+        return m

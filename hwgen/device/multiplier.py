@@ -1,0 +1,334 @@
+"""Multipliers of device families, and how several products share one.
+
+Outputs that take the same activation share a multiplier: ``sum(w[k] << (k * field)) * x`` is one
+product whose fields hold ``w[k] * x`` (each borrows from the next when it is negative), and
+products so packed may be added as they are until a field is full (Xilinx WP486, "Deep Learning
+with INT8 Optimization on Xilinx Devices").  Beyond that paper:
+
+- a field is as wide as the actual weights let it be: with weights of -127..127 it has 19 bits, and
+  16 products are summed before the fields are parted, not 7;
+- a field may be one bit short.  The lowest bit of each sum, an XOR of ANDs, is computed beside the
+  multiplier and undoes what the sum above has added to the bit they share (the idea of overlapping
+  lanes is that of FINN's matrix-vector unit for 4 bits).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache, cached_property
+
+import numpy as np
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from hwgen.device.arithmetic import adder_tree, levels, signed_width
+from hwgen.device.platform import library_instance
+from hwgen.errors import HwgenError
+
+__all__ = ["FAMILIES", "MULTIPLIERS", "Multiplier", "MultiplyAdd", "Packing", "Product"]
+
+
+@dataclass(frozen=True)
+class Multiplier:
+    """What one multiplier of a device can do.
+
+    Parameters
+    ----------
+    name : :class:`str`
+    wide, narrow : :class:`int`
+        Bits of its signed operands: of packed weights, and of the activation.
+    sum_bits : :class:`int`
+        Bits of the sums along a cascade; 0: sums are made in the fabric.
+    dsp : :class:`int`
+        DSPs that it takes.
+    """
+
+    name: str
+    wide: int
+    narrow: int
+    sum_bits: int = 0
+    dsp: int = 1
+
+    def tiles(self, a: int, b: int) -> int:
+        """Multipliers of a product of signed integers of ``a`` and ``b`` bits, ``a`` the wider."""
+        return -(-(a - 1) // (self.wide - 1)) * -(-(b - 1) // (self.narrow - 1))
+
+    def dsps(self, a: int, b: int) -> int:
+        """DSPs of such a product."""
+        return self.dsp * self.tiles(a, b)
+
+    def product_latency(self, a: int, b: int) -> int:
+        """Cycles from registers to such a product, registered; see :meth:`product`."""
+        if not self.dsp:
+            return 1 + levels(-(-b // 2))
+        return 1 + levels(self.tiles(a, b))
+
+    def product(self, m: Module, a: Value, b: Value, name: str) -> Value:
+        """Product of two registers, ``a`` the wider: parts that fit a multiplier, and a tree."""
+        width = len(a) + len(b)
+        terms: list[tuple[Value, Value | None]] = []
+
+        def term(value: Value) -> None:
+            part = Signal(signed(width), name=f"{name}_part_{len(terms)}", reset_less=True)
+            m.d.sync += part.eq(value)
+            terms.append((part, None))
+
+        if self.dsp:
+            for place_a, x in _chunks(a, self.wide - 1):
+                for place_b, y in _chunks(b, self.narrow - 1):
+                    part = Product(self.name, len(x), len(y))
+                    m.submodules[f"{name}_part_{len(terms)}"] = part
+                    m.d.comb += [part.a.eq(x), part.b.eq(y)]
+                    terms.append(((part.p << (place_a + place_b))[:width].as_signed(), None))
+        else:
+            # Rows of two bits each; the highest bit counts negative.
+            for k in range(0, len(b), 2):
+                low = Mux(b[k], a, 0)
+                if k + 1 == len(b):
+                    term(-low << k)
+                else:
+                    high = Mux(b[k + 1], a, 0) << 1
+                    term((low - high if k + 2 == len(b) else low + high) << k)
+        total, _ = adder_tree(m, terms, width, name)
+        return total[:width].as_signed()
+
+
+def _chunks(value: Value, bits: int) -> list[tuple[int, Value]]:
+    """A signed value cut into pieces, each with its place; all but the highest are unsigned."""
+    whole = range(0, max(len(value) - 1, 1), bits)
+    return [
+        (k, value[k:].as_signed() if k == whole[-1] else Cat(value[k : k + bits], Const(0, 1)))
+        for k in whole
+    ]
+
+
+MULTIPLIERS = {m.name: m for m in (
+    Multiplier("dsp48e2", 27, 18, 48),
+    Multiplier("dsp48e1", 25, 18, 48),
+    Multiplier("mult18", 18, 18),
+    Multiplier("fabric", 18, 18, dsp=0),
+)}
+"""By name: AMD's DSP48E2 and DSP48E1, Lattice's MULT18X18D, and adders in the fabric."""
+
+FAMILIES = {
+    "ultrascale+": "dsp48e2",
+    "ultrascale": "dsp48e2",
+    "7series": "dsp48e1",
+    "ecp5": "mult18",
+}
+"""Device families, and the multiplier of each."""
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How the weights of several outputs lie in the wide operand of a multiplier.
+
+    Parameters
+    ----------
+    multiplier : :class:`str`
+        One of :data:`MULTIPLIERS`.
+    products : :class:`int`
+        Outputs that share the multiplier.
+    activation_bits, weight_bits : :class:`int`
+    weight_limit : :class:`int`
+        Largest magnitude of a weight.
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If there is no such multiplier, or that many products do not fit into it.
+    """
+
+    multiplier: str
+    products: int
+    activation_bits: int
+    weight_bits: int
+    weight_limit: int
+
+    def __post_init__(self) -> None:
+        if self.multiplier not in MULTIPLIERS:
+            raise HwgenError(
+                f"Multiplier must be one of {', '.join(MULTIPLIERS)}, not {self.multiplier!r}"
+            )
+        if self.products < 1:
+            raise HwgenError(f"Products must be positive, not {self.products!r}")
+        device = self.device
+        used = (self.products - 1) * self.field + self.word_bits
+        if (self.activation_bits > device.narrow or used > device.wide or self.capacity(1) < 1
+                or (self.products > 1 and not device.dsp)):
+            raise HwgenError(
+                f"{self.products} products of {self.activation_bits}-bit activations and "
+                f"{self.weight_bits}-bit weights up to {self.weight_limit} do not fit a "
+                f"{self.multiplier}"
+            )
+
+    @staticmethod
+    @cache
+    def densest(
+        multiplier: str, activation_bits: int, weight_bits: int, weight_limit: int
+    ) -> Packing:
+        """The packing with the most products of which at least two can be summed."""
+        for products in range(12, 1, -1):
+            try:
+                packing = Packing(multiplier, products, activation_bits, weight_bits, weight_limit)
+            except HwgenError:
+                continue
+            if packing.capacity(1) > 1:
+                return packing
+        return Packing(multiplier, 1, activation_bits, weight_bits, weight_limit)
+
+    @property
+    def device(self) -> Multiplier:
+        """The multiplier."""
+        return MULTIPLIERS[self.multiplier]
+
+    @cached_property
+    def field(self) -> int:
+        """Bits from one weight to the next: the most that the wide operand has room for."""
+        if self.products == 1:
+            return self.device.wide
+        largest = (1 << (self.device.wide - 1)) - 1
+        return max((
+            f for f in range(self.device.wide)
+            if self.weight_limit * sum(1 << (k * f) for k in range(self.products)) <= largest
+        ), default=0)
+
+    @property
+    def word_bits(self) -> int:
+        """Bits of a weight as it is stored: less 1 where the weight below borrows."""
+        if self.products == 1:
+            return self.weight_bits
+        return signed_width(-self.weight_limit - 1, self.weight_limit)
+
+    def bound(self, count: int) -> int:
+        """Largest magnitude of a sum of ``count`` products."""
+        return (count * max(self.weight_limit, 1)) << (self.activation_bits - 1)
+
+    def capacity(self, guard: int) -> int:
+        """Products that a field can sum, if the sums may have ``guard`` bits more than it."""
+        if self.products == 1:
+            return 1 << 20
+        return ((1 << self.field >> 1 << guard) - 1) // self.bound(1)
+
+    @property
+    def guard(self) -> int:
+        """Bits by which sums may exceed their fields: 1 where fields alone hold only a few."""
+        return int(self.capacity(0) <= 4)
+
+    def words(self, weights: np.ndarray) -> np.ndarray:
+        """Weights ``(..., outputs)`` of up to ``products`` outputs as they are stored.
+
+        A negative one borrows from the next, so that the stored ones, each sign-extended to
+        ``field`` bits, lie side by side in the multiplier's operand.
+        """
+        stored = np.array(weights, np.int64)
+        for k in range(1, stored.shape[-1]):
+            stored[..., k] -= stored[..., k - 1] < 0
+        return stored
+
+
+class Product(wiring.Component):
+    """Product of two signed integers, in a register.
+
+    Synthesis finds that register in the multipliers of Xilinx, but not in those of Lattice, which
+    are emitted as primitives.
+
+    Parameters
+    ----------
+    multiplier : :class:`str`
+    a_bits, b_bits : :class:`int`
+        At most the multiplier's.
+
+    Members
+    -------
+    a, b : In
+    p : Out
+        ``a * b``, a cycle later.
+    """
+
+    def __init__(self, multiplier: str, a_bits: int, b_bits: int) -> None:
+        self.multiplier = multiplier
+        super().__init__({
+            "a": In(signed(a_bits)), "b": In(signed(b_bits)), "p": Out(signed(a_bits + b_bits)),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        if self.multiplier == "mult18":
+            a, b = Signal(signed(18)), Signal(signed(18))
+            p = Signal(signed(36))
+            primitive = library_instance(platform, "hwgen_mult18", i_a=a, i_b=b, o_p=p)
+            if primitive is not None:
+                m.submodules.mult = primitive
+                m.d.comb += [a.eq(self.a), b.eq(self.b), self.p.eq(p)]
+                return m
+        product = Signal(self.p.shape(), reset_less=True)
+        m.d.sync += product.eq(self.a * self.b)
+        m.d.comb += self.p.eq(product)
+        return m
+
+
+class MultiplyAdd(wiring.Component):
+    """``p = a * b + pcin``: one DSP of a cascade.
+
+    Parameters
+    ----------
+    multiplier : :class:`str`
+        A multiplier with a cascade: ``"dsp48e2"`` or ``"dsp48e1"``.
+    late : :class:`bool`
+        Take the operands a cycle later, by a second register inside the DSP.
+    first : :class:`bool`
+        First of its cascade: ``pcin`` counts as 0.
+
+    Members
+    -------
+    a : :py:`In(signed(wide))`
+    b : :py:`In(signed(narrow))`
+    pcin : :py:`In(signed(sum_bits))`
+        From the ``pcout`` of the DSP before.
+    pcout, p : :py:`Out(signed(sum_bits))`
+        The same value, to the next DSP and to the fabric.
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If the multiplier has no cascade.
+
+    Timing
+    ------
+    Three cycles from the operands (four if ``late``), one from ``pcin``.
+    """
+
+    def __init__(self, multiplier: str, *, late: bool, first: bool) -> None:
+        self.multiplier = multiplier
+        self.late = late
+        self.first = first
+        device = MULTIPLIERS[multiplier]
+        if not device.sum_bits:
+            raise HwgenError(f"Multiplier must have a cascade, not {multiplier!r}")
+        super().__init__({
+            "a": In(signed(device.wide)), "b": In(signed(device.narrow)),
+            "pcin": In(signed(device.sum_bits)), "pcout": Out(signed(device.sum_bits)),
+            "p": Out(signed(device.sum_bits)),
+        })
+
+    def elaborate(self, platform):
+        primitive = library_instance(
+            platform, f"hwgen_{self.multiplier}", p_LATE=int(self.late), p_FIRST=int(self.first),
+            i_a=self.a, i_b=self.b, i_pcin=self.pcin, o_pcout=self.pcout, o_p=self.p,
+        )
+        if primitive is not None:
+            return primitive
+        m = Module()
+        a, b = self.a, self.b
+        for stage in range(2 if self.late else 1):
+            a_next = Signal.like(self.a, name=f"a_{stage}", reset_less=True)
+            b_next = Signal.like(self.b, name=f"b_{stage}", reset_less=True)
+            m.d.sync += [a_next.eq(a), b_next.eq(b)]
+            a, b = a_next, b_next
+        product = Signal(signed(len(a) + len(b)), reset_less=True)
+        total = Signal(signed(len(self.p)), reset_less=True)
+        m.d.sync += [product.eq(a * b), total.eq(product + (0 if self.first else self.pcin))]
+        m.d.comb += [self.p.eq(total), self.pcout.eq(total)]
+        return m

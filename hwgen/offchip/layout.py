@@ -1,0 +1,129 @@
+"""Off-chip memory of a design: where each block's region lies, and through which port it goes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from hwgen.blocks.base import BlockConfig, OffChip
+from hwgen.errors import HwgenError
+from hwgen.offchip.bus import AxiConfig
+from hwgen.offchip.port import AxiPortConfig
+
+__all__ = ["ID_BITS", "PORT_SHARE", "REGION", "Layout", "lay_out"]
+
+REGION = 4096
+"""Regions begin at multiples of it: no burst that is aligned in its region crosses a page."""
+
+ID_BITS = 6
+"""Bits of AXI identifiers, as the ports of Zynq UltraScale+ have them."""
+
+PORT_SHARE = 0.85
+"""Share of a port's cycles that may be planned for; the rest makes up for the memory's gaps."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Off-chip memory and who uses it.
+
+    Members
+    -------
+    axi : the ports' widths
+    clients : per port, the blocks that use it
+    offsets : per block, where its region begins
+    uses : per block, what it keeps there
+    size : bytes of all regions
+    rate : bytes a cycle that the memory moves in practice; 0: as many as the ports
+    """
+
+    axi: AxiConfig
+    clients: tuple[tuple[str, ...], ...]
+    offsets: Mapping[str, int]
+    uses: Mapping[str, OffChip]
+    size: int
+    rate: float = 0.0
+
+    @property
+    def interval(self) -> int:
+        """Fewest cycles in which all that a frame needs is moved."""
+        sides = [math.ceil(sum(getattr(self.uses[name], side) for name in names)
+                           / (self.axi.word_bytes * PORT_SHARE))
+                 for names in self.clients for side in ("reads", "writes")]
+        both = math.ceil((self.reads + self.writes) / self.rate) if self.rate else 0
+        return max(both, *sides)
+
+    @property
+    def ports(self) -> int:
+        """Number of AXI ports."""
+        return len(self.clients)
+
+    @cached_property
+    def port_configs(self) -> tuple[AxiPortConfig, ...]:
+        """The ports."""
+        return tuple(
+            AxiPortConfig(axi=self.axi, reads=len(names), writes=len(self.writers(names)))
+            for names in self.clients
+        )
+
+    def writers(self, names: tuple[str, ...]) -> list[str]:
+        """Those of some blocks that write."""
+        return [name for name in names if self.uses[name].writes]
+
+    @property
+    def reads(self) -> int:
+        """Bytes read for a frame."""
+        return sum(use.reads for use in self.uses.values())
+
+    @property
+    def writes(self) -> int:
+        """Bytes written for a frame."""
+        return sum(use.writes for use in self.uses.values())
+
+    def image(self, blocks: Mapping[str, BlockConfig]) -> bytes:
+        """What the memory holds at the beginning: the blocks' images, each in its region."""
+        image = bytearray()
+        for name, offset in self.offsets.items():
+            if data := blocks[name].image():
+                image.extend(bytes(offset - len(image)))
+                image.extend(data)
+        return bytes(image)
+
+
+def lay_out(
+    blocks: Mapping[str, BlockConfig], axi: AxiConfig, ports: int, rate: float = 0.0
+) -> Layout | None:
+    """The layout of the off-chip memory of some blocks; None if none of them has any.
+
+    Regions with contents come first.  Every port gets about as many bytes a frame.
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If ports have too few identifiers, or addresses too few bits.
+    """
+    uses = {name: use for name, config in blocks.items() if (use := config.offchip) is not None}
+    if not uses:
+        return None
+    offsets, size = {}, 0
+    for name in sorted(uses, key=lambda name: uses[name].writes > 0):
+        offsets[name] = size
+        size += -(-uses[name].size // REGION) * REGION
+    if size > 1 << axi.address_bits:
+        raise HwgenError(
+            f"Off-chip memory must be within {axi.address_bits} bits of address, "
+            f"not of {size!r} bytes"
+        )
+    clients: list[list[str]] = [[] for _ in range(min(ports, len(uses)))]
+    loads = [0] * len(clients)
+    for name in sorted(uses, key=lambda name: -uses[name].reads - uses[name].writes):
+        port = loads.index(min(loads))
+        loads[port] += uses[name].reads + uses[name].writes
+        clients[port].append(name)
+    if max(map(len, clients)) > 1 << axi.id_bits:
+        raise HwgenError(
+            f"{ports} ports have identifiers for {ports << axi.id_bits} blocks with off-chip "
+            f"memory, not for {len(uses)}"
+        )
+    return Layout(axi, tuple(map(tuple, clients)), offsets, uses, size, rate)

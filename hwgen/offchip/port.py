@@ -1,0 +1,250 @@
+"""Off-chip memory through AXI4: several clients, which read and write by requests, on one port.
+
+A client asks for up to 4096 bytes at once, and reads or writes them as a plain stream of words;
+all that AXI4 demands of a master is here: bursts that stay within 4 KB and 256 beats, identifiers,
+responses, bursts in flight, and what happens when the memory fails (AMBA AXI and ACE protocol
+specification, ARM IHI 0022: A3.2 handshakes, A3.4 bursts, A5.3 order by identifier).
+
+Nothing here waits for the memory to be ready before it offers something, and nothing comes out of
+turn: reads of a client have one identifier, so that they come back in order, as do the responses
+of its writes.  After an error all that was begun is brought to its end, as an interconnect has no
+other way to forget it, but nothing of it reaches a client.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from amaranth.hdl import Cat, Module, Shape, Signal, Value, signed
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from hwgen.device import area
+from hwgen.device.arithmetic import levels
+from hwgen.device.cost import Area, Part, counted
+from hwgen.errors import HwgenError
+from hwgen.offchip.bursts import Issuer, Writer, burst_layout
+from hwgen.offchip.bus import AxiConfig
+
+__all__ = ["AxiPort", "AxiPortConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AxiPortConfig(Part):
+    """An AXI4 master with clients.
+
+    Parameters
+    ----------
+    axi : :class:`AxiConfig`
+    reads, writes : :class:`int`
+        Clients that read and clients that write; at least one, and identifiers for all of a kind.
+    outstanding : :class:`int`
+        Bursts in flight, in each direction.
+    timeout : :class:`int`
+        Cycles in which a direction may stand still while it has bursts in flight.
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If there are no clients, more than identifiers, or if a number is not positive.
+    """
+
+    axi: AxiConfig
+    reads: int
+    writes: int
+    outstanding: int = 8
+    timeout: int = 1 << 16
+
+    def __post_init__(self) -> None:
+        for what, count in (("Reads", self.reads), ("Writes", self.writes)):
+            if not 0 <= count <= 1 << self.axi.id_bits:
+                raise HwgenError(
+                    f"{what} must be between 0 and the {1 << self.axi.id_bits} identifiers, "
+                    f"not {count!r}"
+                )
+        if not self.reads + self.writes:
+            raise HwgenError("An AXI port must have at least one client")
+        if self.outstanding < 1:
+            raise HwgenError(f"Outstanding bursts must be positive, not {self.outstanding!r}")
+        if self.timeout < 1:
+            raise HwgenError(f"AXI timeout must be positive, not {self.timeout!r}")
+
+    @property
+    def read_ports(self) -> tuple[str, ...]:
+        """Names of the clients that read."""
+        return tuple(f"read_{k}" for k in range(self.reads))
+
+    @property
+    def write_ports(self) -> tuple[str, ...]:
+        """Names of the clients that write."""
+        return tuple(f"write_{k}" for k in range(self.writes))
+
+    @property
+    def signature(self) -> wiring.Signature:
+        """Signature of the component."""
+        axi = self.axi
+        return wiring.Signature({
+            **{name: In(axi.read_client) for name in self.read_ports},
+            **{name: In(axi.write_client) for name in self.write_ports},
+            "axi": Out(axi.signature), "base": In(axi.address_bits), "stop": In(1),
+            "error": Out(3), "idle": Out(1),
+        })
+
+    def area(self) -> Area:
+        """What it takes of a device, LUTs and flip-flops within a quarter."""
+        axi, flight = self.axi, self.outstanding.bit_length()
+        timer = self.timeout.bit_length()
+        out = counted(lut=4, ff=3)
+        for clients in filter(None, (self.reads, self.writes)):
+            index = (clients - 1).bit_length()
+            out += counted(
+                # The choice among requests, one-hot; base and next address; length; counters.
+                lut=(axi.address_bits + 12) * max(7 * clients - 14, 0) // 10 + 4 * clients
+                + 2 * (axi.address_bits - axi.word_shift) + 3 * 12 + 2 * flight + timer,
+                ff=2 * (axi.address_bits + index) + 12 + 8 + 2 * clients + flight + timer + 4,
+            )
+        if self.reads:
+            out += counted(lut=3 * self.reads, ff=axi.data_bits + self.reads)
+        if self.writes:
+            width = Shape.cast(burst_layout(axi, self.writes)).width
+            out += area.queue(width, self.outstanding) + area.skid(
+                Shape.cast(axi.write_layout).width
+            )
+            out += counted(
+                lut=axi.data_bits * -(-(self.writes - 1) // 3) + axi.word_bytes + 12
+                + self.writes * (2 * flight + self.outstanding + 4),
+                ff=width + 2 + self.writes * (flight + self.outstanding + 1),
+            )
+        return out
+
+    def create(self) -> AxiPort:
+        """The hardware."""
+        return AxiPort(self)
+
+
+class AxiPort(wiring.Component):
+    """An AXI4 master whose clients' requests are taken in turn, reads and writes on their own.
+
+    Parameters
+    ----------
+    config : :class:`AxiPortConfig`
+
+    Members
+    -------
+    read_0, … : :py:`In(axi.read_client)`
+    write_0, … : :py:`In(axi.write_client)`
+        The clients; ``address`` of a request is a multiple of the word, ``bytes`` 1 to 4096.
+    axi : :py:`Out(axi.signature)`
+        Addresses are ``base`` and the client's; the identifier is the client's number.
+    base : :py:`In(address_bits)`
+        A byte address, a multiple of the word; it stays while clients ask.
+    stop : :py:`In(1)`
+        Another port had an error: do as if it were one's own.  It stays until reset.
+    error : :py:`Out(3)`
+        Bit 0: a response was SLVERR (or EXOKAY, which nobody asked for); bit 1: DECERR; bit 2: a
+        direction stood still for ``timeout`` cycles with bursts in flight.  They stay until reset.
+    idle : :py:`Out(1)`
+        No burst is in flight.
+
+    Errors
+    ------
+    With the first bad response, no word reaches a client any more, that one's neither; no request
+    is done any more, and no burst is issued.  An address that is offered stays until it is taken,
+    bursts that were issued are completed by words that write nothing, and what comes back is
+    dropped.  When ``idle`` says that all of it is over, a reset makes the port as new.
+
+    Timing
+    ------
+    Three cycles from a request to its address on the bus, if nothing else is in the way, and three
+    cycles between requests (two more for each further burst of a request): bursts of four words or
+    more follow each other without a gap.  Words of writes follow four cycles after the address or
+    later.  From R to a client takes one cycle, from B to ``done`` too.  All outputs are registers
+    or come from registers through a few gates; nothing leads through the port in one cycle.
+    """
+
+    def __init__(self, config: AxiPortConfig) -> None:
+        self.config = config
+        super().__init__(config.signature)
+
+    def elaborate(self, platform):
+        m = Module()
+        config, axi = self.config, self.axi
+        failed, busy = Signal(), []
+        m.d.comb += [failed.eq(self.error.any() | self.stop), axi.r.ready.eq(1), axi.b.ready.eq(1)]
+        if config.reads:
+            busy.append(self._read(m, failed))
+        if config.writes:
+            busy.append(self._write(m, failed))
+        m.d.comb += self.idle.eq(~Cat(busy).any())
+        return m
+
+    def _issuer(self, m: Module, kind: str, ports: tuple[str, ...], failed: Value) -> Issuer:
+        m.submodules[kind] = issuer = Issuer(self.config.axi, len(ports), self.config.outstanding)
+        m.d.comb += [issuer.base.eq(self.base), issuer.stop.eq(failed)]
+        for k, port in enumerate(ports):
+            wiring.connect(
+                m, wiring.flipped(getattr(self, port).request), getattr(issuer, f"request_{k}")
+            )
+        return issuer
+
+    def _watch(self, m: Module, kind: str, issuer: Issuer, answer, moved: Value) -> Value:
+        """Sets the error bits of a direction; returns whether its answer is good."""
+        good = answer.p.resp == 0
+        with m.If(answer.valid & ~good):
+            with m.If(answer.p.resp == 3):
+                m.d.sync += self.error[1].eq(1)
+            with m.Else():
+                m.d.sync += self.error[0].eq(1)
+        still = Signal(range(self.config.timeout + 1), name=f"{kind}_still")
+        m.d.sync += still.eq(still + 1)
+        with m.If(moved | ~issuer.busy):
+            m.d.sync += still.eq(0)
+        with m.If(still == self.config.timeout):
+            m.d.sync += [self.error[2].eq(1), still.eq(0)]
+        return answer.valid & good
+
+    def _read(self, m: Module, failed: Value) -> Value:
+        ar, r = self.axi.ar, self.axi.r
+        issuer = self._issuer(m, "reads", self.config.read_ports, failed)
+        wiring.connect(m, issuer.a, wiring.flipped(ar))
+        m.d.comb += issuer.complete.eq(r.valid & r.p.last)
+        good = self._watch(m, "read", issuer, r, r.valid | (ar.valid & ar.ready))
+        word = Signal(self.config.axi.data_bits, reset_less=True)
+        m.d.sync += word.eq(r.p.data)
+        for k, port in enumerate(self.config.read_ports):
+            data = getattr(self, port).data
+            m.d.comb += data.p.eq(word)
+            m.d.sync += data.valid.eq(good & (r.p.id == k) & ~failed)
+        return issuer.busy
+
+    def _write(self, m: Module, failed: Value) -> Value:
+        config = self.config
+        aw, w, b = self.axi.aw, self.axi.w, self.axi.b
+        issuer = self._issuer(m, "writes", config.write_ports, failed)
+        m.submodules.writer = writer = Writer(config.axi, config.writes, config.outstanding)
+        wiring.connect(m, issuer.a, wiring.flipped(aw))
+        wiring.connect(m, writer.w, wiring.flipped(w))
+        m.d.comb += [
+            issuer.complete.eq(b.valid), writer.issued.eq(issuer.issued),
+            writer.burst.eq(issuer.burst), writer.stop.eq(failed),
+        ]
+        moved = b.valid | (aw.valid & aw.ready) | (w.valid & w.ready)
+        good = self._watch(m, "write", issuer, b, moved)
+        index = max(levels(config.outstanding), 1)
+        for k, port in enumerate(config.write_ports):
+            client = getattr(self, port)
+            wiring.connect(m, wiring.flipped(client.data), getattr(writer, f"data_{k}"))
+            # Which of the client's bursts in flight end a request, the youngest first.
+            final = Signal(config.outstanding, name=f"final_{k}")
+            oldest = Signal(signed(index + 1), name=f"oldest_{k}", init=-1)
+            issued = issuer.issued & (issuer.burst.client == k)
+            answered = b.valid & (b.p.id == k)
+            with m.If(issued):
+                m.d.sync += final.eq(Cat(issuer.burst.final, final))
+            m.d.sync += [
+                oldest.eq(oldest + issued - answered),
+                client.done.eq(
+                    good & answered & ~failed & final.bit_select(oldest[:index], 1)
+                ),
+            ]
+        return issuer.busy

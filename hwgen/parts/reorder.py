@@ -1,0 +1,208 @@
+"""A queue that puts sites in order which come a part at a time, tile by tile.
+
+A layer that takes each part of its weights once for a whole tile of its output has the first part
+of every site of the tile before the second part of any.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from amaranth.hdl import Module, Mux, Shape, Signal, signed
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from hwgen.device.arithmetic import add_carry, counter
+from hwgen.errors import HwgenError
+from hwgen.parts.memory import BufferMemory
+from hwgen.parts.stream import in_order
+
+__all__ = ["ReorderQueue", "TileOrder"]
+
+
+@dataclass(frozen=True)
+class TileOrder:
+    """In which order the beats of sites come.
+
+    Parameters
+    ----------
+    sites : :class:`int`
+        Sites of a tile.
+    parts : sequence of :class:`int`
+        Beats of each part of a site: all equal, but the last may have fewer.
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If there are none, or parts differ otherwise.
+    """
+
+    sites: int
+    parts: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if self.sites < 1:
+            raise HwgenError(f"Sites of a tile must be positive, not {self.sites!r}")
+        if not self.parts or len({*self.parts[:-1]}) > 1 or not (
+            1 <= self.parts[-1] <= self.parts[0]
+        ):
+            raise HwgenError(f"Parts must be equal, the last at most as large, not {self.parts!r}")
+
+    @property
+    def beats(self) -> int:
+        """Beats of a site."""
+        return sum(self.parts)
+
+    @property
+    def cycle(self) -> int:
+        """Beats of a tile."""
+        return self.sites * self.beats
+
+    def whole(self, depth: int) -> int:
+        """The least number of beats in whole sites, at least ``depth`` and a tile."""
+        return -(-max(depth, self.cycle) // self.beats) * self.beats
+
+    def times(self, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """When places of beats are claimed and when the beats can be read, in their order.
+
+        Parameters
+        ----------
+        starts : per part of a site, in the order in which they come, the time that it begins
+
+        Returns
+        -------
+        claims, ready : ``(tiles * cycle,)``
+            A site's places are claimed with its first part; it can be read, a beat a cycle, from
+            the beginning of its last part.
+        """
+        by_tile = starts.reshape(-1, len(self.parts), self.sites)
+        claims = np.repeat(by_tile[:, 0].ravel(), self.beats)
+        ready = np.repeat(by_tile[:, -1].ravel(), self.beats)
+        return claims, in_order(ready)
+
+
+class ReorderQueue(wiring.Component):
+    """Queue whose sites are filled part by part, and are read in order once they are whole.
+
+    Parameters
+    ----------
+    shape : shape-like
+        Payload.
+    depth : :class:`int`
+        Places in beats: whole sites, and at least a tile.
+    order : :class:`TileOrder`
+    style : :class:`str`
+        Of the memory; see :class:`BufferMemory`.
+
+    Members
+    -------
+    i : :py:`In(stream.Signature(shape, always_ready=True))`
+        Beats, part after part; those of a part of a site come one after the other.
+    room : :py:`Out(1)`
+        There are places for a site; a register.
+    reserve : :py:`In(1)`
+        Claim a site in this cycle, before its first part comes; only with room.
+    o : :py:`Out(stream.Signature(shape))`
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If the depth does not fit the order.
+
+    Timing
+    ------
+    The first beat of a site's last part makes its first beat visible three cycles later, and the
+    others a cycle each; one beat a cycle.
+    """
+
+    def __init__(self, shape, depth: int, order: TileOrder, style: str = "") -> None:
+        if depth != order.whole(depth):
+            raise HwgenError(
+                f"Depth must be at least the {order.cycle} beats of a tile and a multiple of the "
+                f"{order.beats} of a site, not {depth!r}"
+            )
+        self.shape = shape
+        self.depth = depth
+        self.order = order
+        self.style = style
+        super().__init__({
+            "i": In(stream.Signature(shape, always_ready=True)),
+            "room": Out(1),
+            "reserve": In(1),
+            "o": Out(stream.Signature(shape)),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.memory = memory = BufferMemory(
+            Shape.cast(self.shape).width, self.depth, self.style
+        )
+        beats = self.order.beats
+        complete = self._write(m, memory)
+        stored = Signal(range(self.depth + 1))
+        pop, fetch = Signal(), Signal()
+        fetched, move = Signal(), Signal()
+        m.d.comb += [
+            pop.eq(self.o.valid & self.o.ready),
+            move.eq(~self.o.valid | self.o.ready),
+            fetch.eq((stored != 0) & (~fetched | move)),
+            memory.read_en.eq(fetch),
+            memory.load.eq(move),
+            self.o.p.eq(memory.read_data),
+        ]
+        # Places that are left after the next site: the sign says whether there is room.
+        left = Signal(signed(self.depth.bit_length() + 1), init=self.depth - beats)
+        m.d.comb += self.room.eq(~left[-1])
+        m.d.sync += [
+            left.eq(add_carry(left, Mux(self.reserve, -beats, 0), pop)),
+            stored.eq(stored + Mux(complete, beats, 0) - fetch),
+            fetched.eq(fetch | (fetched & ~move)),
+        ]
+        with m.If(move):
+            m.d.sync += self.o.valid.eq(fetched)
+        address = Signal.like(memory.read_addr, name="read_addr")
+        m.d.comb += memory.read_addr.eq(address)
+        with m.If(fetch):
+            m.d.sync += address.eq(Mux(address == self.depth - 1, 0, address + 1))
+        return m
+
+    def _write(self, m: Module, memory: BufferMemory) -> Signal:
+        """Write beats to where they belong; returns whether a site's last part begins."""
+        order = self.order
+        beats, parts = order.beats, order.parts
+        beat, site, part = (counter(n, name=name) for n, name in (
+            (parts[0], "beat"), (order.sites, "site"), (len(parts), "part")))
+        last_part, part_end = Signal(init=len(parts) == 1), Signal()
+        last_site = site == order.sites - 1
+        # Where the site's places begin, and those of the tile; and which of them comes next.
+        begin, tile = (counter(self.depth, name=name) for name in ("begin", "tile"))
+        place, first = counter(beats, name="place"), counter(beats, name="first")
+        after = Signal.like(begin)
+        complete = Signal()
+        m.d.comb += [
+            part_end.eq(beat == Mux(last_part, parts[-1], parts[0]) - 1),
+            after.eq(Mux(begin == self.depth - beats, 0, begin + beats)),
+            complete.eq(self.i.valid & last_part & (beat == 0)),
+            memory.write_en.eq(self.i.valid),
+            memory.write_addr.eq(begin + place),
+            memory.write_data.eq(self.i.p),
+        ]
+        with m.If(self.i.valid):
+            m.d.sync += [beat.eq(beat + 1), place.eq(place + 1)]
+            with m.If(part_end):
+                m.d.sync += [
+                    beat.eq(0), place.eq(first), begin.eq(after),
+                    site.eq(Mux(last_site, 0, site + 1)),
+                ]
+                with m.If(last_site):
+                    behind = first + parts[0]
+                    m.d.sync += [
+                        place.eq(Mux(last_part, 0, behind)), first.eq(Mux(last_part, 0, behind)),
+                        begin.eq(Mux(last_part, after, tile)),
+                        part.eq(Mux(last_part, 0, part + 1)),
+                        last_part.eq(Mux(last_part, int(len(parts) == 1), part == len(parts) - 2)),
+                    ]
+                    with m.If(last_part):
+                        m.d.sync += tile.eq(after)
+        return complete

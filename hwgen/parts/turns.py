@@ -1,0 +1,32 @@
+"""Counters of beats that are taken in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from amaranth.hdl import Module, Mux, Signal, Value, signed
+
+from hwgen.device.arithmetic import counter
+
+__all__ = ["last_of", "turns"]
+
+
+def last_of(m: Module, count: int, step, name: str) -> Value:
+    """Whether the next step is the last of each ``count``: the sign of a register."""
+    left = Signal(signed(max(count - 1, 1).bit_length() + 1), init=count - 2, name=name)
+    with m.If(step):
+        m.d.sync += left.eq(Mux(left[-1], count - 2, left - 1))
+    return left[-1]
+
+
+def turns(m: Module, counts: Sequence[int], step) -> tuple[Signal, list]:
+    """Whose turn it is: ``counts[k]`` beats for k = 0, 1, …, and again; per k whether it is."""
+    turn, beat = counter(len(counts), name="turn"), counter(max(counts), name="beat")
+    with m.Switch(turn):
+        for k, count in enumerate(counts):
+            with m.Case(k) if k < len(counts) - 1 else m.Default():
+                with m.If(step):
+                    m.d.sync += beat.eq(Mux(beat == count - 1, 0, beat + 1))
+                    with m.If(beat == count - 1):
+                        m.d.sync += turn.eq((k + 1) % len(counts))
+    return turn, [turn == k for k in range(len(counts))]

@@ -1,0 +1,484 @@
+"""Weights that are streamed from off-chip memory, beside some that stay on chip.
+
+A layer that takes a fold of its weights once for a whole tile of its output needs each only now and
+then: most folds are fetched when they are wanted next, into a ring of a few, and some stay (AutoWS,
+Yu and Bouganis, 2023, streams parts of a layer's weights, but again for every pixel).  The folds
+that stay are spread evenly among the others, so that the stream is even.  All of them come over the
+same port after reset, so that new weights need no new hardware.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+from amaranth.hdl import Const, Module, Mux, Signal, Value
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from hwgen.device import area
+from hwgen.device.arithmetic import counter, delayed, levels
+from hwgen.device.cost import Area, Part, Resources, counted
+from hwgen.device.storage import FAMILY, choice_luts, memory_part, memory_style
+from hwgen.errors import HwgenError
+from hwgen.offchip.bus import AxiConfig
+from hwgen.parts.memory import BufferMemory, check_style
+
+__all__ = ["WeightStream", "WeightStreamConfig"]
+
+
+@dataclass(frozen=True)
+class WeightStreamConfig(Part):
+    """Folds of weights, some on chip and some in off-chip memory.
+
+    Parameters
+    ----------
+    widths : sequence of :class:`int`
+        Bits of each port of weights.
+    skews : sequence of :class:`int`
+        Cycles by which each port is wanted late; ascending.
+    rows : :class:`int`
+        Rows of a fold.
+    folds : :class:`int`
+    resident : :class:`int`
+        Folds that stay on chip.
+    slots : :class:`int`
+        Places for the others; at least 2.
+    axi : :class:`AxiConfig`
+    burst : :class:`int`
+        Most words of a request.
+    style : :class:`str`
+        Of the memory; see :class:`BufferMemory`.
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If a parameter is out of range.
+    """
+
+    widths: tuple[int, ...]
+    skews: tuple[int, ...]
+    rows: int
+    folds: int
+    resident: int
+    axi: AxiConfig
+    slots: int = 2
+    burst: int = 64
+    style: str = ""
+
+    def __post_init__(self) -> None:
+        check_style(self.style)
+        for name in ("rows", "folds", "burst"):
+            if getattr(self, name) < 1:
+                raise HwgenError(f"{name} must be positive, not {getattr(self, name)!r}")
+        if not 0 <= self.resident <= self.folds:
+            raise HwgenError(f"Resident must be between 0 and {self.folds}, not {self.resident!r}")
+        if self.slots < 2:
+            raise HwgenError(f"Slots must be 2 or more, not {self.slots!r}")
+        if self.burst * self.axi.word_bytes > 4096:
+            raise HwgenError(
+                f"Burst must be at most {4096 // self.axi.word_bytes} words, not {self.burst!r}"
+            )
+
+    @property
+    def row_bits(self) -> int:
+        """Bits of a row, over all ports."""
+        return sum(self.widths)
+
+    @cached_property
+    def rows_per_word(self) -> int:
+        """Rows in a word of the bus; a power of two, and no more than there are places for."""
+        fits = max((self.axi.data_bits // self.row_bits).bit_length() - 1, 0)
+        return 1 << min(fits, levels(self.rows))
+
+    @property
+    def columns(self) -> int:
+        """Words of the bus for a row, or for the rows in one."""
+        return -(-self.row_bits * self.rows_per_word // self.axi.data_bits)
+
+    @property
+    def fold_depth(self) -> int:
+        """Addresses of a fold."""
+        return -(-self.rows // self.rows_per_word)
+
+    @property
+    def fold_words(self) -> int:
+        """Words of the bus for a fold."""
+        return self.fold_depth * self.columns
+
+    @property
+    def fold_bytes(self) -> int:
+        """Bytes of a fold in off-chip memory."""
+        return self.fold_words * self.axi.word_bytes
+
+    @property
+    def requests(self) -> int:
+        """Requests for a fold, as alike as they can be."""
+        return -(-self.fold_words // self.burst)
+
+    @property
+    def request_words(self) -> int:
+        """Words of a request; the last may have fewer."""
+        return -(-self.fold_words // self.requests)
+
+    @property
+    def streamed(self) -> int:
+        """Folds that are fetched again and again."""
+        return self.folds - self.resident
+
+    @property
+    def places(self) -> int:
+        """Folds for which there is room."""
+        return self.resident + (self.slots if self.streamed else 0)
+
+    @property
+    def depth(self) -> int:
+        """Addresses of the memory."""
+        return self.places * self.fold_depth
+
+    @property
+    def column_widths(self) -> list[int]:
+        """Bits of each word of the bus that are used."""
+        bits = self.row_bits * min(self.rows_per_word, self.rows)
+        word = self.axi.data_bits
+        return [min(word, bits - low) for low in range(0, bits, word)]
+
+    @property
+    def latency(self) -> int:
+        """Cycles from a row's number to the row, but for the skew."""
+        return 3 + (self.rows_per_word > 1)
+
+    @property
+    def overhead(self) -> int:
+        """Cycles from ``next`` to the next fold in the same place, but for those of the memory."""
+        return self.skews[-1] + 8
+
+    @property
+    def bytes_per_turn(self) -> int:
+        """Bytes fetched for all folds in turn."""
+        return self.streamed * self.fold_bytes
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of all folds in off-chip memory."""
+        return self.folds * self.fold_bytes
+
+    def stays(self, fold: int) -> bool:
+        """Whether a fold is resident."""
+        return (fold + 1) * self.resident // self.folds > fold * self.resident // self.folds
+
+    def image(self, rows: Sequence[Sequence[int]]) -> bytes:
+        """What off-chip memory holds: the folds that stay, then the others.
+
+        Parameters
+        ----------
+        rows : per port, ``folds * rows`` integers
+        """
+        offsets = np.cumsum([0, *self.widths]).tolist()
+        size = self.columns * self.axi.word_bytes
+
+        def fold(n: int) -> bytes:
+            out = []
+            for first in range(n * self.rows, (n + 1) * self.rows, self.rows_per_word):
+                word = 0
+                for k in range(min(self.rows_per_word, (n + 1) * self.rows - first)):
+                    for part, offset in zip(rows, offsets, strict=False):
+                        word |= part[first + k] << (offset + k * self.row_bits)
+                out.append(word.to_bytes(size, "little"))
+            return b"".join(out)
+
+        order = sorted(range(self.folds), key=lambda n: (not self.stays(n), n))
+        return b"".join(fold(n) for n in order)
+
+    @property
+    def shares(self) -> list[list[tuple[int, int, int]]]:
+        """Per column, what ports have in it: which port, and from which bit to which of the row."""
+        offsets, word = np.cumsum([0, *self.widths]).tolist(), self.axi.data_bits
+        bounds = list(enumerate(pairwise(offsets)))
+        return [
+            [(k, max(low, begin), min(high, begin + word)) for k, (low, high) in bounds
+             if low < begin + word and high > begin]
+            for begin in range(0, self.row_bits, word)
+        ]
+
+    def area(self) -> Area:
+        """What it takes; LUTs and flip-flops estimated."""
+        place, address = levels(self.places + 1), levels(max(self.depth, 2))
+        asked = place + levels(self.requests) + levels(self.folds)
+        asked += levels(self.image_bytes) - self.axi.word_shift
+        came = place + levels(self.fold_depth) + 2 * address
+        read = levels(self.slots + 1)
+        read += address * (1 + (self.streamed > 0) + (self.resident > 1))
+        stays = levels(self.folds + self.resident) * (self.resident not in (0, self.folds))
+        counters = counted(
+            lut=round(1.85 * asked + 3.1 * read),
+            ff=asked + came + read + 2 * stays + max(self.column_widths) + 2 * self.columns
+            + self.skews[-1] + 4,
+        )
+        return counters + self._memories() + self._delays()
+
+    def _memories(self) -> Area:
+        """The memories, and the choice of a row among those of a word."""
+        depth, parts = max(self.depth, 2), 1
+        out = Area()
+        for width in self.column_widths:
+            out += area.buffer(width, depth, self.style)
+        if self.rows_per_word > 1:
+            style = memory_style(width, depth, self.style)
+            if style != "distributed":
+                # The same LUTs choose among the parts of a memory and the rows of a word.
+                parts = -(-depth // memory_part(width, depth, style)[1])
+            rows = min(self.rows_per_word, self.rows) * parts
+            six, four = (
+                int(choice_luts(self.row_bits, rows, family) - choice_luts(width, parts, family))
+                for family in (FAMILY, "ecp5")
+            )
+            out += counted(Resources(lut=four), lut=six)
+        return out
+
+    def _delays(self) -> Area:
+        """Registers behind the memories, and on the way to them."""
+        luts = flops = shifted = 0
+
+        def delay(bits: int, cycles: int) -> None:
+            nonlocal luts, flops, shifted
+            # Three and more are a shift register, where LUTs can be one.
+            if cycles > 2:
+                luts, shifted = luts + bits, shifted + bits * cycles
+            else:
+                flops += bits * cycles
+
+        read = []
+        for width, shares in zip(self.column_widths, self.shares, strict=True):
+            first = self.skews[shares[0][0]]
+            read.append(first)
+            # Those of the memory go on into the others, if nothing is chosen between them.
+            registers = area.buffer_registers(width, self.depth, self.style)
+            behind, choice = divmod(registers, width)
+            if self.rows_per_word > 1:
+                flops, behind = flops + registers, 1
+                delay(levels(self.rows_per_word), first + 3)
+            elif choice or behind > 2:
+                flops, behind = flops + registers, 0
+            for k, low, high in shares:
+                delay(high - low, behind + self.skews[k] - first)
+        for before, after in pairwise([0, *sorted(set(read))]):
+            delay(levels(max(self.depth, 2)), after - before)
+        return counted(Resources(ff=flops + shifted), lut=luts, ff=flops)
+
+    @property
+    def signature(self) -> wiring.Signature:
+        """Signature of the component."""
+        return wiring.Signature({
+            "read": Out(self.axi.read_client),
+            "base": In(self.axi.address_bits),
+            "available": Out(1),
+            "loaded": Out(1),
+            "take": In(1),
+            "row": In(range(max(self.rows, 2))),
+            "next": In(1),
+            **{f"w_{k}": Out(width) for k, width in enumerate(self.widths)},
+        })
+
+    def create(self) -> WeightStream:
+        return WeightStream(self)
+
+
+class WeightStream(wiring.Component):
+    """Memory of weights that refills itself.
+
+    Parameters
+    ----------
+    config : :class:`WeightStreamConfig`
+
+    Members
+    -------
+    read : :py:`Out(config.axi.read_client)`
+    base : :py:`In(address_bits)`
+        Where :meth:`WeightStreamConfig.image` is, from the port's base.
+    loaded : :py:`Out(1)`
+        Since reset, all folds that stay and the first of the others have come.
+    available : :py:`Out(1)`
+        The next fold to be taken is there.
+    take : :py:`In(1)`
+        Take it: it is going to be read.
+    row : :py:`In(range(rows))`
+        Row of the fold that is being read.
+    next : :py:`In(1)`
+        With the last row that is read of a fold: the next row is of the next one.
+    w_0, w_1, … : :py:`Out(widths[k])`
+        The row, ``config.latency + config.skews[k]`` cycles later.
+
+    Timing
+    ------
+    A row a cycle.  The place of a fold is free for another some cycles after ``next``; with
+    ``slots`` places a fold has the time of ``slots - 1`` folds to come.
+    """
+
+    def __init__(self, config: WeightStreamConfig) -> None:
+        self.config = config
+        super().__init__(config.signature)
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        free, fetch = Signal(), Signal()
+        self._request(m, free)
+        memories = [BufferMemory(width, config.depth, config.style)
+                    for width in config.column_widths]
+        for k, memory in enumerate(memories):
+            m.submodules[f"column_{k}"] = memory
+            m.d.comb += [memory.read_en.eq(1), memory.load.eq(1)]
+        self._fill(m, memories, fetch)
+        self._read(m, memories, free)
+        # Folds that are there and have not been taken.
+        ready = Signal(range(config.slots + 1))
+        stays = self._stays(m, "taken", self.take)
+        used = self.take & ~stays
+        m.d.comb += self.available.eq(self.loaded & (stays | (ready != 0)))
+        m.d.sync += ready.eq(ready + fetch - used)
+        return m
+
+    def _stays(self, m: Module, name: str, advance: Value) -> Value:
+        """Whether a fold stays, of one after the other."""
+        resident, folds = self.config.resident, self.config.folds
+        if resident in (0, folds):
+            return Const(int(resident > 0), 1)
+        share = Signal(range(folds + resident), name=f"{name}_share", init=resident)
+        stays = Signal(name=f"{name}_stays")
+        m.d.comb += stays.eq(share >= folds)
+        with m.If(advance):
+            m.d.sync += share.eq(share + Mux(stays, resident - folds, resident))
+        return stays
+
+    def _request(self, m: Module, free: Value) -> None:
+        """Ask for a fold for every free place."""
+        config = self.config
+        places = Signal(range(config.places + 1), init=config.places)
+        request = counter(config.requests, name="request")
+        last = request == config.requests - 1
+        word = config.axi.word_bytes
+        full = config.request_words * word
+        rest = config.fold_bytes - (config.requests - 1) * full
+        fold = counter(config.folds, name="fold")
+        offset = Signal(range(max(config.image_bytes, 2)), name="offset")
+        out = self.read.request
+        done = out.valid & out.ready
+        m.d.comb += [
+            out.p.address.eq(self.base + offset),
+            out.p.bytes.eq(Mux(last, rest, full)),
+            out.valid.eq(places != 0),
+        ]
+        m.d.sync += places.eq(places + free - (done & last))
+        with m.If(done):
+            m.d.sync += [
+                request.eq(Mux(last, 0, request + 1)), offset.eq(offset + out.p.bytes),
+            ]
+            with m.If(last):
+                m.d.sync += fold.eq(fold + 1)
+                with m.If(fold == config.folds - 1):
+                    # Those that stay come once.
+                    m.d.sync += [
+                        fold.eq(config.resident % config.folds),
+                        offset.eq(config.resident % config.folds * config.fold_bytes),
+                    ]
+
+    def _fill(self, m: Module, memories: Sequence[BufferMemory], fetch: Signal) -> None:
+        """Write the words that come, column by column; ``fetch``: a fold is there to be taken."""
+        config = self.config
+        column = Signal(config.columns, init=1)
+        row, place = counter(config.fold_depth, name="fill_row"), counter(config.places)
+        address = counter(config.depth, name="fill_address")
+        row_end, fold_end = Signal(), Signal()
+        valid = self.read.data.valid
+        m.d.comb += [row_end.eq(valid & column[-1]),
+                     fold_end.eq(row_end & (row == config.fold_depth - 1))]
+        with m.If(valid):
+            m.d.sync += column.eq(column.rotate_left(1))
+        with m.If(row_end):
+            m.d.sync += [row.eq(Mux(fold_end, 0, row + 1)), address.eq(address + 1)]
+        last = place == config.places - 1
+        with m.If(fold_end):
+            m.d.sync += place.eq(place + 1)
+            with m.If(last):
+                m.d.sync += [
+                    place.eq(config.resident % config.places),
+                    address.eq(config.resident % config.places * config.fold_depth),
+                    self.loaded.eq(1),
+                ]
+        # Of the first ones, those that stay are not counted.
+        counts = Signal(init=config.resident == 0)
+        if config.streamed:
+            with m.If(fold_end & (place == config.resident - 1)):
+                m.d.sync += counts.eq(1)
+            m.d.sync += fetch.eq(fold_end & counts)
+        # The words go to all columns: a register lets them travel.
+        word = Signal(config.axi.data_bits, reset_less=True)
+        write_address = Signal.like(address, name="write_address", reset_less=True)
+        enables = Signal(config.columns)
+        m.d.sync += [
+            word.eq(self.read.data.p), write_address.eq(address),
+            enables.eq(Mux(valid, column, 0)),
+        ]
+        for k, memory in enumerate(memories):
+            m.d.comb += [
+                memory.write_en.eq(enables[k]), memory.write_addr.eq(write_address),
+                memory.write_data.eq(word[: memory.width]),
+            ]
+
+    def _read(self, m: Module, memories: Sequence[BufferMemory], free: Signal) -> None:
+        """Rows of the fold being read, each port in its time."""
+        config = self.config
+        stays = self._stays(m, "read", self.next)
+        low = config.rows_per_word.bit_length() - 1
+        kept = counter(max(config.resident, 1) * config.fold_depth, name="kept")
+        ring = counter(config.depth, name="ring",
+                       init=config.resident * config.fold_depth % config.depth)
+        if config.resident:
+            with m.If(self.next & stays):
+                end = kept == (config.resident - 1) * config.fold_depth
+                m.d.sync += kept.eq(Mux(end, 0, kept + config.fold_depth))
+        if config.streamed:
+            with m.If(self.next & ~stays):
+                end = ring == (config.places - 1) * config.fold_depth
+                m.d.sync += ring.eq(
+                    Mux(end, config.resident * config.fold_depth, ring + config.fold_depth)
+                )
+        address = counter(config.depth, name="read_address", reset_less=True)
+        m.d.sync += address.eq(Mux(stays, kept, ring) + (self.row >> low))
+        skews = config.skews
+        over: Value = self.next & ~stays
+        for k in range(skews[-1] + 1):
+            later = Signal(name=f"over_{k}")
+            m.d.sync += later.eq(over)
+            over = later
+        m.d.comb += free.eq(over)
+        addresses: list[Value] = [address]
+        for k in range(skews[-1]):
+            addresses.append(Signal.like(address, name=f"read_address_{k + 1}"))
+            m.d.sync += addresses[-1].eq(addresses[-2])
+        if low:
+            m.d.comb += memories[0].read_addr.eq(addresses[skews[0]])
+            which = delayed(m, self.row[:low], skews[0] + 3, "which")
+            row = Signal(config.row_bits, reset_less=True)
+            m.d.sync += row.eq(
+                memories[0].read_data.word_select(which, config.row_bits)
+            )
+            for k, start, stop in config.shares[0]:
+                m.d.comb += getattr(self, f"w_{k}").eq(
+                    delayed(m, row[start:stop], skews[k] - skews[0], f"late_{k}")
+                )
+            return
+        # A column is read when the first of the ports that it has a part in wants it.
+        offsets = np.cumsum([0, *config.widths]).tolist()
+        for n, (memory, shares) in enumerate(zip(memories, config.shares, strict=True)):
+            begin, first = n * config.axi.data_bits, skews[shares[0][0]]
+            m.d.comb += memory.read_addr.eq(addresses[first])
+            for k, start, stop in shares:
+                part = memory.read_data[start - begin : stop - begin]
+                m.d.comb += getattr(self, f"w_{k}")[start - offsets[k] : stop - offsets[k]].eq(
+                    delayed(m, part, skews[k] - first, f"late_{n}_{k}")
+                )

@@ -1,0 +1,215 @@
+"""Memories of weights: tables, or UltraRAM that is loaded after reset.
+
+UltraRAM has no initial contents.  Its words come over a chain that leads through all such memories
+of a design: each takes its own, then passes on the rest.  An UltraRAM has two ports, so that two
+words wide columns of at most 2048 rows share one and are read in the same cycle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from amaranth.hdl import Module, Mux, Signal, Value
+from amaranth.lib import stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from hwgen.device import area
+from hwgen.device.arithmetic import counter
+from hwgen.device.cost import Area, Part, counted
+from hwgen.device.platform import library_instance
+from hwgen.device.storage import ULTRA_SHAPE, ultra_weights
+from hwgen.errors import HwgenError
+from hwgen.parts.memory import ReadOnlyMemory, check_style, choice_area, choice_latency, choose_word
+
+__all__ = ["LOAD_BITS", "WeightMemory", "WeightMemoryConfig"]
+
+LOAD_BITS, PART_DEPTH = ULTRA_SHAPE
+
+
+@dataclass(frozen=True)
+class WeightMemoryConfig(Part):
+    """Memory of weights: a row for each address.
+
+    Parameters
+    ----------
+    width : :class:`int`
+        Bits of a row.
+    depth : :class:`int`
+        Rows.
+    style : :class:`str`
+        ``"ultra"``, or a table as :class:`ReadOnlyMemory` has it.
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If there is no such style, or no bits or rows.
+    """
+
+    width: int
+    depth: int
+    style: str = ""
+
+    def __post_init__(self) -> None:
+        check_style(self.style)
+        for name in ("width", "depth"):
+            if getattr(self, name) < 1:
+                raise HwgenError(f"{name} must be positive, not {getattr(self, name)!r}")
+
+    @property
+    def table(self) -> ReadOnlyMemory:
+        """The table, unless it is UltraRAM.  A row goes straight into registers of DSPs."""
+        return ReadOnlyMemory(self.width, self.depth, self.style, bare=True)
+
+    @property
+    def columns(self) -> int:
+        """Words of a row in UltraRAM."""
+        return -(-self.width // LOAD_BITS)
+
+    @property
+    def parts(self) -> int:
+        """UltraRAMs one after the other."""
+        return -(-self.depth // PART_DEPTH)
+
+    @property
+    def latency(self) -> int:
+        """Cycles from address to row."""
+        return 2 + choice_latency(self.parts) if self.style == "ultra" else self.table.latency
+
+    @property
+    def loads(self) -> int:
+        """Words to be loaded."""
+        return self.columns * self.depth if self.style == "ultra" else 0
+
+    def load_words(self, rows: Sequence[int]) -> list[int]:
+        """The words to be loaded for these rows: column after column, row after row."""
+        if not self.loads:
+            return []
+        rows = [*rows, *(0 for _ in range(self.depth - len(rows)))]
+        low, mask = range(0, self.width, LOAD_BITS), (1 << LOAD_BITS) - 1
+        return [(row >> shift) & mask for shift in low for row in rows]
+
+    def area(self) -> Area:
+        """What it takes."""
+        if self.style != "ultra":
+            if self.table.kind == "distributed":
+                return area.weight_table(self.width, self.depth)
+            return self.table.area()
+        # Address, row counter, write enables; counter, columns, and the register of the chain.
+        bits = (self.depth - 1).bit_length()
+        return choice_area(self.width, self.parts) + counted(
+            uram=int(ultra_weights(self.width, self.depth)),
+            lut=3 * bits + self.columns * (self.parts + 1),
+            ff=bits + self.columns + LOAD_BITS + 2,
+        )
+
+    @property
+    def signature(self) -> wiring.Signature:
+        """Signature of the component."""
+        members = {"address": In(range(max(self.depth, 2))), "data": Out(self.width)}
+        if self.loads:
+            words = stream.Signature(LOAD_BITS, always_ready=True)
+            members |= {"load": In(words), "next": Out(words), "loaded": Out(1)}
+        return wiring.Signature(members)
+
+    def create(self, rows: Sequence[int]) -> WeightMemory:
+        """The hardware, with these rows in it."""
+        return WeightMemory(self, rows)
+
+
+class WeightMemory(wiring.Component):
+    """Memory of weights.
+
+    Parameters
+    ----------
+    config : :class:`WeightMemoryConfig`
+    rows : sequence of :class:`int`
+        As :func:`hwgen.parts.stream.pack_rows` gives them.  Of UltraRAM they are the contents only
+        in simulations that do not wait until it is loaded (``HWGEN_PRELOAD``).
+
+    Members
+    -------
+    address : :py:`In(range(depth))`
+    data : :py:`Out(width)`
+    load : :py:`In(stream.Signature(LOAD_BITS, always_ready=True))`, if ``config.loads``
+        Words: first those of this memory, then others.
+    next : :py:`Out(stream.Signature(LOAD_BITS, always_ready=True))`, if ``config.loads``
+        The others, a cycle later.
+    loaded : :py:`Out(1)`, if ``config.loads``
+        All rows may be read; a register.
+
+    Timing
+    ------
+    ``config.latency`` cycles from address to row, a row a cycle.  ``loaded`` is up in the cycle
+    after the last word of this memory; the rows before it do not matter.
+    """
+
+    def __init__(self, config: WeightMemoryConfig, rows: Sequence[int]) -> None:
+        self.config = config
+        self.rows = rows
+        super().__init__(config.signature)
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        if not config.loads:
+            m.d.comb += self.data.eq(config.table.read(m, "rows", self.address, self.rows))
+            return m
+        # Its own words: in which row and in which column, one bit for each, the next one goes.
+        row, last_row = counter(config.depth, name="row"), Signal()
+        column = Signal(config.columns, init=1)
+        full, preloaded, take = Signal(), Signal(), Signal()
+        m.d.comb += [
+            self.loaded.eq(full | preloaded),
+            take.eq(self.load.valid & ~self.loaded),
+            last_row.eq(row == config.depth - 1),
+        ]
+        with m.If(take):
+            m.d.sync += row.eq(Mux(last_row, 0, row + 1))
+            with m.If(last_row):
+                m.d.sync += [column.eq(column << 1), full.eq(column[-1])]
+        word = Signal(LOAD_BITS, reset_less=True)
+        m.d.sync += [word.eq(self.load.p), self.next.valid.eq(self.load.valid & self.loaded)]
+        m.d.comb += self.next.p.eq(word)
+
+        address = Signal.like(self.address)
+        m.d.comb += address.eq(Mux(self.loaded, self.address, row))
+        low = PART_DEPTH.bit_length() - 1
+        words = []
+        for part in range(config.parts):
+            write = Signal(config.columns, name=f"write_{part}")
+            m.d.comb += write.eq(Mux(take & (row[low:] == part), column, 0))
+            rows = self.rows[part << low : (part + 1) << low]
+            depth = max(min(config.depth - (part << low), PART_DEPTH), 2)
+            name, known = f"part_{part}", preloaded if part == 0 else Signal(name=f"_{part}")
+            words.append(self._part(m, platform, name, rows, depth, write, address[:low], known))
+        m.d.comb += self.data.eq(choose_word(m, "row", words, self.address[low:], 2))
+        return m
+
+    def _part(
+        self, m: Module, platform, name: str, rows: Sequence[int], depth: int, write: Signal,
+        address: Value, preloaded: Signal,
+    ) -> Signal:
+        """The rows of one part, with its output register."""
+        width = self.config.width
+        data = Signal(width, name=f"{name}_data", reset_less=True)
+        address = address[: (depth - 1).bit_length()]
+        if hasattr(platform, "library_instance"):
+            m.submodules[name] = library_instance(
+                platform, "hwgen_uram", p_WIDTH=width, p_DEPTH=depth, p_ADDRESS=len(address),
+                p_COLUMNS=self.config.columns, p_FILE=platform.image(width, depth, rows),
+                i_write=write, i_write_data=self.load.p, i_address=address, o_data=data,
+                o_preloaded=preloaded,
+            )
+            return data
+        m.submodules[name] = memory = Memory(
+            shape=self.config.columns * LOAD_BITS, depth=depth, init=[]
+        )
+        write_port, read_port = memory.write_port(granularity=LOAD_BITS), memory.read_port()
+        m.d.comb += [
+            write_port.en.eq(write), write_port.addr.eq(address), read_port.addr.eq(address),
+            write_port.data.eq(self.load.p.replicate(self.config.columns)),
+        ]
+        m.d.sync += data.eq(read_port.data)
+        return data

@@ -1,0 +1,704 @@
+"""The sliding window: a circular buffer of pixels, read window by window.
+
+Padding is done by the read address (a tap outside the frame reads the fill value, or the nearest
+pixel), so it costs no cycles; a window is read again for every fold of the consumer, so no second
+buffer exists; whole number enlargement and the phases of a transposed convolution read pixels
+again in the same way.
+
+Several windows side by side are sent together where pixels side by side lie in memories of their
+own, the *banks*: whatever the tap, each of these windows reads another bank.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.lib import data, stream, wiring
+
+from hwgen.device import area
+from hwgen.device.arithmetic import add_carry, counter, delayed
+from hwgen.device.cost import Area, Part
+from hwgen.errors import HwgenError
+from hwgen.ir import Pads, Window
+from hwgen.parts.memory import BufferMemory
+from hwgen.parts.queue import queue_depth
+from hwgen.parts.stream import StreamType, in_order
+from hwgen.parts.walk import Course, Walk
+
+__all__ = ["READ_LATENCY", "SlidingWindow", "SlidingWindowConfig", "WindowSchedule"]
+
+WRITE_LATENCY = 2
+"""Cycles from accepting the last beat of a pixel to the first window that can use it."""
+READ_LATENCY = 7
+"""Cycles from issuing a step to its beat at the output."""
+RELEASE_LATENCY = 6
+"""Cycles from a window's last beat to its pixels' places being free."""
+
+
+@dataclass(frozen=True)
+class WindowSchedule:
+    """When a window buffer accepts, starts windows, and how many pixels it holds at most."""
+
+    accepts: np.ndarray
+    starts: np.ndarray
+    """Cycle in which each window starts; its beats come :data:`READ_LATENCY` cycles later."""
+    capacity: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlidingWindowConfig(Part):
+    """Geometry and folding of a sliding window.
+
+    For every window (or ``columns`` windows side by side), in row-major order, the buffer sends
+    for each *group* of words, for each of ``folds`` repetitions, for each ``tap_lanes`` taps, for
+    each word of the group, one beat of ``tap_lanes * columns`` words; then it rests until
+    ``fold_cycles`` have passed.
+
+    Parameters
+    ----------
+    input : :class:`StreamType`
+    window : :class:`Window`
+    fill : :class:`int` or None
+        What a tap outside the frame reads.  None: the nearest pixel; for windows of one tap.
+    repeat : sequence of :class:`int`, one per spatial dimension
+        Times each window is sent along each dimension.
+    crop : sequence of pairs of :class:`int`, one per spatial dimension
+        Repetitions left out of the first window and of the last along each dimension.
+    show_inside : :class:`bool`
+        Whether the component says which taps lie in the frame.
+    word_lanes : :class:`int`
+        Channels a word of the buffer; a multiple of the input's lanes.
+    segment : :class:`int`
+        Channels after which a new word begins (0: all channels).
+    groups : :class:`int`
+        Runs of words of a pixel that are sent one after the other; divides the words of a pixel.
+    tap_lanes : :class:`int`
+        Taps read in parallel, each from a copy of the buffer.
+    columns : :class:`int`
+        Windows side by side that are sent together.  For more than one, and for an input of
+        several pixels a beat, the frame must be as wide as all windows' strides together.
+    folds : :class:`int`
+        Times each group is sent.
+    tile, passes : :class:`int`
+        All windows of ``tile`` rows (places along the outermost dimension; divides them) are sent
+        ``passes`` times, then those of the next rows.
+    fold_cycles : :class:`int`
+        Cycles of a fold, if more than its beats.
+    capacity : :class:`int`
+        Sites (of ``banks`` pixels side by side) the buffer holds; 0: the fewest with which it
+        works.
+    style : :class:`str`
+        Memory of the buffer: see :class:`hwgen.parts.memory.BufferMemory`.
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If parameters do not fit each other.
+    """
+
+    input: StreamType
+    window: Window
+    fill: int | None = 0
+    repeat: tuple[int, ...] = ()
+    crop: Pads = ()
+    show_inside: bool = False
+    word_lanes: int = 1
+    segment: int = 0
+    groups: int = 1
+    tap_lanes: int = 1
+    columns: int = 1
+    folds: int = 1
+    tile: int = 1
+    passes: int = 1
+    fold_cycles: int = 0
+    capacity: int = 0
+    style: str = ""
+
+    def __post_init__(self) -> None:
+        segment = self.segment or self.input.tensor.channels
+        object.__setattr__(self, "segment", segment)
+        if not self.input.tensor.spatial:
+            object.__setattr__(self, "window", Window((1,)))
+        dims = len(self.window.kernel)
+        object.__setattr__(self, "repeat", self.repeat or (1,) * dims)
+        object.__setattr__(self, "crop", self.crop or ((0, 0),) * dims)
+        lanes = self.input.lanes
+        if self.input.tensor.channels % segment or segment % lanes:
+            raise HwgenError(
+                f"Segment must divide the channels and be a multiple of the {lanes} input lanes, "
+                f"not {segment!r}"
+            )
+        if self.word_lanes % lanes or not lanes <= self.word_lanes <= segment:
+            raise HwgenError(
+                f"Word lanes must be a multiple of the {lanes} input lanes and at most {segment}, "
+                f"not {self.word_lanes!r}"
+            )
+        if self.words_per_pixel % self.groups:
+            raise HwgenError(
+                f"Groups must divide the {self.words_per_pixel} words of a pixel, "
+                f"not {self.groups!r}"
+            )
+        if not 1 <= self.tap_lanes <= self.window.taps:
+            raise HwgenError(
+                f"Tap lanes must be between 1 and {self.window.taps}, not {self.tap_lanes!r}"
+            )
+        self._check_columns()
+        _ = self.course
+        object.__setattr__(self, "fold_cycles", max(self.fold_cycles, self.steps))
+        if 0 < self.capacity < self.least_capacity:
+            raise HwgenError(
+                f"Capacity must be at least {self.least_capacity} sites, not {self.capacity!r}"
+            )
+
+    def _check_columns(self) -> None:
+        if self.columns < 1:
+            raise HwgenError(f"Columns must be positive, not {self.columns!r}")
+        if self.columns == self.input.pixels == 1:
+            return
+        width, stride = self.spatial[-1], self.window.stride[-1]
+        if (width % self.banks
+                or self.window.output(self.spatial)[-1] * stride != width):
+            raise HwgenError(
+                f"Windows {self.columns} at a time, {stride} pixels apart, do not fit a frame "
+                f"{width} wide that comes {self.input.pixels} pixels a beat"
+            )
+        if math.prod(self.repeat) > 1 or self.fill is None or self.show_inside:
+            raise HwgenError(
+                "Windows that are repeated, repeat edges or count taps are sent one at a time, "
+                f"of pixels that come one at a time, not {self.columns!r} and {self.input.pixels!r}"
+            )
+
+    @cached_property
+    def spatial(self) -> tuple[int, ...]:
+        """Extents of the input; one extent of 1 where it has none."""
+        return self.input.tensor.spatial or (1,)
+
+    @property
+    def banks(self) -> int:
+        """Pixels side by side at one address, each in a memory of its own."""
+        if self.columns == self.input.pixels == 1:
+            return 1
+        return math.lcm(self.input.pixels, self._advance)
+
+    @property
+    def _advance(self) -> int:
+        """Pixels from the windows that are sent together to the next ones."""
+        return self.columns * self.window.stride[-1]
+
+    @property
+    def turns(self) -> int:
+        """Times that windows are sent before the first of them begins in the next site."""
+        return 1 if self.banks == 1 else self.banks // self._advance
+
+    @cached_property
+    def _reach(self) -> tuple[int, int]:
+        """The first and the last site that windows of a site meet, counted from it."""
+        window = self.window
+        first, last = -window.pads[-1][0], self.banks - window.stride[-1]
+        return first // self.banks, (first + last + window.extent[-1] - 1) // self.banks
+
+    @cached_property
+    def course(self) -> Course:
+        """Where the windows go, in sites; those that begin in the same one are its repetitions."""
+        window = self.window
+        if self.banks == 1:
+            return Course(self.spatial, window, self.repeat, self.crop, self.fill is None,
+                          self.tile, self.passes)
+        first, last = self._reach
+        return Course(
+            (*self.spatial[:-1], self.spatial[-1] // self.banks),
+            Window((*window.kernel[:-1], last - first + 1), (*window.stride[:-1], 1),
+                   (*window.pads[:-1], (-first, last)), (*window.dilation[:-1], 1)),
+            (*self.repeat[:-1], self.turns), self.crop, tile=self.tile, passes=self.passes,
+        )
+
+    @property
+    def walked(self) -> Course:
+        """The course as the hardware walks it, with frames as short as they can be."""
+        return self.course.period
+
+    @cached_property
+    def taps(self) -> list[list[list[tuple[tuple[int, ...], int]]]]:
+        """Per turn and tap, for each column: which tap of the walk it is, and in which bank."""
+        # Dimensions that are not walked have one tap.
+        taps = [tap[-len(self.walked.spatial):] for tap in np.ndindex(*self.window.kernel)]
+        if self.banks == 1:
+            return [[[(tap, 0)] for tap in taps]]
+        stride, dilation = self.window.stride[-1], self.window.dilation[-1]
+        first, _ = self._reach
+        turns = []
+        for turn in range(self.turns):
+            found = []
+            for *outer, inner in taps:
+                begin = turn * self._advance + inner * dilation - self.window.pads[-1][0]
+                places = [divmod(begin + k * stride, self.banks) for k in range(self.columns)]
+                found.append([((*outer, site - first), bank) for site, bank in places])
+            turns.append(found)
+        return turns
+
+    @property
+    def words_per_pixel(self) -> int:
+        """Words of a pixel in its bank."""
+        return self.input.tensor.channels // self.segment * math.ceil(
+            self.segment / self.word_lanes
+        )
+
+    @property
+    def words_per_group(self) -> int:
+        """Words sent for each tap."""
+        return self.words_per_pixel // self.groups
+
+    @property
+    def tap_folds(self) -> int:
+        """Beats for the taps of one word."""
+        return math.ceil(self.window.taps / self.tap_lanes)
+
+    @property
+    def steps(self) -> int:
+        """Beats of a fold."""
+        return self.tap_folds * self.words_per_group
+
+    @property
+    def window_cycles(self) -> int:
+        """Cycles from a window to the next."""
+        return self.groups * self.folds * self.fold_cycles
+
+    @property
+    def windows(self) -> int:
+        """Windows a frame; those side by side count as one."""
+        return self.course.windows
+
+    @property
+    def interval(self) -> int:
+        """Fewest cycles between two frames."""
+        return max(self.input.beats, self.windows * self.window_cycles)
+
+    @property
+    def payload(self) -> data.ArrayLayout:
+        """A beat: for each tap, for each column, word lanes."""
+        return data.ArrayLayout(
+            signed(self.input.tensor.bits), self.tap_lanes * self.columns * self.word_lanes
+        )
+
+    @property
+    def beats_per_site(self) -> int:
+        """Beats of the input for a site of the buffer."""
+        return self.input.beats_per_site * self.banks // self.input.pixels
+
+    @property
+    def least_capacity(self) -> int:
+        """Fewest sites with which the buffer works."""
+        return self.course.least_capacity
+
+    def schedule(self, arrivals: np.ndarray, window_cycles: float = 0) -> WindowSchedule:
+        """Exact timing for arrivals of whole frames, if the consumer never stalls.
+
+        Or if it stalls so that a window takes ``window_cycles`` on average.
+        """
+        pace = max(window_cycles, self.window_cycles)
+        accepts = in_order(arrivals)
+        sites = self.course.pixels
+        frames = len(arrivals) // self.input.beats
+        need, free = self.course.bounds()
+        offset = np.repeat(np.arange(frames, dtype=np.int64) * sites, self.windows)
+        need = np.tile(need, frames) + offset
+        by_site = accepts.reshape(-1, self.beats_per_site)
+        ready = by_site[:, -1] + WRITE_LATENCY
+        fires = in_order(ready[need - 1], pace, self.windows)
+        rest = self.fold_cycles - self.steps
+        releases = fires + math.ceil(pace) - 1 - rest + RELEASE_LATENCY
+        # Once window w is read, all that window w + 1 does not need is free.
+        freed = np.append(np.tile(free, frames) + offset, frames * sites + free[0])
+        places = np.repeat(np.append(-1, releases), np.diff(freed, prepend=0))
+        capacity = queue_depth(by_site[:, 0] + 1, places)
+        return WindowSchedule(accepts, fires, max(capacity, self.least_capacity))
+
+    def area(self) -> Area:
+        """What the buffer and its address generators take."""
+        return area.window(self)
+
+    @property
+    def sites(self) -> int:
+        """Sites the buffer holds."""
+        return self.capacity or self.least_capacity
+
+    @property
+    def depth(self) -> int:
+        """Words of a bank."""
+        return self.sites * self.words_per_pixel
+
+    @property
+    def position_bits(self) -> int:
+        """Width of a signed distance in the endless stream of sites."""
+        return (self.walked.reach + self.sites).bit_length() + 1
+
+    def compute(self, frames: np.ndarray) -> np.ndarray:
+        """Golden meaning: beats ``(beats, tap_lanes, columns, word_lanes)``.
+
+        Phantom channels read 0.
+        """
+        frames = frames.reshape(-1, *self.spatial, self.input.tensor.channels).astype(np.int64)
+        views = np.stack(self.window.views(frames, self.fill), axis=-2)
+        for axis, (times, (before, after)) in enumerate(zip(self.repeat, self.crop), start=1):
+            views = np.repeat(views, times, axis=axis)
+            views = np.take(views, range(before, views.shape[axis] - after), axis=axis)
+        if self.passes > 1:
+            tiles = (-1, 1, self.tile * self.repeat[0], *views.shape[2:])
+            views = np.repeat(views.reshape(len(views), *tiles), self.passes, axis=2)
+        views = views.reshape(-1, self.columns, self.window.taps, self.input.tensor.channels)
+        extra = self.tap_folds * self.tap_lanes - self.window.taps
+        views = np.pad(views, ((0, 0), (0, 0), (0, extra), (0, 0)), constant_values=self.fill or 0)
+        split = views.reshape(*views.shape[:3], -1, self.segment)
+        words = math.ceil(self.segment / self.word_lanes)
+        split = np.pad(split, ((0, 0),) * 4 + ((0, words * self.word_lanes - self.segment),))
+        beats = split.reshape(
+            len(views), self.columns, self.tap_folds, self.tap_lanes, self.groups,
+            self.words_per_group, self.word_lanes,
+        ).transpose(0, 4, 2, 5, 3, 1, 6)
+        beats = np.repeat(beats[:, :, None], self.folds, axis=2)
+        return beats.reshape(-1, self.tap_lanes, self.columns, self.word_lanes)
+
+    def create(self) -> SlidingWindow:
+        return SlidingWindow(self)
+
+    def resized(self, capacity: int) -> SlidingWindowConfig:
+        """The same window with another capacity."""
+        return replace(self, capacity=capacity)
+
+
+class SlidingWindow(wiring.Component):
+    """Circular pixel buffer, read window by window.
+
+    Parameters
+    ----------
+    config : :class:`SlidingWindowConfig`
+
+    Members
+    -------
+    i : :py:`In(stream.Signature(input payload))`
+    room : :py:`In(1, init=1)`
+        The consumer has places for what it makes of the next fold.
+    ready : :py:`Out(1)`
+        A fold would start, were there room.
+    start : :py:`Out(1)`
+        A fold starts, which claims those places.
+    o : :py:`Out(stream.Signature(payload, always_ready=True))`
+        Beats, ``ArrayLayout(signed(bits), tap_lanes * columns * word_lanes)``.
+    phase : :py:`Out(range(prod(repeat)))`, if that is more than 1
+        In the cycle before each beat: which repetition of its place the window is, row-major.
+    inside : :py:`Out(tap_lanes)`, if ``show_inside``
+        With each beat: whether each tap is one of the kernel and lies in the frame.
+
+    Timing
+    ------
+    A window starts when its last pixel was accepted two cycles ago, the window before it has had
+    its ``window_cycles`` and there is room; its first beat is at the output seven cycles later.
+    A fold that has started is never stopped: consumers that hold up beats on their way would keep
+    the gaps between them, and so be later than ones with room from the beginning.
+    """
+
+    def __init__(self, config: SlidingWindowConfig) -> None:
+        self.config = config
+        members: dict[str, wiring.Member] = {
+            "i": wiring.In(config.input.signature),
+            "room": wiring.In(1, init=1),
+            "ready": wiring.Out(1),
+            "start": wiring.Out(1),
+            "o": wiring.Out(stream.Signature(config.payload, always_ready=True)),
+        }
+        if config.walked.phases > 1:
+            members["phase"] = wiring.Out(range(config.walked.phases))
+        if config.show_inside:
+            members["inside"] = wiring.Out(config.tap_lanes)
+        super().__init__(members)
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        bits = config.position_bits
+        width = config.word_lanes * config.input.tensor.bits
+        memories = []
+        for tap in range(config.tap_lanes):
+            banks = [BufferMemory(width, config.depth, config.style) for _ in range(config.banks)]
+            for k, bank in enumerate(banks):
+                m.submodules[f"buffer_{tap}_{k}"] = bank
+            memories.append(banks)
+        # A site is there; sites that are freed, less one.
+        complete, freed = Signal(), Signal(signed(bits), init=-1)
+        self._write(m, memories, complete, freed)
+        self._read(m, memories, complete, freed)
+        return m
+
+    def _write(
+        self, m: Module, memories: list[list[BufferMemory]], complete: Signal, freed: Signal
+    ) -> None:
+        """Collect beats into words, words into the circular buffer."""
+        config = self.config
+        stream = config.input
+        per_word = config.word_lanes // stream.lanes
+        per_segment = config.segment // stream.lanes
+        # Beats of the input's pixels come one after the other until a site is complete.
+        turns = config.banks // stream.pixels
+        # Places that are left after the site that comes: its sign says whether there is one.
+        left = Signal(
+            signed(config.position_bits), init=config.sites + config.walked.state(0).free - 1
+        )
+        fire = Signal()
+        # Where segments, words and pixels are the same, so are their counters.
+        counts = {n: counter(n, name=name) for n, name in (
+            (per_word, "slot"), (per_segment, "in_segment"), (stream.beats_per_site, "beat"))}
+        slot, in_segment, beat = (
+            counts[n] for n in (per_word, per_segment, stream.beats_per_site))
+        turn = counter(turns, name="turn")
+        words = [Signal(config.word_lanes * stream.tensor.bits, name=f"word_{k}", reset_less=True)
+                 for k in range(stream.pixels)]
+        address = counter(config.depth)
+        enable, again = Signal(turns), Signal()
+        turn_end, segment_end = beat == stream.beats_per_site - 1, in_segment == per_segment - 1
+        word_end = (slot == per_word - 1) | segment_end
+        site_end = turn_end & (turn == turns - 1)
+        m.d.comb += [
+            self.i.ready.eq(~left[-1]),
+            fire.eq(self.i.valid & self.i.ready),
+        ]
+        m.d.sync += [
+            enable.eq(Mux(fire & word_end, 1 << turn, 0)),
+            complete.eq(fire & site_end),
+            left.eq(add_carry(left, freed, ~(fire & site_end))),
+        ]
+        with m.If(fire):
+            ends = {per_word: word_end, per_segment: segment_end, stream.beats_per_site: turn_end}
+            m.d.sync += [count.eq(Mux(ends[n], 0, count + 1)) for n, count in counts.items()]
+            if turns > 1:
+                m.d.sync += again.eq(turn_end & ~site_end)
+                with m.If(turn_end):
+                    m.d.sync += turn.eq(Mux(site_end, 0, turn + 1))
+            bits = stream.tensor.bits
+            size = stream.lanes * bits
+            for pixel, word in enumerate(words):
+                part = Cat(self.i.p[lane * stream.pixels + pixel].as_unsigned()
+                           for lane in range(stream.lanes))
+                for k in range(per_word):
+                    with m.If(slot == k):
+                        m.d.sync += word[k * size : (k + 1) * size].eq(part)
+        with m.If(enable.any()):
+            # The words of a site's next pixels have the same addresses.
+            m.d.sync += address.eq(
+                Mux(again, address - (config.words_per_pixel - 1),
+                    Mux(address == config.depth - 1, 0, address + 1))
+            )
+        for banks in memories:
+            for k, memory in enumerate(banks):
+                m.d.comb += [
+                    memory.write_en.eq(enable[k // stream.pixels]),
+                    memory.write_addr.eq(address),
+                    memory.write_data.eq(words[k % stream.pixels]),
+                ]
+
+    def _read(
+        self, m: Module, memories: list[list[BufferMemory]], complete: Signal, freed: Signal
+    ) -> None:
+        """Issue the steps of each window, and take them through the address pipeline."""
+        config = self.config
+        step = _Steps(m, config)
+        walk = Walk(m, config.walked, bits=config.position_bits, depth=config.depth,
+                    words=config.words_per_pixel, advance=step.load)
+        m.d.comb += [
+            self.ready.eq(step.fold_first & ~(step.first & step.missing[-1])),
+            self.start.eq(self.ready & self.room),
+            step.go.eq(self.start | ~step.fold_first),
+            step.load.eq(step.go & step.last),
+        ]
+        m.d.sync += step.missing.eq(
+            add_carry(step.missing, Mux(step.load, walk.need, 0), complete)
+        )
+        with m.If(step.load):
+            m.d.sync += [
+                step.base.eq(walk.base),
+                *(a.eq(b) for a, b in zip(step.inside, walk.inside, strict=True)),
+            ]
+        if config.walked.phases > 1:
+            with m.If(step.load):
+                m.d.sync += step.phase.eq(walk.phase)
+            m.d.comb += self.phase.eq(delayed(m, step.phase, READ_LATENCY - 1, "phase"))
+        # Stage 1: tap offsets; 2: sum; 3: wrap; 4: address; 5: data; 6: register; 7: output.
+        active = [Signal(name=f"active_{k}") for k in range(1, 7)]
+        final = [Signal(name=f"final_{k}") for k in range(1, 5)]
+        release = [Signal.like(freed, name=f"release_{k}", reset_less=True) for k in range(1, 5)]
+        m.d.sync += freed.eq(Mux(final[3], release[3], -1))
+        words = [counter(config.words_per_pixel, name=f"word_{k}", reset_less=True)
+                 for k in range(1, 4)]
+        base = Signal.like(step.base, reset_less=True)
+        m.d.sync += [
+            active[0].eq(step.go & step.beat),
+            final[0].eq(step.go & step.done),
+            release[0].eq(walk.freed),
+            words[0].eq(step.word),
+            base.eq(step.base),
+            self.o.valid.eq(active[5]),
+        ]
+        for stages in (active, final, release, words):
+            m.d.sync += [b.eq(a) for a, b in pairwise(stages)]
+        for tap, banks in enumerate(memories):
+            # Per fold and turn what the columns read; a tap beyond the last of the kernel: nothing.
+            folds = range(tap, config.tap_folds * config.tap_lanes, config.tap_lanes)
+            reads = [[turn[k] if k < len(turn) else [] for turn in config.taps] for k in folds]
+            words_read = [
+                self._read_bank(m, f"{tap}_{k}", memory, k, step, base, words[2], reads)
+                for k, memory in enumerate(banks)
+            ]
+            self._choose(m, tap, step, reads, words_read)
+
+    def _read_bank(
+        self, m: Module, name: str, memory: BufferMemory, bank: int, step: _Steps, base: Signal,
+        word: Signal, reads: _Reads,
+    ) -> tuple[Value, Signal]:
+        """Read a bank for whichever column needs it; returns a word, and whether it is inside."""
+        config = self.config
+        offset = counter(config.depth, name=f"offset_{name}", reset_less=True)
+        inside = [Signal(name=f"inside_{name}_{k}", reset_less=True) for k in range(1, 7)]
+        address = counter(config.depth, name=f"address_{name}", reset_less=True)
+        m.d.comb += [
+            memory.read_addr.eq(address), memory.read_en.eq(1), memory.load.eq(1),
+        ]
+        found = set()
+        for places in step.each(m, reads):
+            place = next((place for place, k in places if k == bank), None)
+            away = sum(int(axis.taps[t]) * axis.unit
+                       for t, axis in zip(place or (), config.walked.axes))
+            found.add(away * config.words_per_pixel % config.depth)
+            flags = [step.inside[d][t] for d, t in enumerate(place)] if place else [Const(0)]
+            m.d.sync += [
+                offset.eq(away * config.words_per_pixel % config.depth),
+                inside[0].eq(Cat(flags).all()),
+            ]
+        pixel = (delayed(m, base, 2, f"pixel_{name}") if found == {0}
+                 else self._moved(m, name, base, offset))
+        m.d.sync += address.eq(pixel + word)
+        m.d.sync += [b.eq(a) for a, b in pairwise(inside)]
+        return memory.read_data, inside[5]
+
+    def _moved(self, m: Module, name: str, base: Signal, offset: Signal) -> Signal:
+        """An address moved on in the circular buffer, two cycles later."""
+        depth = self.config.depth
+        total = Signal(range(2 * depth), name=f"total_{name}", reset_less=True)
+        wrapped = Signal(signed(len(total) + 1), name=f"wrapped_{name}")
+        moved = counter(depth, name=f"pixel_{name}", reset_less=True)
+        m.d.comb += wrapped.eq(total - depth)
+        m.d.sync += [total.eq(base + offset), moved.eq(Mux(wrapped[-1], total, wrapped))]
+        return moved
+
+    def _choose(
+        self, m: Module, tap: int, step: _Steps, reads: _Reads, words: list[tuple[Value, Signal]],
+    ) -> None:
+        """Send each column the word of its bank, or the fill value."""
+        config = self.config
+        # Which bank is the first column's, in the cycle before the beat.
+        first = counter(config.banks, name=f"first_{tap}", reset_less=True)
+        if config.banks > 1:
+            for places in step.each(m, reads):
+                m.d.sync += first.eq(places[0][1] if places else 0)
+            first = delayed(m, first, 5, f"first_{tap}")
+        for column in range(config.columns):
+            banks = sorted({places[column][1] for turns in reads for places in turns if places})
+            out = Signal(len(words[0][0]), name=f"out_{tap}_{column}", reset_less=True)
+            flag = Signal(name=f"flag_{tap}_{column}", reset_less=True)
+            start = column * config.window.stride[-1]
+            with m.Switch(first):
+                for k, bank in enumerate(banks):
+                    word, inside = words[bank]
+                    if config.fill is not None:
+                        fill = Const(config.fill, signed(config.input.tensor.bits))
+                        word = Mux(inside, word, Cat(fill for _ in range(config.word_lanes)))
+                    last = k == len(banks) - 1
+                    with m.Default() if last else m.Case((bank - start) % config.banks):
+                        m.d.sync += [out.eq(word), flag.eq(inside)]
+            if config.show_inside:
+                m.d.comb += self.inside[tap].eq(flag)
+            begin = (tap * config.columns + column) * config.word_lanes
+            m.d.comb += Cat(self.o.p[begin + k] for k in range(config.word_lanes)).eq(out)
+
+
+_Reads = list[list[list[tuple[tuple[int, ...], int]]]]
+"""Per fold of taps and turn, for each column: a tap of the course, and its bank."""
+
+
+class _Steps:
+    """The window being read: its position, and the counters of its steps."""
+
+    def __init__(self, m: Module, config: SlidingWindowConfig) -> None:
+        self.go, self.load = Signal(), Signal()
+        begin = config.walked.state(0)
+        # Pixels that are there, less those that the window needs: negative if some are missing.
+        self.missing = Signal(signed(config.position_bits), init=-begin.need)
+        self.base = counter(
+            config.depth, init=begin.base * config.words_per_pixel % config.depth
+        )
+        self.phase = counter(config.walked.phases, init=begin.phase)
+        self.inside = [Signal(k, name=f"inside_{d}", init=flags)
+                       for d, (k, flags) in enumerate(
+                           zip(config.walked.window.kernel, begin.inside, strict=True))]
+        # Outermost first: group, fold, tap fold, word; then the rest of the fold.
+        counts = (config.groups, config.folds, config.tap_folds, config.words_per_group)
+        self.turns = config.turns
+        group, fold, tap, word = (
+            counter(n, name=name)
+            for n, name in zip(counts, ("group", "fold", "tap", "word"), strict=True)
+        )
+        base = counter(config.words_per_pixel, name="group_word")
+        rest = counter(config.fold_cycles - config.steps + 1)
+        idle = config.fold_cycles - config.steps
+        self.tap = tap
+        self.word = counter(config.words_per_pixel)
+        self.beat = rest == 0
+        # Of the window, and of the fold, the first cycle.
+        self.first, self.fold_first = Signal(init=1), Signal(init=1)
+        # The window's last beat; its last cycle, which comes later where a fold has a rest.
+        self.done, self.last = Signal(), Signal()
+        ends = [counter == n - 1 for counter, n in
+                zip((group, fold, tap, word), counts, strict=True)]
+        fold_end = Signal()
+        m.d.comb += self.word.eq(base + word)
+        if idle:
+            m.d.comb += fold_end.eq(rest == idle)
+        else:
+            m.d.comb += fold_end.eq(ends[2] & ends[3])
+        m.d.comb += [
+            self.done.eq(self.beat & Cat(ends).all()),
+            self.last.eq(fold_end & ends[0] & ends[1]),
+        ]
+        with m.If(self.go):
+            m.d.sync += [self.first.eq(self.last), self.fold_first.eq(fold_end)]
+            with m.If(rest == 0):
+                m.d.sync += word.eq(Mux(ends[3], 0, word + 1))
+                with m.If(ends[3]):
+                    m.d.sync += tap.eq(Mux(ends[2], 0, tap + 1))
+            if idle:
+                with m.If((rest != 0) | (ends[2] & ends[3])):
+                    m.d.sync += rest.eq(Mux(fold_end, 0, rest + 1))
+            with m.If(fold_end):
+                m.d.sync += fold.eq(Mux(ends[1], 0, fold + 1))
+                with m.If(ends[1]):
+                    m.d.sync += [
+                        group.eq(Mux(ends[0], 0, group + 1)),
+                        base.eq(Mux(ends[0], 0, base + config.words_per_group)),
+                    ]
+
+    def each(self, m: Module, reads: _Reads) -> Iterator[list[tuple[tuple[int, ...], int]]]:
+        """What is read, fold by fold and turn by turn, each under the condition that it is that."""
+        with m.Switch(self.tap):
+            for k, turns in enumerate(reads):
+                with m.Default() if k == len(reads) - 1 else m.Case(k):
+                    if self.turns == 1:
+                        yield turns[0]
+                        continue
+                    with m.Switch(self.phase):
+                        for turn, places in enumerate(turns):
+                            with m.Default() if turn == self.turns - 1 else m.Case(turn):
+                                yield places

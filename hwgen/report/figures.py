@@ -1,0 +1,225 @@
+"""The report of a build: plain data for ``report.json``, and a table for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+from rich.table import Table
+
+from hwgen.blocks.base import BlockConfig
+from hwgen.blocks.conv import FoldedConvConfig
+from hwgen.blocks.conv_base import ConvolutionConfig
+from hwgen.blocks.sparse_conv import SparseConvConfig
+from hwgen.design import DesignPoint
+from hwgen.device import area
+from hwgen.device.cost import Area, Resources
+from hwgen.netlist import Netlist
+from hwgen.parts.window import SlidingWindowConfig
+
+__all__ = ["fabric_share", "left_to_host", "report", "summary"]
+
+
+def report(
+    netlist: Netlist, design: DesignPoint, *, model: str, interval: int, latency: int,
+    first_output: int, board: Resources, usable: Resources,
+) -> dict:
+    """What ``report.json`` holds, without the times that phases took and without simulation.
+
+    Parameters
+    ----------
+    netlist, design : the design
+    model : name of the network
+    interval : cycles between frames
+    latency, first_output : cycles from a frame's first input beat to the last beat of its last
+        output, and to the first beat of its first
+    board, usable : what the device holds, and what of it a design may take
+    """
+    total = netlist.resources()
+    macs = netlist.graph.macs
+    layers = [_layer(netlist, name, design) for name in netlist.blocks]
+    by_dsps = sum(layer["macs"] for layer in layers if layer["dsp_products"])
+    streams = (*netlist.inputs.values(), *netlist.outputs.values())
+    frames = sum(stream.tensor.size * -(-stream.tensor.bits // 8) for stream in streams)
+    offchip = _offchip(netlist, design, interval)
+    return {
+        "model": model,
+        "board": design.board,
+        "clock_mhz": design.clock_mhz,
+        "macs": macs,
+        "interval_cycles": interval,
+        "latency_cycles": latency,
+        "first_output_cycles": first_output,
+        "fps": design.clock_mhz * 1e6 / interval,
+        **asdict(total),
+        "offchip_bytes_per_frame": frames + offchip.get("bytes_read", 0)
+        + offchip.get("bytes_written", 0),
+        "offchip": offchip,
+        # All multiply-accumulates, those that the fabric makes too; and the share without them.
+        "mac_per_dsp_cycle": macs / (interval * total.dsp) if total.dsp else 0.0,
+        "dsp_mac_share": by_dsps / macs if macs else 0.0,
+        "board_resources": asdict(board),
+        "usable": asdict(usable),
+        "layers": layers,
+    }
+
+
+def left_to_host(nodes: Sequence[Mapping]) -> str:
+    """The nodes that ``host.onnx`` computes, in a line: their names, by op."""
+    names: dict[str, list[str]] = {}
+    for node in nodes:
+        names.setdefault(node["op"], []).append(node["name"])
+    return "; ".join(
+        f"{op} {', '.join(mine[:3])}{f' and {len(mine) - 3} more' if mine[3:] else ''}"
+        for op, mine in names.items()
+    )
+
+
+def _offchip(netlist: Netlist, design: DesignPoint, interval: int) -> dict:
+    """What is in off-chip memory, and what it moves for a frame, beside the frames themselves."""
+    layout = netlist.offchip
+    if layout is None:
+        return {}
+    blocks = netlist.blocks
+    weights = {name: config for name, config in blocks.items()
+               if isinstance(config, FoldedConvConfig) and config.tile}
+    return {
+        "ports": layout.ports, "data_bits": layout.axi.data_bits, "bytes": layout.size,
+        "bytes_read": layout.reads, "bytes_written": layout.writes,
+        "gbps": (layout.reads + layout.writes) * 8e-3 * design.clock_mhz / interval,
+        "weight_bytes": sum(layout.uses[name].reads for name in weights),
+        # What it would be if weights were read again for every site.
+        "weight_bytes_by_site": sum(
+            layout.uses[name].reads * config.order.sites
+            for name, config in weights.items() if config.order is not None
+        ),
+        "blocks": {
+            name: {"offset": offset, **asdict(layout.uses[name])}
+            for name, offset in layout.offsets.items()
+        },
+    }
+
+
+def _layer(netlist: Netlist, name: str, design: DesignPoint) -> dict:
+    config = netlist.blocks[name]
+    nodes = {node.name: node for node in netlist.graph.nodes}
+    carried = [nodes[each] for each in netlist.ops.get(name, ())]
+    macs = sum(node.op.macs(*(netlist.graph.types[t] for t in node.inputs)) for node in carried)
+    folding = design.foldings.get(name)
+    return {
+        "name": name,
+        "op": ", ".join(type(node.op).__name__ for node in carried) or None,
+        "block": config.title,
+        "kind": config.kind,
+        "output": str(config.outputs[0].tensor),
+        "lanes": [stream.lanes for stream in (*config.inputs, *config.outputs)],
+        "pixels": [stream.pixels for stream in (*config.inputs, *config.outputs)],
+        "macs": macs,
+        "dsp_products": config.dsp_products,
+        "interval_cycles": config.interval,
+        "depths": list(config.queue_depths),
+        **asdict(config.resources(netlist.family)),
+        **({"folding": {field: value for field, value in asdict(folding).items()
+                        if field in config.folding_fields}} if folding else {}),
+        **({"products_per_dsp": config.array.packing.products}
+           if isinstance(config, ConvolutionConfig) and config.dsp_products else {}),
+        **(_sparse(config) if isinstance(config, SparseConvConfig) else {}),
+        "parts": {name: asdict(part.resources(netlist.family))
+                  for name, part in _parts(config).items()},
+    }
+
+
+def _sparse(config: SparseConvConfig) -> dict:
+    """What is particular of a block that passes over zeros."""
+    folds = config.window.windows * len(config.fold_results)
+    return {
+        "pairs_tested": config.count, "multipliers": config.multipliers,
+        "dense_cycles": folds * config.window.steps * max(map(len, config.streams)),
+        "mean_fold_cycles": config.fold_cycles,
+    }
+
+
+def _parts(config: BlockConfig) -> dict[str, Area]:
+    """What the parts of a block take; the rest of it is control."""
+    parts = {"queue": area.output_queues(config)}
+    window = getattr(config, "window", None)
+    if isinstance(window, SlidingWindowConfig):
+        parts["window"] = window.area()
+    if isinstance(config, ConvolutionConfig):
+        memories = config.weights
+        if isinstance(config, FoldedConvConfig) and config.stream is not None:
+            memories = [config.stream]
+        parts["weights"] = area.total(memory.area() for memory in memories)
+        parts["multiply"] = config.array.area()
+        parts["requantise"] = config.requantiser.area()
+    return parts
+
+
+def fabric_share(data: Mapping) -> str:
+    """What of the multiply-accumulates DSPs do not make; nothing if they make all."""
+    share = data["dsp_mac_share"]
+    if share == 1 or not data["macs"]:
+        return ""
+    alone = data["mac_per_dsp_cycle"] * share
+    return f"; LUTs make {1 - share:.1%} of them, without which it is {alone:.3f}"
+
+
+def summary(data: Mapping, have: Resources) -> Table:
+    """The few figures that matter, as a table."""
+    title = f"{data['model']} on {data['board']}"
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    table.add_column(style="dim")
+
+    def share(key: str) -> str:
+        held = getattr(have, key)
+        return f"{data[key] / held:.0%} of {held:,}" if held else ""
+
+    if data.get("seeded"):
+        table.add_row("weights", "seeded", "[yellow]not trained: the outputs mean nothing[/]")
+    mean = ", on average" if data.get("sparsity") else ""
+    table.add_row("frames per second", f"{data['fps']:,.1f}", f"at {data['clock_mhz']:g} MHz{mean}")
+    table.add_row("interval", f"{data['interval_cycles']:,}", f"cycles a frame{mean}")
+    table.add_row("latency", f"{data['latency_cycles']:,}",
+                  f"cycles to the last output, {data['first_output_cycles']:,} to the first")
+    table.add_row("MAC per DSP per cycle", f"{data['mac_per_dsp_cycle']:.3f}",
+                  f"{data['macs']:,} MACs a frame{fabric_share(data)}")
+    if sparsity := data.get("sparsity"):
+        table.add_row("sparse layers", f"{len(sparsity['layers'])}",
+                      f"all times are averages, by {sparsity['source']}")
+    if offchip := data["offchip"]:
+        table.add_row("off-chip memory", f"{offchip['gbps']:,.1f}",
+                      f"Gbit/s; a frame reads {offchip['bytes_read']:,} bytes, "
+                      f"writes {offchip['bytes_written']:,}")
+    for key in ("dsp", "bram18", "uram", "lut", "ff"):
+        if data[key]:
+            table.add_row(key.upper(), f"{data[key]:,}", share(key))
+    if bound := data.get("search", {}).get("bound_cycles"):
+        found = data["search"]
+        names = ", ".join(f"{name} {cycles:,}" for name, cycles in found["bounds"].items()
+                          if cycles and name != "dsp")
+        table.add_row("bound of dense work", f"{bound:,}",
+                      f"cycles ({names}); this design {found['gap']:+.1%}")
+        table.add_row("with DSPs alone", f"{found['dsp_bound_cycles']:,}",
+                      f"cycles; this design {found['dsp_gap']:+.1%}")
+        table.add_row("limited by", found["limit"], "")
+    if "simulated" in data:
+        run = data["simulated"]
+        table.add_row("simulated", f"{run['mismatches']:,}",
+                      f"mismatches in {run['frames']} frames, "
+                      f"{len(run['runs'])} runs of the Verilog")
+        # A single frame has none.
+        interval = run["interval_cycles"]
+        table.add_row("simulated interval", "-" if interval is None else f"{interval:,}",
+                      f"latency {run['latency_cycles']:,}, "
+                      f"first output {run['first_output_cycles']:,}")
+        if memory := run["runs"][0].get("memory"):
+            table.add_row("memory stalls", f"{memory['waits']:,}",
+                          f"cycles; {memory['bytes_read']:,} bytes read a frame, "
+                          f"{memory['bytes_written']:,} written")
+    for phase, seconds in data.get("seconds", {}).items():
+        table.add_row(f"time: {phase}", f"{seconds:.1f}", "s")
+    return table
+
+

@@ -1,0 +1,247 @@
+"""What a network is shown: photographs, a directory of images, arrays from files, or noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hwgen.errors import HwgenError, reason
+from hwgen.models.frames import images
+from hwgen.models.onnx.reader import Network
+
+__all__ = ["Feed", "Feeds", "calibration", "extent", "feeds", "pictures"]
+
+Feed = dict[str, np.ndarray]
+"""The inputs of a network for one frame, by name, with a batch of 1."""
+
+ARRAYS = {".npy", ".npz"}
+LIMIT = 64
+"""Most frames taken from arrays."""
+PICTURES = 4
+"""Crops of photographs where nothing is given."""
+NOISE = 16
+"""Frames of noise for a network without an image input."""
+
+
+@dataclass(frozen=True)
+class Feeds:
+    """Frames made when asked for, as often as one likes: iterates over :data:`Feed`.
+
+    Parameters
+    ----------
+    count : number of frames
+    make : from the number of a frame to its inputs
+    """
+
+    count: int
+    make: Callable[[int], Feed]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Feed]:
+        return map(self.make, range(self.count))
+
+
+def calibration(network: Network, path: Path | None = None, seed: int = 0) -> Feeds:
+    """The frames to calibrate a network on.
+
+    Parameters
+    ----------
+    network : :class:`hwgen.models.onnx.reader.Network`
+    path : where they are; None: crops of two photographs, or noise if the network takes no image
+        A directory of images; a directory of ``.npy`` or ``.npz`` files; or one such file.  An
+        array is one frame or a batch of them, float, shaped and scaled as the network's input;
+        ``.npz`` files hold one array per input, named after it.  Of more than 64 frames, the first
+        64 are taken.
+    seed : of the crops and the noise
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If a file is missing, damaged, or does not fit the network.
+    """
+    size = extent(network)
+    if path is not None and path.suffix.lower() in ARRAYS and not path.is_dir():
+        return _from_arrays(network, [path])
+    if path is not None:
+        if arrays := _listed(path):
+            return _from_arrays(network, arrays)
+        if size is None:
+            raise HwgenError(f"The network takes no image, so {path} must hold .npy files")
+    elif size is None:
+        # Only the number of these counts: no input takes an image.
+        return feeds(network, np.zeros((NOISE, 1, 1, 3), np.uint8), seed)
+    return feeds(network, pictures(path, size, seed), seed)
+
+
+def pictures(path: Path | None, size: tuple[int, int], seed: int = 0) -> np.ndarray:
+    """Images ``(N, height, width, 3)``, uint8, for a network with an image input.
+
+    They come from a directory, or are photographs if ``path`` is None or holds arrays.
+    """
+    if path is None or path.suffix.lower() in ARRAYS or _listed(path):
+        return images.photographs(PICTURES, size, seed)
+    return images.directory(path, size)
+
+
+def _listed(path: Path) -> list[Path]:
+    """The array files of a directory, sorted by name; it must hold either arrays or images."""
+    if not path.is_dir():
+        raise HwgenError(
+            f"{path} is not a directory of calibration images, nor an .npy or .npz file"
+        )
+    try:
+        files = sorted(path.iterdir())
+    except OSError as error:
+        raise HwgenError(f"{path} cannot be read: {reason(error)}") from None
+    arrays = [p for p in files if p.suffix.lower() in ARRAYS]
+    others = [p for p in files if p.suffix.lower() in images.SUFFIXES]
+    if arrays and others:
+        raise HwgenError(f"{path} holds images and arrays ({others[0].name}, {arrays[0].name}): "
+                         f"which of them are the calibration frames?")
+    if not arrays and not others:
+        raise HwgenError(f"{path} holds no image ({', '.join(sorted(images.SUFFIXES))}) and no "
+                         f".npy file")
+    return arrays
+
+
+def extent(network: Network) -> tuple[int, int] | None:
+    """Height and width of the first image or video input; None: there is none."""
+    for name in network.inputs:
+        shape = network.shapes[name]
+        if len(shape) in (4, 5):
+            return shape[-2], shape[-1]
+    return None
+
+
+# From photographs
+
+def feeds(network: Network, photos: np.ndarray, seed: int = 0) -> Feeds:
+    """Float inputs, one frame for each photograph.
+
+    Inputs ``(1, C, H, W)`` take the photograph, 0..1: in colour if C is 3, grey if it is 1; for
+    any other C the three colours in turn, each time further shifted.  Inputs ``(1, C, T, H, W)``
+    take a pan over it.  Inputs of any other rank take standard normal noise.  Of several inputs
+    with pictures each takes another one: the photograph after that of the input before.
+
+    Parameters
+    ----------
+    network : :class:`hwgen.models.onnx.reader.Network`
+    photos : uint8 array, shape ``(N, H, W, 3)``; scaled where an input has another size
+    seed : of the noise
+    """
+
+    count = len(photos)
+
+    def photo(k: int) -> np.ndarray:
+        # Of fewer photographs than inputs, some come again, moved.
+        again = k // count
+        height, width = photos.shape[1:3]
+        return np.roll(photos[k % count], (again * height // 5, again * (width // 3 + 1)), (0, 1))
+
+    def make(k: int) -> Feed:
+        feed, pictures = {}, 0
+        for i, name in enumerate(network.inputs):
+            shape = network.shapes[name]
+            feed[name] = _frame(photo(k + pictures), shape, [seed, k, i])
+            pictures += len(shape) in (4, 5)
+        return feed
+
+    return Feeds(count, make)
+
+
+def _frame(photo: np.ndarray, shape: tuple[int, ...], seed: list[int]) -> np.ndarray:
+    """One photograph as an input of ``shape``."""
+    if len(shape) not in (4, 5):
+        return np.random.default_rng(seed).standard_normal(shape, np.float32)
+    height, width = shape[-2:]
+    if photo.shape[:2] != (height, width):
+        from PIL import Image
+
+        scaled = Image.fromarray(photo).resize((width, height), Image.Resampling.BILINEAR)
+        photo = np.asarray(scaled)
+    image = photo.astype(np.float32).transpose(2, 0, 1) / 255
+    channels = shape[1]
+    if channels == 1:
+        image = image.mean(0, keepdims=True)
+    elif channels != 3:
+        image = np.stack([
+            np.roll(image[c % 3], (c // 3, c // 3), (0, 1)) for c in range(channels)
+        ])
+    if len(shape) == 4:
+        return image[None]
+    step = max(1, width // 64)
+    return np.stack([np.roll(image, t * step, -1) for t in range(shape[2])], axis=1)[None]
+
+
+# From arrays
+
+def _from_arrays(network: Network, files: list[Path]) -> Feeds:
+    """The frames of array files, checked; the arrays of ``.npy`` files stay on disk."""
+    frames: list[tuple[Feed, int]] = []
+    for file in files:
+        if len(frames) < LIMIT:
+            batches = _batches(network, file)
+            count = min(len(next(iter(batches.values()))), LIMIT - len(frames))
+            frames += [(batches, k) for k in range(count)]
+            for name, batch in batches.items():
+                if not (np.abs(batch[:count]) <= np.finfo(np.float32).max).all():
+                    raise HwgenError(f"{file}: the values for input {name!r} hold NaN, infinity, "
+                                     f"or what float32 does not hold")
+
+    def make(k: int) -> Feed:
+        batches, row = frames[k]
+        return {name: batch[row][None].astype(np.float32) for name, batch in batches.items()}
+
+    return Feeds(len(frames), make)
+
+
+def _batches(network: Network, file: Path) -> Feed:
+    """What a file holds for each input: arrays ``(frames, ...)``."""
+    arrays = _read(file)
+    wanted = network.inputs
+    if len(wanted) == len(arrays) == 1:
+        arrays = {wanted[0]: next(iter(arrays.values()))}
+    if set(arrays) != set(wanted):
+        inputs, held = (", ".join(map(repr, sorted(names))) or "nothing"
+                        for names in (wanted, arrays))
+        raise HwgenError(f"{file} holds {held}, but the network's inputs are {inputs}: give an "
+                         f".npz file with an array for each")
+    batches = {}
+    for name, array in arrays.items():
+        shape = network.shapes[name]
+        if array.shape == shape[1:]:
+            array = array[None]
+        if array.shape[1:] != shape[1:] or array.ndim != len(shape):
+            raise HwgenError(
+                f"{file}: input {name!r} needs shape {shape} (or that of a batch), not "
+                f"{array.shape}"
+            )
+        if array.dtype.kind != "f":
+            raise HwgenError(f"{file}: input {name!r} takes floats, not {array.dtype}: save the "
+                             f"values as the network takes them (images mostly as pixel / 255)")
+        batches[name] = array
+    counts = {len(batch) for batch in batches.values()}
+    if len(counts) > 1 or 0 in counts:
+        raise HwgenError(f"{file} must hold at least one frame, and as many for every input")
+    return batches
+
+
+def _read(file: Path) -> dict[str, np.ndarray]:
+    """The arrays of a file by name; that of an ``.npy`` file has none."""
+    try:
+        with open(file, "rb") as stream:
+            if stream.read(2) == b"PK":
+                stream.seek(0)
+                with np.load(stream, allow_pickle=False) as archive:
+                    return {name: archive[name] for name in archive.files}
+        return {"": np.load(file, mmap_mode="r", allow_pickle=False)}
+    except OSError as error:
+        raise HwgenError(f"{file} cannot be read: {reason(error)}") from None
+    except Exception as error:
+        # A damaged byte surfaces as whatever it meets first: zip, zlib, the header, numpy.
+        raise HwgenError(f"{file} is not a file of arrays: {error}") from None
