@@ -51,11 +51,11 @@ from hwgen.ir import (
     TensorType,
 )
 from hwgen.offchip.bus import AxiConfig
+from hwgen.offchip.weight_stream import WeightStreamConfig
 from hwgen.parts.mac import MacArray, MacArrayConfig
 from hwgen.parts.queue import Queue, Skid
 from hwgen.parts.requantise import RequantiserConfig
 from hwgen.parts.stream import StreamType
-from hwgen.parts.weight_stream import WeightStreamConfig
 
 __all__ = ["BLOCKS", "PARTS", "QueueShape", "SkidShape", "component", "draw"]
 

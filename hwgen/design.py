@@ -13,6 +13,7 @@ from pathlib import Path
 from hwgen.device.multiplier import MULTIPLIERS
 from hwgen.device.storage import FAMILY, STYLES
 from hwgen.errors import HwgenError, naming
+from hwgen.offchip.bus import ID_BITS, AxiConfig
 from hwgen.parts.sparse_mac import SKIPS
 
 __all__ = ["OFF_CHIP", "DesignPoint", "Folding", "MemoryPorts", "Sparse"]
@@ -184,6 +185,11 @@ class MemoryPorts:
         for name, value in vars(self).items():
             if name != "rate" and (type(value) is not int or value < 1):
                 raise HwgenError(f"{name} must be a positive integer, not {value!r}")
+
+    @property
+    def axi(self) -> AxiConfig:
+        """Widths of the ports."""
+        return AxiConfig(data_bits=self.data_bits, id_bits=ID_BITS)
 
 
 @dataclass

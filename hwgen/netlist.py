@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from hwgen.blocks.base import BlockConfig
-from hwgen.blocks.conv_base import ConvolutionConfig
-from hwgen.blocks.sparse_conv import SparseConvConfig
 from hwgen.device import area
 from hwgen.device.cost import Resources
 from hwgen.device.storage import FAMILY
@@ -76,23 +74,16 @@ class Netlist:
     def sparse(self) -> list[str]:
         """Blocks that pass over zeros: how long they take depends on the data, and all times are
         those of the average."""
-        return [name for name, config in self.blocks.items()
-                if isinstance(config, SparseConvConfig)]
+        return [name for name, config in self.blocks.items() if config.depends_on_data]
 
     @property
     def loading(self) -> list[str]:
         """Blocks whose weights are loaded after reset, in that order."""
-        return [name for name, config in self.blocks.items()
-                if isinstance(config, ConvolutionConfig) and config.loads]
+        return [name for name, config in self.blocks.items() if config.loads]
 
     def load_words(self) -> list[int]:
         """Words of weights that are loaded after reset, in order."""
-        words = []
-        for name in self.loading:
-            config = self.blocks[name]
-            assert isinstance(config, ConvolutionConfig)
-            words += config.load_words()
-        return words
+        return [word for name in self.loading for word in self.blocks[name].load_words()]
 
     def resources(self) -> Resources:
         """What all blocks take together, and the ports to off-chip memory."""

@@ -4,225 +4,28 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import fields, replace
+from dataclasses import replace
 
-import numpy as np
-
-from hwgen.blocks.adder import AdderConfig
-from hwgen.blocks.argmax import ArgMaxConfig
 from hwgen.blocks.base import BlockConfig
-from hwgen.blocks.concatenate import ConcatenateConfig
-from hwgen.blocks.conv import FoldedConvConfig
 from hwgen.blocks.evict import EvictionConfig
 from hwgen.blocks.fifo import FifoConfig
-from hwgen.blocks.gather import GatherConfig
-from hwgen.blocks.globalpool import GlobalPoolConfig
 from hwgen.blocks.lane_change import LaneChangeConfig
-from hwgen.blocks.pad import PadConfig
-from hwgen.blocks.pool import PoolConfig
-from hwgen.blocks.product import ProductConfig
-from hwgen.blocks.resize import NearestResizeConfig
-from hwgen.blocks.sparse_conv import SparseConvConfig
-from hwgen.blocks.splitter import SplitterConfig
-from hwgen.blocks.table import TableLookupConfig
-from hwgen.design import OFF_CHIP, DesignPoint, Folding, MemoryPorts
+from hwgen.blocks.registry import block_config
+from hwgen.design import OFF_CHIP, DesignPoint, Folding
 from hwgen.errors import HwgenError, naming
 from hwgen.ir import (
-    Add,
-    ArgMax,
-    AveragePool,
-    Concat,
-    Convolution,
-    GatherChannels,
-    Gemm,
-    GlobalAveragePool,
-    GlobalMaxPool,
     Graph,
-    MaxPool,
-    Mul,
     Node,
-    Op,
-    Pad,
     Reshape,
-    Resize,
-    Split,
     Table,
     TensorType,
     split_rows,
 )
 from hwgen.netlist import Edge, Netlist
-from hwgen.offchip.bus import AxiConfig
-from hwgen.offchip.layout import ID_BITS, lay_out
+from hwgen.offchip.layout import lay_out
 from hwgen.parts.stream import StreamType
 
-__all__ = [
-    "as_conv", "axi_config", "block_config", "conv_lanes_in", "flat_op", "plan", "sparse_config",
-]
-
-
-def conv_lanes_in(op: Convolution, lanes: int, folding: Folding) -> int:
-    """Most lanes, dividing those of the stream, that a folded convolution can take."""
-    word = folding.channel_lanes * folding.group_lanes
-    segment = op.weight.shape[-1] * (op.groups if folding.group_lanes > 1 else 1)
-    return math.gcd(lanes, word, segment)
-
-
-def as_conv(op: Op, tensor: TensorType) -> Convolution | None:
-    """The convolution that carries out an op, if it is one."""
-    if isinstance(op, Gemm):
-        return op.as_conv(tensor)
-    return op if isinstance(op, Convolution) else None
-
-
-def flat_op(op: Op, pixels: int) -> Op:
-    """What an op does to streams of several pixels a beat, seen as ones of more channels.
-
-    Raises
-    ------
-    :exc:`HwgenError`
-        If its block takes one pixel at a time.
-    """
-    if pixels == 1 or isinstance(op, Add | Mul | Concat):
-        return op
-    if isinstance(op, Table):
-        return replace(op, values=np.repeat(op.values, pixels, axis=0)) if op.by_channel else op
-    if isinstance(op, Split):
-        return replace(op, sizes=tuple(n * pixels for n in op.sizes))
-    if isinstance(op, GatherChannels):
-        return replace(op, order=tuple(n * pixels + k for n in op.order for k in range(pixels)))
-    raise HwgenError(f"{type(op).__name__} takes one pixel a beat, not {pixels!r}")
-
-
-def axi_config(ports: MemoryPorts) -> AxiConfig:
-    """Widths of the AXI ports."""
-    return AxiConfig(data_bits=ports.data_bits, id_bits=ID_BITS)
-
-
-def block_config(
-    op: Op, streams: tuple[StreamType, ...], folding: Folding, lanes: int, pixels: int = 1,
-    ports: MemoryPorts | None = None, table: Table | None = None,
-) -> BlockConfig:
-    """The block that carries out an op.
-
-    Parameters
-    ----------
-    op : what is computed
-    streams : its inputs, as they come (convolutions take fewer lanes if their folding needs it)
-    folding : how it is folded
-    lanes, pixels : channels and pixels a beat of the output; all blocks but convolutions and
-        ArgMax take the same at the input
-    ports : how off-chip memory is reached
-    table : of a convolution, what its results go through
-
-    Raises
-    ------
-    :exc:`HwgenError`
-        If the folding does not fit the op, or says something that its block does not obey.
-    """
-    config = _block_config(op, streams, folding, lanes, pixels, ports, table)
-    for each in fields(Folding):
-        value = getattr(folding, each.name)
-        if value != each.default and each.name not in config.folding_fields:
-            legal = ", ".join(config.folding_fields) or "none"
-            raise HwgenError(
-                f"{each.name} must be {each.default!r}, not {value!r}, for a "
-                f"{config.title} does not use it; fields that it uses: {legal}"
-            )
-    return config
-
-
-def _block_config(
-    op: Op, streams: tuple[StreamType, ...], folding: Folding, lanes: int, pixels: int,
-    ports: MemoryPorts | None, table: Table | None,
-) -> BlockConfig:
-    """See :func:`block_config`."""
-    tensor = streams[0].tensor
-    conv = as_conv(op, tensor)
-    if conv is not None and folding.sparse is not None:
-        return sparse_config(conv, streams[0], folding, lanes, pixels, table)
-    if conv is not None:
-        config = FoldedConvConfig(
-            op=conv, tensor=tensor, lanes_in=conv_lanes_in(conv, streams[0].lanes, folding),
-            lanes_out=lanes, pixels_in=streams[0].pixels, pixels_out=pixels,
-            channel_lanes=folding.channel_lanes,
-            tap_lanes=folding.tap_lanes, group_lanes=folding.group_lanes, pe=folding.pe,
-            capacity=folding.capacity, multiplier=folding.multiplier,
-            requantiser_multiplier=folding.requantiser, shared=folding.shared,
-            products=folding.products, window_style=folding.window, weight_style=folding.weights,
-            tile=folding.tile, resident=folding.resident, fold_cycles=folding.fold_cycles,
-            lookup=table,
-        )
-        if config.tile:
-            ports = ports or MemoryPorts()
-            config = replace(config, axi=axi_config(ports), burst=ports.burst,
-                             memory_latency=ports.latency)
-        return config
-    if any(stream.pixels != pixels for stream in streams):
-        raise HwgenError(
-            f"{type(op).__name__} takes as many pixels a beat as it sends, {pixels!r}, "
-            f"not {[stream.pixels for stream in streams]!r}"
-        )
-    op = flat_op(op, pixels)
-    if pixels > 1:
-        # Blocks that work element by element, or move channels, see pixels as channels.
-        streams = tuple(stream.flat for stream in streams)
-        tensor, lanes = streams[0].tensor, lanes * pixels
-    types = tuple(stream.tensor for stream in streams)
-    if isinstance(op, GlobalAveragePool | GlobalMaxPool):
-        return GlobalPoolConfig(op=op, tensor=tensor, lanes=lanes, multiplier=folding.multiplier)
-    if isinstance(op, MaxPool | AveragePool):
-        return PoolConfig(op=op, tensor=tensor, lanes=lanes, tap_lanes=folding.tap_lanes,
-                          capacity=folding.capacity, window_style=folding.window,
-                          multiplier=folding.multiplier)
-    if isinstance(op, Resize):
-        return NearestResizeConfig(op=op, tensor=tensor, lanes=lanes, capacity=folding.capacity,
-                                   window_style=folding.window, pace=folding.fold_cycles)
-    if isinstance(op, Pad):
-        return PadConfig(op=op, tensor=tensor, lanes=lanes, capacity=folding.capacity,
-                         window_style=folding.window, pace=folding.fold_cycles)
-    if isinstance(op, GatherChannels):
-        return GatherConfig(op=op, tensor=tensor, lanes=lanes)
-    if isinstance(op, ArgMax):
-        return ArgMaxConfig(op=op, tensor=tensor, lanes=streams[0].lanes)
-    if isinstance(op, Mul):
-        return ProductConfig(op=op, tensors=(types[0], types[1]), lanes=lanes,
-                             multiplier=folding.multiplier, pace=folding.fold_cycles)
-    if isinstance(op, Table):
-        return TableLookupConfig(op=op, tensor=tensor, lanes=lanes)
-    if isinstance(op, Add):
-        return AdderConfig(op=op, tensors=(types[0], types[1]), lanes=lanes)
-    if isinstance(op, Concat):
-        return ConcatenateConfig(tensors=types, lanes=lanes)
-    if isinstance(op, Split):
-        return SplitterConfig(op=op, tensor=tensor, lanes=lanes)
-    raise HwgenError(f"No block carries out {type(op).__name__}")
-
-
-def sparse_config(
-    conv: Convolution, stream: StreamType, folding: Folding, lanes: int, pixels: int,
-    table: Table | None = None,
-) -> SparseConvConfig:
-    """The block of a convolution that passes over zeros.
-
-    Raises
-    ------
-    :exc:`HwgenError`
-        If a stream has several pixels a beat.
-    """
-    sparse = folding.sparse
-    assert sparse is not None
-    if (stream.pixels, pixels) != (1, 1):
-        raise HwgenError(
-            f"A sparse convolution takes one pixel a beat, not {stream.pixels!r} and {pixels!r}"
-        )
-    return SparseConvConfig(
-        op=conv, tensor=stream.tensor, lanes_in=conv_lanes_in(conv, stream.lanes, folding),
-        lanes_out=lanes, channel_lanes=folding.channel_lanes, tap_lanes=folding.tap_lanes,
-        pe=folding.pe, streams=sparse.streams, skip=sparse.skip, queue=sparse.queue,
-        cycles=sparse.cycles, capacity=folding.capacity, multiplier=folding.multiplier,
-        requantiser_multiplier=folding.requantiser, products=folding.products,
-        window_style=folding.window, weight_style=folding.weights, lookup=table,
-    )
+__all__ = ["plan"]
 
 
 def plan(graph: Graph, design: DesignPoint) -> Netlist:
@@ -264,7 +67,7 @@ def plan(graph: Graph, design: DesignPoint) -> Netlist:
     depths = dict(design.depths)
     evicted = {name for name, style in design.memories.items() if style == OFF_CHIP}
     memories = {name: style for name, style in design.memories.items() if name not in evicted}
-    axi = axi_config(design.ports)
+    axi = design.ports.axi
 
     def edge_name(tensor: str, k: int) -> str:
         same = uses[tensor][:k].count(uses[tensor][k])
@@ -400,7 +203,7 @@ def _tables(
         if (
             isinstance(node.op, Table) and not node.op.by_channel
             and before is not None and uses[source] == [node.name]
-            and as_conv(before.op, graph.types[before.inputs[0]]) is not None
+            and before.op.as_conv(graph.types[before.inputs[0]]) is not None
             and all(values.get(source, 1) == values.get(node.name, 1)
                     for values in (design.lanes, design.pixels))
             and not any(edge.startswith(f"{source}>{node.name}")

@@ -11,7 +11,6 @@ from hwgen.device.multiplier import Packing
 from hwgen.dse.design.streams import Streams, is_depthwise
 from hwgen.ir import Convolution, Graph, TensorType
 from hwgen.parts.mac import MacArrayConfig
-from hwgen.plan import as_conv
 
 __all__ = ["Bounds", "bounds"]
 
@@ -105,7 +104,7 @@ def bounds(graph: Graph, board: Board, streams: Streams, clock_mhz: float) -> Bo
     reads, weights = 0, 0
     for node in graph.nodes:
         tensor = graph.types[node.inputs[0]]
-        conv = as_conv(node.op, tensor)
+        conv = node.op.as_conv(tensor)
         if conv is None:
             continue
         macs = node.op.macs(tensor)

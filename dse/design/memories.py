@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from hwgen.blocks.evict import EvictionConfig
 from hwgen.boards import Board
 from hwgen.design import OFF_CHIP, DesignPoint
 from hwgen.device.cost import Resources
@@ -43,7 +42,7 @@ def assign_memories(
     fixed = vector(netlist.resources())
     into = {edge.source: edge.name for edge in netlist.edges}
     for name, config in netlist.blocks.items():
-        if isinstance(config, EvictionConfig):
+        if config.evicts:
             continue
         for k, (stream, depth, style) in enumerate(
             zip(config.outputs, config.queue_depths, config.queue_styles, strict=True)
@@ -52,7 +51,7 @@ def assign_memories(
             names[f"queue {name} {k}"] = "queue", into[name, k]
             parts.append(Part((f"queue {name} {k}",),
                               FixedTable(ways(stream.width, depth, board))))
-        window = getattr(config, "window", None)
+        window = config.window
         if window is not None and name in design.foldings:
             width = window.word_lanes * window.input.tensor.bits
             copies = window.tap_lanes * window.banks

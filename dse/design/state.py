@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass, fields, replace
 from itertools import chain
+from typing import Any
 
 import numpy as np
 
-from hwgen.blocks.conv import FoldedConvConfig
-from hwgen.blocks.conv_base import ConvolutionConfig
+from hwgen.blocks.base import BlockConfig
 from hwgen.blocks.evict import EvictionConfig
 from hwgen.boards import Board
 from hwgen.design import OFF_CHIP, DesignPoint, Folding
@@ -43,7 +43,7 @@ from hwgen.ir import (
 )
 from hwgen.netlist import Edge, Netlist
 from hwgen.parts.stream import StreamType
-from hwgen.plan import as_conv, axi_config, block_config
+from hwgen.plan import block_config
 from hwgen.timing import Timing, sized
 
 __all__ = ["STEP", "SearchState", "over"]
@@ -84,9 +84,10 @@ class _Evicted:
     style: str
 
 
-def _buffer(config: ConvolutionConfig, family: str) -> np.ndarray:
+def _buffer(config: BlockConfig, family: str) -> np.ndarray:
     """What the memory of a convolution's window takes."""
     window = config.window
+    assert window is not None
     width, copies = window.word_lanes * window.input.tensor.bits, window.tap_lanes * window.banks
     return copies * vector(Resources.memory(
         width, max(window.depth, 2), window.style, family))
@@ -151,7 +152,7 @@ class SearchState:
         """Nodes that are convolutions, the convolutions, and what their foldings depend on."""
         for node in self.graph.nodes:
             tensor = self.graph.types[node.inputs[0]]
-            conv = as_conv(node.op, tensor)
+            conv = node.op.as_conv(tensor)
             if conv is not None:
                 yield node, conv, _geometry(conv, tensor)
 
@@ -426,14 +427,16 @@ class SearchState:
                      if not name.startswith(QUEUE)), np.zeros(len(RESOURCES)))
         edges = {edge.source: edge for edge in netlist.edges}
         before = {edge.sink: edge for edge in netlist.edges}
+        config: Any
         for name, config in netlist.blocks.items():
-            if isinstance(config, ConvolutionConfig):
-                known = known + _buffer(config, self.board.family) - allocation.columns[name].window
-                if isinstance(config, FoldedConvConfig) and config.tile:
+            column = allocation.columns.get(name)
+            if column is not None and column.window:
+                known = known + _buffer(config, self.board.family) - column.window
+                if config.tile_sites:
                     known = known + self._learn_tiles(name, config, edges[name, 0], netlist, timing)
                     continue
                 self.sites[name] = config.window.sites * config.window.banks
-            if isinstance(config, EvictionConfig):
+            if config.evicts:
                 edge = _use(before[name, 0])
                 self.queues[edge] = (
                     ways(config.stream.width, config.queue_depths[0], self.board),
@@ -460,7 +463,7 @@ class SearchState:
             self.missing[-1] = frames
 
     def _learn_tiles(
-        self, name: str, config: FoldedConvConfig, edge: Edge, netlist: Netlist, timing: Timing
+        self, name: str, config: Any, edge: Edge, netlist: Netlist, timing: Timing
     ) -> np.ndarray:
         """The sizes of a tiled convolution; returns what is known of its queue beyond its table.
 
@@ -487,7 +490,7 @@ class SearchState:
                 or (sink is not None and sink not in netlist.ops)):
             return []
         ports = external.ports
-        config = EvictionConfig(stream=stream, axi=axi_config(ports), burst=ports.burst,
+        config = EvictionConfig(stream=stream, axi=ports.axi, burst=ports.burst,
                                 memory_latency=ports.latency, depths=(depth,))
         # Beats wait until a burst is there, which then goes both ways.
         burst = ports.burst * config.beats_per_word * timing.interval // stream.beats

@@ -12,29 +12,20 @@ from functools import cached_property
 
 import numpy as np
 
+from hwgen.blocks.registry import keeps_pixels
 from hwgen.ir import (
-    Add,
     ArgMax,
-    Concat,
     Conv,
     Convolution,
-    GatherChannels,
     Graph,
-    Mul,
     Node,
-    Split,
-    Table,
     TensorType,
 )
-from hwgen.plan import as_conv
 
 __all__ = ["MOST_PIXELS", "StreamClass", "Streams", "fold_choices", "is_depthwise"]
 
 MOST_PIXELS = 8
 """Most pixels a beat that are tried."""
-
-KEEPS_PIXELS = (Add, Concat, GatherChannels, Mul, Split, Table)
-"""Ops whose blocks take any number of pixels a beat."""
 
 
 def fold_choices(extent: int, step: int = 1) -> np.ndarray:
@@ -112,11 +103,11 @@ class Streams:
         single = set(graph.outputs)
         for node in graph.nodes:
             tensors = [*node.inputs, *node.outputs]
-            conv = as_conv(node.op, graph.types[node.inputs[0]])
+            conv = node.op.as_conv(graph.types[node.inputs[0]])
             if conv is None and not isinstance(node.op, ArgMax):
                 for other in tensors[1:]:
                     parent[find(other)] = find(tensors[0])
-            if not isinstance(node.op, (*KEEPS_PIXELS, Conv)):
+            if not (keeps_pixels(node.op) or isinstance(node.op, Conv)):
                 single.update(tensors)
         self.classes: dict[str, StreamClass] = {}
         for name, type in graph.types.items():
@@ -153,7 +144,7 @@ class Streams:
             return None
         if pairs:
             for node in self.graph.nodes:
-                conv = as_conv(node.op, self.graph.types[node.inputs[0]])
+                conv = node.op.as_conv(self.graph.types[node.inputs[0]])
                 if isinstance(node.op, Conv) and conv is not None and is_depthwise(conv):
                     self._pair(node, pixels)
         lanes = {}

@@ -21,7 +21,6 @@ from hwgen.dse.sparse.layer import SHORTEST, Depth, Layer
 from hwgen.dse.tradeoff.digest import parts
 from hwgen.errors import HwgenError, reason
 from hwgen.ir import Conv, Graph, TensorType
-from hwgen.plan import as_conv
 
 __all__ = ["Depth", "Layer", "Statistics", "layers_of", "measure", "stated"]
 
@@ -116,7 +115,7 @@ def layers_of(graph: Graph) -> dict[str, tuple[Conv, TensorType]]:
     found = {}
     for node in graph.nodes:
         tensor = graph.types[node.inputs[0]]
-        op = as_conv(node.op, tensor)
+        op = node.op.as_conv(tensor)
         if isinstance(op, Conv):
             found[node.name] = op, tensor
     return found

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
+from typing import Any
 
 import numpy as np
 
-from hwgen.blocks.sparse_conv import SparseConvConfig, even_streams
+from hwgen.blocks.sparse_conv import even_streams
 from hwgen.design import DesignPoint, Sparse
 from hwgen.dse.design.streams import fold_choices
 from hwgen.dse.sparse.layer import Layer
@@ -131,9 +132,9 @@ def as_measured(
     foldings = dict(design.foldings)
     netlist = plan(graph, design)
     for name in netlist.sparse:
-        folding, config, layer = foldings[name], netlist.blocks[name], statistics[name]
+        folding, layer = foldings[name], statistics[name]
+        config: Any = netlist.blocks[name]
         assert folding.sparse is not None
-        assert isinstance(config, SparseConvConfig)
         streams = config.streams if not balanced else layer.balanced(
             config.channel_lanes, config.tap_lanes, config.multipliers, skip=config.skip,
             pe=config.pe,

@@ -1,0 +1,35 @@
+"""Blocks: hardware for ops, each with its golden meaning, exact time and resources.
+
+Importing this registers all blocks (:mod:`hwgen.blocks.registry`), and takes Amaranth and numpy,
+nothing more.
+"""
+
+from hwgen.blocks.adder import Adder, AdderConfig
+from hwgen.blocks.argmax import ArgMax, ArgMaxConfig
+from hwgen.blocks.base import BlockConfig, Schedule
+from hwgen.blocks.concatenate import Concatenate, ConcatenateConfig
+from hwgen.blocks.conv import FoldedConv, FoldedConvConfig
+from hwgen.blocks.evict import EvictionBuffer, EvictionConfig
+from hwgen.blocks.fifo import Fifo, FifoConfig
+from hwgen.blocks.gather import Gather, GatherConfig
+from hwgen.blocks.globalpool import GlobalPool, GlobalPoolConfig
+from hwgen.blocks.lane_change import LaneChange, LaneChangeConfig
+from hwgen.blocks.low_rank import LowRankLinear, LowRankLinearConfig
+from hwgen.blocks.pad import Pad, PadConfig
+from hwgen.blocks.pool import Pool, PoolConfig
+from hwgen.blocks.product import Product, ProductConfig
+from hwgen.blocks.resize import NearestResize, NearestResizeConfig
+from hwgen.blocks.sparse_conv import SparseConv, SparseConvConfig
+from hwgen.blocks.splitter import Splitter, SplitterConfig
+from hwgen.blocks.table import TableLookup, TableLookupConfig
+from hwgen.blocks.token_matrix import TokenMatrix, TokenMatrixConfig
+
+__all__ = [
+    "Adder", "AdderConfig", "ArgMax", "ArgMaxConfig", "BlockConfig", "Concatenate",
+    "ConcatenateConfig", "EvictionBuffer", "EvictionConfig", "Fifo", "FifoConfig", "FoldedConv",
+    "FoldedConvConfig", "Gather", "GatherConfig", "GlobalPool", "GlobalPoolConfig", "LaneChange",
+    "LaneChangeConfig", "LowRankLinear", "LowRankLinearConfig", "NearestResize",
+    "NearestResizeConfig", "Pad", "PadConfig", "Pool", "PoolConfig", "Product", "ProductConfig",
+    "Schedule", "SparseConv", "SparseConvConfig", "Splitter", "SplitterConfig", "TableLookup",
+    "TableLookupConfig", "TokenMatrix", "TokenMatrixConfig",
+]

@@ -9,6 +9,7 @@ import numpy as np
 from amaranth.hdl import Module, Value
 
 from hwgen.blocks.beat import Pair, PairConfig
+from hwgen.blocks.registry import Request, carries_out, unchanged
 from hwgen.device import area
 from hwgen.device.arithmetic import adder_tree, levels, signed_width
 from hwgen.device.cost import Area
@@ -122,3 +123,9 @@ class Adder(Pair):
             m.d.comb += rounder.i.eq(total)
             results.append(rounder.o)
         return results
+
+
+@carries_out(Add, pixels=unchanged)
+def _adder(request: Request) -> AdderConfig:
+    a, b = request.tensors
+    return AdderConfig(op=request.op, tensors=(a, b), lanes=request.lanes)

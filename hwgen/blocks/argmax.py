@@ -12,6 +12,7 @@ from amaranth.lib import data, wiring
 from hwgen.blocks.base import OpConfig
 from hwgen.blocks.beat import BeatConfig, most_claims
 from hwgen.blocks.output import output_queue
+from hwgen.blocks.registry import Request, carries_out
 from hwgen.device import area
 from hwgen.device.arithmetic import counter, delayed, levels
 from hwgen.device.cost import Area
@@ -148,3 +149,8 @@ class ArgMax(wiring.Component):
         only = counter(lanes, name="lane")
         m.d.comb += only.eq(lane)
         return value, only
+
+
+@carries_out(ArgMaxOp)
+def _argmax(request: Request) -> ArgMaxConfig:
+    return ArgMaxConfig(op=request.op, tensor=request.tensor, lanes=request.streams[0].lanes)

@@ -16,44 +16,26 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from amaranth.lib import wiring
 
+from hwgen.device import area
 from hwgen.device.cost import Area, Part, Resources
 from hwgen.device.storage import STYLES
 from hwgen.errors import HwgenError
 from hwgen.ir.op import Op
 from hwgen.ir.types import TensorType
+from hwgen.offchip.layout import OffChip
 from hwgen.parts.stream import StreamType
+from hwgen.parts.window import SlidingWindowConfig
 
-__all__ = ["KINDS", "Area", "BlockConfig", "OffChip", "OpConfig", "Resources", "Schedule"]
+__all__ = ["KINDS", "Area", "BlockConfig", "OpConfig", "Resources", "Schedule"]
 
 
 KINDS = ("convolution", "queue", "elementwise", "pool", "route")
 """Kinds of blocks in a report: what is left of a block beside its parts is counted as its kind."""
-
-
-@dataclass(frozen=True)
-class OffChip:
-    """What a block keeps in off-chip memory.
-
-    Such a block is a client of an AXI port (:mod:`hwgen.offchip.port`): it has a member ``read``,
-    if it writes also ``write``, and ``base``, where its region begins; ``waits`` says that it had
-    to wait for the memory in this cycle, and ``loaded`` that what is fetched ahead has come.
-
-    Members
-    -------
-    size : bytes of its region
-    reads, writes : bytes a frame
-    ahead : bytes read before the first frame
-    """
-
-    size: int
-    reads: int
-    writes: int = 0
-    ahead: int = 0
 
 
 @dataclass(frozen=True)
@@ -90,9 +72,13 @@ class BlockConfig(Part):
     Members
     -------
     kind : what the block is in a report: one of :data:`KINDS`
+    depends_on_data : whether its times depend on the data; they are averages then
+    evicts : whether it is a queue whose body is off chip
     """
 
     kind: ClassVar[str] = "route"
+    depends_on_data: ClassVar[bool] = False
+    evicts: ClassVar[bool] = False
 
     depths: tuple[int, ...] = field(default=())
     styles: tuple[str, ...] = field(default=())
@@ -116,6 +102,34 @@ class BlockConfig(Part):
     def folding_fields(self) -> tuple[str, ...]:
         """Fields of a :class:`hwgen.design.Folding` that the block obeys."""
         return ()
+
+    @property
+    def window(self) -> SlidingWindowConfig | None:
+        """The window over the block's input, if there is one."""
+        return None
+
+    @property
+    def loads(self) -> int:
+        """Words of weights that are loaded after reset."""
+        return 0
+
+    def load_words(self) -> list[int]:
+        """The words of weights that are loaded, in order."""
+        return []
+
+    @property
+    def tile_sites(self) -> int:
+        """Sites that are computed with each reading of weights from off-chip memory; 0: none."""
+        return 0
+
+    def parts(self) -> dict[str, Area]:
+        """What the parts of the block take, by name; what is left is its control."""
+        parts = {"queue": area.output_queues(self)}
+        return parts if self.window is None else {**parts, "window": self.window.area()}
+
+    def figures(self) -> dict[str, Any]:
+        """What a report says about the block that is particular of it: plain data."""
+        return {}
 
     @property
     def dsp_products(self) -> int:

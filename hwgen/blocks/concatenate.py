@@ -12,6 +12,7 @@ from amaranth.lib import wiring
 
 from hwgen.blocks.base import BlockConfig, Schedule
 from hwgen.blocks.output import output_queue
+from hwgen.blocks.registry import Request, carries_out, unchanged
 from hwgen.device import area
 from hwgen.device.cost import Area
 from hwgen.ir import Concat
@@ -112,3 +113,8 @@ class Concatenate(wiring.Component):
                 with m.Case(k) if k < len(ports) - 1 else m.Default():
                     m.d.comb += [fire.eq(port.valid & place), queue.i.p.eq(port.p)]
         return m
+
+
+@carries_out(Concat, pixels=unchanged)
+def _concatenate(request: Request) -> ConcatenateConfig:
+    return ConcatenateConfig(tensors=request.tensors, lanes=request.lanes)

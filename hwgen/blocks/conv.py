@@ -8,7 +8,7 @@ Several output pixels side by side may be computed together: they share the weig
 Where an activation meets one weight only (depthwise layers) they share the multipliers, too.
 
 Where the weights are too many, a tile of output rows is computed fold by fold, so that each fold is
-needed once a tile: it may stay in off-chip memory until then (:mod:`hwgen.parts.weight_stream`),
+needed once a tile: it may stay in off-chip memory until then (:mod:`hwgen.offchip.weight_stream`),
 and the results are put in order behind (:mod:`hwgen.parts.reorder`).
 
 A transposed convolution sends each window once for every phase (Shi et al., "Is the deconvolution
@@ -28,20 +28,22 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 
 from hwgen.blocks.base import OffChip, Schedule
-from hwgen.blocks.conv_base import ConvolutionConfig, array_weights, serialise
+from hwgen.blocks.conv_base import ConvolutionConfig, array_weights, lanes_taken, serialise
 from hwgen.blocks.output import fold_beats, fold_queue
+from hwgen.blocks.registry import Request, carries_out
 from hwgen.device import area
 from hwgen.device.arithmetic import counter, delayed
 from hwgen.device.cost import Area
 from hwgen.device.multiplier import Packing
 from hwgen.errors import HwgenError
+from hwgen.ir import Convolution, Gemm
 from hwgen.offchip.bus import AxiConfig
+from hwgen.offchip.weight_stream import WeightStreamConfig
 from hwgen.parts.mac import MacArray, MacArrayConfig
 from hwgen.parts.queue import QUEUE_LATENCY, Queue, queue_depth
 from hwgen.parts.reorder import ReorderQueue, TileOrder
 from hwgen.parts.requantise import Requantiser, RequantiserConfig
 from hwgen.parts.stream import StreamType, pack_rows
-from hwgen.parts.weight_stream import WeightStreamConfig
 from hwgen.parts.weights import WeightMemoryConfig
 from hwgen.parts.window import READ_LATENCY, SlidingWindow, SlidingWindowConfig
 
@@ -234,6 +236,14 @@ class FoldedConvConfig(ConvolutionConfig):
         tiles = self.outputs[0].beats // self.order.cycle
         return OffChip(self.stream.image_bytes, tiles * self.stream.bytes_per_turn,
                        ahead=self.stream.places * self.stream.fold_bytes)
+
+    @property
+    def tile_sites(self) -> int:
+        return self.order.sites if self.order is not None else 0
+
+    def parts(self) -> dict[str, Area]:
+        found = super().parts()
+        return found if self.stream is None else {**found, "weights": self.stream.area()}
 
     def image(self) -> bytes:
         return self.stream.image(self.memory_rows) if self.stream else b""
@@ -537,3 +547,22 @@ class FoldedConv(wiring.Component):
         with m.If(Mux(fire, end, beat == 0)):
             m.d.sync += address.eq(window.phase)
         return phase
+
+
+@carries_out(Convolution, Gemm, own_pixels=True)
+def _conv(request: Request) -> FoldedConvConfig:
+    folding, ports = request.folding, request.ports
+    stream = request.streams[0]
+    config = FoldedConvConfig(
+        op=request.op.as_conv(stream.tensor), tensor=stream.tensor, lanes_in=lanes_taken(request),
+        lanes_out=request.lanes, pixels_in=stream.pixels, pixels_out=request.pixels,
+        channel_lanes=folding.channel_lanes, tap_lanes=folding.tap_lanes,
+        group_lanes=folding.group_lanes, pe=folding.pe, capacity=folding.capacity,
+        multiplier=folding.multiplier, requantiser_multiplier=folding.requantiser,
+        shared=folding.shared, products=folding.products, window_style=folding.window,
+        weight_style=folding.weights, tile=folding.tile, resident=folding.resident,
+        fold_cycles=folding.fold_cycles, lookup=request.table,
+    )
+    if not config.tile:
+        return config
+    return replace(config, axi=ports.axi, burst=ports.burst, memory_latency=ports.latency)

@@ -11,13 +11,16 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from amaranth.hdl import Cat, Module, Signal, Value
 from amaranth.lib import stream, wiring
 
 from hwgen.blocks.base import BlockConfig
+from hwgen.blocks.registry import Request
+from hwgen.device import area
+from hwgen.device.cost import Area
 from hwgen.errors import HwgenError
 from hwgen.ir import Convolution, Table
 from hwgen.ir.types import TensorType
@@ -185,13 +188,20 @@ class ConvolutionConfig(BlockConfig):
         """Cycles from the address of weights to the weights."""
         return max(memory.latency for memory in self.weights)
 
+    def parts(self) -> dict[str, Area]:
+        return {
+            **super().parts(), "weights": area.total(memory.area() for memory in self.weights),
+            "multiply": self.array.area(), "requantise": self.requantiser.area(),
+        }
+
+    def figures(self) -> dict[str, Any]:
+        return {"products_per_dsp": self.array.packing.products} if self.dsp_products else {}
+
     @property
     def loads(self) -> int:
-        """Words of weights that are loaded after reset."""
         return sum(memory.loads for memory in self.weights)
 
     def load_words(self) -> list[int]:
-        """The words of weights that are loaded, in order."""
         return [word for memory, part in zip(self.weights, self.memory_rows, strict=True)
                 for word in (memory.load_words(part) if memory.loads else ())]
 
@@ -286,3 +296,11 @@ def serialise(
         requantiser.i.p.eq(held[: min(bits, len(held))]),
     ]
     return left
+
+
+def lanes_taken(request: Request) -> int:
+    """Most lanes, dividing those of the stream, that a convolution's folding can take."""
+    op, folding = request.op.as_conv(request.tensor), request.folding
+    word = folding.channel_lanes * folding.group_lanes
+    segment = op.weight.shape[-1] * (op.groups if folding.group_lanes > 1 else 1)
+    return math.gcd(request.streams[0].lanes, word, segment)

@@ -81,6 +81,7 @@ class EvictionConfig(BlockConfig):
     """
 
     kind: ClassVar[str] = "queue"
+    evicts: ClassVar[bool] = True
 
     stream: StreamType
     axi: AxiConfig

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -13,6 +13,7 @@ from amaranth.lib import wiring
 from hwgen.blocks.base import OpConfig, Schedule
 from hwgen.blocks.beat import most_claims, valid_chain
 from hwgen.blocks.output import output_queue
+from hwgen.blocks.registry import Request, carries_out
 from hwgen.device import area
 from hwgen.device.arithmetic import counter, delayed, levels
 from hwgen.device.cost import Area, Resources
@@ -311,3 +312,12 @@ class Gather(wiring.Component):
                 place += levels(len(read))
             rows.append(row)
         return rows
+
+
+def _by_pixel(op: GatherChannels, pixels: int) -> GatherChannels:
+    return replace(op, order=tuple(n * pixels + k for n in op.order for k in range(pixels)))
+
+
+@carries_out(GatherChannels, pixels=_by_pixel)
+def _gather(request: Request) -> GatherConfig:
+    return GatherConfig(op=request.op, tensor=request.tensor, lanes=request.lanes)

@@ -13,6 +13,7 @@ from amaranth.lib import data, wiring
 from hwgen.blocks.base import OpConfig
 from hwgen.blocks.beat import BeatConfig, most_claims
 from hwgen.blocks.output import output_queue
+from hwgen.blocks.registry import Request, carries_out
 from hwgen.device import area
 from hwgen.device.arithmetic import counter, delayed
 from hwgen.device.cost import Area
@@ -212,3 +213,9 @@ class GlobalPool(wiring.Component):
         if isinstance(self.config.op, GlobalMaxPool):
             return Mux(first | (x > acc), x, acc)
         return Mux(first, 0, acc) + x
+
+
+@carries_out(GlobalAveragePool, GlobalMaxPool)
+def _global_pool(request: Request) -> GlobalPoolConfig:
+    return GlobalPoolConfig(op=request.op, tensor=request.tensor, lanes=request.lanes,
+                            multiplier=request.folding.multiplier)

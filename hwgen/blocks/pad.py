@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from hwgen import ir
+from hwgen.blocks.registry import Request, carries_out
 from hwgen.blocks.resize import PixelReader, PixelReaderConfig
 from hwgen.parts.window import SlidingWindowConfig
 
@@ -37,3 +38,11 @@ class PadConfig(PixelReaderConfig):
 
 class Pad(PixelReader):
     """Adds, cuts off or leaves out pixels; see :class:`hwgen.blocks.resize.PixelReader`."""
+
+
+@carries_out(ir.Pad)
+def _pad(request: Request) -> PadConfig:
+    folding = request.folding
+    return PadConfig(op=request.op, tensor=request.tensor, lanes=request.lanes,
+                     capacity=folding.capacity, window_style=folding.window,
+                     pace=folding.fold_cycles)

@@ -14,6 +14,7 @@ from amaranth.lib import data, wiring
 
 from hwgen.blocks.base import OpConfig, Schedule
 from hwgen.blocks.output import output_queue
+from hwgen.blocks.registry import Request, carries_out
 from hwgen.device import area
 from hwgen.device.arithmetic import counter
 from hwgen.device.cost import Area
@@ -217,3 +218,11 @@ class Pool(wiring.Component):
                 count = unsigned(len(shared.set))
                 m.d.comb += shared.set.eq(reduce("count", list(window.inside), count))
         return m
+
+
+@carries_out(MaxPool, AveragePool)
+def _pool(request: Request) -> PoolConfig:
+    folding = request.folding
+    return PoolConfig(op=request.op, tensor=request.tensor, lanes=request.lanes,
+                      tap_lanes=folding.tap_lanes, capacity=folding.capacity,
+                      window_style=folding.window, multiplier=folding.multiplier)

@@ -8,6 +8,7 @@ from functools import cached_property
 from amaranth.hdl import Module, Signal, Value, signed
 
 from hwgen.blocks.beat import Pair, PairConfig
+from hwgen.blocks.registry import Request, carries_out, unchanged
 from hwgen.device import area
 from hwgen.device.arithmetic import signed_width
 from hwgen.device.cost import Area
@@ -132,3 +133,10 @@ class Product(Pair):
             product = config.device.product(m, wide, narrow, f"product_{lane}")
             m.d.comb += requantiser.i.p[lane].eq(product)
         return list(requantiser.o.p)
+
+
+@carries_out(Mul, pixels=unchanged)
+def _product(request: Request) -> ProductConfig:
+    a, b = request.tensors
+    return ProductConfig(op=request.op, tensors=(a, b), lanes=request.lanes,
+                         multiplier=request.folding.multiplier, pace=request.folding.fold_cycles)

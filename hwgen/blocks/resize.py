@@ -16,6 +16,7 @@ from amaranth.lib import wiring
 
 from hwgen.blocks.base import OpConfig, Schedule
 from hwgen.blocks.output import output_queue
+from hwgen.blocks.registry import Request, carries_out
 from hwgen.device import area
 from hwgen.device.cost import Area
 from hwgen.ir import Resize, Window
@@ -155,3 +156,11 @@ class NearestResizeConfig(PixelReaderConfig):
 
 class NearestResize(PixelReader):
     """Repeats every pixel along each dimension; see :class:`PixelReader`."""
+
+
+@carries_out(Resize)
+def _resize(request: Request) -> NearestResizeConfig:
+    folding = request.folding
+    return NearestResizeConfig(op=request.op, tensor=request.tensor, lanes=request.lanes,
+                               capacity=folding.capacity, window_style=folding.window,
+                               pace=folding.fold_cycles)

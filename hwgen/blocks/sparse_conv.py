@@ -14,20 +14,22 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, ClassVar
 
 import numpy as np
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 
 from hwgen.blocks.base import Schedule
-from hwgen.blocks.conv_base import ConvolutionConfig, serialise, weight_memories
+from hwgen.blocks.conv_base import ConvolutionConfig, lanes_taken, serialise, weight_memories
 from hwgen.blocks.output import fold_beats, fold_queue
+from hwgen.blocks.registry import Request, carries_out
 from hwgen.device import area
 from hwgen.device.arithmetic import counter, delayed
 from hwgen.device.cost import Area
 from hwgen.device.multiplier import Packing
 from hwgen.errors import HwgenError
-from hwgen.ir import ConvTranspose
+from hwgen.ir import Convolution, ConvTranspose, Gemm
 from hwgen.parts.mac import MacArrayConfig
 from hwgen.parts.memory import ReadOnlyMemory
 from hwgen.parts.queue import QUEUE_LATENCY
@@ -108,6 +110,17 @@ class SparseConvConfig(ConvolutionConfig):
             )
         if not 0 <= self.cycles < 1 << 40:
             raise HwgenError(f"Cycles must be a number, 0 or more, not {self.cycles!r}")
+
+    depends_on_data: ClassVar[bool] = True
+
+    def figures(self) -> dict[str, Any]:
+        folds = self.window.windows * len(self.fold_results)
+        return {
+            **super().figures(),
+            "pairs_tested": self.count, "multipliers": self.multipliers,
+            "dense_cycles": folds * self.window.steps * max(map(len, self.streams)),
+            "mean_fold_cycles": self.fold_cycles,
+        }
 
     @property
     def folding_fields(self) -> tuple[str, ...]:
@@ -465,3 +478,22 @@ class SparseConv(wiring.Component):
                 for start in range(0, config.pe, most) for k in together
             ))
         return loaded
+
+
+@carries_out(Convolution, Gemm, when=lambda folding: folding.sparse is not None, own_pixels=True)
+def _sparse_conv(request: Request) -> SparseConvConfig:
+    folding, stream = request.folding, request.streams[0]
+    sparse = folding.sparse
+    assert sparse is not None
+    if (stream.pixels, request.pixels) != (1, 1):
+        raise HwgenError(f"A sparse convolution takes one pixel a beat, not {stream.pixels!r} and "
+                         f"{request.pixels!r}")
+    return SparseConvConfig(
+        op=request.op.as_conv(stream.tensor), tensor=stream.tensor, lanes_in=lanes_taken(request),
+        lanes_out=request.lanes, channel_lanes=folding.channel_lanes,
+        tap_lanes=folding.tap_lanes, pe=folding.pe, streams=sparse.streams, skip=sparse.skip,
+        queue=sparse.queue, cycles=sparse.cycles, capacity=folding.capacity,
+        multiplier=folding.multiplier, requantiser_multiplier=folding.requantiser,
+        products=folding.products, window_style=folding.window, weight_style=folding.weights,
+        lookup=request.table,
+    )

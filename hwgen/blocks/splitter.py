@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from amaranth.hdl import Module, Signal
@@ -11,6 +11,7 @@ from amaranth.lib import wiring
 
 from hwgen.blocks.base import OpConfig, Schedule
 from hwgen.blocks.output import output_queue
+from hwgen.blocks.registry import Request, carries_out
 from hwgen.device import area
 from hwgen.device.cost import Area
 from hwgen.ir import Split
@@ -91,3 +92,12 @@ class Splitter(wiring.Component):
                 ]
             m.d.comb += queue.i.p.eq(self.i.p)
         return m
+
+
+def _by_pixel(op: Split, pixels: int) -> Split:
+    return replace(op, sizes=tuple(n * pixels for n in op.sizes))
+
+
+@carries_out(Split, pixels=_by_pixel)
+def _splitter(request: Request) -> SplitterConfig:
+    return SplitterConfig(op=request.op, tensor=request.tensor, lanes=request.lanes)

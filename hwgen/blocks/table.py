@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import numpy as np
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 
 from hwgen.blocks.base import OpConfig
 from hwgen.blocks.beat import BeatConfig, valid_chain
 from hwgen.blocks.output import output_queue
+from hwgen.blocks.registry import Request, carries_out
 from hwgen.device import area
 from hwgen.device.arithmetic import counter
 from hwgen.device.cost import Area
@@ -110,3 +112,12 @@ class TableLookup(wiring.Component):
             word = config.memory.read(m, f"table_{lane}", address, config.rows(lane))
             m.d.comb += queue.i.p[lane].eq(word)
         return m
+
+
+def _by_pixel(op: Table, pixels: int) -> Table:
+    return replace(op, values=np.repeat(op.values, pixels, axis=0)) if op.by_channel else op
+
+
+@carries_out(Table, pixels=_by_pixel)
+def _table(request: Request) -> TableLookupConfig:
+    return TableLookupConfig(op=request.op, tensor=request.tensor, lanes=request.lanes)

@@ -114,6 +114,9 @@ class Convolution(Op):
         """What each phase adds to the sum of products, shape ``(phases, Cout)``."""
         return self.bias[None]
 
+    def as_conv(self, x: TensorType) -> Convolution:
+        return self
+
     @property
     def cout(self) -> int:
         """Number of output channels."""

@@ -9,11 +9,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from hwgen.ir.types import TensorType
+
+if TYPE_CHECKING:
+    from hwgen.ir.conv import Convolution
 
 __all__ = ["Op"]
 
@@ -40,6 +43,10 @@ class Op(ABC):
         self, inputs: Sequence[np.ndarray], types: Sequence[TensorType]
     ) -> tuple[np.ndarray, ...]:
         """Exact values of the outputs, for inputs of shape ``(frames, *type.shape)``."""
+
+    def as_conv(self, x: TensorType) -> Convolution | None:
+        """The convolution that the op is, if it is one, for an input of a type."""
+        return None
 
     def macs(self, *inputs: TensorType) -> int:
         """Multiply-accumulates a frame, as papers count them: window taps, padding included."""

@@ -13,8 +13,8 @@ from amaranth.lib.wiring import In, Out
 from hwgen.errors import HwgenError
 
 __all__ = [
-    "BURST_LIMIT", "INCREMENTING", "MODIFIABLE", "PAGE", "REQUEST_LIMIT", "AxiConfig", "axi_ports",
-    "connect_axi",
+    "BURST_LIMIT", "ID_BITS", "INCREMENTING", "MODIFIABLE", "PAGE", "REQUEST_LIMIT", "AxiConfig",
+    "axi_ports",    "connect_axi",
 ]
 
 
@@ -33,6 +33,9 @@ REQUEST_LIMIT = 4096
 INCREMENTING = 1
 """``AxBURST``: each beat is at the next word."""
 
+
+ID_BITS = 6
+"""Bits of AXI identifiers, as the ports of Zynq UltraScale+ have them."""
 
 MODIFIABLE = 3
 """``AxCACHE``: normal memory, bufferable, not cached; the interconnect may merge bursts."""

@@ -6,22 +6,52 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
-from hwgen.blocks.base import BlockConfig, OffChip
 from hwgen.errors import HwgenError
 from hwgen.offchip.bus import AxiConfig
 from hwgen.offchip.port import AxiPortConfig
 
-__all__ = ["ID_BITS", "PORT_SHARE", "REGION", "Layout", "lay_out"]
+__all__ = ["PORT_SHARE", "REGION", "Client", "Layout", "OffChip", "lay_out"]
 
 REGION = 4096
 """Regions begin at multiples of it: no burst that is aligned in its region crosses a page."""
 
-ID_BITS = 6
-"""Bits of AXI identifiers, as the ports of Zynq UltraScale+ have them."""
-
 PORT_SHARE = 0.85
 """Share of a port's cycles that may be planned for; the rest makes up for the memory's gaps."""
+
+
+@dataclass(frozen=True)
+class OffChip:
+    """What a block keeps in off-chip memory.
+
+    Such a block is a client of an AXI port (:mod:`hwgen.offchip.port`): it has a member ``read``,
+    if it writes also ``write``, and ``base``, where its region begins; ``waits`` says that it had
+    to wait for the memory in this cycle, and ``loaded`` that what is fetched ahead has come.
+
+    Members
+    -------
+    size : bytes of its region
+    reads, writes : bytes a frame
+    ahead : bytes read before the first frame
+    """
+
+    size: int
+    reads: int
+    writes: int = 0
+    ahead: int = 0
+
+
+class Client(Protocol):
+    """What the layout asks of a block."""
+
+    @property
+    def offchip(self) -> OffChip | None:
+        """What the block keeps off chip, if anything."""
+
+    def image(self) -> bytes:
+        """What the block's region holds at the beginning."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -81,7 +111,7 @@ class Layout:
         """Bytes written for a frame."""
         return sum(use.writes for use in self.uses.values())
 
-    def image(self, blocks: Mapping[str, BlockConfig]) -> bytes:
+    def image(self, blocks: Mapping[str, Client]) -> bytes:
         """What the memory holds at the beginning: the blocks' images, each in its region."""
         image = bytearray()
         for name, offset in self.offsets.items():
@@ -92,7 +122,7 @@ class Layout:
 
 
 def lay_out(
-    blocks: Mapping[str, BlockConfig], axi: AxiConfig, ports: int, rate: float = 0.0
+    blocks: Mapping[str, Client], axi: AxiConfig, ports: int, rate: float = 0.0
 ) -> Layout | None:
     """The layout of the off-chip memory of some blocks; None if none of them has any.
 

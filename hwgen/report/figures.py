@@ -7,15 +7,9 @@ from dataclasses import asdict
 
 from rich.table import Table
 
-from hwgen.blocks.base import BlockConfig
-from hwgen.blocks.conv import FoldedConvConfig
-from hwgen.blocks.conv_base import ConvolutionConfig
-from hwgen.blocks.sparse_conv import SparseConvConfig
 from hwgen.design import DesignPoint
-from hwgen.device import area
-from hwgen.device.cost import Area, Resources
+from hwgen.device.cost import Resources
 from hwgen.netlist import Netlist
-from hwgen.parts.window import SlidingWindowConfig
 
 __all__ = ["fabric_share", "left_to_host", "report", "summary"]
 
@@ -80,18 +74,16 @@ def _offchip(netlist: Netlist, design: DesignPoint, interval: int) -> dict:
     layout = netlist.offchip
     if layout is None:
         return {}
-    blocks = netlist.blocks
-    weights = {name: config for name, config in blocks.items()
-               if isinstance(config, FoldedConvConfig) and config.tile}
+    sites = {name: config.tile_sites for name, config in netlist.blocks.items()
+             if config.tile_sites}
     return {
         "ports": layout.ports, "data_bits": layout.axi.data_bits, "bytes": layout.size,
         "bytes_read": layout.reads, "bytes_written": layout.writes,
         "gbps": (layout.reads + layout.writes) * 8e-3 * design.clock_mhz / interval,
-        "weight_bytes": sum(layout.uses[name].reads for name in weights),
+        "weight_bytes": sum(layout.uses[name].reads for name in sites),
         # What it would be if weights were read again for every site.
         "weight_bytes_by_site": sum(
-            layout.uses[name].reads * config.order.sites
-            for name, config in weights.items() if config.order is not None
+            layout.uses[name].reads * count for name, count in sites.items()
         ),
         "blocks": {
             name: {"offset": offset, **asdict(layout.uses[name])}
@@ -121,38 +113,10 @@ def _layer(netlist: Netlist, name: str, design: DesignPoint) -> dict:
         **asdict(config.resources(netlist.family)),
         **({"folding": {field: value for field, value in asdict(folding).items()
                         if field in config.folding_fields}} if folding else {}),
-        **({"products_per_dsp": config.array.packing.products}
-           if isinstance(config, ConvolutionConfig) and config.dsp_products else {}),
-        **(_sparse(config) if isinstance(config, SparseConvConfig) else {}),
+        **config.figures(),
         "parts": {name: asdict(part.resources(netlist.family))
-                  for name, part in _parts(config).items()},
+                  for name, part in config.parts().items()},
     }
-
-
-def _sparse(config: SparseConvConfig) -> dict:
-    """What is particular of a block that passes over zeros."""
-    folds = config.window.windows * len(config.fold_results)
-    return {
-        "pairs_tested": config.count, "multipliers": config.multipliers,
-        "dense_cycles": folds * config.window.steps * max(map(len, config.streams)),
-        "mean_fold_cycles": config.fold_cycles,
-    }
-
-
-def _parts(config: BlockConfig) -> dict[str, Area]:
-    """What the parts of a block take; the rest of it is control."""
-    parts = {"queue": area.output_queues(config)}
-    window = getattr(config, "window", None)
-    if isinstance(window, SlidingWindowConfig):
-        parts["window"] = window.area()
-    if isinstance(config, ConvolutionConfig):
-        memories = config.weights
-        if isinstance(config, FoldedConvConfig) and config.stream is not None:
-            memories = [config.stream]
-        parts["weights"] = area.total(memory.area() for memory in memories)
-        parts["multiply"] = config.array.area()
-        parts["requantise"] = config.requantiser.area()
-    return parts
 
 
 def fabric_share(data: Mapping) -> str:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hwgen import boards
 from hwgen.blocks.conv import FoldedConvConfig
 from hwgen.blocks.evict import EvictionConfig
+from hwgen.blocks.registry import block_config
 from hwgen.design import OFF_CHIP, DesignPoint, Folding
 from hwgen.dse.design.foldings import ConvTable
 from hwgen.dse.design.search import Found, check_design, search
@@ -21,7 +22,6 @@ from hwgen.dse.design.streaming import LEAST_FOLDS, External
 from hwgen.errors import HwgenError
 from hwgen.ir import GlobalAveragePool, Graph, Requantise, Resize
 from hwgen.parts.stream import StreamType
-from hwgen.plan import block_config
 from hwgen.timing import sized
 from tests.networks import Builder, Q
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 
 from hwgen import boards
+from hwgen.blocks.registry import block_config
 from hwgen.design import DesignPoint
 from hwgen.device.cost import Resources
 from hwgen.dse.design.bounds import divided
@@ -19,7 +20,6 @@ from hwgen.dse.design.foldings import ConvTable
 from hwgen.dse.design.search import check_design, design_for, search
 from hwgen.errors import HwgenError
 from hwgen.parts.stream import StreamType
-from hwgen.plan import as_conv, block_config
 from hwgen.timing import sized
 from tests.networks import Builder
 
@@ -234,7 +234,7 @@ def test_tables_say_what_blocks_say(name: str, seed: int, multiplier: str) -> No
         for t in (tensor, out)
     )
     pixels = [(1, 1), (2, 2), (1, 2), (2, 1)][seed % 4]
-    conv = as_conv(node.op, tensor)
+    conv = node.op.as_conv(tensor)
     assert conv is not None
     table = ConvTable(conv, tensor, lanes_in, lanes_out, *pixels, multiplier, ultra=True)
     table.limit(1 << 40)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hwgen.device.storage import STYLES
 from hwgen.errors import HwgenError
 from hwgen.offchip.bus import AxiConfig
-from hwgen.parts.weight_stream import WeightStreamConfig
+from hwgen.offchip.weight_stream import WeightStreamConfig
 
 BASE = 0x5400
 """Where folds begin."""
