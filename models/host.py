@@ -8,8 +8,7 @@ them, integers and channels last, and the file's own outputs come out.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,144 +16,17 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from hwgen.errors import HwgenError, HwgenWarning
+from hwgen.errors import HwgenWarning
 from hwgen.ir import Graph, TensorType
+from hwgen.models.onnx.division import Host
 
 if TYPE_CHECKING:
     from hwgen.models.lowering.layout import View
 
-__all__ = [
-    "WEIGHTED", "Division", "Host", "divide", "divide_at", "host_model", "input_name",
-    "left_to_host", "matching",
-]
+__all__ = ["host_model", "input_name", "left_to_host", "matching"]
 
-WEIGHTED = {"Conv", "Gemm", "MatMul", "ConvTranspose"}
-BEGINS = {
-    "Flatten", "LogSoftmax", "NonMaxSuppression", "Reshape", "Softmax", "Squeeze", "TopK",
-    "Transpose", "Unsqueeze",
-}
-"""Ops at which the host's part may begin."""
-MOVES = BEGINS | {
-    "ArgMax", "ArgMin", "Cast", "Concat", "DepthToSpace", "Expand", "Gather", "GatherElements",
-    "GatherND", "Hardmax", "Identity", "Slice", "SpaceToDepth", "Split", "Tile",
-}
-"""Ops that only move, choose or rank: those that may follow on the host."""
 OWN = "host."
 """How names begin that no file gave."""
-
-
-@dataclass(frozen=True)
-class Host:
-    """The host's part of a network.
-
-    Members
-    -------
-    nodes : in topological order; they read outputs of the accelerator, and constants
-    outputs : of the file, with types and shapes
-    kinds : ONNX element types of the accelerator's outputs, where they are not float
-    integers : outputs of the file that are integers to the QuantizeLinear that makes them
-    """
-
-    nodes: list[onnx.NodeProto] = field(default_factory=list)
-    outputs: list[onnx.ValueInfoProto] = field(default_factory=list)
-    kinds: dict[str, int] = field(default_factory=dict)
-    integers: dict[str, onnx.NodeProto] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Division:
-    """Which nodes the accelerator computes, and which are the host's.
-
-    Members
-    -------
-    kept, host : nodes in topological order
-    outputs : tensors at which the accelerator ends
-    """
-
-    kept: list[onnx.NodeProto]
-    host: list[onnx.NodeProto]
-    outputs: list[str]
-
-
-def divide(
-    nodes: Sequence[onnx.NodeProto], constants: Iterable[str], outputs: Sequence[str]
-) -> Division:
-    """Leave to the host what begins by moving or ranking data behind the last weights.
-
-    Only if all that follows moves, chooses or ranks as well: the host computes nothing unasked.
-
-    Parameters
-    ----------
-    nodes : in topological order
-    constants : names of the tensors that are constant
-    outputs : of the network
-    """
-    useful: set[str] = set()
-    movable: set[str] = set()
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in nodes:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    for node in reversed(nodes):
-        if node.op_type in WEIGHTED or any(out in useful for out in node.output):
-            useful.update(node.input)
-        elif node.op_type in MOVES and all(
-            reader.output[0] in movable for out in node.output for reader in readers.get(out, ())
-        ):
-            movable.add(node.output[0])
-    known = set(constants)
-    gone = _behind(nodes, known, movable)
-    host = [n for n in nodes if n.output[0] in gone]
-    kept = [n for n in nodes if n.output[0] not in gone]
-    heads = [i for n in host for i in n.input if i and i not in gone and i not in known]
-    ends = dict.fromkeys([*(o for o in outputs if o not in gone), *heads])
-    return Division(kept, host, list(ends))
-
-
-def _behind(
-    nodes: Sequence[onnx.NodeProto], constants: set[str], movable: set[str]
-) -> set[str]:
-    """Movable tensors of nodes at which the host's part may begin, and all behind them."""
-    gone: set[str] = set()
-    for node in nodes:
-        live = any(i and i not in constants for i in node.input)
-        if any(i in gone for i in node.input) or (
-                live and node.op_type in BEGINS and node.output[0] in movable):
-            gone.update(node.output)
-    return gone
-
-
-def divide_at(
-    nodes: Sequence[onnx.NodeProto], constants: Iterable[str], inputs: Iterable[str],
-    outputs: Sequence[str], chosen: Sequence[str],
-) -> Division:
-    """End the accelerator at tensors that the user chose; all behind them is the host's.
-
-    Raises
-    ------
-    :exc:`HwgenError`
-        If the host would need more than these tensors.
-    """
-    known, given = set(constants), set(inputs)
-    wanted, ends, host = set(outputs), set(chosen), []
-    for node in reversed(nodes):
-        if any(o in wanted and o not in ends for o in node.output):
-            host.append(node)
-            wanted.update(i for i in node.input if i and i not in known)
-    if missing := sorted((wanted & given) - ends):
-        raise HwgenError(
-            f"Outputs {', '.join(chosen)}: the file's outputs also depend on its input "
-            f"{missing[0]!r} by another way: choose tensors through which everything goes"
-        )
-    host.reverse()
-    wanted = set(chosen)
-    kept = []
-    for node in reversed(nodes):
-        if any(o in wanted for o in node.output):
-            kept.append(node)
-            wanted.update(node.input)
-    kept.reverse()
-    return Division(kept, host, list(chosen))
 
 
 def input_name(tensor: str) -> str:

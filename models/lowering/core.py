@@ -17,10 +17,10 @@ import onnx
 
 from hwgen.errors import HwgenError, HwgenWarning
 from hwgen.ir import Graph, Op, Quantisation, Requantise, Reshape, Table, TensorType
-from hwgen.models.host import WEIGHTED
 from hwgen.models.lowering.affine import Affine, find_affine
 from hwgen.models.lowering.layout import View, arrangement, channels_last, obstacle, plain_positions
 from hwgen.models.lowering.regions import ELEMENTWISE, Regions
+from hwgen.models.onnx.division import WEIGHTED
 from hwgen.models.onnx.reader import Network
 from hwgen.models.quantisation.precision import Precision
 

@@ -18,7 +18,7 @@ from onnx import helper, numpy_helper, shape_inference
 
 from hwgen.errors import HwgenError, HwgenWarning, reason
 from hwgen.ir import Quantisation
-from hwgen.models.host import WEIGHTED, Host, divide, divide_at
+from hwgen.models.onnx.division import WEIGHTED, Host, divide, divide_at
 from hwgen.models.onnx.quantisers import INTEGERS, CodedConstant, Quantisers
 
 __all__ = ["WEIGHTED", "Network", "attributes", "normalise", "read", "session"]

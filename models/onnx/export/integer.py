@@ -18,7 +18,7 @@ from hwgen.ir import (
     Requantise,
     TensorType,
 )
-from hwgen.models.onnx.export.writer import Writer, flat_pads, to_onnx_layout
+from hwgen.models.onnx.export.writer import Writer, flat_pads, to_onnx_layout, writes
 
 __all__ = ["IntegerWriter"]
 
@@ -76,6 +76,7 @@ class IntegerWriter(Writer):
         acc = self.op("Add", sums, self.constant(bias.reshape(-1, *(1,) * (rank - 2)), np.int32))
         return self._requantised(acc, op.requantise, op.output, rank)
 
+    @writes(ConvTranspose)
     def _convtranspose(self, node: Node, op: ConvTranspose, types: list[TensorType]) -> None:
         """Pixels spread apart by the zero point, and a convolution with the kernel turned round."""
         (type,) = types
@@ -100,6 +101,7 @@ class IntegerWriter(Writer):
         self._requantised(self.op("Add", sums, bias), op.requantise, op.output, rank + 2,
                           out=node.name)
 
+    @writes(AveragePool)
     def _averagepool(self, node: Node, op: AveragePool, types: list[TensorType]) -> None:
         (type,) = types
         wide = self.op("Cast", node.inputs[0], to=TensorProto.DOUBLE)
@@ -116,6 +118,7 @@ class IntegerWriter(Writer):
         self._requantised(total, op.requantise, op.output, len(type.shape) + 1, out=node.name,
                           entry=entry)
 
+    @writes(GlobalAveragePool)
     def _globalaveragepool(
         self, node: Node, op: GlobalAveragePool, types: list[TensorType]
     ) -> None:
@@ -126,6 +129,7 @@ class IntegerWriter(Writer):
         total = self.op("ReduceSum", real, axes, keepdims=1)
         self._requantised(total, op.requantise, op.output, len(type.shape) + 1, out=node.name)
 
+    @writes(Mul)
     def _mul(self, node: Node, op: Mul, types: list[TensorType]) -> None:
         terms = []
         for tensor, type in zip(node.inputs, types, strict=True):
@@ -133,6 +137,7 @@ class IntegerWriter(Writer):
             terms.append(self.op("Sub", wide, self.constant(type.zero_point, np.int32)))
         self._requantised(self.op("Mul", *terms), op.requantise, op.output, 2, out=node.name)
 
+    @writes(Add)
     def _add(self, node: Node, op: Add, types: list[TensorType]) -> None:
         terms = []
         for tensor, type, multiplier in zip(node.inputs, types, op.multipliers, strict=True):

@@ -17,7 +17,7 @@ from hwgen.ir import (
     Quantisation,
     TensorType,
 )
-from hwgen.models.onnx.export.writer import Writer, flat_pads, to_onnx_layout
+from hwgen.models.onnx.export.writer import Writer, flat_pads, to_onnx_layout, writes
 
 __all__ = ["QdqWriter"]
 
@@ -63,6 +63,7 @@ class QdqWriter(Writer):
                       dilations=op.dilation)
         return self._codes(out, op.output)
 
+    @writes(ConvTranspose)
     def _convtranspose(self, node: Node, op: ConvTranspose, types: list[TensorType]) -> None:
         """Plain float weights: with groups no axis of theirs is that of the output channels."""
         (type,) = types
@@ -83,6 +84,7 @@ class QdqWriter(Writer):
         )
         self._codes(out, op.output, out=node.name)
 
+    @writes(AveragePool)
     def _averagepool(self, node: Node, op: AveragePool, types: list[TensorType]) -> None:
         real = self._real(node.inputs[0], types[0].quantisation)
         mean = self.op("AveragePool", real, kernel_shape=op.window.kernel,
@@ -90,17 +92,20 @@ class QdqWriter(Writer):
                        dilations=op.window.dilation, count_include_pad=int(op.count_include_pad))
         self._codes(mean, op.output, out=node.name)
 
+    @writes(GlobalAveragePool)
     def _globalaveragepool(
         self, node: Node, op: GlobalAveragePool, types: list[TensorType]
     ) -> None:
         mean = self.op("GlobalAveragePool", self._real(node.inputs[0], types[0].quantisation))
         self._codes(mean, op.output, out=node.name)
 
+    @writes(Add)
     def _add(self, node: Node, op: Add, types: list[TensorType]) -> None:
         a, b = (self._real(t, q.quantisation) for t, q in zip(node.inputs, types, strict=True))
         kind = "Sub" if op.multipliers[1] < 0 else "Add"
         self._codes(self.op(kind, a, b), op.output, out=node.name)
 
+    @writes(Mul)
     def _mul(self, node: Node, op: Mul, types: list[TensorType]) -> None:
         a, b = (self._real(t, q.quantisation) for t, q in zip(node.inputs, types, strict=True))
         self._codes(self.op("Mul", a, b), op.output, out=node.name)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from hwgen.errors import HwgenError
 from hwgen.ir import (
     ArgMax,
-    AveragePool,
     Concat,
     Conv,
-    ConvTranspose,
     GatherChannels,
     Gemm,
-    GlobalAveragePool,
     GlobalMaxPool,
     Graph,
     MaxPool,
@@ -29,8 +28,9 @@ from hwgen.ir import (
     TensorType,
     Window,
 )
+from hwgen.ir.op import Op
 
-__all__ = ["Writer", "flat_pads", "from_onnx_layout", "to_onnx_layout"]
+__all__ = ["Writer", "flat_pads", "from_onnx_layout", "to_onnx_layout", "writes"]
 
 OPSET = 21
 
@@ -45,8 +45,40 @@ def from_onnx_layout(frames: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.moveaxis(frames, 1, -1))
 
 
-class Writer:
-    """Collects ONNX nodes and constants."""
+Handler = Callable[[Any, Node, Any, list[TensorType]], None]
+_HANDLERS: dict[tuple[type, type[Op]], Handler] = {}
+
+
+def writes(*kinds: type[Op], form: type | None = None) -> Callable[[Handler], Handler]:
+    """Register how ops are written: a method of a writer, or a function for a given one.
+
+    Parameters
+    ----------
+    kinds : classes of ops; subclasses are included
+    form : :class:`Writer`, for both forms of ONNX, or one of its subclasses; left out for methods,
+        which are for their own class
+    """
+    def register(handler: Handler) -> Handler:
+        if form is None:
+            handler.__dict__["kinds"] = kinds
+        else:
+            _HANDLERS.update({(form, kind): handler for kind in kinds})
+        return handler
+
+    return register
+
+
+class _Registering(type):
+    """Takes up the methods that :func:`writes` marked, each for its class."""
+
+    def __init__(cls, name: str, bases: tuple, namespace: dict) -> None:
+        super().__init__(name, bases, namespace)
+        for method in namespace.values():
+            _HANDLERS.update({(cls, kind): method for kind in getattr(method, "kinds", ())})
+
+
+class Writer(metaclass=_Registering):
+    """Collects ONNX nodes and constants; :func:`writes` says how an op is written."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
@@ -89,11 +121,16 @@ class Writer:
     def node(self, node: Node) -> None:
         """Write one op of the integer graph."""
         types = [self.graph.types[t] for t in node.inputs]
-        handler = getattr(self, f"_{type(node.op).__name__.lower()}")
-        handler(node, node.op, types)
+        for form in type(self).__mro__:
+            for kind in type(node.op).__mro__:
+                if handler := _HANDLERS.get((form, kind)):
+                    handler(self, node, node.op, types)
+                    return
+        raise HwgenError(f"Node {node.name!r}: {type(node.op).__name__} has no form in ONNX")
 
     # What both forms share: ops that only select among integers.
 
+    @writes(Table)
     def _table(self, node: Node, op: Table, types: list[TensorType]) -> None:
         (type,) = types
         index = self.op("Cast", node.inputs[0], to=TensorProto.INT32)
@@ -105,20 +142,24 @@ class Writer:
         values = self.constant(op.values.ravel(), op.output.dtype)
         self.op("Gather", values, shifted, out=node.name)
 
+    @writes(Concat)
     def _concat(self, node: Node, op: Concat, types: list[TensorType]) -> None:
         self.op("Concat", *node.inputs, out=node.name, axis=1)
 
+    @writes(Split)
     def _split(self, node: Node, op: Split, types: list[TensorType]) -> None:
         sizes = self.constant(op.sizes, np.int64)
         self._nodes.append(
             helper.make_node("Split", [node.inputs[0], sizes], list(node.outputs), axis=1)
         )
 
+    @writes(Resize)
     def _resize(self, node: Node, op: Resize, types: list[TensorType]) -> None:
         scales = self.constant((1, 1, *op.factors), np.float32)
         self.op("Resize", node.inputs[0], "", scales, out=node.name, mode="nearest",
                 coordinate_transformation_mode="asymmetric", nearest_mode="floor")
 
+    @writes(MaxPool)
     def _maxpool(self, node: Node, op: MaxPool, types: list[TensorType]) -> None:
         # onnxruntime pads less than a kernel; the smallest code never wins either.
         window = op.window
@@ -126,6 +167,7 @@ class Writer:
         self.op("MaxPool", source, out=node.name, kernel_shape=window.kernel,
                 strides=window.stride, dilations=window.dilation)
 
+    @writes(GlobalMaxPool)
     def _globalmaxpool(self, node: Node, op: GlobalMaxPool, types: list[TensorType]) -> None:
         axes = self.constant(range(2, len(types[0].shape) + 1), np.int64)
         self.op("ReduceMax", node.inputs[0], axes, out=node.name, keepdims=1)
@@ -140,6 +182,7 @@ class Writer:
             return self.op("Pad", tensor, amounts, mode="edge")
         return self.op("Pad", tensor, amounts, self.constant(fill, type.quantisation.dtype))
 
+    @writes(Pad)
     def _pad(self, node: Node, op: Pad, types: list[TensorType]) -> None:
         (type,) = types
         padded = self._padded(node.inputs[0], op.window, op.fill, type)
@@ -150,9 +193,11 @@ class Writer:
             self.constant(op.stride, np.int64), out=node.name,
         )
 
+    @writes(GatherChannels)
     def _gatherchannels(self, node: Node, op: GatherChannels, types: list[TensorType]) -> None:
         self.op("Gather", node.inputs[0], self.constant(op.order, np.int64), out=node.name, axis=1)
 
+    @writes(Reshape)
     def _reshape(self, node: Node, op: Reshape, types: list[TensorType]) -> None:
         """The order of the stream is kept, which has channels last."""
         before, after = len(types[0].shape) + 1, len(op.shape) + 1
@@ -160,12 +205,14 @@ class Writer:
         shaped = self.op("Reshape", last, self.constant((-1, *op.shape), np.int64))
         self.op("Transpose", shaped, out=node.name, perm=[0, after - 1, *range(1, after - 1)])
 
+    @writes(ArgMax)
     def _argmax(self, node: Node, op: ArgMax, types: list[TensorType]) -> None:
         (out,) = op.infer(*types)
         kind = TensorProto.INT8 if out.bits <= 8 else TensorProto.INT16
         self.op("Cast", self.op("ArgMax", node.inputs[0], axis=1, keepdims=1), out=node.name,
                 to=kind)
 
+    @writes(Gemm)
     def _gemm(self, node: Node, op: Gemm, types: list[TensorType]) -> None:
         """A convolution whose window is the frame, its spatial extents then taken away."""
         (type,) = types
@@ -180,21 +227,11 @@ class Writer:
         shape = self.constant((-1, conv.cout), np.int64)
         self.op("Reshape", wide, shape, out=node.name)
 
+    @writes(Conv)
     def _conv(self, node: Node, op: Conv, types: list[TensorType]) -> None:
         self.op("Identity", self._convolution(node, op, types[0]), out=node.name)
 
     def _convolution(self, node: Node, op: Conv, type: TensorType) -> str:
-        raise NotImplementedError
-
-    def _convtranspose(self, node: Node, op: ConvTranspose, types: list[TensorType]) -> None:
-        raise NotImplementedError
-
-    def _globalaveragepool(
-        self, node: Node, op: GlobalAveragePool, types: list[TensorType]
-    ) -> None:
-        raise NotImplementedError
-
-    def _averagepool(self, node: Node, op: AveragePool, types: list[TensorType]) -> None:
         raise NotImplementedError
 
 

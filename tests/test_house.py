@@ -1,0 +1,83 @@
+"""The house: imports run one way, and nobody but a block decides by what a block is."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = ("hwgen", "boards", "dse", "models", "sim")
+LAYERS = (
+    ("__init__", "errors"),
+    ("ir", "children", "extras", "options", "output", "provenance"),
+    ("device", "interrupt"),
+    ("parts", "boards", "models"),
+    ("offchip",),
+    ("design",),
+    ("blocks",),
+    ("netlist",),
+    ("plan", "pipeline"),
+    ("timing", "emit"),
+    ("sim", "dse", "report"),
+    ("build",),
+    ("__main__",),
+)
+"""From the ground up: a room imports from those below it, and from itself."""
+ROOMS = {room: height for height, layer in enumerate(LAYERS) for room in layer}
+ABOUT_BLOCKS = ("blocks", "parts", "offchip")
+
+
+def modules() -> Iterator[tuple[str, ast.Module]]:
+    """Each module's name as it is imported, and what it holds."""
+    for folder in FOLDERS:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            name = ".".join(parts if parts[0] == "hwgen" else ("hwgen", *parts))
+            yield name.removesuffix(".__init__") or name, ast.parse(path.read_text())
+
+
+def imported(tree: ast.Module) -> Iterator[str]:
+    """Modules of hwgen that a module imports, or names in them."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "hwgen":
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (a.name for a in node.names if a.name.split(".")[0] == "hwgen")
+
+
+def room(name: str) -> str:
+    """The room that a module or a name is in."""
+    parts = name.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] in ROOMS else "__init__"
+
+
+def test_every_room_has_its_place():
+    assert {room(name) for name, _ in modules()} == set(ROOMS)
+
+
+@pytest.mark.parametrize("name, tree", [pytest.param(n, t, id=n) for n, t in modules()])
+def test_imports_run_one_way(name, tree):
+    here = room(name)
+    above = {other for other in imported(tree)
+             if room(other) != here and ROOMS[room(other)] >= ROOMS[here]}
+    assert not above, f"{name} imports {', '.join(sorted(above))}, which is not below {here}"
+
+
+def test_no_block_class_decides_elsewhere():
+    configs = {
+        node.name for name, tree in modules() if room(name) in ABOUT_BLOCKS
+        for node in tree.body if isinstance(node, ast.ClassDef)
+    }
+    pattern = re.compile(r"isinstance\([^()]*\b(" + "|".join(sorted(configs)) + r")\b")
+    for name, tree in modules():
+        if room(name) in ABOUT_BLOCKS:
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "isinstance":
+                text = ast.unparse(node)
+                # Ops have names of their own, which some components share.
+                taken = {n for n in imported(tree) if n.startswith("hwgen.ir")}
+                found = pattern.search(text)
+                assert not found or f"hwgen.ir.{found[1]}" in taken, f"{name}: {text}"
