@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 from amaranth.hdl import Module, Value
@@ -41,6 +42,8 @@ class AdderConfig(PairConfig):
     lanes : :class:`int`
         Elements a beat.
     """
+
+    large: ClassVar[bool] = True
 
     op: Add
 

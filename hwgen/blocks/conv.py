@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
+from typing import ClassVar
 
 import numpy as np
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
@@ -81,6 +82,8 @@ class FoldedConvConfig(ConvolutionConfig):
     :exc:`HwgenError`
         If the folding does not fit the op.
     """
+
+    large: ClassVar[bool] = True
 
     group_lanes: int = 1
     pixels_in: int = 1

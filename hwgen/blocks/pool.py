@@ -47,6 +47,8 @@ class PoolConfig(OpConfig):
         What scales an average: one of :data:`hwgen.device.multiplier.MULTIPLIERS`.
     """
 
+    large: ClassVar[bool] = True
+
     kind: ClassVar[str] = "pool"
 
     op: MaxPool | AveragePool

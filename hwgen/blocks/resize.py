@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 from amaranth.hdl import Module
@@ -143,6 +144,8 @@ class NearestResizeConfig(PixelReaderConfig):
     op : :class:`hwgen.ir.Resize`
     tensor, lanes, capacity : see :class:`PixelReaderConfig`
     """
+
+    large: ClassVar[bool] = True
 
     op: Resize
 

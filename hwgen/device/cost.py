@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib.resources import files
 from operator import attrgetter
-from typing import Any
+from typing import Any, ClassVar
 
 from hwgen.device.storage import (
     FAMILY,
@@ -148,7 +148,14 @@ def estimate(kind: str, what: str, family: str = FAMILY, **features: Any) -> Any
 
 
 class Part(ABC):
-    """What takes part of a device, and knows how much."""
+    """What takes part of a device, and knows how much.
+
+    Members
+    -------
+    large : whether its module is so large that simulators keep copies of it apart
+    """
+
+    large: ClassVar[bool] = False
 
     @abstractmethod
     def area(self) -> Area:

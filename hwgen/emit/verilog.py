@@ -63,12 +63,14 @@ class Rtl:
     files : file name to text (Verilog and memory images)
     weights : words that are loaded after reset, 9 bytes each; written to ``weights.bin``
     memory : what off-chip memory holds from its base on; written to ``memory.bin``
+    large : modules whose many copies would make a simulator's compiler slow if they were inlined
     """
 
     top: str
     files: dict[str, str] = field(default_factory=dict)
     weights: bytes = b""
     memory: bytes = b""
+    large: tuple[str, ...] = ()
 
     @property
     def verilog(self) -> list[str]:
@@ -240,6 +242,7 @@ class _Platform:
         self.modules: dict[str, str] = {}
         self.library: set[str] = set()
         self.images: dict[str, str] = {}
+        self.large: set[str] = set()
         self._names: dict[object, str] = {}
         # Per module, the modules of which it has instances.
         self._parts: dict[str, set[str]] = {}
@@ -252,6 +255,8 @@ class _Platform:
         if config not in self._names:
             component = config.create()
             self._names[config] = name = self._name(type(component).__name__)
+            if getattr(config, "large", False):
+                self.large.add(name)
             self.convert(component, name)
         self._parts.setdefault(self._stack[-1], set()).add(self._names[config])
         wires = {"i_clk": ClockSignal(), "i_rst": ResetSignal()}
@@ -417,6 +422,7 @@ def emit_component(
         out.files[name] = head + comment([f"layer: {each}" for each in names]) + (
             "\n" + out.files[name])
     out.files.update(platform.images)
+    out.large = tuple(sorted(platform.large))
     return out
 
 

@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
@@ -61,6 +62,8 @@ class MacColumnConfig(Part):
     acc_bits : :class:`int`
         Bits of the accumulators.
     """
+
+    large: ClassVar[bool] = True
 
     simd: int
     outputs: int

@@ -31,10 +31,6 @@ from hwgen.timing import analyse
 
 __all__ = ["MemoryModel", "MemoryUse", "Simulation", "VerilatorModel", "compile_verilog", "lint"]
 
-SEPARATE = ("mac_column_", "folded_conv_", "pool_", "adder_", "nearest_resize_")
-"""Modules that Verilator keeps as functions of their own: inlined, their many copies would only
-make the compiler slow."""
-
 WORD_BYTES = LOAD_BITS // 8
 LONG_LOAD = 1 << 20
 """Bytes of weights above which a simulation does not wait until they are loaded."""
@@ -221,9 +217,8 @@ class VerilatorModel:
                 "size": self.offchip.size, "patience": MEMORY_PATIENCE,
             },
         ))
-        modules = [n[:-2] for n in rtl.verilog if n.startswith(SEPARATE)]
         (directory / "hierarchy.vlt").write_text(
-            "`verilator_config\n" + "".join(f'no_inline -module "{n}"\n' for n in modules)
+            "`verilator_config\n" + "".join(f'no_inline -module "{n}"\n' for n in rtl.large)
         )
         self.program = compile_verilog(
             rtl.verilog, rtl.top, [directory / "harness.cpp"], self.rtl_directory, jobs=jobs,
