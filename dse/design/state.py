@@ -300,7 +300,9 @@ class SearchState:
         looks = []
         for interval in self.slow:
             chosen = self.streams.choose(interval, False)
-            assert chosen is not None
+            if chosen is None:
+                # No streams are so quick; at the slowest there always are some.
+                continue
             parts = self.parts(*chosen)
             share, prices = fits(parts, self.have(interval), interval, exact=True)
             looks.append((share, prices, interval, parts))
@@ -329,11 +331,18 @@ class SearchState:
         # Less of one is more of others: those that have a price are short together, unless more of
         # one alone would not help.
         scarce = prices * np.maximum(have, 0) > 1e-3
+        # With more of them, quicker designs come into question too.
+        quicker = [(n, self.parts(*chosen)) for n in (self.quick, 4 * self.quick)
+                   if (chosen := self.streams.choose(n, False)) is not None]
+        tries = [*quicker, *((n, parts) for _, _, n, parts in looks)] if share > 1 else []
+        others = np.zeros(len(RESOURCES), bool)
         for k in np.flatnonzero(scarce)[np.argsort(prices[scarce] * have[scarce])]:
-            plenty = have.copy()
-            plenty[k] = PLENTY
-            if share > 1 and scarce.sum() > 1 and fits(parts, plenty, interval, exact=True)[0] > 1:
-                scarce[k], have = False, plenty
+            if share > 1 and scarce.sum() > 1:
+                others[k] = True
+                others[k] = all(
+                    fits(parts, np.where(others, PLENTY, self.have(n)), n, exact=True)[0] > 1
+                    for n, parts in tries)
+                scarce[k] = not others[k]
         names = " and ".join(name for name, is_short in zip(RESOURCES, scarce, strict=True)
                              if is_short)
         if share > 1:

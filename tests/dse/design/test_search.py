@@ -16,9 +16,10 @@ from hwgen.blocks.registry import block_config
 from hwgen.design import DesignPoint
 from hwgen.device.cost import Resources
 from hwgen.dse.design.bounds import divided
-from hwgen.dse.design.foldings import ConvTable
+from hwgen.dse.design.foldings import RESOURCES, ConvTable
 from hwgen.dse.design.search import check_design, design_for, search
 from hwgen.errors import HwgenError
+from hwgen.models.load import read
 from hwgen.parts.stream import StreamType
 from hwgen.timing import sized
 from tests.networks import Builder
@@ -246,3 +247,16 @@ def test_tables_say_what_blocks_say(name: str, seed: int, multiplier: str) -> No
     need = config.resources()
     assert column.takes[0] == need.dsp
     assert sum(column.takes[3:]) <= need.bram18 + need.uram + 30
+
+
+@pytest.mark.parametrize("change, named", [
+    ({"dsp": 10**6, "lut": 4000}, {"lut"}),
+    ({"ff": 3000}, {"ff"}),
+])
+def test_a_refusal_names_what_is_short(change, named):
+    """Also where multipliers are so many that no stream is as quick as they are."""
+    graph = read("resnet8").graph
+    board = replace(boards.load("ulx3s-85f"), **change)
+    with pytest.raises(HwgenError, match="is too small for this network") as found:
+        search(graph, board)
+    assert {kind for kind in RESOURCES if re.search(rf"\b{kind}\b", str(found.value))} == named
