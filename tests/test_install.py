@@ -78,16 +78,35 @@ def test_wheel_has_all_packages_and_their_data(wheel: Path) -> None:
     for package in PACKAGES:
         for path in (ROOT / package).rglob("*"):
             if path.suffix in DATA | {".py"}:
-                assert str(path.relative_to(ROOT)) in held
+                place = path.relative_to(ROOT)
+                assert str(place if package == "hwgen" else "hwgen" / place) in held
+    # Nothing that could collide with what others have.
+    assert {name.partition("/")[0].partition("-")[0] for name in held} == {"hwgen"}
+
+
+def colliding(folder: Path) -> None:
+    """Put packages into a folder that are called as folders of this checkout."""
+    for name in ("models", "sim", "dse", "boards"):
+        (folder / name).mkdir()
+        (folder / name / "__init__.py").write_text("raise ImportError('not hwgen')")
+
+
+def test_the_checkout_runs_among_packages_of_the_same_names(tmp_path: Path) -> None:
+    colliding(tmp_path)
+    built = run([sys.executable, "-m", "hwgen.build", "resnet8", "--board", "zedboard",
+                 "--report-only", "--target-fps", "100"], tmp_path)
+    assert built.returncode == 0, built.stderr
 
 
 def test_wheel_builds_a_network_elsewhere(wheel: Path, tmp_path: Path) -> None:
     bin = installed(wheel, tmp_path / "env", None)
-    code = "import hwgen, boards; print(hwgen.__file__, boards.__file__, hwgen.__version__)"
+    code = ("import hwgen, hwgen.boards; "
+            "print(hwgen.__file__, hwgen.boards.__file__, hwgen.__version__)")
     where = run([bin / "python", "-c", code], tmp_path)
     files = where.stdout.split()
     assert all(Path(f).is_relative_to(tmp_path / "env") for f in files[:2])
     assert files[2] == hwgen.__version__
+    colliding(tmp_path)
     built = run([bin / "hwgen", "resnet8", "--board", "zedboard", "--size", "32",
                  "--target-fps", "100"], tmp_path)
     assert built.returncode == 0, built.stderr
@@ -103,7 +122,7 @@ def test_without_extras_one_line_names_what_is_missing(wheel: Path, tmp_path: Pa
         failed = run([*command, "resnet8", "--board", "zedboard"], tmp_path)
         assert failed.returncode == 2
         assert failed.stderr == "hwgen: rich is not installed: pip install 'hwgen[network]'\n"
-    works = run([bin / "python", "-c", "import hwgen.blocks.conv, boards; boards.load('zcu102')"],
+    works = run([bin / "python", "-c", "import hwgen.blocks, hwgen.boards as b; b.load('zcu102')"],
                 tmp_path)
     assert works.returncode == 0, works.stderr
 
