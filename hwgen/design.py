@@ -6,8 +6,9 @@ Plain data, saved as ``design.json``, so that it can be read, edited by hand and
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 from hwgen.device.multiplier import MULTIPLIERS
@@ -16,7 +17,7 @@ from hwgen.errors import HwgenError, naming
 from hwgen.offchip.bus import ID_BITS, AxiConfig
 from hwgen.parts.sparse_mac import SKIPS
 
-__all__ = ["OFF_CHIP", "DesignPoint", "Folding", "MemoryPorts", "Sparse"]
+__all__ = ["OFF_CHIP", "DesignPoint", "EdgeName", "Folding", "MemoryPorts", "Sparse"]
 
 FORMAT = "hwgen-design-1"
 
@@ -192,6 +193,62 @@ class MemoryPorts:
         return AxiConfig(data_bits=self.data_bits, id_bits=ID_BITS)
 
 
+@dataclass(frozen=True)
+class EdgeName:
+    """The name of an edge: which tensor flows, and to whom.
+
+    As text, ``tensor>consumer``, with ``~1``, ``~2``, … where the consumer takes the tensor more
+    than once, and ``:behind`` for the last part of an edge that something stands in.
+
+    Members
+    -------
+    tensor, consumer : names
+    repetition : how often the consumer took the tensor before
+    behind : what the part of the edge stands behind: :data:`OFF_CHIP`, or a change of lanes, then
+        the number of them; "": nothing
+    """
+
+    tensor: str
+    consumer: str
+    repetition: int = 0
+    behind: str = ""
+
+    def __str__(self) -> str:
+        again = f"~{self.repetition}" if self.repetition else ""
+        behind = f":{self.behind}" if self.behind else ""
+        return f"{self.tensor}>{self.consumer}{again}{behind}"
+
+    @classmethod
+    def parse(cls, text: str) -> EdgeName:
+        """The name that ``text`` is.
+
+        Raises
+        ------
+        :exc:`HwgenError`
+            If it is none.
+        """
+        tensor, arrow, rest = text.partition(">")
+        rest, _, behind = rest.partition(":")
+        consumer, _, repetition = rest.partition("~")
+        if not (tensor and arrow and consumer and (repetition or "0").isdecimal()):
+            raise HwgenError(f"An edge is named tensor>consumer, not {text!r}")
+        return cls(tensor, consumer, int(repetition or 0), behind)
+
+    def part_behind(self, what: str | int) -> EdgeName:
+        """The part of the edge behind something that stands in it."""
+        return replace(self, behind=str(what))
+
+    @property
+    def whole(self) -> EdgeName:
+        """The edge, without what stands between its ends."""
+        return replace(self, behind="")
+
+    @property
+    def block(self) -> str:
+        """The edge in the name of a block that stands in it."""
+        return re.sub("[>~:]", "_", str(self))
+
+
 @dataclass
 class DesignPoint:
     """Foldings per op, streams per tensor, queues per edge.
@@ -206,7 +263,7 @@ class DesignPoint:
     lanes : tensor name to channels a beat, as the tensor's producer sends it; default 1
     pixels : tensor name to pixels a beat; default 1
     depths : edge name to queue depth in beats; what is missing has the block's least depth.
-        An edge is named ``tensor>consumer``, as :class:`hwgen.netlist.Netlist` lists them.
+        Names are the text of an :class:`EdgeName`, as :class:`hwgen.netlist.Netlist` lists them.
     memories : edge name to the memory of its queue, which may be :data:`OFF_CHIP`; default:
         whichever is cheaper
     ports : how off-chip memory is reached

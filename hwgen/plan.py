@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import replace
 
 from hwgen.blocks.base import BlockConfig
@@ -11,7 +10,7 @@ from hwgen.blocks.evict import EvictionConfig
 from hwgen.blocks.fifo import FifoConfig
 from hwgen.blocks.lane_change import LaneChangeConfig
 from hwgen.blocks.registry import block_config
-from hwgen.design import OFF_CHIP, DesignPoint, Folding
+from hwgen.design import OFF_CHIP, DesignPoint, EdgeName, Folding
 from hwgen.errors import HwgenError, naming
 from hwgen.ir import (
     Graph,
@@ -40,153 +39,215 @@ def plan(graph: Graph, design: DesignPoint) -> Netlist:
     for name in design.split:
         with naming("The design's split"):
             graph = split_rows(graph, name)
-    netlist = Netlist(graph, family=design.family)
-    names = {node.name for node in graph.nodes}
-    for name in design.foldings:
-        if name not in names:
-            raise HwgenError(f"The design folds {name!r}, which is not in the graph")
-    for what, values in (("lanes", design.lanes), ("pixels", design.pixels)):
-        for name in values:
-            if name not in graph.types:
-                raise HwgenError(f"The design sets {what} of {name!r}, which is not in the graph")
+    planner = _Planner(graph, design)
+    planner.check_names()
+    for k, name in enumerate(graph.inputs):
+        planner.input(k, name)
+    for node in planner.nodes:
+        planner.node(node)
+    planner.check_foldings()
+    for k, name in enumerate(graph.outputs):
+        planner.output(k, name)
+    return planner.finished()
 
-    # A reshaped tensor is the same stream: whoever reads it reads the tensor that it comes from.
-    origin = {name: name for name in graph.types}
-    for node in graph.nodes:
-        if isinstance(node.op, Reshape):
-            origin[node.name] = origin[node.inputs[0]]
-    nodes = [node for node in graph.nodes if not isinstance(node.op, Reshape)]
-    # Where each tensor comes from, and (branch by branch) where it goes to.
-    sources: dict[str, list[tuple[str | None, int]]] = {}
-    uses: dict[str, list[str]] = {name: [] for name in graph.types}
-    for node in nodes:
-        for tensor in node.inputs:
-            uses[origin[tensor]].append(node.name)
-    for name in graph.outputs:
-        uses[origin[name]].append("output")
-    depths = dict(design.depths)
-    evicted = {name for name, style in design.memories.items() if style == OFF_CHIP}
-    memories = {name: style for name, style in design.memories.items() if name not in evicted}
-    axi = design.ports.axi
 
-    def edge_name(tensor: str, k: int) -> str:
-        same = uses[tensor][:k].count(uses[tensor][k])
-        return f"{tensor}>{uses[tensor][k]}" + (f"~{same}" if same else "")
+Port = tuple[str | None, int]
+"""A port of a block, or of the outside; see :class:`hwgen.netlist.Edge`."""
 
-    def add(name: str, config: BlockConfig, edges: list[str]) -> None:
+
+class _Planner:
+    """Builds a netlist in topological order.
+
+    Members
+    -------
+    netlist : what is there so far
+    nodes : those that may have a block of their own
+    origin : per tensor, the one whose stream it is: a reshaped tensor is the same stream
+    uses : per tensor, who takes it, one after the other
+    streams : per tensor, the stream that its producer sends
+    sources : per tensor, the ports that are not taken yet
+    depths, memories, evicted : what the design says of edges that are not there yet
+    """
+
+    def __init__(self, graph: Graph, design: DesignPoint) -> None:
+        self.graph, self.design = graph, design
+        self.netlist = Netlist(graph, family=design.family)
+        self.origin = {name: name for name in graph.types}
+        for node in graph.nodes:
+            if isinstance(node.op, Reshape):
+                self.origin[node.name] = self.origin[node.inputs[0]]
+        self.nodes = [node for node in graph.nodes if not isinstance(node.op, Reshape)]
+        self.uses: dict[str, list[str]] = {name: [] for name in graph.types}
+        for node in self.nodes:
+            for tensor in node.inputs:
+                self.uses[self.origin[tensor]].append(node.name)
+        for name in graph.outputs:
+            self.uses[self.origin[name]].append("output")
+        self.streams: dict[str, StreamType] = {}
+        self.sources: dict[str, list[Port]] = {}
+        self.depths = dict(design.depths)
+        self.evicted = {name for name, style in design.memories.items() if style == OFF_CHIP}
+        self.memories = {name: style for name, style in design.memories.items()
+                         if name not in self.evicted}
+        self.tables = _tables(graph, self.nodes, self.uses, design)
+        self.absorbed = {table.name for table in self.tables.values()}
+
+    # What the design says
+
+    def check_names(self) -> None:
+        """Refuse names of nodes and tensors that are not there."""
+        design, names = self.design, {node.name for node in self.graph.nodes}
+        for name in design.foldings:
+            if name not in names:
+                raise HwgenError(f"The design folds {name!r}, which is not in the graph")
+        for what, values in (("lanes", design.lanes), ("pixels", design.pixels)):
+            for name in values:
+                if name not in self.graph.types:
+                    raise HwgenError(
+                        f"The design sets {what} of {name!r}, which is not in the graph")
+
+    def check_foldings(self) -> None:
+        """Refuse foldings of nodes that got no block."""
+        blocks, ops = self.netlist.blocks, self.netlist.ops
+        for name, folding in self.design.foldings.items():
+            if name not in blocks and folding != Folding():
+                # A reshape, a table that is part of the block before, or a node whose rows are
+                # split.
+                instead = [block for block, carried in ops.items() if name in carried]
+                instead += [f"{name}_window"] if f"{name}_window" in blocks else []
+                where = f": fold {instead[0]!r}" if instead else ""
+                raise HwgenError(
+                    f"The design folds {name!r}, which has no block of its own{where}")
+
+    # Blocks and edges
+
+    def edge(self, tensor: str, k: int) -> EdgeName:
+        """The edge of a tensor's use."""
+        uses = self.uses[tensor]
+        return EdgeName(tensor, uses[k], uses[:k].count(uses[k]))
+
+    def add(self, name: str, config: BlockConfig, edges: list[EdgeName]) -> None:
+        """Add a block, with the queues that the design wants on the edges behind it."""
         changes: dict[str, tuple] = {}
-        wanted = tuple(depths.pop(edge, 0) for edge in edges)
+        wanted = tuple(self.depths.pop(str(edge), 0) for edge in edges)
         if any(wanted):
             # The least depths take time to find.
             least = wanted if all(wanted) else config.least_depths
-            full = tuple(w or d for w, d in zip(wanted, least, strict=True))
-            changes["depths"] = full
-        styles = tuple(memories.pop(edge, "") for edge in edges)
+            changes["depths"] = tuple(w or d for w, d in zip(wanted, least, strict=True))
+        styles = tuple(self.memories.pop(str(edge), "") for edge in edges)
         if any(styles):
             changes["styles"] = styles
-        netlist.blocks[name] = replace(config, **changes) if changes else config
+        self.netlist.blocks[name] = replace(config, **changes) if changes else config
 
-    def publish(tensor: str, source: tuple[str | None, int], stream: StreamType) -> None:
+    def join(self, name: EdgeName, tensor: str, source: Port, sink: Port) -> None:
+        """Add an edge."""
+        self.netlist.edges.append(Edge(str(name), tensor, source, sink))
+
+    def publish(self, tensor: str, source: Port, stream: StreamType) -> None:
         """Give each use of a tensor an output port of its own."""
-        count = len(uses[tensor])
+        self.streams[tensor] = stream
+        count = len(self.uses[tensor])
         if source[0] is not None and count == 1:
-            sources[tensor] = [source]
+            self.sources[tensor] = [source]
             return
         fork = f"fork_{tensor}" if count > 1 else f"fifo_{tensor}"
-        add(fork, FifoConfig(stream=stream, branches=max(count, 1)),
-            [edge_name(tensor, k) for k in range(count)])
-        netlist.edges.append(Edge(f"{tensor}>{fork}", tensor, source, (fork, 0)))
-        sources[tensor] = [(fork, k) for k in range(count)]
+        self.add(fork, FifoConfig(stream=stream, branches=max(count, 1)),
+                 [self.edge(tensor, k) for k in range(count)])
+        self.join(EdgeName(tensor, fork), tensor, source, (fork, 0))
+        self.sources[tensor] = [(fork, k) for k in range(count)]
 
-    def connect(tensor: str, sink: tuple[str | None, int], wanted: StreamType) -> None:
+    def connect(self, tensor: str, sink: Port, wanted: StreamType) -> None:
         """Take the next use of a tensor, as the sink wants it."""
-        type, tensor = graph.types[tensor], origin[tensor]
-        k = len(uses[tensor]) - len(sources[tensor])
-        use = name = edge_name(tensor, k)
-        source = sources[tensor].pop(0)
-        have = streams[tensor]
+        type, tensor = self.graph.types[tensor], self.origin[tensor]
+        use = name = self.edge(tensor, len(self.uses[tensor]) - len(self.sources[tensor]))
+        source, have = self.sources[tensor].pop(0), self.streams[tensor]
         if have.elements != wanted.elements:
-            block = _block_name("lanes", name)
-            flat = have.flat.tensor
-            if type != graph.types[tensor]:
-                # Reshaped: lanes need not divide the channels of both shapes.
-                flat = TensorType((type.size,), type.quantisation)
-            config = LaneChangeConfig(
+            block = f"lanes_{name.block}"
+            # Reshaped, lanes need not divide the channels of both shapes.
+            flat = (have.flat.tensor if type == self.graph.types[tensor]
+                    else TensorType((type.size,), type.quantisation))
+            behind = name.part_behind(wanted.elements // have.pixels)
+            self.add(block, LaneChangeConfig(
                 tensor=flat, lanes_in=have.elements, lanes_out=wanted.elements
-            )
-            lanes = wanted.elements // have.pixels
-            add(block, config, [f"{name}:{lanes}"])
-            netlist.edges.append(Edge(name, tensor, source, (block, 0)))
-            name, source = f"{name}:{lanes}", (block, 0)
-            have = wanted
-        if use in evicted:
+            ), [behind])
+            self.join(name, tensor, source, (block, 0))
+            name, source, have = behind, (block, 0), wanted
+        if str(use) in self.evicted:
             # Last of all, for beats would queue in front of whoever takes them late.
-            evicted.discard(use)
-            block = _block_name("evict", use)
-            config = EvictionConfig(
-                stream=have, axi=axi, burst=design.ports.burst, memory_latency=design.ports.latency
-            )
-            netlist.edges.append(Edge(name, tensor, source, (block, 0)))
-            name, source = f"{use}:{OFF_CHIP}", (block, 0)
-            add(block, config, [name])
-        netlist.edges.append(Edge(name, tensor, source, sink))
+            self.evicted.discard(str(use))
+            block, ports = f"evict_{use.block}", self.design.ports
+            self.join(name, tensor, source, (block, 0))
+            name, source = use.part_behind(OFF_CHIP), (block, 0)
+            self.add(block, EvictionConfig(
+                stream=have, axi=ports.axi, burst=ports.burst, memory_latency=ports.latency
+            ), [name])
+        self.join(name, tensor, source, sink)
 
-    streams: dict[str, StreamType] = {}
-    for k, (name, type) in enumerate(graph.inputs.items()):
-        if not uses[name]:
+    # Stages
+
+    def input(self, k: int, name: str) -> None:
+        """Take in an input of the graph."""
+        if not self.uses[name]:
             raise HwgenError(f"Nothing reads the input {name!r}")
+        lanes, pixels = self.design.lanes.get(name, 1), self.design.pixels.get(name, 1)
         with naming(f"Input {name!r}"):
-            stream = StreamType(type, design.lanes.get(name, 1), design.pixels.get(name, 1))
-        netlist.inputs[name] = streams[name] = stream
-        publish(name, (None, k), stream)
-    tables = _tables(graph, nodes, uses, design)
-    absorbed = {table.name for table in tables.values()}
-    for node in nodes:
-        if node.name in absorbed:
-            continue
-        table = tables.get(node.name)
+            stream = StreamType(self.graph.types[name], lanes, pixels)
+        self.netlist.inputs[name] = stream
+        self.publish(name, (None, k), stream)
+
+    def node(self, node: Node) -> None:
+        """Add a node's block, unless another one has taken it in."""
+        if node.name in self.absorbed:
+            return
+        types, design = self.graph.types, self.design
+        table = self.tables.get(node.name)
         carried = (node,) if table is None else (node, table)
         tensors = carried[-1].outputs
         lanes, pixels = design.lanes.get(tensors[0], 1), design.pixels.get(tensors[0], 1)
-        folding = design.foldings.get(node.name, Folding())
         with naming(f"Node {node.name!r}"):
-            inputs = tuple(
-                streams[origin[t]] if graph.types[t] == graph.types[origin[t]]
-                else _reshaped(graph.types[t], streams[origin[t]])
-                for t in node.inputs
+            config = block_config(
+                node.op, tuple(self._taken(t) for t in node.inputs),
+                design.foldings.get(node.name, Folding()), lanes, pixels, design.ports,
+                table.op if table is not None else None,
             )
-            config = block_config(node.op, inputs, folding, lanes, pixels, design.ports,
-                                  table.op if table is not None else None)
         for port, tensor in enumerate(node.inputs):
-            connect(tensor, (node.name, port), config.inputs[port])
+            self.connect(tensor, (node.name, port), config.inputs[port])
         for tensor in tensors:
-            if not uses[tensor]:
+            if not self.uses[tensor]:
                 raise HwgenError(f"Nothing reads the tensor {tensor!r}")
-        add(node.name, config, [edge_name(t, 0) if len(uses[t]) == 1 else f"{t}>fork_{t}"
-                                for t in tensors])
-        netlist.ops[node.name] = tuple(each.name for each in carried)
+        self.add(node.name, config, [
+            self.edge(t, 0) if len(self.uses[t]) == 1 else EdgeName(t, f"fork_{t}")
+            for t in tensors])
+        self.netlist.ops[node.name] = tuple(each.name for each in carried)
         for port, (tensor, stream) in enumerate(zip(tensors, config.outputs, strict=True)):
-            streams[tensor] = StreamType(graph.types[tensor], stream.elements // pixels, pixels)
-            publish(tensor, (node.name, port), streams[tensor])
-    for name, folding in design.foldings.items():
-        if name not in netlist.blocks and folding != Folding():
-            # A reshape, a table that is part of the block before, or a node whose rows are split.
-            blocks = [block for block, ops in netlist.ops.items() if name in ops]
-            blocks += [f"{name}_window"] if f"{name}_window" in netlist.blocks else []
-            where = f": fold {blocks[0]!r}" if blocks else ""
-            raise HwgenError(f"The design folds {name!r}, which has no block of its own{where}")
-    for k, name in enumerate(graph.outputs):
-        type, have = graph.types[name], streams[origin[name]]
-        netlist.outputs[name] = StreamType(
-            type, math.gcd(have.lanes, type.channels), have.pixels if origin[name] == name else 1
+            self.publish(tensor, (node.name, port),
+                         StreamType(types[tensor], stream.elements // pixels, pixels))
+
+    def _taken(self, tensor: str) -> StreamType:
+        """The stream of a tensor that a node reads, under the node's shape."""
+        type, stream = self.graph.types[tensor], self.streams[self.origin[tensor]]
+        return stream if type == self.graph.types[self.origin[tensor]] else _reshaped(type, stream)
+
+    def output(self, k: int, name: str) -> None:
+        """Lead a tensor to an output of the graph."""
+        type, have = self.graph.types[name], self.streams[self.origin[name]]
+        self.netlist.outputs[name] = stream = StreamType(
+            type, math.gcd(have.lanes, type.channels),
+            have.pixels if self.origin[name] == name else 1,
         )
-        connect(name, (None, k), netlist.outputs[name])
-    if depths:
-        raise HwgenError(f"The design sets the depth of {min(depths)!r}, which is not an edge")
-    if wrong := evicted or memories:
-        raise HwgenError(f"The design sets the memory of {min(wrong)!r}, which is not an edge")
-    netlist.offchip = lay_out(netlist.blocks, axi, design.ports.count, design.ports.rate)
-    return netlist
+        self.connect(name, (None, k), stream)
+
+    def finished(self) -> Netlist:
+        """The netlist, its off-chip memory laid out; nothing of the design may be left over."""
+        if self.depths:
+            raise HwgenError(
+                f"The design sets the depth of {min(self.depths)!r}, which is not an edge")
+        if wrong := self.evicted or self.memories:
+            raise HwgenError(
+                f"The design sets the memory of {min(wrong)!r}, which is not an edge")
+        ports = self.design.ports
+        self.netlist.offchip = lay_out(self.netlist.blocks, ports.axi, ports.count, ports.rate)
+        return self.netlist
 
 
 def _tables(
@@ -211,11 +272,6 @@ def _tables(
         ):
             tables[before.name] = node
     return tables
-
-
-def _block_name(kind: str, edge: str) -> str:
-    """Name of a helper on an edge."""
-    return f"{kind}_{re.sub('[>~:]', '_', edge)}"
 
 
 def _reshaped(type: TensorType, stream: StreamType) -> StreamType:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from hwgen.boards import Board
-from hwgen.design import OFF_CHIP, DesignPoint
+from hwgen.design import OFF_CHIP, DesignPoint, EdgeName
 from hwgen.device.cost import Resources
 from hwgen.device.storage import STYLES
 from hwgen.dse.design.allocate import Part, allocate
@@ -67,7 +67,7 @@ def assign_memories(
         return design, netlist
     foldings = dict(design.foldings)
     memories = {name: style for name, style in design.memories.items()
-                if style == OFF_CHIP or name.endswith(f":{OFF_CHIP}")}
+                if OFF_CHIP in (style, EdgeName.parse(name).behind)}
     for name, column in allocation.columns.items():
         kind, target = names[name]
         style = str(column.choice)

@@ -18,7 +18,7 @@ import numpy as np
 from hwgen.blocks.base import BlockConfig
 from hwgen.blocks.evict import EvictionConfig
 from hwgen.boards import Board
-from hwgen.design import OFF_CHIP, DesignPoint, Folding
+from hwgen.design import OFF_CHIP, DesignPoint, EdgeName, Folding
 from hwgen.device.arithmetic import signed_width
 from hwgen.device.cost import Resources
 from hwgen.dse.design.allocate import WEIGHTS, Allocation, Part, allocate, fits
@@ -104,7 +104,7 @@ def _bursts(node: Node, graph: Graph) -> bool:
 
 def _use(edge: Edge) -> str:
     """The name of an edge, without what stands between its ends."""
-    return edge.name.split(":")[0]
+    return str(EdgeName.parse(edge.name).whole)
 
 
 class SearchState:
@@ -366,7 +366,7 @@ class SearchState:
             if isinstance(choice, _Evicted):
                 design.memories[edge] = OFF_CHIP
                 if choice.style:
-                    design.memories[f"{edge}:{OFF_CHIP}"] = choice.style
+                    design.memories[str(EdgeName.parse(edge).part_behind(OFF_CHIP))] = choice.style
         if self.external is not None:
             design.ports = self.external.ports
         for node in self.graph.nodes:
