@@ -208,8 +208,9 @@ def test_designed_gives_measured_statistics_to_the_search(monkeypatch) -> None:
             timing=types.SimpleNamespace(interval=99),
             netlist=types.SimpleNamespace(resources=lambda: resources), design={"a": 1})
 
-    for name, found in (("sparsity", {"measure": measure}), ("search", {"search": fake})):
-        monkeypatch.setitem(sys.modules, f"dse.{name}", types.SimpleNamespace(**found))
+    for name, found in (("sparse.statistics", {"measure": measure}),
+                        ("design.search", {"search": fake})):
+        monkeypatch.setitem(sys.modules, f"hwgen.dse.{name}", types.SimpleNamespace(**found))
     made = designed(boards.load("zcu102"), target_fps=5.0)(b.graph, b.frames(3))
     assert made == Hardware(99, 7, {"a": 1})
 
