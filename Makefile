@@ -25,7 +25,7 @@ lint: .venv/stamp
 	$(BIN)/pyright
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --durations 20
 
 clean:
 	rm -rf .venv build .pytest_cache .ruff_cache .hypothesis hwgen.egg-info
