@@ -8,9 +8,7 @@ from hwgen.blocks.base import BlockConfig
 from hwgen.device import area
 from hwgen.device.cost import Resources
 from hwgen.device.storage import FAMILY
-from hwgen.ir import (
-    Graph,
-)
+from hwgen.ir import Graph
 from hwgen.offchip.layout import Layout
 from hwgen.parts.stream import StreamType
 

@@ -1,9 +1,4 @@
-"""The graph builder: integer graph and design point to one pipeline of blocks.
-
-This is the only place where an op meets its block.  :func:`plan` lists the blocks and the edges
-between them (a :class:`Netlist`: configurations only, for timing and totals); :class:`Pipeline`
-is the hardware.
-"""
+"""The pipeline: the hardware of a netlist, all blocks connected; see :mod:`hwgen.plan`."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from hwgen.dse.design.allocate import allocate
 from hwgen.dse.design.bounds import Bounds, bounds
 from hwgen.dse.design.foldings import RESOURCES
 from hwgen.dse.design.memories import vector
-from hwgen.dse.design.state import STEP, SearchState, over
+from hwgen.dse.design.state import PLENTY, STEP, SearchState, over
 from hwgen.dse.design.streaming import External
 from hwgen.dse.design.streams import Streams
 from hwgen.dse.sparse.statistics import Statistics
@@ -188,7 +188,7 @@ def design_for(graph: Graph, board: Board, interval: int, pairs: bool = False) -
     state = SearchState(graph, board, 0.0)
     chosen = state.streams.choose(interval, pairs)
     if chosen is not None:
-        found = allocate(state.parts(*chosen), np.full(len(RESOURCES), 1e9), interval)
+        found = allocate(state.parts(*chosen), np.full(len(RESOURCES), PLENTY), interval)
         if found is not None:
             return state.design(found, interval, *chosen)
     raise HwgenError(f"No design needs at most {interval} cycles a frame")

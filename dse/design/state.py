@@ -17,6 +17,7 @@ import numpy as np
 
 from hwgen.blocks.base import BlockConfig
 from hwgen.blocks.evict import EvictionConfig
+from hwgen.blocks.registry import block_config
 from hwgen.boards import Board
 from hwgen.design import OFF_CHIP, DesignPoint, EdgeName, Folding
 from hwgen.device.arithmetic import signed_width
@@ -43,10 +44,9 @@ from hwgen.ir import (
 )
 from hwgen.netlist import Edge, Netlist
 from hwgen.parts.stream import StreamType
-from hwgen.plan import block_config
 from hwgen.timing import Timing, sized
 
-__all__ = ["STEP", "SearchState", "over"]
+__all__ = ["PLENTY", "STEP", "SearchState", "over"]
 
 SLOWER = (1.3, 2, 4)
 """How much longer the intervals are of designs that are looked at for comparison."""

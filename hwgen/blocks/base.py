@@ -1,13 +1,13 @@
-"""What every block shares: stream types, the configuration's contract, schedules, resources.
+"""What every block shares: the configuration's contract, schedules, resources.
 
 A block is a :class:`~amaranth.lib.wiring.Component` built from a frozen configuration.  The
 configuration answers everything without elaborating: its golden meaning (``compute``), its
 stream types, its exact timing (``schedule``, ``interval``) and its resources.
 
 Time is counted in cycles; an event's time is the cycle in which it happens.  ``schedule`` is the
-max-plus model of docs/timing.md: given when input tokens *arrive* (become visible at the port), it
-says when the block accepts them and when its output tokens become visible, if nobody downstream
-ever stalls.  Depths and capacities are then chosen so that this is what happens.
+max-plus model of docs/architecture.md ("Time"): given when input tokens *arrive* (become visible at
+the port), it says when the block accepts them and when its output tokens become visible, if nobody
+downstream ever stalls.  Depths and capacities are then chosen so that this is what happens.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Blocks that only move data: concatenation, split, change of lanes."""
+"""Another number of lanes for the same stream."""
 
 from __future__ import annotations
 

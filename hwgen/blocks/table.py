@@ -1,4 +1,4 @@
-"""Blocks that work beat by beat: table lookup and addition."""
+"""Table lookup, beat by beat."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Emission: Verilog with distinct modules emitted once, memory images, reports."""
+"""Emission: Verilog with distinct modules emitted once, memory images."""

@@ -319,7 +319,7 @@ def _drop_unread(model: onnx.ModelProto, name: str) -> None:
     read = {value.name for value in model.graph.output}
     for node in reversed(model.graph.node):
         if read.intersection(node.output):
-            read.update(node.input)
+            read.update(_inputs(node))
         else:
             model.graph.node.remove(node)
     for value in list(model.graph.input):
@@ -327,6 +327,13 @@ def _drop_unread(model: onnx.ModelProto, name: str) -> None:
             warnings.warn(f"{name}: no output depends on input {value.name!r}: the accelerator has "
                           f"no such input", HwgenWarning, stacklevel=2)
             model.graph.input.remove(value)
+
+
+def _inputs(node: onnx.NodeProto) -> set[str]:
+    """Tensors that a node reads, in its subgraphs too."""
+    return set(node.input).union(*(
+        _inputs(inner) for attribute in node.attribute
+        for graph in (attribute.g, *attribute.graphs) for inner in graph.node))
 
 
 def _shaped(model: onnx.ModelProto, **options) -> onnx.ModelProto:

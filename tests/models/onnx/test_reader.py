@@ -10,7 +10,7 @@ from hwgen.errors import HwgenError, HwgenWarning
 from hwgen.models.frames import images
 from hwgen.models.load import read
 from hwgen.models.onnx.export import from_onnx_layout
-from hwgen.models.onnx.reader import session
+from hwgen.models.onnx.reader import normalise, session
 
 RANDOM = np.random.default_rng(0)
 
@@ -232,3 +232,16 @@ def test_what_is_refused_is_named(node, message, tmp_path):
     made = model([CONV, node], {**W, "f": np.array([1, 1, 2, 2], np.float32)})
     with pytest.raises(HwgenError, match=message):
         given(made, tmp_path)
+
+
+def test_what_only_a_subgraph_reads_stays():
+    def branch(kind, out):
+        info = helper.make_tensor_value_info(out, TensorProto.FLOAT, [1, 8, 16, 16])
+        return helper.make_graph([N(kind, ["t"], [out])], out, [], [info])
+
+    made = model([CONV, N("Tanh", ["c"], ["t"]), N("ReduceMax", ["c"], ["m"], keepdims=0),
+                  N("Cast", ["m"], ["f"], to=TensorProto.BOOL),
+                  N("If", ["f"], ["y"], then_branch=branch("Identity", "kept"),
+                    else_branch=branch("Neg", "turned"))], W)
+    network = normalise(made.SerializeToString(), "net", None)
+    assert "Tanh" in [node.op_type for node in network.model.graph.node]
