@@ -42,7 +42,7 @@ ROWS = 64
 LUTS_A_BLOCK = 150
 """LUTs that a ZCU102 has for each of its block memories."""
 
-PORTS = (MemoryPorts(), MemoryPorts(burst=16, latency=256))
+PORTS = (MemoryPorts(), MemoryPorts(burst=16, memory_latency=256))
 
 
 @dataclass(frozen=True)

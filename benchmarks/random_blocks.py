@@ -20,13 +20,14 @@ from hwgen.blocks.fifo import FifoConfig
 from hwgen.blocks.gather import GatherConfig
 from hwgen.blocks.globalpool import GlobalPoolConfig
 from hwgen.blocks.lane_change import LaneChangeConfig
+from hwgen.blocks.low_rank import LowRankLinearConfig
 from hwgen.blocks.pad import PadConfig
 from hwgen.blocks.pool import PoolConfig
 from hwgen.blocks.product import ProductConfig
 from hwgen.blocks.resize import NearestResizeConfig
+from hwgen.blocks.sparse_conv import SparseConvConfig, even_streams
 from hwgen.blocks.splitter import SplitterConfig
 from hwgen.blocks.table import TableLookupConfig
-from hwgen.device import area
 from hwgen.device.arithmetic import signed_width
 from hwgen.device.cost import Area, Part
 from hwgen.device.multiplier import Packing
@@ -51,11 +52,13 @@ from hwgen.ir import (
     TensorType,
 )
 from hwgen.offchip.bus import AxiConfig
+from hwgen.offchip.port import AxiPortConfig
 from hwgen.offchip.weight_stream import WeightStreamConfig
 from hwgen.parts.mac import MacArray, MacArrayConfig
-from hwgen.parts.queue import Queue, Skid
+from hwgen.parts.queue import Queue, Skid, queue_area, skid_area
 from hwgen.parts.requantise import RequantiserConfig
 from hwgen.parts.stream import StreamType
+from hwgen.parts.weights import WeightMemoryConfig
 
 __all__ = ["BLOCKS", "PARTS", "QueueShape", "SkidShape", "component", "draw"]
 
@@ -70,7 +73,7 @@ class QueueShape(Part):
 
     def area(self) -> Area:
         """What it takes."""
-        return area.queue(self.width, self.depth, len(self.claims))
+        return queue_area(self.width, self.depth, len(self.claims))
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class SkidShape(Part):
 
     def area(self) -> Area:
         """What it takes."""
-        return area.skid(self.width)
+        return skid_area(self.width)
 
 
 class _Drawer:
@@ -225,7 +228,7 @@ def _conv(d: _Drawer, wide: bool = False) -> FoldedConvConfig:
 
 
 def _axi(d: _Drawer) -> AxiConfig:
-    return AxiConfig(data_bits=d.one(32, 64, 128, 128, 128, 256, 512), id_bits=6)
+    return AxiConfig(data_bits=d.one(32, 64, 128, 128, 128, 256, 512))
 
 
 def _weight_stream(d: _Drawer) -> WeightStreamConfig:
@@ -239,6 +242,52 @@ def _weight_stream(d: _Drawer) -> WeightStreamConfig:
     )
 
 
+def _loaded_weights(d: _Drawer) -> WeightMemoryConfig:
+    return WeightMemoryConfig(d.spread(4, 200), d.spread(100, 20_000), "ultra")
+
+
+def _axi_port(d: _Drawer) -> AxiPortConfig:
+    reads, writes = d.one(0, d.spread(1, 16), d.spread(1, 40)), d.one(0, d.spread(1, 12))
+    return AxiPortConfig(axi=_axi(d), reads=reads, writes=writes, outstanding=d.one(4, 8, 8, 16))
+
+
+def _sparse(d: _Drawer) -> SparseConvConfig:
+    dense = _conv(d)
+    if isinstance(dense.op, ConvTranspose) or dense.group_lanes > 1:
+        raise HwgenError("That is not sparse")
+    streams = dense.channel_lanes * dense.tap_lanes
+    if streams > 48:
+        raise HwgenError("That takes long")
+    config = SparseConvConfig(
+        op=dense.op, tensor=dense.tensor, lanes_in=dense.lanes_in, lanes_out=dense.lanes_out,
+        channel_lanes=dense.channel_lanes, tap_lanes=dense.tap_lanes, pe=dense.pe,
+        multiplier=d.multiplier, streams=even_streams(streams, d.spread(1, streams)),
+        skip=d.one("activation", "activation", "both"), lookup=dense.lookup,
+    )
+    return replace(config, depths=(d.depth(config.least_depths[0]),)).at_full_speed()
+
+
+def _low_rank(d: _Drawer) -> LowRankLinearConfig:
+    bits = d.bits()
+    cin, rank, cout = 8 * d.whole(2, 24), 4 * d.whole(1, 12), 8 * d.whole(2, 24)
+    ops, inner = [], d.quantisation(bits)
+    for n, m, output in ((cin, rank, inner), (rank, cout, d.quantisation(bits))):
+        limit = (1 << (bits - 1)) - 1
+        weight = d.random.integers(-limit, limit + 1, (m, 1, n))
+        spread = float(np.sqrt(n)) * limit * 2 ** (bits - 2)
+        bias = d.random.integers(-int(spread), int(spread) + 1, m)
+        ops.append(Conv(weight, bias, d.scales(spread, m, bits), output, (1,), ((0, 0),),
+                        weight_bits=bits))
+    lanes_in, lanes_rank = d.divisor(cin, 8), d.divisor(rank, 4)
+    return LowRankLinearConfig(
+        first=ops[0], second=ops[1],
+        tensor=TensorType((d.spread(4, 200), cin), d.quantisation(bits)), lanes_in=lanes_in,
+        lanes_rank=lanes_rank, lanes_out=d.divisor(cout, 4),
+        channel_lanes=(lanes_in * d.spread(1, 4), lanes_rank * d.spread(1, 2)),
+        pe=(d.spread(1, 8), d.spread(1, 12)), multiplier=d.multiplier,
+    )
+
+
 def _tiled(d: _Drawer) -> FoldedConvConfig:
     config = _conv(d, wide=d.chance(0.2))
     if config.group_folds > 1 or config.channel_folds < 2 or config.interval > 3_000_000:
@@ -249,7 +298,7 @@ def _tiled(d: _Drawer) -> FoldedConvConfig:
     config = replace(
         config, tile=divisors[min(d.spread(1, 4), len(divisors)) - 1], depths=(),
         resident=d.one(0, 0, d.whole(0, folds), d.whole(0, folds)), axi=_axi(d),
-        burst=d.one(16, 64, 64), memory_latency=360,
+        burst=d.one(16, 64, 64),
     ).at_full_speed()
     return replace(config, depths=(d.one(1, 1, 2) * config.least_depths[0],))
 
@@ -261,7 +310,7 @@ def _eviction(d: _Drawer) -> EvictionConfig:
         raise HwgenError("Pixels do not divide")
     return EvictionConfig(
         stream=StreamType(tensor, lanes, pixels), axi=_axi(d), burst=d.one(8, 16, 32, 32),
-        memory_latency=360, depths=(d.spread(1000, 100_000),), styles=(d.one("", "", "block"),),
+        depths=(d.spread(1000, 100_000),), styles=(d.one("", "", "block"),),
     )
 
 
@@ -404,6 +453,8 @@ PARTS: dict[str, Callable[[_Drawer], Part]] = {
     "array": _array,
     "window": lambda d: d.one(_conv, _pool, _resize, _pad)(d).window,
     "weight stream": _weight_stream,
+    "loaded weights": _loaded_weights,
+    "axi port": _axi_port,
 }
 """Parts of blocks."""
 
@@ -411,6 +462,8 @@ BLOCKS: dict[str, Callable[[_Drawer], BlockConfig]] = {
     "convolution": _conv,
     "convolution, several pixels a beat": lambda d: _conv(d, wide=True),
     "convolution, tiled": _tiled,
+    "convolution, sparse": _sparse,
+    "low rank": _low_rank,
     "pool": _pool,
     "resize": _resize,
     "pad": _pad,
@@ -470,4 +523,8 @@ def component(config) -> wiring.Component:
         return Skid(config.width)
     if isinstance(config, QueueShape):
         return _Part(Queue(config.width, config.depth, config.claims))
+    if isinstance(config, WeightMemoryConfig):
+        return _Part(config.create([0] * config.depth))
+    if isinstance(config, AxiPortConfig):
+        return config.create()
     return _Part(config.create())

@@ -10,34 +10,42 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 from hwgen.device.multiplier import MULTIPLIERS
 from hwgen.device.storage import FAMILY, STYLES
 from hwgen.errors import HwgenError, naming
-from hwgen.offchip.bus import ID_BITS, AxiConfig
+from hwgen.offchip.bus import BURST, MEMORY_LATENCY, AxiConfig
 from hwgen.parts.sparse_mac import SKIPS
 
 __all__ = ["OFF_CHIP", "DesignPoint", "EdgeName", "Folding", "MemoryPorts", "Sparse"]
 
-FORMAT = "hwgen-design-1"
+FORMAT = "hwgen-design-2"
+
+EARLIER = {
+    "hwgen-design-1": "its fields window, weights, requantiser and latency are now window_style, "
+                      "weight_style, requantiser_multiplier and memory_latency, and fold_cycles of "
+                      "what is no convolution is pace",
+}
+"""Formats of earlier versions, and what has changed since."""
 
 OFF_CHIP = "offchip"
 """The memory of a queue whose body is in off-chip memory."""
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "multiplier": tuple(MULTIPLIERS),
-    "requantiser": ("", *MULTIPLIERS),
+    "requantiser_multiplier": ("", *MULTIPLIERS),
     "shared": ("activation", "weight"),
-    "window": ("", *STYLES),
-    "weights": ("", *STYLES),
+    "window_style": ("", *STYLES),
+    "weight_style": ("", *STYLES),
 }
 """Legal values of those fields that are texts."""
 
 MOST = 1 << 40
 """No number of a folding is larger."""
 
-UNSET = ("capacity", "fold_cycles", "products", "resident", "tile")
-"""Fields that are numbers and may be 0."""
+UNSET = ("capacity", "fold_cycles", "pace", "products", "resident", "tile")
+"""Numeric fields for which 0 is allowed."""
 
 
 @dataclass(frozen=True)
@@ -96,21 +104,25 @@ class Folding:
         all others keep their defaults.
     capacity : :class:`int`
         Sites in the op's window buffer; 0: not sized yet.
-    multiplier, requantiser : :class:`str`
+    multiplier, requantiser_multiplier : :class:`str`
         What multiplies, and what requantises: of :data:`hwgen.device.multiplier.MULTIPLIERS`;
-        an empty ``requantiser`` is as ``multiplier``.
+        an empty ``requantiser_multiplier`` is as
+        ``multiplier``.
     shared : :class:`str`
         What the products in a multiplier share: ``"activation"`` or ``"weight"``.
     products : :class:`int`
         Products that share a multiplier; 0: as many as fit.
-    window, weights : :class:`str`
+    window_style, weight_style : :class:`str`
         Memories of the window's buffer and of the weights: one of
         :data:`hwgen.device.storage.STYLES`; "": whichever is cheaper, LUTs or block memory.
     tile, resident : :class:`int`
         Of a convolution whose weights are in off-chip memory: rows that are computed fold by fold,
         and folds that stay on chip; 0: its weights are on chip.
     fold_cycles : :class:`int`
-        Cycles of a fold of a convolution, at least; of a site of a product, of a pixel added.
+        Least number of cycles of a fold of a convolution; 0: as few as it needs.
+    pace : :class:`int`
+        Least number of cycles of a site of a sum or product, or of a pixel that is padded or
+        repeated; 0: as many as its beats.
     sparse : :class:`Sparse`
         How a convolution passes over zeros; None: it does not.
 
@@ -126,14 +138,15 @@ class Folding:
     pe: int = 1
     capacity: int = 0
     multiplier: str = "dsp48e2"
-    requantiser: str = ""
+    requantiser_multiplier: str = ""
     shared: str = "activation"
     products: int = 0
-    window: str = ""
-    weights: str = ""
+    window_style: str = ""
+    weight_style: str = ""
     tile: int = 0
     resident: int = 0
     fold_cycles: int = 0
+    pace: int = 0
     sparse: Sparse | None = None
 
     def __post_init__(self) -> None:
@@ -163,7 +176,7 @@ class MemoryPorts:
         Width; see :class:`hwgen.offchip.layout.bus.AxiConfig`.
     burst : :class:`int`
         Most words of a request.
-    latency : :class:`int`
+    memory_latency : :class:`int`
         Cycles that a request takes at most, waiting for others included.
     rate : :class:`float`
         Bytes a cycle that the memory moves in practice; 0: as many as the ports.
@@ -176,8 +189,8 @@ class MemoryPorts:
 
     count: int = 1
     data_bits: int = 128
-    burst: int = 64
-    latency: int = 360
+    burst: int = BURST
+    memory_latency: int = MEMORY_LATENCY
     rate: float = 0.0
 
     def __post_init__(self) -> None:
@@ -190,7 +203,7 @@ class MemoryPorts:
     @property
     def axi(self) -> AxiConfig:
         """Widths of the ports."""
-        return AxiConfig(data_bits=self.data_bits, id_bits=ID_BITS)
+        return AxiConfig(data_bits=self.data_bits)
 
 
 @dataclass(frozen=True)
@@ -311,6 +324,9 @@ class DesignPoint:
             body = json.loads(Path(path).read_text())
         except (OSError, ValueError) as error:
             raise HwgenError(f"{path} is not a design point: {error}") from None
+        if isinstance(body, dict) and (changed := EARLIER.get(str(body.get("format")))):
+            raise HwgenError(f"{path} is of an earlier version: {changed}; change that and its "
+                             f"format to {FORMAT!r}, or search again")
         if not isinstance(body, dict) or body.get("format") != FORMAT:
             raise HwgenError(f"{path} is not a design point: format must be {FORMAT!r}")
         with naming(str(path)):
@@ -327,44 +343,70 @@ class DesignPoint:
             legal.
         """
         _only(body, ["format", "board", "clock_mhz", "ports", "split", "ops", "tensors", "edges"])
-        design = cls(_text(body, "board"), _positive(body, "clock_mhz"))
-        with naming("ports"):
-            ports = body.get("ports", {})
-            if not isinstance(ports, dict):
-                raise HwgenError(f"must be an object, not {ports!r}")
-            _only(ports, [f.name for f in fields(MemoryPorts)])
-            design.ports = MemoryPorts(**ports)
-        split = body.get("split", [])
-        if not isinstance(split, list) or not all(isinstance(name, str) for name in split):
-            raise HwgenError(f"split must be a list of names of nodes, not {split!r}")
-        design.split = tuple(split)
-        for name, values in _table(body, "ops"):
-            with naming(f"op {name!r}"):
-                _only(values, [f.name for f in fields(Folding)])
-                if isinstance(sparse := values.get("sparse"), dict):
-                    _only(sparse, [f.name for f in fields(Sparse)])
-                    if "streams" not in sparse:
-                        raise HwgenError("sparse must have streams")
-                    values = {**values, "sparse": Sparse(**sparse)}
-                design.foldings[name] = Folding(**values)
-        for name, values in _table(body, "tensors"):
-            with naming(f"tensor {name!r}"):
-                _only(values, ["lanes", "pixels"])
-                for key, found in (("lanes", design.lanes), ("pixels", design.pixels)):
-                    if key in values:
-                        found[name] = _count(values, key)
-        for name, values in _table(body, "edges"):
-            with naming(f"edge {name!r}"):
-                _only(values, ["depth", "memory"])
-                # 0 stands for one that is found, as if it was left out.
-                if values.get("depth", 0) != 0 or values.get("depth") is False:
-                    design.depths[name] = _count(values, "depth")
-                if "memory" in values:
-                    if (memory := values["memory"]) not in (*STYLES, OFF_CHIP):
-                        legal = ", ".join(map(repr, (*STYLES, OFF_CHIP)))
-                        raise HwgenError(f"memory must be one of {legal}, not {memory!r}")
-                    design.memories[name] = memory
-        return design
+        tensors, edges = dict(_tensors(body)), dict(_edges(body))
+        return cls(
+            board=_text(body, "board"), clock_mhz=_positive(body, "clock_mhz"),
+            foldings=dict(_foldings(body)), ports=_ports(body), split=_split(body),
+            lanes=_column(tensors, "lanes"), pixels=_column(tensors, "pixels"),
+            depths=_column(edges, "depth"), memories=_column(edges, "memory"),
+        )
+
+
+def _ports(body: dict) -> MemoryPorts:
+    with naming("ports"):
+        ports = body.get("ports", {})
+        if not isinstance(ports, dict):
+            raise HwgenError(f"must be an object, not {ports!r}")
+        _only(ports, [f.name for f in fields(MemoryPorts)])
+        return MemoryPorts(**ports)
+
+
+def _split(body: dict) -> tuple[str, ...]:
+    split = body.get("split", [])
+    if not isinstance(split, list) or not all(isinstance(name, str) for name in split):
+        raise HwgenError(f"split must be a list of names of nodes, not {split!r}")
+    return tuple(split)
+
+
+def _foldings(body: dict) -> Iterator[tuple[str, Folding]]:
+    for name, values in _table(body, "ops"):
+        with naming(f"op {name!r}"):
+            _only(values, [f.name for f in fields(Folding)])
+            if isinstance(sparse := values.get("sparse"), dict):
+                _only(sparse, [f.name for f in fields(Sparse)])
+                if "streams" not in sparse:
+                    raise HwgenError("sparse must have streams")
+                values = {**values, "sparse": Sparse(**sparse)}
+            yield name, Folding(**values)
+
+
+def _tensors(body: dict) -> Iterator[tuple[str, dict[str, int]]]:
+    for name, values in _table(body, "tensors"):
+        with naming(f"tensor {name!r}"):
+            _only(values, ["lanes", "pixels"])
+            yield name, {key: _count(values, key) for key in values}
+
+
+def _edges(body: dict) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, values in _table(body, "edges"):
+        with naming(f"edge {name!r}"):
+            _only(values, ["depth", "memory"])
+            found: dict[str, Any] = {}
+            # 0 stands for a depth that is found, as if it was left out.
+            if values.get("depth", 0) != 0 or values.get("depth") is False:
+                found["depth"] = _count(values, "depth")
+            if "memory" in values:
+                legal = *STYLES, OFF_CHIP
+                if values["memory"] not in legal:
+                    raise HwgenError(f"memory must be one of {', '.join(map(repr, legal))}, "
+                                     f"not {values['memory']!r}")
+                found["memory"] = values["memory"]
+            yield name, found
+
+
+def _column(rows: Mapping[str, dict], key: str) -> dict[str, Any]:
+    """Per name the entry of one key, where there is one."""
+    return {name: row[key] for name, row in rows.items() if key in row}
 
 
 def _columns(columns: dict[str, Mapping]) -> dict[str, dict]:

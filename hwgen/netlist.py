@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from hwgen.blocks.base import BlockConfig
-from hwgen.device import area
-from hwgen.device.cost import Resources
+from hwgen.device.cost import Resources, total
 from hwgen.device.storage import FAMILY
 from hwgen.ir import Graph
 from hwgen.offchip.layout import Layout
@@ -87,4 +86,4 @@ class Netlist:
         """What all blocks take together, and the ports to off-chip memory."""
         ports = self.offchip.port_configs if self.offchip else ()
         areas = (config.area() for config in (*self.blocks.values(), *ports))
-        return area.total(areas).resources(self.family)
+        return total(areas).resources(self.family)

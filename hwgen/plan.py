@@ -179,7 +179,7 @@ class _Planner:
             self.join(name, tensor, source, (block, 0))
             name, source = use.part_behind(OFF_CHIP), (block, 0)
             self.add(block, EvictionConfig(
-                stream=have, axi=ports.axi, burst=ports.burst, memory_latency=ports.latency
+                stream=have, axi=ports.axi, burst=ports.burst, memory_latency=ports.memory_latency
             ), [name])
         self.join(name, tensor, source, sink)
 

@@ -35,10 +35,10 @@ def tables(values: st.SearchStrategy) -> st.SearchStrategy[dict]:
 FOLDINGS = st.builds(
     Folding, channel_lanes=COUNTS, tap_lanes=COUNTS, group_lanes=COUNTS, pe=COUNTS, capacity=MAYBE,
     multiplier=st.sampled_from(sorted(MULTIPLIERS)),
-    requantiser=st.sampled_from(["", *MULTIPLIERS]),
+    requantiser_multiplier=st.sampled_from(["", *MULTIPLIERS]),
     shared=st.sampled_from(["activation", "weight"]), products=MAYBE,
-    window=st.sampled_from(["", *STYLES]), weights=st.sampled_from(["", *STYLES]), tile=MAYBE,
-    resident=MAYBE, fold_cycles=MAYBE,
+    window_style=st.sampled_from(["", *STYLES]), weight_style=st.sampled_from(["", *STYLES]),
+    tile=MAYBE, resident=MAYBE, fold_cycles=MAYBE, pace=MAYBE,
 )
 DESIGNS = st.builds(
     DesignPoint, board=st.text(max_size=5), clock_mhz=st.floats(0.001, 1e6),
@@ -93,7 +93,8 @@ def test_file(tmp_path: Path) -> None:
     loaded = DesignPoint.load(path)
     assert loaded == design
     body = json.loads(path.read_text())
-    assert body["ports"] == {"count": 2, "data_bits": 64, "burst": 8, "latency": 160, "rate": 0.0}
+    assert body["ports"] == {
+        "count": 2, "data_bits": 64, "burst": 8, "memory_latency": 160, "rate": 0.0}
     assert body["split"] == ["c2", "depthwise"]
     assert body["ops"]["c3"] | {"tile": 2, "resident": 1, "fold_cycles": 30} == body["ops"]["c3"]
     assert body["edges"] == {
@@ -149,7 +150,7 @@ MULTIPLIER_LIST = "'dsp48e2', 'dsp48e1', 'mult18', 'fabric'"
 
 
 @pytest.mark.parametrize("path, value, message", [
-    ("format", "x", "is not a design point: format must be 'hwgen-design-1'"),
+    ("format", "x", "is not a design point: format must be 'hwgen-design-2'"),
     ("board", 3, "board must be a text, not 3"),
     ("clock_mhz", 0, "clock_mhz must be a positive number, not 0"),
     ("clock_mhz", "x", "clock_mhz must be a positive number, not 'x'"),
@@ -163,12 +164,12 @@ MULTIPLIER_LIST = "'dsp48e2', 'dsp48e1', 'mult18', 'fabric'"
     ("ops c3 products", "1", "op 'c3': products must be an integer, 0 or more, not '1'"),
     ("ops c3 capacity", None, "op 'c3': capacity must be an integer, 0 or more, not None"),
     ("ops c3 multiplier", "x", f"op 'c3': multiplier must be one of {MULTIPLIER_LIST}, not 'x'"),
-    ("ops c3 requantiser", "x",
-     f"op 'c3': requantiser must be one of '', {MULTIPLIER_LIST}, not 'x'"),
+    ("ops c3 requantiser_multiplier", "x",
+     f"op 'c3': requantiser_multiplier must be one of '', {MULTIPLIER_LIST}, not 'x'"),
     ("ops c3 shared", "x", "op 'c3': shared must be one of 'activation', 'weight', not 'x'"),
-    ("ops c3 window", "x", f"op 'c3': window must be one of '', {STYLE_LIST}, not 'x'"),
-    ("ops c3 weights", "offchip",
-     f"op 'c3': weights must be one of '', {STYLE_LIST}, not 'offchip'"),
+    ("ops c3 window_style", "x", f"op 'c3': window_style must be one of '', {STYLE_LIST}, not 'x'"),
+    ("ops c3 weight_style", "offchip",
+     f"op 'c3': weight_style must be one of '', {STYLE_LIST}, not 'offchip'"),
     ("tensors image lanes", 0, "tensor 'image': lanes must be a positive integer, not 0"),
     ("tensors image pixels", 2.5, "tensor 'image': pixels must be a positive integer, not 2.5"),
     ("tensors image x", 1, "tensor 'image': x is not one of lanes, pixels"),
@@ -183,8 +184,8 @@ MULTIPLIER_LIST = "'dsp48e2', 'dsp48e1', 'mult18', 'fabric'"
     ("ports count", 0, "ports: count must be a positive integer, not 0"),
     ("ports data_bits", 64.0, "ports: data_bits must be a positive integer, not 64.0"),
     ("ports burst", True, "ports: burst must be a positive integer, not True"),
-    ("ports latency", "9", "ports: latency must be a positive integer, not '9'"),
-    ("ports width", 64, "ports: width is not one of count, data_bits, burst, latency, rate"),
+    ("ports memory_latency", "9", "ports: memory_latency must be a positive integer, not '9'"),
+    ("ports width", 64, "ports: width is not one of count, data_bits, burst, memory_latency, rate"),
     ("edge", {}, "edge is not one of format, board, clock_mhz, ports, split, ops, tensors, edges"),
     ("split", "c2", "split must be a list of names of nodes, not 'c2'"),
     ("split", ["c2", 1], "split must be a list of names of nodes, not ['c2', 1]"),
@@ -211,9 +212,16 @@ def test_unknown_field_of_an_op(tmp_path: Path) -> None:
     message = edit(lambda body: body["ops"]["c3"].update(fold=1), tmp_path)
     assert message == (
         "op 'c3': fold is not one of channel_lanes, tap_lanes, group_lanes, pe, capacity, "
-        "multiplier, requantiser, shared, products, window, weights, tile, resident, "
-        "fold_cycles, sparse"
+        "multiplier, requantiser_multiplier, shared, products, window_style, weight_style, tile, "
+        "resident, fold_cycles, pace, sparse"
     )
+
+
+def test_a_design_of_an_earlier_version(tmp_path: Path) -> None:
+    """It is refused with what has changed, so that it can be edited."""
+    message = edit(lambda body: body.update(format="hwgen-design-1"), tmp_path)
+    assert message.startswith("is of an earlier version: its fields window, weights, ")
+    assert message.endswith("change that and its format to 'hwgen-design-2', or search again")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}"])
@@ -264,7 +272,7 @@ def fold(name: str, **fields) -> Callable[[DesignPoint], None]:
      r"AXI data bits must be a power of two from 32 to 1024, not 48$"),
     (lambda d: setattr(d, "ports", MemoryPorts(data_bits=128, burst=512)),
      r"^Node 'c3': Burst must be at most 256 words, not 512$"),
-    (lambda d: setattr(d, "ports", MemoryPorts(latency=3)),
+    (lambda d: setattr(d, "ports", MemoryPorts(memory_latency=3)),
      r"Memory latency must be at least the [0-9]+ words of a request, not 3$"),
 ])
 def test_plan_refuses(change: Callable[[DesignPoint], None], message: str) -> None:
@@ -285,8 +293,8 @@ def sparse_design() -> tuple[Builder, DesignPoint]:
     return b, design
 
 
-OTHERS = {"multiplier": "fabric", "requantiser": "fabric", "shared": "weight", "window": "block",
-          "weights": "block", "sparse": Sparse(((0,),))}
+OTHERS = {"multiplier": "fabric", "requantiser_multiplier": "fabric", "shared": "weight",
+          "window_style": "block", "weight_style": "block", "sparse": Sparse(((0,),))}
 """Of fields that are no numbers, legal values that are not the defaults."""
 
 
@@ -326,7 +334,7 @@ def test_numbers_out_of_range(name: str) -> None:
     b, design = every_op()
     config = plan(b.graph, design).blocks[name]
     for field in config.folding_fields:
-        if field in ("capacity", "fold_cycles") or field in OTHERS:
+        if field in ("capacity", "fold_cycles", "pace") or field in OTHERS:
             continue
         own = replace(design.foldings.get(name, Folding()), **{field: 10**9})
         with pytest.raises(HwgenError, match=rf"^Node '{name}': ") as found:

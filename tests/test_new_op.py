@@ -17,7 +17,6 @@ from hwgen.blocks.beat import BeatConfig, valid_chain
 from hwgen.blocks.output import output_queue
 from hwgen.blocks.registry import Request, carries_out
 from hwgen.design import DesignPoint, Folding
-from hwgen.device import area
 from hwgen.device.cost import Area, logic
 from hwgen.emit.verilog import emit
 from hwgen.errors import HwgenError
@@ -65,7 +64,7 @@ class HardmaxConfig(BeatConfig, OpConfig):
         return 1
 
     def area(self) -> Area:
-        return area.output_queues(self) + logic("argmax", one=1, x=self.inputs[0].width)
+        return self.queues_area() + logic("argmax", one=1, x=self.inputs[0].width)
 
     def create(self) -> wiring.Component:
         return HardmaxBlock(self)

@@ -515,9 +515,9 @@ class ConvTable:
         requantiser = (self.multiplier, "fabric")[which]
         folding = Folding(
             channel_lanes=cl, tap_lanes=tl, group_lanes=gl, pe=pe, multiplier=multiplier,
-            requantiser="" if requantiser == multiplier else requantiser,
+            requantiser_multiplier="" if requantiser == multiplier else requantiser,
             shared=self.shared(multiplier) if found < 0 else "activation",
-            weights=weights, window=window, tile=tile, resident=resident,
+            weight_style=weights, window_style=window, tile=tile, resident=resident,
             fold_cycles=pace, sparse=self._sparse[found].sparse if found >= 0 else None,
         )
         return Column(tuple(self.takes(way).tolist()), int(self._cycles[k]), folding,

@@ -74,6 +74,6 @@ def assign_memories(
         if kind == "queue":
             memories.setdefault(target, style)
         else:
-            foldings[target] = replace(foldings[target], window=style)
+            foldings[target] = replace(foldings[target], window_style=style)
     design = replace(design, foldings=foldings, memories=memories)
     return design, plan(graph, design)

@@ -145,11 +145,10 @@ def check_multipliers(netlist: Netlist, board: Board) -> None:
     """Raise :exc:`HwgenError`, naming block and field, if a multiplier is not the board's."""
     legal = ("", board.multiplier, "fabric")
     for name, config in netlist.blocks.items():
-        for what, attribute in (("multiplier", "multiplier"),
-                                ("requantiser", "requantiser_multiplier")):
-            if what in config.folding_fields and (value := getattr(config, attribute)) not in legal:
+        for choice in ("multiplier", "requantiser_multiplier"):
+            if choice in config.folding_fields and (value := getattr(config, choice)) not in legal:
                 raise HwgenError(
-                    f"Node {name!r}: {what} must be {board.multiplier!r} or 'fabric' on board "
+                    f"Node {name!r}: {choice} must be {board.multiplier!r} or 'fabric' on board "
                     f"{board.name}, not {value!r}"
                 )
 

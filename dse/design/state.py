@@ -380,7 +380,7 @@ class SearchState:
                                     pixels[node.name])
                 design.foldings[node.name] = replace(
                     design.foldings.get(node.name, Folding()),
-                    fold_cycles=interval * stream.beats_per_site // stream.beats,
+                    pace=interval * stream.beats_per_site // stream.beats,
                 )
             if isinstance(node.op, MaxPool | AveragePool):
                 window = node.op.window
@@ -500,10 +500,10 @@ class SearchState:
             return []
         ports = external.ports
         config = EvictionConfig(stream=stream, axi=ports.axi, burst=ports.burst,
-                                memory_latency=ports.latency, depths=(depth,))
+                                memory_latency=ports.memory_latency, depths=(depth,))
         # Beats wait until a burst is there, which then goes both ways.
         burst = ports.burst * config.beats_per_word * timing.interval // stream.beats
-        if timing.waits[edge.name] < 2 * ports.latency + 2 * burst:
+        if timing.waits[edge.name] < 2 * ports.memory_latency + 2 * burst:
             return []
         return self._evicted(config)
 

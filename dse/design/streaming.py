@@ -169,8 +169,8 @@ def streamed(
     columns = -(-f.row_bits * rows_per_word // bus)
     depth = -(-f.steps // rows_per_word)
     turn = per_tile * f.cycles
-    late = external.ports.latency + READ_AHEAD
-    slots = 1 + np.ceil(late / turn + np.maximum(depth * columns / turn, 0.85)).astype(int)
+    late = external.ports.memory_latency + READ_AHEAD
+    slots = 1 + np.ceil(late / turn + np.maximum(depth * columns / turn, PORT_SHARE)).astype(int)
     resident = np.ceil(share * f.folds).astype(int)
     # As many more as there is memory for anyway.
     blocks = 512 * -(-(resident + slots) * depth // 512)

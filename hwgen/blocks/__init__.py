@@ -9,6 +9,7 @@ from hwgen.blocks.argmax import ArgMax, ArgMaxConfig
 from hwgen.blocks.base import BlockConfig, Schedule
 from hwgen.blocks.concatenate import Concatenate, ConcatenateConfig
 from hwgen.blocks.conv import FoldedConv, FoldedConvConfig
+from hwgen.blocks.conv2d import conv2d
 from hwgen.blocks.evict import EvictionBuffer, EvictionConfig
 from hwgen.blocks.fifo import Fifo, FifoConfig
 from hwgen.blocks.gather import Gather, GatherConfig
@@ -31,5 +32,5 @@ __all__ = [
     "LaneChangeConfig", "LowRankLinear", "LowRankLinearConfig", "NearestResize",
     "NearestResizeConfig", "Pad", "PadConfig", "Pool", "PoolConfig", "Product", "ProductConfig",
     "Schedule", "SparseConv", "SparseConvConfig", "Splitter", "SplitterConfig", "TableLookup",
-    "TableLookupConfig", "TokenMatrix", "TokenMatrixConfig",
+    "TableLookupConfig", "TokenMatrix", "TokenMatrixConfig", "conv2d",
 ]

@@ -13,10 +13,10 @@ from hwgen.blocks.base import OpConfig
 from hwgen.blocks.beat import BeatConfig, most_claims
 from hwgen.blocks.output import output_queue
 from hwgen.blocks.registry import Request, carries_out
-from hwgen.device import area
 from hwgen.device.arithmetic import counter, delayed, levels
-from hwgen.device.cost import Area
+from hwgen.device.cost import Area, logic
 from hwgen.ir import ArgMax as ArgMaxOp
+from hwgen.parts.component import Configured
 from hwgen.parts.stream import StreamType
 from hwgen.parts.turns import last_of
 
@@ -60,13 +60,26 @@ class ArgMaxConfig(BeatConfig, OpConfig):
         return beats[count - 1 :: count]
 
     def area(self) -> Area:
-        return area.argmax(self)
+        bits, index = self.tensor.bits, self.outputs[0].width
+        lane = levels(self.lanes)
+        pairs = registers = 0
+        left = self.lanes
+        for level in range(self.tree_levels):
+            pairs += left // 2
+            left = -(-left // 2)
+            registers += left * (bits + level + 1)
+        return self.queues_area() + logic(
+            "argmax", one=1, flags=self.push_latency, x=bits * self.lanes, tree=registers,
+            pairs=pairs * bits, lut4_pairs=pairs, compare=bits,
+            base=max(self.tensor.channels - 1, 1).bit_length(),
+            lane=lane, number=index, beats=levels(self.tensor.channels // self.lanes) + 1,
+        )
 
     def create(self) -> ArgMax:
         return ArgMax(self)
 
 
-class ArgMax(wiring.Component):
+class ArgMax(Configured[ArgMaxConfig]):
     """Finds the largest channel of each pixel: a tree over a beat, then the largest so far.
 
     Parameters
@@ -83,10 +96,6 @@ class ArgMax(wiring.Component):
     One beat a cycle.  A pixel whose last beat was accepted in cycle t is visible in
     t + 6 + ceil(log2(lanes)).
     """
-
-    def __init__(self, config: ArgMaxConfig) -> None:
-        self.config = config
-        super().__init__(config.signature)
 
     def elaborate(self, platform):
         m = Module()

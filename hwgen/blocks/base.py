@@ -14,24 +14,26 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from amaranth.lib import wiring
 
-from hwgen.device import area
-from hwgen.device.cost import Area, Part, Resources
+from hwgen.design import Folding
+from hwgen.device.cost import Area, Part, Resources, total
 from hwgen.device.storage import STYLES
 from hwgen.errors import HwgenError
 from hwgen.ir.op import Op
 from hwgen.ir.types import TensorType
 from hwgen.offchip.layout import OffChip
+from hwgen.parts.document import list_parameters
+from hwgen.parts.queue import queue_area
 from hwgen.parts.stream import StreamType
 from hwgen.parts.window import SlidingWindowConfig
 
-__all__ = ["KINDS", "Area", "BlockConfig", "OpConfig", "Resources", "Schedule"]
+__all__ = ["KINDS", "Area", "BlockConfig", "OpConfig", "Resources", "Schedule", "own_fields"]
 
 
 KINDS = ("convolution", "queue", "elementwise", "pool", "route")
@@ -54,6 +56,12 @@ class Schedule:
     outputs: tuple[np.ndarray, ...]
     reserves: tuple[np.ndarray, ...]
     capacity: int | None = None
+
+
+def own_fields(config: type[BlockConfig]) -> tuple[str, ...]:
+    """Fields of a :class:`hwgen.design.Folding` that are parameters of a block."""
+    own = {each.name for each in fields(config)}
+    return tuple(each.name for each in fields(Folding) if each.name in own)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +88,10 @@ class BlockConfig(Part):
     depends_on_data: ClassVar[bool] = False
     evicts: ClassVar[bool] = False
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        list_parameters(cls)
+
     depths: tuple[int, ...] = field(default=())
     styles: tuple[str, ...] = field(default=())
 
@@ -100,8 +112,8 @@ class BlockConfig(Part):
 
     @property
     def folding_fields(self) -> tuple[str, ...]:
-        """Fields of a :class:`hwgen.design.Folding` that the block obeys."""
-        return ()
+        """Fields of a :class:`hwgen.design.Folding` that the block obeys: its own parameters."""
+        return own_fields(type(self))
 
     @property
     def window(self) -> SlidingWindowConfig | None:
@@ -124,8 +136,13 @@ class BlockConfig(Part):
 
     def parts(self) -> dict[str, Area]:
         """What the parts of the block take, by name; what is left is its control."""
-        parts = {"queue": area.output_queues(self)}
+        parts = {"queue": self.queues_area()}
         return parts if self.window is None else {**parts, "window": self.window.area()}
+
+    def queues_area(self, claims: int = 1) -> Area:
+        """What the queues at the outputs take, each with so many numbers of places to claim."""
+        return total(queue_area(stream.width, depth, claims, style) for stream, depth, style in
+                     zip(self.outputs, self.queue_depths, self.queue_styles, strict=True))
 
     def figures(self) -> dict[str, Any]:
         """What a report says about the block that is particular of it: plain data."""

@@ -14,10 +14,12 @@ from amaranth.lib import wiring
 from hwgen.blocks.base import BlockConfig, Schedule
 from hwgen.blocks.output import output_queue
 from hwgen.device.arithmetic import counter
+from hwgen.device.cost import Area, logic, total
 from hwgen.errors import HwgenError
 from hwgen.ir import Add, Mul
 from hwgen.ir.types import TensorType
-from hwgen.parts.queue import QUEUE_LATENCY, Skid
+from hwgen.parts.component import Configured
+from hwgen.parts.queue import QUEUE_LATENCY, Skid, skid_area
 from hwgen.parts.stream import StreamType, in_order
 
 __all__ = ["BeatConfig", "Pair", "PairConfig", "most_claims", "valid_chain"]
@@ -133,11 +135,15 @@ class PairConfig(BeatConfig):
         accepts = tuple(np.maximum(times, free[: len(times)]) for times in arrivals)
         return Schedule(accepts, (join + self.push_latency + QUEUE_LATENCY,), (join,))
 
+    def area(self) -> Area:
+        skids = total(skid_area(stream.width) for stream in self.inputs)
+        return self.queues_area() + skids + logic("pair", one=1, valid=self.push_latency)
+
     def compute(self, *frames: np.ndarray) -> tuple[np.ndarray, ...]:
         return self.op.evaluate(frames, self.tensors)
 
 
-class Pair(wiring.Component):
+class Pair(Configured[PairConfig]):
     """Takes two streams beat by beat; a subclass says what becomes of a pair of beats.
 
     Parameters
@@ -154,10 +160,6 @@ class Pair(wiring.Component):
     A pair whose second was accepted in cycle t is visible in t + 4 + ``config.push_latency``; one
     pair a cycle, one site every ``config.site_cycles``.
     """
-
-    def __init__(self, config: PairConfig) -> None:
-        self.config = config
-        super().__init__(config.signature)
 
     def results(
         self, m: Module, valid: list[Value], a: list[Value], b: list[Value]

@@ -13,13 +13,13 @@ from amaranth.lib import wiring
 from hwgen.blocks.base import BlockConfig, Schedule
 from hwgen.blocks.output import output_queue
 from hwgen.blocks.registry import Request, carries_out, unchanged
-from hwgen.device import area
-from hwgen.device.cost import Area
+from hwgen.device.cost import Area, logic
 from hwgen.ir import Concat
 from hwgen.ir.types import TensorType
+from hwgen.parts.component import Configured
 from hwgen.parts.queue import QUEUE_LATENCY
 from hwgen.parts.stream import StreamType, in_order
-from hwgen.parts.turns import turns
+from hwgen.parts.turns import turn_features, turns
 
 __all__ = ["Concatenate", "ConcatenateConfig"]
 
@@ -65,7 +65,12 @@ class ConcatenateConfig(BlockConfig):
         )
 
     def area(self) -> Area:
-        return area.concatenate(self)
+        inputs = len(self.inputs)
+        return self.queues_area() + logic(
+            "concatenate", one=1, width=self.outputs[0].width,
+            choices=self.outputs[0].width * ((inputs - 1) // 2 + (inputs > 4)),
+            **turn_features([t.beats_per_site for t in self.inputs]),
+        )
 
     def compute(self, *frames: np.ndarray) -> tuple[np.ndarray, ...]:
         return Concat().evaluate(frames, self.tensors)
@@ -74,7 +79,7 @@ class ConcatenateConfig(BlockConfig):
         return Concatenate(self)
 
 
-class Concatenate(wiring.Component):
+class Concatenate(Configured[ConcatenateConfig]):
     """Takes the channels of a pixel from each input in turn.
 
     Parameters
@@ -90,10 +95,6 @@ class Concatenate(wiring.Component):
     ------
     A beat accepted in cycle t is visible in t + 3; one beat a cycle.
     """
-
-    def __init__(self, config: ConcatenateConfig) -> None:
-        self.config = config
-        super().__init__(config.signature)
 
     def elaborate(self, platform):
         m = Module()

@@ -32,17 +32,18 @@ from hwgen.blocks.base import OffChip, Schedule
 from hwgen.blocks.conv_base import ConvolutionConfig, array_weights, lanes_taken, serialise
 from hwgen.blocks.output import fold_beats, fold_queue
 from hwgen.blocks.registry import Request, carries_out
-from hwgen.device import area
-from hwgen.device.arithmetic import counter, delayed
-from hwgen.device.cost import Area
+from hwgen.device.arithmetic import counter, delayed, levels
+from hwgen.device.cost import Area, logic, total
 from hwgen.device.multiplier import Packing
 from hwgen.errors import HwgenError
 from hwgen.ir import Convolution, Gemm
-from hwgen.offchip.bus import AxiConfig
+from hwgen.offchip.bus import BURST, MEMORY_LATENCY, AxiConfig
+from hwgen.offchip.layout import PORT_SHARE
 from hwgen.offchip.weight_stream import WeightStreamConfig
+from hwgen.parts.component import Configured
 from hwgen.parts.mac import MacArray, MacArrayConfig
 from hwgen.parts.queue import QUEUE_LATENCY, Queue, queue_depth
-from hwgen.parts.reorder import ReorderQueue, TileOrder
+from hwgen.parts.reorder import ReorderQueue, TileOrder, reorder_area
 from hwgen.parts.requantise import Requantiser, RequantiserConfig
 from hwgen.parts.stream import StreamType, pack_rows
 from hwgen.parts.weights import WeightMemoryConfig
@@ -57,9 +58,6 @@ class FoldedConvConfig(ConvolutionConfig):
 
     Parameters
     ----------
-    op, tensor, lanes_in, lanes_out, channel_lanes, tap_lanes, pe, multiplier, \
-    requantiser_multiplier, products, capacity, window_style, weight_style, lookup :
-        See :class:`hwgen.blocks.conv_base.ConvolutionConfig`.
     group_lanes : :class:`int`
         Groups in parallel (depthwise: channels); above 1, each is taken whole.
     pixels_in, pixels_out : :class:`int`
@@ -93,8 +91,8 @@ class FoldedConvConfig(ConvolutionConfig):
     resident: int = 0
     fold_cycles: int = 0
     axi: AxiConfig = field(default=AxiConfig())
-    burst: int = 64
-    memory_latency: int = 512
+    burst: int = BURST
+    memory_latency: int = MEMORY_LATENCY
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -118,12 +116,6 @@ class FoldedConvConfig(ConvolutionConfig):
                 f"Groups in parallel are taken whole: channel lanes {cin} and pe {cout}, "
                 f"not {self.channel_lanes!r} and {self.pe!r}"
             )
-
-    @property
-    def folding_fields(self) -> tuple[str, ...]:
-        return ("channel_lanes", "tap_lanes", "group_lanes", "pe", "capacity", "multiplier",
-                "requantiser", "shared", "products", "window", "weights", "tile", "resident",
-                "fold_cycles")
 
     @property
     def sharing(self) -> int:
@@ -229,7 +221,7 @@ class FoldedConvConfig(ConvolutionConfig):
         # and nearly its own time, for the bandwidth may be used up nearly.
         cycles = self.order.sites * self.window.fold_cycles
         late = self.memory_latency + READ_LATENCY + config.overhead
-        share = max(config.fold_words / cycles, 0.85)
+        share = max(config.fold_words / cycles, PORT_SHARE)
         return replace(config, slots=1 + math.ceil(late / cycles + share))
 
     @property
@@ -335,7 +327,29 @@ class FoldedConvConfig(ConvolutionConfig):
         return Schedule((window.accepts,), (out,), (claims,), window.capacity)
 
     def area(self) -> Area:
-        return area.convolution(self)
+        results = int(self.fold_results.max())
+        counts = sorted({int(n) for n in self.fold_results})
+        pixels, late = self.pixels_out, self.weight_latency
+        held = self.requantiser.acc_bits * results * pixels
+        beats = (results // self.lanes_out).bit_length()
+        flags = late + self.array.latency
+        out = self.window.area(None) + self.requantiser.area()
+        out += self.queues_area(1 if self.tile else len(counts))
+        out += self.array.area(self.window.last_registers + late)
+        out += total(memory.area() for memory in self.weights)
+        skew, depth = max(self.array.skews), self.weight_depth
+        if self.stream is not None and self.order is not None:
+            out += self.stream.area() + reorder_area(self.order, self.queue_depths[0])
+            depth = self.window_depth
+        address = max(depth - 1, 1).bit_length()
+        steps = levels(self.window.steps)
+        return out + logic(
+            "convolution", one=1, ff_flags=3 * flags, ff_beats=flags * beats * (len(counts) > 1),
+            ff_register=held + steps + address + beats, ff_address=address * (skew + late),
+            lut_held=held * (results > self.lanes_out), lut_steps=steps,
+            lut_counter=address, lut_left=beats, ends=len(self.fold_results) * (len(counts) > 1),
+            lut_address=address * (skew + late > 2), phases=math.log2(self.phases),
+        )
 
     @property
     def window_depth(self) -> int:
@@ -378,7 +392,7 @@ class FoldedConvConfig(ConvolutionConfig):
         return FoldedConv(self)
 
 
-class FoldedConv(wiring.Component):
+class FoldedConv(Configured[FoldedConvConfig]):
     """Folded convolution with requantisation.
 
     Parameters
@@ -399,10 +413,6 @@ class FoldedConv(wiring.Component):
     ``steps = ceil(taps / tap_lanes) * ceil(Cin / channel_lanes)``; see
     :meth:`FoldedConvConfig.schedule`.
     """
-
-    def __init__(self, config: FoldedConvConfig) -> None:
-        self.config = config
-        super().__init__(config.signature)
 
     def elaborate(self, platform):
         m = Module()
@@ -554,18 +564,12 @@ class FoldedConv(wiring.Component):
 
 @carries_out(Convolution, Gemm, own_pixels=True)
 def _conv(request: Request) -> FoldedConvConfig:
-    folding, ports = request.folding, request.ports
-    stream = request.streams[0]
+    ports, stream = request.ports, request.streams[0]
     config = FoldedConvConfig(
         op=request.op.as_conv(stream.tensor), tensor=stream.tensor, lanes_in=lanes_taken(request),
         lanes_out=request.lanes, pixels_in=stream.pixels, pixels_out=request.pixels,
-        channel_lanes=folding.channel_lanes, tap_lanes=folding.tap_lanes,
-        group_lanes=folding.group_lanes, pe=folding.pe, capacity=folding.capacity,
-        multiplier=folding.multiplier, requantiser_multiplier=folding.requantiser,
-        shared=folding.shared, products=folding.products, window_style=folding.window,
-        weight_style=folding.weights, tile=folding.tile, resident=folding.resident,
-        fold_cycles=folding.fold_cycles, lookup=request.table,
+        lookup=request.table, **request.folded(FoldedConvConfig),
     )
     if not config.tile:
         return config
-    return replace(config, axi=ports.axi, burst=ports.burst, memory_latency=ports.latency)
+    return replace(config, axi=ports.axi, burst=ports.burst, memory_latency=ports.memory_latency)

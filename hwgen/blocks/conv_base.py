@@ -19,8 +19,7 @@ from amaranth.lib import stream, wiring
 
 from hwgen.blocks.base import BlockConfig
 from hwgen.blocks.registry import Request
-from hwgen.device import area
-from hwgen.device.cost import Area
+from hwgen.device.cost import Area, total
 from hwgen.errors import HwgenError
 from hwgen.ir import Convolution, Table
 from hwgen.ir.types import TensorType
@@ -190,7 +189,7 @@ class ConvolutionConfig(BlockConfig):
 
     def parts(self) -> dict[str, Area]:
         return {
-            **super().parts(), "weights": area.total(memory.area() for memory in self.weights),
+            **super().parts(), "weights": total(memory.area() for memory in self.weights),
             "multiply": self.array.area(), "requantise": self.requantiser.area(),
         }
 

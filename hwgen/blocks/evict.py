@@ -22,12 +22,12 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.blocks.base import BlockConfig, OffChip, Schedule
-from hwgen.device import area
 from hwgen.device.arithmetic import add_carry, counter, levels
-from hwgen.device.cost import Area, counted
+from hwgen.device.cost import Area, logic
 from hwgen.errors import HwgenError
-from hwgen.offchip.bus import REQUEST_LIMIT, AxiConfig
-from hwgen.parts.queue import QUEUE_LATENCY, Queue
+from hwgen.offchip.bus import BURST, MEMORY_LATENCY, REQUEST_LIMIT, AxiConfig
+from hwgen.parts.component import Configured
+from hwgen.parts.queue import QUEUE_LATENCY, Queue, queue_area
 from hwgen.parts.stream import StreamType, in_order
 from hwgen.parts.turns import last_of
 
@@ -85,8 +85,8 @@ class EvictionConfig(BlockConfig):
 
     stream: StreamType
     axi: AxiConfig
-    burst: int = 64
-    memory_latency: int = 512
+    burst: int = BURST
+    memory_latency: int = MEMORY_LATENCY
 
     def __post_init__(self) -> None:
         most = REQUEST_LIMIT // self.axi.word_bytes
@@ -258,26 +258,27 @@ class EvictionConfig(BlockConfig):
     def area(self) -> Area:
         claims = len(self.request_words)
         beats, words = self.beats_per_word, self.words_per_beat
-        out = area.queue(self.word_bits, self.head_words, 1, self.head_style)
-        out += area.queue(self.word_bits, self.tail_words, claims, self.queue_styles[0])
+        out = queue_area(self.word_bits, self.head_words, 1, self.head_style)
+        out += queue_area(self.word_bits, self.tail_words, claims, self.queue_styles[0])
         # Addresses and sizes of requests, slots, counters of requests, words and beats.
         address = self.axi.address_bits - levels(self.slot_bytes)
         slot, frame = levels(self.slots), levels(self.requests_per_frame)
         word = _end_bits(self.burst, self.words_per_frame)
         requests = 2 * (address + slot + frame + word)
-        pending = 2 * slot + levels(self.head_words) + 6
-        out += counted(lut=round(1.2 * address + 3.4 * slot + 6.4 * word),
-                         ff=requests + pending + 8)
+        pending = 2 * slot + levels(self.head_words)
+        out += logic("eviction", one=1, lut_address=address, lut_slot=slot, lut_word=word,
+                     ff_register=requests + pending)
         if beats > 1:
             beat = 2 * _end_bits(beats, self.stream.beats) + levels(beats)
             # Packing takes a LUT a bit, unless places are so few or many that synthesis uses the
             # enables of flip-flops; unpacking always does.
-            packing = self.word_bits * (4 < beats <= 16)
-            out += counted(lut=self.word_bits + packing + round(1.7 * beat),
-                             ff=2 * self.word_bits + beat + 2)
+            out += logic("packed beats", lut_unpack=self.word_bits,
+                         lut_pack=self.word_bits * (4 < beats <= 16), lut_beat=beat,
+                         ff_register=2 * self.word_bits + beat)
         if words > 1:
-            out += counted(lut=self.axi.data_bits * -(-(words - 1) // 3) + 3 * levels(words),
-                             ff=words * self.axi.data_bits + 3 * levels(words) + 4)
+            chosen = self.axi.data_bits * -(-(words - 1) // 3)
+            out += logic("split beats", lut_choice=chosen, lut_word=levels(words),
+                         ff_register=words * self.axi.data_bits + 3 * levels(words))
         return out
 
     def compute(self, *frames: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -312,7 +313,7 @@ def _any(m: Module, name: str, most: int, more: Value, less: Value, init: int = 
     return ~left[-1]
 
 
-class EvictionBuffer(wiring.Component):
+class EvictionBuffer(Configured[EvictionConfig]):
     """Drop-in for a FIFO, with two ports to memory.
 
     Parameters
@@ -339,10 +340,6 @@ class EvictionBuffer(wiring.Component):
     t + 3, a cycle later if words are packed; the one to read it two cycles after ``done``; and a
     word that comes in cycle u is visible at ``o`` in u + 3, a cycle later if it has several beats.
     """
-
-    def __init__(self, config: EvictionConfig) -> None:
-        self.config = config
-        super().__init__(config.signature)
 
     def elaborate(self, platform):
         m = Module()

@@ -11,9 +11,9 @@ from amaranth.hdl import Cat, Module
 from amaranth.lib import wiring
 
 from hwgen.blocks.base import BlockConfig, Schedule
-from hwgen.device import area
-from hwgen.device.cost import Area
+from hwgen.device.cost import Area, logic
 from hwgen.errors import HwgenError
+from hwgen.parts.component import Configured
 from hwgen.parts.queue import QUEUE_LATENCY, Queue
 from hwgen.parts.stream import StreamType, in_order
 
@@ -59,7 +59,7 @@ class FifoConfig(BlockConfig):
         )
 
     def area(self) -> Area:
-        return area.fifo(self)
+        return self.queues_area() + logic("fork", branch=len(self.outputs))
 
     def compute(self, *frames: np.ndarray) -> tuple[np.ndarray, ...]:
         return (frames[0],) * self.branches
@@ -68,7 +68,7 @@ class FifoConfig(BlockConfig):
         return Fifo(self)
 
 
-class Fifo(wiring.Component):
+class Fifo(Configured[FifoConfig]):
     """FIFO, or fork into several FIFOs: a beat is taken when every branch has a place for it.
 
     Parameters
@@ -84,10 +84,6 @@ class Fifo(wiring.Component):
     ------
     A beat accepted in cycle t is visible in t + 3; one beat a cycle.
     """
-
-    def __init__(self, config: FifoConfig) -> None:
-        self.config = config
-        super().__init__(config.signature)
 
     def elaborate(self, platform):
         m = Module()

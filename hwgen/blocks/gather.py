@@ -14,11 +14,11 @@ from hwgen.blocks.base import OpConfig, Schedule
 from hwgen.blocks.beat import most_claims, valid_chain
 from hwgen.blocks.output import output_queue
 from hwgen.blocks.registry import Request, carries_out
-from hwgen.device import area
 from hwgen.device.arithmetic import counter, delayed, levels
-from hwgen.device.cost import Area, Resources
+from hwgen.device.cost import Area, Resources, logic, total
 from hwgen.ir import GatherChannels
-from hwgen.parts.memory import BufferMemory, ReadOnlyMemory
+from hwgen.parts.component import Configured
+from hwgen.parts.memory import BufferMemory, ReadOnlyMemory, buffer_area, buffer_registers
 from hwgen.parts.queue import QUEUE_LATENCY, Queue
 from hwgen.parts.stream import in_order
 from hwgen.parts.turns import last_of
@@ -142,13 +142,41 @@ class GatherConfig(OpConfig):
         return total
 
     def area(self) -> Area:
-        return area.gather(self)
+        out = self.queues_area()
+        width = self.inputs[0].width
+        if self.way == "filter":
+            wanted = len(np.unique(self.sources[:, 0, 0]))
+            some = wanted < self.beats_in
+            return out + logic("filter", one=1, counter=levels(self.beats_in) * some)
+        counters = levels(self.beats_in) + 2 * levels(self.beats_out)
+        common: dict[str, float] = {"one": 1, "counters": counters, "valid": self.push_latency}
+        if self.way == "registers":
+            return out + logic(
+                "gather registers", **common, held=width * (self.beats_in - 1), taken=width,
+                leaving=self.tensor.bits * len(self.op.order),
+            )
+        bits = self.tensor.bits
+        reads = [len(read) for read in self.lanes_read]
+        memories = total(buffer_area(count * bits, self.memory_depth) for count in reads)
+        held = shifted = 0
+        for count in reads:
+            register = buffer_registers(count * bits, self.memory_depth)
+            if count == 1 and register == 2 * bits:
+                # The memory's two registers and the one behind them, with no choice between.
+                shifted += bits
+            else:
+                held += register + bits
+        return out + memories + self.walk.area() + logic(
+            "gather memories", **common, ff_register=held, lut_shift=shifted,
+            ff4_shift=3 * shifted, late=self.walk.latency * width,
+            lut_choose=sum(bits * (n // 2) for n in reads), choice=sum(map(levels, reads)),
+        )
 
     def create(self) -> Gather:
         return Gather(self)
 
 
-class Gather(wiring.Component):
+class Gather(Configured[GatherConfig]):
     """Chooses channels of each pixel.
 
     Parameters
@@ -168,10 +196,6 @@ class Gather(wiring.Component):
     t + 8 + k from memories (t + 9 + k where the order is in block memory).  So a pixel takes the
     longer of its beats in and out.
     """
-
-    def __init__(self, config: GatherConfig) -> None:
-        self.config = config
-        super().__init__(config.signature)
 
     def elaborate(self, platform):
         m = Module()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
@@ -14,11 +14,11 @@ from hwgen.blocks.base import OpConfig
 from hwgen.blocks.beat import BeatConfig, most_claims
 from hwgen.blocks.output import output_queue
 from hwgen.blocks.registry import Request, carries_out
-from hwgen.device import area
-from hwgen.device.arithmetic import counter, delayed
-from hwgen.device.cost import Area
+from hwgen.device.arithmetic import counter, delayed, levels, wrapped_bits
+from hwgen.device.cost import Area, logic
 from hwgen.ir import GlobalAveragePool, GlobalMaxPool
-from hwgen.parts.memory import BufferMemory
+from hwgen.parts.component import Configured
+from hwgen.parts.memory import BufferMemory, buffer_area, buffer_registers
 from hwgen.parts.requantise import Requantiser, RequantiserConfig, lane_requantiser
 from hwgen.parts.turns import last_of
 
@@ -67,7 +67,9 @@ class GlobalPoolConfig(BeatConfig, OpConfig):
 
     @property
     def folding_fields(self) -> tuple[str, ...]:
-        return ("multiplier",) if isinstance(self.op, GlobalAveragePool) else ()
+        # A maximum is not scaled.
+        return tuple(name for name in super().folding_fields
+                     if name != "multiplier" or isinstance(self.op, GlobalAveragePool))
 
     @property
     def beats_per_site(self) -> int:
@@ -101,13 +103,32 @@ class GlobalPoolConfig(BeatConfig, OpConfig):
         return beats.reshape(-1, self.tensor.pixels, self.beats_per_site)[:, -1].ravel()
 
     def area(self) -> Area:
-        return area.global_pool(self)
+        width = self.acc_bits * self.lanes
+        beats = self.beats_per_site
+        x = self.inputs[0].width
+        maximum = self.requantiser is None
+        out = self.queues_area()
+        features: dict[str, Any] = {
+            "one": 1, "flags": self.join_latency, "counter": levels(beats),
+            "lut_wrap": wrapped_bits(beats), "pixels": levels(self.tensor.pixels),
+            "lut_maximum": width * maximum, "lut_sum": width * (not maximum),
+            "ff_register": beats * width + x, "lut4_adders": self.lanes,
+        }
+        if beats == 4:
+            # All of the ring but its first: three registers that go nowhere else.
+            features |= {"ff_register": width + x, "lut_shift": width, "ff4_shift": 3 * width}
+        if self.in_memory:
+            out += buffer_area(width, beats)
+            features |= {"ff_register": buffer_registers(width, beats) + width + 2 * x,
+                         "lut_address": levels(beats), "lut_later": x}
+        out += logic("global pool", **features)
+        return out + self.requantiser.area() if self.requantiser else out
 
     def create(self) -> GlobalPool:
         return GlobalPool(self)
 
 
-class GlobalPool(wiring.Component):
+class GlobalPool(Configured[GlobalPoolConfig]):
     """Joins every beat to the accumulators of its channels; nothing of a frame is kept.
 
     A beat's accumulators come round once a pixel.  Where that is soon, they are registers that
@@ -127,10 +148,6 @@ class GlobalPool(wiring.Component):
     ``config.push_latency`` + 3 cycles after it was accepted: 5 for a maximum with up to four
     beats a pixel, 6 with more.
     """
-
-    def __init__(self, config: GlobalPoolConfig) -> None:
-        self.config = config
-        super().__init__(config.signature)
 
     def elaborate(self, platform):
         m = Module()
@@ -218,4 +235,4 @@ class GlobalPool(wiring.Component):
 @carries_out(GlobalAveragePool, GlobalMaxPool)
 def _global_pool(request: Request) -> GlobalPoolConfig:
     return GlobalPoolConfig(op=request.op, tensor=request.tensor, lanes=request.lanes,
-                            multiplier=request.folding.multiplier)
+                            **request.folded(GlobalPoolConfig))

@@ -13,10 +13,10 @@ from amaranth.lib import wiring
 
 from hwgen.blocks.base import BlockConfig, Schedule
 from hwgen.blocks.output import output_queue
-from hwgen.device import area
-from hwgen.device.arithmetic import counter
-from hwgen.device.cost import Area
+from hwgen.device.arithmetic import counter, levels, wrapped_bits
+from hwgen.device.cost import Area, logic
 from hwgen.ir.types import TensorType
+from hwgen.parts.component import Configured
 from hwgen.parts.queue import QUEUE_LATENCY
 from hwgen.parts.stream import StreamType, in_order
 
@@ -72,7 +72,12 @@ class LaneChangeConfig(BlockConfig):
         return Schedule((accept,), (last + 1 + QUEUE_LATENCY,), (last,))
 
     def area(self) -> Area:
-        return area.lane_change(self)
+        units_in, units_out = self.lanes_in // self.unit, self.lanes_out // self.unit
+        return self.queues_area() + logic(
+            "lane change", one=1, held=self.inputs[0].width, word=self.outputs[0].width,
+            shift=self.inputs[0].width * (units_in > 1), units_out=units_out,
+            left=units_in.bit_length(), slot=levels(units_out), wrap=wrapped_bits(units_out),
+        )
 
     def compute(self, *frames: np.ndarray) -> tuple[np.ndarray, ...]:
         return (frames[0],)
@@ -81,7 +86,7 @@ class LaneChangeConfig(BlockConfig):
         return LaneChange(self)
 
 
-class LaneChange(wiring.Component):
+class LaneChange(Configured[LaneChangeConfig]):
     """Changes the number of channels a beat.
 
     Parameters
@@ -98,10 +103,6 @@ class LaneChange(wiring.Component):
     One unit of ``gcd(lanes_in, lanes_out)`` channels a cycle; a beat whose last unit was accepted
     in cycle t and waits for no other is visible in t + 5.
     """
-
-    def __init__(self, config: LaneChangeConfig) -> None:
-        self.config = config
-        super().__init__(config.signature)
 
     def elaborate(self, platform):
         m = Module()

@@ -31,13 +31,13 @@ from hwgen.blocks.base import BlockConfig, Schedule
 from hwgen.blocks.conv import FoldedConvConfig
 from hwgen.blocks.output import fold_queue
 from hwgen.blocks.token_matrix import WRITE_LATENCY, TokenMatrixConfig
-from hwgen.device import area
-from hwgen.device.cost import Area
+from hwgen.device.cost import Area, total
 from hwgen.device.multiplier import MULTIPLIERS
 from hwgen.errors import HwgenError
 from hwgen.ir import Conv, Gemm
 from hwgen.ir.op import Op
 from hwgen.ir.types import TensorType
+from hwgen.parts.component import Configured
 from hwgen.parts.memory import check_style
 from hwgen.parts.queue import QUEUE_LATENCY, queue_depth
 from hwgen.parts.stream import StreamType, in_order
@@ -244,7 +244,7 @@ class LowRankLinearConfig(BlockConfig):
 
     def area(self) -> Area:
         claims = len(set(self.foldings[1].beats))
-        return area.output_queues(self, claims) + area.total(a.area() for a in self.arrays)
+        return self.queues_area(claims) + total(a.area() for a in self.arrays)
 
     @property
     def loads(self) -> int:
@@ -308,7 +308,7 @@ def _fewest(
     return best
 
 
-class LowRankLinear(wiring.Component):
+class LowRankLinear(Configured[LowRankLinearConfig]):
     """A layer of low rank, with requantisation after both matrices.
 
     Parameters
@@ -327,10 +327,6 @@ class LowRankLinear(wiring.Component):
     ``ceil(outputs / pe) * max(ceil(inputs / channel_lanes), results of a fold / lanes)``, where
     lanes are ``lanes_rank`` or ``lanes_out``; see :meth:`LowRankLinearConfig.schedule`.
     """
-
-    def __init__(self, config: LowRankLinearConfig) -> None:
-        self.config = config
-        super().__init__(config.signature)
 
     def elaborate(self, platform):
         m = Module()

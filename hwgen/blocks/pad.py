@@ -42,7 +42,5 @@ class Pad(PixelReader):
 
 @carries_out(ir.Pad)
 def _pad(request: Request) -> PadConfig:
-    folding = request.folding
     return PadConfig(op=request.op, tensor=request.tensor, lanes=request.lanes,
-                     capacity=folding.capacity, window_style=folding.window,
-                     pace=folding.fold_cycles)
+                     **request.folded(PadConfig))

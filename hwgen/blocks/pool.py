@@ -15,10 +15,10 @@ from amaranth.lib import data, wiring
 from hwgen.blocks.base import OpConfig, Schedule
 from hwgen.blocks.output import output_queue
 from hwgen.blocks.registry import Request, carries_out
-from hwgen.device import area
-from hwgen.device.arithmetic import counter
-from hwgen.device.cost import Area
+from hwgen.device.arithmetic import counter, levels
+from hwgen.device.cost import Area, logic
 from hwgen.ir import AveragePool, MaxPool
+from hwgen.parts.component import Configured
 from hwgen.parts.queue import QUEUE_LATENCY
 from hwgen.parts.requantise import Requantiser, RequantiserConfig, lane_requantiser
 from hwgen.parts.window import READ_LATENCY, SlidingWindow, SlidingWindowConfig
@@ -62,8 +62,9 @@ class PoolConfig(OpConfig):
 
     @property
     def folding_fields(self) -> tuple[str, ...]:
-        scales = isinstance(self.op, AveragePool)
-        return ("tap_lanes", "capacity", "window", *(["multiplier"] if scales else []))
+        # A maximum is not scaled.
+        return tuple(name for name in super().folding_fields
+                     if name != "multiplier" or isinstance(self.op, AveragePool))
 
     @property
     def counts(self) -> bool:
@@ -129,13 +130,25 @@ class PoolConfig(OpConfig):
         return Schedule((window.accepts,), (claims + delay,), (claims,), window.capacity)
 
     def area(self) -> Area:
-        return area.pool(self)
+        width = self.tensor.bits if self.requantiser is None else self.requantiser.acc_bits
+        maximum = self.requantiser is None
+        out = self.window.area(1) + self.queues_area()
+        bits, lanes, taps = self.tensor.bits, self.lanes, self.tap_lanes
+        out += logic(
+            "pool", one=1, ff_flags=self.tree_levels + 2, steps=levels(self.window.steps),
+            ff_register=lanes * ((taps - 1) * (bits + 2 * (not maximum)) + width),
+            lut_largest=bits * lanes * taps * maximum, lut_result=width * lanes * (not maximum),
+            lut_tree=(bits + 2) * lanes * (taps - 1) * (not maximum),
+            lut4_adders=lanes * taps,
+            counts=levels(self.window.window.taps) * self.counts * taps,
+        )
+        return out + self.requantiser.area() if self.requantiser else out
 
     def create(self) -> Pool:
         return Pool(self)
 
 
-class Pool(wiring.Component):
+class Pool(Configured[PoolConfig]):
     """Maximum or average of each window.
 
     Parameters
@@ -150,10 +163,6 @@ class Pool(wiring.Component):
     ------
     ``C / lanes * ceil(taps / tap_lanes)`` cycles an output pixel.
     """
-
-    def __init__(self, config: PoolConfig) -> None:
-        self.config = config
-        super().__init__(config.signature)
 
     def elaborate(self, platform):
         m = Module()
@@ -224,7 +233,5 @@ class Pool(wiring.Component):
 
 @carries_out(MaxPool, AveragePool)
 def _pool(request: Request) -> PoolConfig:
-    folding = request.folding
     return PoolConfig(op=request.op, tensor=request.tensor, lanes=request.lanes,
-                      tap_lanes=folding.tap_lanes, capacity=folding.capacity,
-                      window_style=folding.window, multiplier=folding.multiplier)
+                      **request.folded(PoolConfig))

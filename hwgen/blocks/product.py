@@ -9,9 +9,8 @@ from amaranth.hdl import Module, Signal, Value, signed
 
 from hwgen.blocks.beat import Pair, PairConfig
 from hwgen.blocks.registry import Request, carries_out, unchanged
-from hwgen.device import area
 from hwgen.device.arithmetic import signed_width
-from hwgen.device.cost import Area
+from hwgen.device.cost import Area, logic, total
 from hwgen.device.multiplier import MULTIPLIERS, Multiplier
 from hwgen.ir import Mul
 from hwgen.parts.requantise import Requantiser, RequantiserConfig, lane_requantiser
@@ -46,10 +45,6 @@ class ProductConfig(PairConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         _ = self.requantiser
-
-    @property
-    def folding_fields(self) -> tuple[str, ...]:
-        return ("multiplier", "fold_cycles")
 
     @property
     def device(self) -> Multiplier:
@@ -87,7 +82,13 @@ class ProductConfig(PairConfig):
         return self.product_latency + self.requantiser.latency
 
     def area(self) -> Area:
-        return area.product_block(self)
+        a, b = self.operands
+        zero = sum(t.zero_point != 0 for t in self.tensors)
+        return total((
+            super().area(), self.requantiser.area(),
+            self.device.area(a, b, self.lanes),
+            logic("operands", bits=self.lanes * (a + b), offset=self.lanes * zero * a),
+        ))
 
     def create(self) -> Product:
         return Product(self)
@@ -139,4 +140,4 @@ class Product(Pair):
 def _product(request: Request) -> ProductConfig:
     a, b = request.tensors
     return ProductConfig(op=request.op, tensors=(a, b), lanes=request.lanes,
-                         multiplier=request.folding.multiplier, pace=request.folding.fold_cycles)
+                         **request.folded(ProductConfig))

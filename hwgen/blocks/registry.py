@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from hwgen.blocks.base import BlockConfig
+from hwgen.blocks.base import BlockConfig, own_fields
 from hwgen.design import Folding, MemoryPorts
 from hwgen.errors import HwgenError
 from hwgen.ir.op import Op
@@ -46,6 +46,10 @@ class Request:
     folding: Folding = field(default=Folding())
     ports: MemoryPorts = field(default=MemoryPorts())
     table: Op | None = None
+
+    def folded(self, config: type[BlockConfig]) -> dict[str, Any]:
+        """The part of the folding that a block obeys, as parameters of its configuration."""
+        return {name: getattr(self.folding, name) for name in own_fields(config)}
 
     @property
     def tensors(self) -> tuple[TensorType, ...]:

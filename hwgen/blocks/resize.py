@@ -18,9 +18,9 @@ from amaranth.lib import wiring
 from hwgen.blocks.base import OpConfig, Schedule
 from hwgen.blocks.output import output_queue
 from hwgen.blocks.registry import Request, carries_out
-from hwgen.device import area
 from hwgen.device.cost import Area
 from hwgen.ir import Resize, Window
+from hwgen.parts.component import Configured
 from hwgen.parts.queue import QUEUE_LATENCY
 from hwgen.parts.window import READ_LATENCY, SlidingWindow, SlidingWindowConfig
 
@@ -53,10 +53,6 @@ class PixelReaderConfig(OpConfig):
 
     def __post_init__(self) -> None:
         _ = self.outputs, self.window
-
-    @property
-    def folding_fields(self) -> tuple[str, ...]:
-        return ("capacity", "window", "fold_cycles")
 
     @property
     def window(self) -> SlidingWindowConfig:
@@ -100,10 +96,10 @@ class PixelReaderConfig(OpConfig):
         return Schedule((window.accepts,), (out,), (claims,), window.capacity)
 
     def area(self) -> Area:
-        return area.pixel_reader(self)
+        return self.window.area() + self.queues_area()
 
 
-class PixelReader(wiring.Component):
+class PixelReader(Configured[PixelReaderConfig]):
     """Sends pixels of a sliding window.
 
     Parameters
@@ -118,10 +114,6 @@ class PixelReader(wiring.Component):
     ------
     One beat a cycle at the output, one pixel every ``config.pace`` cycles if that is more.
     """
-
-    def __init__(self, config: PixelReaderConfig) -> None:
-        self.config = config
-        super().__init__(config.signature)
 
     def elaborate(self, platform):
         m = Module()
@@ -163,7 +155,5 @@ class NearestResize(PixelReader):
 
 @carries_out(Resize)
 def _resize(request: Request) -> NearestResizeConfig:
-    folding = request.folding
     return NearestResizeConfig(op=request.op, tensor=request.tensor, lanes=request.lanes,
-                               capacity=folding.capacity, window_style=folding.window,
-                               pace=folding.fold_cycles)
+                               **request.folded(NearestResizeConfig))

@@ -24,15 +24,15 @@ from hwgen.blocks.base import Schedule
 from hwgen.blocks.conv_base import ConvolutionConfig, lanes_taken, serialise, weight_memories
 from hwgen.blocks.output import fold_beats, fold_queue
 from hwgen.blocks.registry import Request, carries_out
-from hwgen.device import area
-from hwgen.device.arithmetic import counter, delayed
-from hwgen.device.cost import Area
+from hwgen.device.arithmetic import counter, delayed, levels
+from hwgen.device.cost import Area, logic, total
 from hwgen.device.multiplier import Packing
 from hwgen.errors import HwgenError
 from hwgen.ir import Convolution, ConvTranspose, Gemm
+from hwgen.parts.component import Configured
 from hwgen.parts.mac import MacArrayConfig
 from hwgen.parts.memory import ReadOnlyMemory
-from hwgen.parts.queue import QUEUE_LATENCY
+from hwgen.parts.queue import QUEUE_LATENCY, queue_area
 from hwgen.parts.requantise import Requantiser, RequantiserConfig
 from hwgen.parts.sparse_mac import SKIPS, SparseMac, SparseMacConfig, centred_bits, check_streams
 from hwgen.parts.stream import StreamType, pack_rows
@@ -64,10 +64,10 @@ class SparseConvConfig(ConvolutionConfig):
 
     Parameters
     ----------
-    op, tensor, lanes_in, lanes_out, pe, multiplier, requantiser_multiplier, products, capacity, \
-    window_style, weight_style, lookup :
-        See :class:`hwgen.blocks.conv_base.ConvolutionConfig`; not transposed, groups one after
-        the other.  Output channels in parallel share the test.
+    op : :class:`hwgen.ir.Convolution`
+        What is computed: not transposed.  Groups are computed one after the other.
+    pe : :class:`int`
+        Output channels in parallel, in each group; they share the test for zeros.
     channel_lanes, tap_lanes : :class:`int`
         Input channels and kernel taps that are tested in parallel.  Stream
         ``tap * channel_lanes + channel`` has that channel of that tap.
@@ -124,8 +124,7 @@ class SparseConvConfig(ConvolutionConfig):
 
     @property
     def folding_fields(self) -> tuple[str, ...]:
-        return ("channel_lanes", "tap_lanes", "pe", "capacity", "multiplier", "requantiser",
-                "products", "window", "weights", "sparse")
+        return (*super().folding_fields, "sparse")
 
     @property
     def multipliers(self) -> int:
@@ -326,7 +325,25 @@ class SparseConvConfig(ConvolutionConfig):
         return float(ends[-1] - ends[0]) / max(len(ends) - 1, 1)
 
     def area(self) -> Area:
-        return area.sparse_convolution(self)
+        """A sparse convolution."""
+        results, mac = int(self.fold_results.max()), self.mac
+        held = self.requantiser.acc_bits * results
+        out = self.window.area() + self.requantiser.area()
+        out += self.queues_area(len({int(n) for n in self.fold_results}))
+        out += self.array.area() + total(memory.area() for memory in self.weights)
+        if not self.keep.all():
+            out += self._keep_memory.area()
+        for members in mac.streams:
+            count, address = len(members), levels(len(members) * mac.rows)
+            entry = count * (mac.bits + 1) + address + 1
+            out += queue_area(entry, mac.depth)
+            out += logic("sparse lane", one=1, lut_test=count * mac.bits, lut_stream=count,
+                         lut_address=address, lut_value=mac.bits,
+                         ff_register=3 * entry + address + mac.bits)
+        return out + logic(
+            "sparse convolution", one=1, lut_held=held * (results > self.lanes_out),
+            lut_stream=self.count, ff_register=held + self.count * (mac.bits + 1),
+        )
 
     def create(self) -> SparseConv:
         return SparseConv(self)
@@ -395,7 +412,7 @@ def fold_ends(work: np.ndarray, spacing: int, depth: int, late: int = 0) -> np.n
     return ends
 
 
-class SparseConv(wiring.Component):
+class SparseConv(Configured[SparseConvConfig]):
     """Sparse convolution with requantisation.
 
     Parameters
@@ -414,10 +431,6 @@ class SparseConv(wiring.Component):
     of them, if its queue keeps it busy, but never less than the fold has beats at the window or
     at the output: ``config.mean_cycles(frames)`` on average.
     """
-
-    def __init__(self, config: SparseConvConfig) -> None:
-        self.config = config
-        super().__init__(config.signature)
 
     def elaborate(self, platform):
         m = Module()
@@ -482,18 +495,13 @@ class SparseConv(wiring.Component):
 
 @carries_out(Convolution, Gemm, when=lambda folding: folding.sparse is not None, own_pixels=True)
 def _sparse_conv(request: Request) -> SparseConvConfig:
-    folding, stream = request.folding, request.streams[0]
-    sparse = folding.sparse
+    sparse, stream = request.folding.sparse, request.streams[0]
     assert sparse is not None
     if (stream.pixels, request.pixels) != (1, 1):
         raise HwgenError(f"A sparse convolution takes one pixel a beat, not {stream.pixels!r} and "
                          f"{request.pixels!r}")
     return SparseConvConfig(
         op=request.op.as_conv(stream.tensor), tensor=stream.tensor, lanes_in=lanes_taken(request),
-        lanes_out=request.lanes, channel_lanes=folding.channel_lanes,
-        tap_lanes=folding.tap_lanes, pe=folding.pe, streams=sparse.streams, skip=sparse.skip,
-        queue=sparse.queue, cycles=sparse.cycles, capacity=folding.capacity,
-        multiplier=folding.multiplier, requantiser_multiplier=folding.requantiser,
-        products=folding.products, window_style=folding.window, weight_style=folding.weights,
-        lookup=request.table,
+        lanes_out=request.lanes, lookup=request.table, **request.folded(SparseConvConfig),
+        **vars(sparse),
     )

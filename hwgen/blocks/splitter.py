@@ -12,12 +12,12 @@ from amaranth.lib import wiring
 from hwgen.blocks.base import OpConfig, Schedule
 from hwgen.blocks.output import output_queue
 from hwgen.blocks.registry import Request, carries_out
-from hwgen.device import area
-from hwgen.device.cost import Area
+from hwgen.device.cost import Area, logic
 from hwgen.ir import Split
+from hwgen.parts.component import Configured
 from hwgen.parts.queue import QUEUE_LATENCY
 from hwgen.parts.stream import in_order
-from hwgen.parts.turns import turns
+from hwgen.parts.turns import turn_features, turns
 
 __all__ = ["Splitter", "SplitterConfig"]
 
@@ -49,13 +49,15 @@ class SplitterConfig(OpConfig):
         return Schedule((accept,), tuple(p + QUEUE_LATENCY for p in parts), tuple(parts))
 
     def area(self) -> Area:
-        return area.splitter(self)
+        return self.queues_area() + logic(
+            "splitter", one=1, **turn_features([t.beats_per_site for t in self.outputs])
+        )
 
     def create(self) -> Splitter:
         return Splitter(self)
 
 
-class Splitter(wiring.Component):
+class Splitter(Configured[SplitterConfig]):
     """Sends the channels of a pixel to each output in turn.
 
     Parameters
@@ -71,10 +73,6 @@ class Splitter(wiring.Component):
     ------
     A beat accepted in cycle t is visible in t + 3; one beat a cycle.
     """
-
-    def __init__(self, config: SplitterConfig) -> None:
-        self.config = config
-        super().__init__(config.signature)
 
     def elaborate(self, platform):
         m = Module()

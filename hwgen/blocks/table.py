@@ -13,11 +13,11 @@ from hwgen.blocks.base import OpConfig
 from hwgen.blocks.beat import BeatConfig, valid_chain
 from hwgen.blocks.output import output_queue
 from hwgen.blocks.registry import Request, carries_out
-from hwgen.device import area
-from hwgen.device.arithmetic import counter
-from hwgen.device.cost import Area
+from hwgen.device.arithmetic import counter, levels, wrapped_bits
+from hwgen.device.cost import Area, logic
 from hwgen.ir import Table
-from hwgen.parts.memory import ReadOnlyMemory
+from hwgen.parts.component import Configured
+from hwgen.parts.memory import ReadOnlyMemory, lookup_area
 from hwgen.parts.stream import pack_rows
 
 __all__ = ["TableLookup", "TableLookupConfig"]
@@ -62,13 +62,20 @@ class TableLookupConfig(BeatConfig, OpConfig):
         return self.memory.latency
 
     def area(self) -> Area:
-        return area.table_lookup(self)
+        memory = self.memory
+        values = self.op.by_address
+        tables = [values[k :: self.lanes] for k in range(self.lanes)] if (
+            self.op.by_channel) else [values]
+        return self.queues_area() + lookup_area(tables, memory, self.lanes) + logic(
+            "table", one=1, valid=self.push_latency,
+            counter=levels(self.tables), wrap=wrapped_bits(self.tables) if self.tables > 1 else 0,
+        )
 
     def create(self) -> TableLookup:
         return TableLookup(self)
 
 
-class TableLookup(wiring.Component):
+class TableLookup(Configured[TableLookupConfig]):
     """Looks up every element of a stream.
 
     Parameters
@@ -85,10 +92,6 @@ class TableLookup(wiring.Component):
     A beat accepted in cycle t is visible in t + 4, or in t + 3 + ``config.memory.latency`` where
     tables are in block memory; one beat a cycle.
     """
-
-    def __init__(self, config: TableLookupConfig) -> None:
-        self.config = config
-        super().__init__(config.signature)
 
     def elaborate(self, platform):
         m = Module()

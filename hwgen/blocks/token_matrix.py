@@ -18,11 +18,11 @@ from amaranth.lib.wiring import In, Out
 from hwgen.blocks.conv import FoldedConvConfig
 from hwgen.blocks.conv_base import array_weights, serialise
 from hwgen.blocks.output import fold_beats
-from hwgen.device import area
-from hwgen.device.arithmetic import counter, delayed
-from hwgen.device.cost import Area, Part
+from hwgen.device.arithmetic import counter, delayed, levels
+from hwgen.device.cost import Area, Part, logic, total
+from hwgen.parts.component import Configured
 from hwgen.parts.mac import MacArray
-from hwgen.parts.memory import BufferMemory
+from hwgen.parts.memory import BufferMemory, buffer_area, buffer_registers
 from hwgen.parts.requantise import Requantiser
 from hwgen.parts.weights import LOAD_BITS
 
@@ -121,8 +121,31 @@ class TokenMatrixConfig(Part):
         return self.claims + beat + self.latency
 
     def area(self) -> Area:
-        """What it takes, the queue behind it not included."""
-        return area.token_matrix(self)
+        """A matrix times tokens, the queue behind it not included."""
+        folding, width, depth = self.folding, self.width, max(self.depth, 2)
+        # Registers that end a buffer and go nowhere else are the array's, for they may be shifted.
+        registers = buffer_registers(width, depth, self.style)
+        own = registers // width if registers in (width, 2 * width) else 0
+        held = folding.requantiser.acc_bits * max(folding.fold_results)
+        row = max(folding.weight_depth - 1, 1).bit_length()
+        flags = self.operand_latency + folding.array.latency
+        out = buffer_area(width, depth, self.style) + folding.requantiser.area()
+        out += folding.array.area(own + self.activation_delay)
+        out += total(memory.area() for memory in folding.weights)
+        out += logic(
+            "convolution", one=1, ff_flags=3 * flags, lut_counter=row,
+            ff_register=held + row + folding.fold_beats.bit_length(),
+            lut_held=held * (folding.fold_beats > 1), ends=folding.fold_beats > 1,
+        )
+        beats = folding.inputs[0].beats
+        counters = (levels(beats) + levels(folding.channel_lanes // folding.lanes_in)
+                    + 3 * levels(depth) + levels(self.last_cycles) + levels(self.folds)
+                    + 2 * (self.places + 1).bit_length())
+        rows = row * (max(folding.array.skews) + self.operand_latency)
+        return out + logic(
+            "token matrix", one=1, lut_counter=counters,
+            ff_register=counters + rows + width + registers * (own == 0),
+        )
 
     @property
     def signature(self) -> wiring.Signature:
@@ -141,7 +164,7 @@ class TokenMatrixConfig(Part):
         return TokenMatrix(self)
 
 
-class TokenMatrix(wiring.Component):
+class TokenMatrix(Configured[TokenMatrixConfig]):
     """A matrix times each token: buffer of tokens, multiply-accumulate array, requantisers.
 
     Parameters
@@ -174,10 +197,6 @@ class TokenMatrix(wiring.Component):
     A token can start two cycles after its last beat, and ``token_cycles`` after the one before it;
     ``config.results`` later its results come.
     """
-
-    def __init__(self, config: TokenMatrixConfig) -> None:
-        self.config = config
-        super().__init__(config.signature)
 
     def elaborate(self, platform):
         m = Module()

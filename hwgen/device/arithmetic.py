@@ -63,3 +63,9 @@ def adder_tree(
 def counter(count: int, **options) -> Signal:
     """A register for 0..count-1; one bit at least, for Verilog knows no empty vectors."""
     return Signal(range(max(count, 2)), **options)
+
+
+def wrapped_bits(count: int) -> int:
+    """Bits of a counter that does not wrap of itself: those that a comparison and a choice take."""
+    bits = max(count - 1, 1).bit_length()
+    return bits if count & (count - 1) else 0

@@ -147,6 +147,13 @@ def estimate(kind: str, what: str, family: str = FAMILY, **features: Any) -> Any
                for name, value in features.items() if name in rates)
 
 
+def shift_or_registers(registers: int, bits: int) -> dict[str, float]:
+    """Features of some registers in a row: three or more are a shift register."""
+    if registers > 2:
+        return {"lut_shift": bits, "ff4_shift": registers * bits}
+    return {"ff_register": registers * bits}
+
+
 class Part(ABC):
     """What takes part of a device, and knows how much.
 

@@ -14,6 +14,7 @@ with INT8 Optimization on Xilinx Devices").  Beyond that paper:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 
@@ -23,6 +24,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.device.arithmetic import adder_tree, levels, signed_width
+from hwgen.device.cost import Area, counted, logic
 from hwgen.device.platform import library_instance
 from hwgen.errors import HwgenError
 
@@ -63,6 +65,33 @@ class Multiplier:
         if not self.dsp:
             return 1 + levels(-(-b // 2))
         return 1 + levels(self.tiles(a, b))
+
+    def area(
+        self, a: int, b: int, count: int = 1, digits: Sequence[int] = (), kind: str = ""
+    ) -> Area:
+        """What ``count`` such products take.
+
+        Parameters
+        ----------
+        digits : for each two bits of ``b``, how many of them are not always zero; default all
+        kind : in front of the kind of logic, for products whose costs are fitted apart
+        """
+        if self.dsp:
+            tiles = self.tiles(a, b)
+            return counted(dsp=count * self.dsps(a, b)) + logic(
+                f"{kind}product", ff_register=count * (a + b), part=count * (tiles - 1) * (a + b)
+            )
+        digits = digits or [min(2, b - k) for k in range(0, b, 2)]
+        rows = sum(n > 0 for n in digits)
+        tree, level = 0, 1
+        while rows > 1:
+            tree += rows // 2 * (a + (2 << level))
+            rows, level = -(-rows // 2), level + 1
+        return logic(
+            f"{kind}fabric", double=count * sum(n == 2 for n in digits) * (a + 2),
+            single=count * sum(n == 1 for n in digits) * a, tree=count * tree, one=count,
+            lut4_adders=count * (2 * sum(n > 0 for n in digits) - 1),
+        )
 
     def product(self, m: Module, a: Value, b: Value, name: str) -> Value:
         """Product of two registers, ``a`` the wider: parts that fit a multiplier, and a tree."""

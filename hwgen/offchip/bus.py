@@ -13,8 +13,8 @@ from amaranth.lib.wiring import In, Out
 from hwgen.errors import HwgenError
 
 __all__ = [
-    "BURST_LIMIT", "ID_BITS", "INCREMENTING", "MODIFIABLE", "PAGE", "REQUEST_LIMIT", "AxiConfig",
-    "axi_ports",    "connect_axi",
+    "BURST", "BURST_LIMIT", "ID_BITS", "INCREMENTING", "MEMORY_LATENCY", "MODIFIABLE", "PAGE",
+    "REQUEST_LIMIT", "AxiConfig", "axi_ports", "connect_axi",
 ]
 
 
@@ -30,12 +30,22 @@ REQUEST_LIMIT = 4096
 """Most bytes of a request."""
 
 
+BURST = 64
+"""Words of a request, unless a design says otherwise."""
+
+
+MEMORY_LATENCY = 360
+"""Most cycles that a request takes, unless a design says otherwise: those of DDR4 behind the ports
+of a Zynq UltraScale+ that others use, too."""
+
+
 INCREMENTING = 1
 """``AxBURST``: each beat is at the next word."""
 
 
 ID_BITS = 6
 """Bits of AXI identifiers, as the ports of Zynq UltraScale+ have them."""
+
 
 MODIFIABLE = 3
 """``AxCACHE``: normal memory, bufferable, not cached; the interconnect may merge bursts."""
@@ -62,7 +72,7 @@ class AxiConfig:
 
     data_bits: int = 128
     address_bits: int = 40
-    id_bits: int = 4
+    id_bits: int = ID_BITS
 
     def __post_init__(self) -> None:
         if not 32 <= self.data_bits <= 1024 or self.data_bits & (self.data_bits - 1):

@@ -19,12 +19,13 @@ from amaranth.hdl import Cat, Module, Shape, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgen.device import area
 from hwgen.device.arithmetic import levels
-from hwgen.device.cost import Area, Part, counted
+from hwgen.device.cost import Area, Part, logic
 from hwgen.errors import HwgenError
 from hwgen.offchip.bursts import Issuer, Writer, burst_layout
 from hwgen.offchip.bus import AxiConfig
+from hwgen.parts.component import Configured
+from hwgen.parts.queue import queue_area, skid_area
 
 __all__ = ["AxiPort", "AxiPortConfig"]
 
@@ -91,29 +92,30 @@ class AxiPortConfig(Part):
         })
 
     def area(self) -> Area:
-        """What it takes of a device, LUTs and flip-flops within a quarter."""
+        """What it takes of a device."""
         axi, flight = self.axi, self.outstanding.bit_length()
         timer = self.timeout.bit_length()
-        out = counted(lut=4, ff=3)
+        out = Area()
         for clients in filter(None, (self.reads, self.writes)):
             index = (clients - 1).bit_length()
-            out += counted(
+            out += logic(
                 # The choice among requests, one-hot; base and next address; length; counters.
-                lut=(axi.address_bits + 12) * max(7 * clients - 14, 0) // 10 + 4 * clients
-                + 2 * (axi.address_bits - axi.word_shift) + 3 * 12 + 2 * flight + timer,
-                ff=2 * (axi.address_bits + index) + 12 + 8 + 2 * clients + flight + timer + 4,
+                "axi requests", one=1,
+                lut_choice=(axi.address_bits + 12) * max(clients - 2, 0), client=clients,
+                lut_address=axi.address_bits - axi.word_shift, lut_flight=flight, lut_timer=timer,
+                ff_register=2 * (axi.address_bits + index) + flight + timer,
             )
         if self.reads:
-            out += counted(lut=3 * self.reads, ff=axi.data_bits + self.reads)
+            out += logic("axi reads", client=self.reads, ff_register=axi.data_bits)
         if self.writes:
             width = Shape.cast(burst_layout(axi, self.writes)).width
-            out += area.queue(width, self.outstanding) + area.skid(
+            out += queue_area(width, self.outstanding) + skid_area(
                 Shape.cast(axi.write_layout).width
             )
-            out += counted(
-                lut=axi.data_bits * -(-(self.writes - 1) // 3) + axi.word_bytes + 12
-                + self.writes * (2 * flight + self.outstanding + 4),
-                ff=width + 2 + self.writes * (flight + self.outstanding + 1),
+            out += logic(
+                "axi writes", one=1, lut_choice=axi.data_bits * -(-(self.writes - 1) // 3),
+                lut_bytes=axi.word_bytes, lut_flight=self.writes * flight, client=self.writes,
+                place=self.writes * self.outstanding, ff_register=width + self.writes * flight,
             )
         return out
 
@@ -122,7 +124,7 @@ class AxiPortConfig(Part):
         return AxiPort(self)
 
 
-class AxiPort(wiring.Component):
+class AxiPort(Configured[AxiPortConfig]):
     """An AXI4 master whose clients' requests are taken in turn, reads and writes on their own.
 
     Parameters
@@ -161,10 +163,6 @@ class AxiPort(wiring.Component):
     later.  From R to a client takes one cycle, from B to ``done`` too.  All outputs are registers
     or come from registers through a few gates; nothing leads through the port in one cycle.
     """
-
-    def __init__(self, config: AxiPortConfig) -> None:
-        self.config = config
-        super().__init__(config.signature)
 
     def elaborate(self, platform):
         m = Module()

@@ -19,13 +19,13 @@ from amaranth.hdl import Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgen.device import area
 from hwgen.device.arithmetic import counter, delayed, levels
-from hwgen.device.cost import Area, Part, Resources, counted
+from hwgen.device.cost import Area, Part, Resources, counted, logic
 from hwgen.device.storage import FAMILY, choice_luts, memory_part, memory_style
 from hwgen.errors import HwgenError
-from hwgen.offchip.bus import AxiConfig
-from hwgen.parts.memory import BufferMemory, check_style
+from hwgen.offchip.bus import BURST, AxiConfig
+from hwgen.parts.component import Configured
+from hwgen.parts.memory import BufferMemory, buffer_area, buffer_registers, check_style
 
 __all__ = ["WeightStream", "WeightStreamConfig"]
 
@@ -66,7 +66,7 @@ class WeightStreamConfig(Part):
     resident: int
     axi: AxiConfig
     slots: int = 2
-    burst: int = 64
+    burst: int = BURST
     style: str = ""
 
     def __post_init__(self) -> None:
@@ -213,10 +213,10 @@ class WeightStreamConfig(Part):
         read = levels(self.slots + 1)
         read += address * (1 + (self.streamed > 0) + (self.resident > 1))
         stays = levels(self.folds + self.resident) * (self.resident not in (0, self.folds))
-        counters = counted(
-            lut=round(1.85 * asked + 3.1 * read),
-            ff=asked + came + read + 2 * stays + max(self.column_widths) + 2 * self.columns
-            + self.skews[-1] + 4,
+        counters = logic(
+            "weight stream", one=1, lut_asked=asked, lut_read=read,
+            ff_register=asked + came + read + 2 * stays + max(self.column_widths)
+            + 2 * self.columns + self.skews[-1],
         )
         return counters + self._memories() + self._delays()
 
@@ -225,7 +225,7 @@ class WeightStreamConfig(Part):
         depth, parts = max(self.depth, 2), 1
         out = Area()
         for width in self.column_widths:
-            out += area.buffer(width, depth, self.style)
+            out += buffer_area(width, depth, self.style)
         if self.rows_per_word > 1:
             style = memory_style(width, depth, self.style)
             if style != "distributed":
@@ -256,7 +256,7 @@ class WeightStreamConfig(Part):
             first = self.skews[shares[0][0]]
             read.append(first)
             # Those of the memory go on into the others, if nothing is chosen between them.
-            registers = area.buffer_registers(width, self.depth, self.style)
+            registers = buffer_registers(width, self.depth, self.style)
             behind, choice = divmod(registers, width)
             if self.rows_per_word > 1:
                 flops, behind = flops + registers, 1
@@ -267,7 +267,7 @@ class WeightStreamConfig(Part):
                 delay(high - low, behind + self.skews[k] - first)
         for before, after in pairwise([0, *sorted(set(read))]):
             delay(levels(max(self.depth, 2)), after - before)
-        return counted(Resources(ff=flops + shifted), lut=luts, ff=flops)
+        return logic("delays", ff_register=flops, lut_shift=luts, ff4_shift=shifted)
 
     @property
     def signature(self) -> wiring.Signature:
@@ -287,7 +287,7 @@ class WeightStreamConfig(Part):
         return WeightStream(self)
 
 
-class WeightStream(wiring.Component):
+class WeightStream(Configured[WeightStreamConfig]):
     """Memory of weights that refills itself.
 
     Parameters
@@ -317,10 +317,6 @@ class WeightStream(wiring.Component):
     A row a cycle.  The place of a fold is free for another some cycles after ``next``; with
     ``slots`` places a fold has the time of ``slots - 1`` folds to come.
     """
-
-    def __init__(self, config: WeightStreamConfig) -> None:
-        self.config = config
-        super().__init__(config.signature)
 
     def elaborate(self, platform):
         m = Module()

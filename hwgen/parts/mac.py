@@ -21,12 +21,12 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgen.device import area
 from hwgen.device.arithmetic import add_carry, adder_tree, delayed, levels, signed_width
-from hwgen.device.cost import Area, Part
+from hwgen.device.cost import Area, Part, counted, logic, total
 from hwgen.device.multiplier import MultiplyAdd, Packing
 from hwgen.device.platform import shared
 from hwgen.errors import HwgenError
+from hwgen.parts.component import Configured
 
 __all__ = ["MacArray", "MacArrayConfig", "MacColumn", "MacColumnConfig"]
 
@@ -135,9 +135,25 @@ class MacColumnConfig(Part):
         bound = self.packing.bound(self.chain)
         return signed_width(-bound - 1, bound)
 
-    def area(self) -> Area:
+    def area(self, times: int = 1) -> Area:
         """What a column takes."""
-        return area.column(self)
+        packing, bits = self.packing, self.field_bits
+        out = logic(
+            "column", sum=times * self.outputs * (self.chains - 1) * (bits + 2),
+            acc=times * self.outputs * self.acc_bits, one=times * self.outputs,
+            carry=times * (self.outputs - 1) * self.chains,
+            lut4_adders=times * self.outputs * (self.chains - 1),
+            lowest=times * (self.outputs - 1) * self.simd * bool(self.guard),
+            field=times * (self.outputs - 1) * self.chains * bool(self.guard),
+        )
+        if packing.device.sum_bits:
+            return out + counted(dsp=times * self.simd)
+        wide, narrow = (self.operand_bits, packing.activation_bits)
+        return out + packing.device.area(wide, narrow, times * self.simd) + logic(
+            "tree", operand=times * self.simd * (wide + narrow),
+            sum=times * (self.simd - self.chains) * (wide + narrow + 1),
+            lut4_adders=times * (self.simd - self.chains),
+        )
 
     @property
     def signature(self) -> wiring.Signature:
@@ -155,7 +171,7 @@ class MacColumnConfig(Part):
         return MacColumn(self)
 
 
-class MacColumn(wiring.Component):
+class MacColumn(Configured[MacColumnConfig]):
     """Dot products of ``simd`` activations with the weights of some outputs, accumulated.
 
     Parameters
@@ -176,10 +192,6 @@ class MacColumn(wiring.Component):
     ------
     ``config.latency`` cycles; one sum a cycle.
     """
-
-    def __init__(self, config: MacColumnConfig) -> None:
-        self.config = config
-        super().__init__(config.signature)
 
     def elaborate(self, platform):
         m = Module()
@@ -404,9 +416,25 @@ class MacArrayConfig(Part):
                     part.append(words[:, self._products(skew)].reshape(rows, -1))
         return [np.concatenate(part, axis=1) for part in parts]
 
-    def area(self) -> Area:
-        """What an array takes."""
-        return area.array(self)
+    def area(self, before: int = 0) -> Area:
+        """An array whose activations come from ``before`` registers that go nowhere else.
+
+        Three registers in a row are a shift register, those before the array included.
+        """
+        shared = self.weights_shared
+        times = self.groups * (self.pe if shared else self.pixels)
+        skew = self.columns[0].skew
+        chains = [(before + (0 if shared else late), self.x_bits) for late in skew]
+        if shared:
+            # Packing takes a borrow off all but the first, and has registers of its own.
+            chains += [(1 + late, self.packing.word_bits) for late in skew]
+        size = self.groups * self.pixels
+        packed = self.simd * self.packing.word_bits * (size - self.groups) * shared
+        return total(c.area(times) for c in self.columns) + logic(
+            "array", ff_register=size * sum(n * bits for n, bits in chains if n < 3),
+            lut_shift=size * sum(bits for n, bits in chains if n >= 3), lut_packed=packed,
+            ff4_shift=size * sum(n * bits for n, bits in chains if n >= 3),
+        )
 
     @property
     def signature(self) -> wiring.Signature:
@@ -425,7 +453,7 @@ class MacArrayConfig(Part):
         return MacArray(self)
 
 
-class MacArray(wiring.Component):
+class MacArray(Configured[MacArrayConfig]):
     """Sums of products of activations with the weights of ``groups * pe`` outputs, accumulated.
 
     Parameters
@@ -447,10 +475,6 @@ class MacArray(wiring.Component):
     ------
     ``config.latency`` cycles; one sum a cycle.
     """
-
-    def __init__(self, config: MacArrayConfig) -> None:
-        self.config = config
-        super().__init__(config.signature)
 
     def elaborate(self, platform):
         m = Module()

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
+import numpy as np
 from amaranth.hdl import Module, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from hwgen.device.arithmetic import delayed, levels
-from hwgen.device.cost import Area, Part, Resources, counted
+from hwgen.device.cost import Area, Part, Resources, counted, logic, memory, total
+from hwgen.device.lookup import table_luts, table_luts4
 from hwgen.device.platform import library_instance
 from hwgen.device.storage import (
     FAMILY,
@@ -122,6 +124,31 @@ class BufferMemory(wiring.Component):
         with m.If(self.load):
             m.d.sync += out.eq(read.data)
         return m
+
+
+def buffer_area(width: int, depth: int, style: str = "", copies: int = 1) -> Area:
+    """``copies`` of a buffer memory, without its registers."""
+    depth = max(depth, 2)
+    style = memory_style(width, depth, style)
+    parts = -(-depth // 64) if style == "distributed" else 1
+    # Blocks of an ECP5 do not keep the old word when a read meets a write: registers beside them
+    # keep it, and addresses are compared.
+    blocks = copies * -(-depth // memory_part(width, depth, style)[1]) * (style == "block")
+    return total([memory(width, depth, style)] * copies) + logic(
+        "buffer", lut_choice=copies * width * (parts - 1),
+        lut4_block=width * blocks, ff4_block=width * blocks,
+        lut4_address=levels(depth) * blocks, ff4_address=levels(depth) * blocks,
+    )
+
+
+def buffer_registers(width: int, depth: int, style: str = "") -> int:
+    """Flip-flops behind a buffer memory."""
+    depth = max(depth, 2)
+    style = memory_style(width, depth, style)
+    if style == "distributed":
+        return 2 * width
+    parts = -(-depth // memory_part(width, depth, style)[1])
+    return width * parts + 2 * levels(parts)
 
 
 def choice_latency(parts: int) -> int:
@@ -277,3 +304,17 @@ def read_words(
     read = memory.read_port()
     m.d.comb += read.addr.eq(address)
     return read.data
+
+
+def lookup_area(tables: Sequence[np.ndarray], memory, lanes: int) -> Area:
+    """Tables of lanes: one of each, or one for all of them."""
+    if memory.kind != "distributed":
+        return total([memory.area()] * lanes)
+    columns = [(t.reshape(-1, 1) >> np.arange(memory.width)) & 1 for t in tables]
+    luts, chosen, luts4, chosen4 = (
+        sum(n) * lanes // len(tables)
+        for n in zip(*(table_luts(c) + table_luts4(c) for c in columns), strict=True)
+    )
+    varying = sum(int((c != c[:1]).any(0).sum()) for c in columns) * lanes // len(tables)
+    return logic("words", lut_words=luts, lut_choices=chosen, ff_words=varying,
+                 lut4_words=luts4, lut4_choices=chosen4)

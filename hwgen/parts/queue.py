@@ -14,9 +14,10 @@ from amaranth.hdl import Module, Mux, Shape, Signal, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgen.device.arithmetic import add_carry
+from hwgen.device.arithmetic import add_carry, wrapped_bits
+from hwgen.device.cost import Area, logic
 from hwgen.errors import HwgenError
-from hwgen.parts.memory import BufferMemory
+from hwgen.parts.memory import BufferMemory, buffer_area, buffer_registers
 
 __all__ = ["QUEUE_LATENCY", "Queue", "Skid", "queue_depth"]
 
@@ -197,3 +198,19 @@ class Skid(wiring.Component):
         with m.Elif(self.i.valid & ~full):
             m.d.sync += [full.eq(1), spare.eq(self.i.p)]
         return m
+
+
+def queue_area(width: int, depth: int, claims: int = 1, style: str = "") -> Area:
+    """What a :class:`Queue` takes that has ``claims`` numbers of places to claim."""
+    bits = depth.bit_length()
+    return buffer_area(width, depth, style) + logic(
+        "queue", one=1, bits=bits, address=2 * (max(depth, 2) - 1).bit_length(),
+        lut_wrap=2 * wrapped_bits(depth), lut_five=min(bits, 5), claim=claims * (bits + 1),
+        lut4_claims=claims,
+        ff_register=buffer_registers(width, depth, style),
+    )
+
+
+def skid_area(width: int) -> Area:
+    """What a :class:`Skid` takes."""
+    return logic("skid", one=1, width=width)

@@ -13,7 +13,8 @@ from amaranth.hdl import Module, Mux, Shape, Signal, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hwgen.device.arithmetic import add_carry, counter
+from hwgen.device.arithmetic import add_carry, counter, levels
+from hwgen.device.cost import Area, logic
 from hwgen.errors import HwgenError
 from hwgen.parts.memory import BufferMemory
 from hwgen.parts.stream import in_order
@@ -206,3 +207,13 @@ class ReorderQueue(wiring.Component):
                     with m.If(last_part):
                         m.d.sync += tile.eq(after)
         return complete
+
+
+def reorder_area(order: TileOrder, depth: int) -> Area:
+    """What a :class:`ReorderQueue` takes beside its queue, counters of sites included."""
+    first, parts, sites = order.parts[0], levels(len(order.parts)), levels(order.sites)
+    # Where beats are written: the site and its part; the place in it, and that of a part's first.
+    places = levels(order.beats) * (2 if first > 1 else 1)
+    write = levels(depth) + sites + parts + levels(first) + places + 2
+    counters = 4 * sites + parts + 2
+    return logic("reorder", lut_counter=write + counters, ff_register=write + counters)

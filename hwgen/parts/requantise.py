@@ -16,15 +16,15 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from hwgen.device import area
-from hwgen.device.arithmetic import delayed, signed_width
-from hwgen.device.cost import Area, Part
+from hwgen.device.arithmetic import delayed, signed_width, wrapped_bits
+from hwgen.device.cost import Area, Part, logic, total
+from hwgen.device.lookup import choice_effort
 from hwgen.device.multiplier import MULTIPLIERS, Multiplier
 from hwgen.errors import HwgenError
 from hwgen.ir import Table
 from hwgen.ir.requantise import Requantise, requantise
 from hwgen.ir.types import Quantisation
-from hwgen.parts.memory import ReadOnlyMemory
+from hwgen.parts.memory import ReadOnlyMemory, lookup_area
 from hwgen.parts.stream import pack_rows
 
 __all__ = ["Requantiser", "RequantiserConfig", "RoundShift", "lane_requantiser"]
@@ -128,6 +128,25 @@ class RoundShift(wiring.Component):
                 Mux(placed < self.output.low, self.output.low, placed))
         )
         return m
+
+
+def round_shift_area(
+    width: int, shifts: tuple[int, int], output, count: int = 1, half_bits: int = 0
+) -> Area:
+    """``count`` rounders."""
+    low, high = shifts
+    whole = max(width, high, half_bits) + 1
+    kept = max(whole - low, 2)
+    span = (high - low).bit_length()
+    by_1 = {0: 0, 1: 1, 2: 1}.get(span, 2.5)
+    by_8 = 0 if span <= 3 else (1 << span - 3) // 2
+    return logic(
+        "round", ff_register=count * (whole + 3 * kept + output.bits + 3 + span + min(span, 3)),
+        lut_one=count, lut_kept=count * kept, lut_by_1=count * kept * by_1,
+        lut_by_8=count * kept * by_8, lut_dropped=count * low / 5,
+        lut_output=count * output.bits * 1.5,
+        lut_zero=count * kept * (output.zero_point != 0),
+    )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -278,7 +297,54 @@ class RequantiserConfig(Part):
 
     def area(self) -> Area:
         """What the requantisers take."""
-        return area.requantiser(self)
+        count = self.lanes * self.pixels
+        (bias, scale, *_), table = self._table
+        table = table.reshape(self.rows, self.lanes, -1)
+        some = self.rows > 1
+
+        def different(columns: np.ndarray) -> int:
+            """Number of bits that differ from row to row; of few rows, equal bits count once."""
+            columns = columns.reshape(self.rows, -1)
+            varying = np.any(columns != columns[:1], axis=0)
+            if self.rows > 12 or not varying.any():
+                return int(varying.sum())
+            return np.unique(columns[:, varying], axis=1).shape[1]
+
+        live: np.ndarray = np.any(table[:, 0, bias : bias + scale], axis=0)
+        wide, narrow = self._operands
+        signed_live = [*live.tolist(), False]
+        if self.acc_bits >= len(signed_live):
+            digits = [sum(signed_live[k : k + 2]) for k in range(0, narrow, 2)]
+            a, b = wide, narrow
+        else:
+            digits, a, b = (), int(live.sum()) + 1, narrow
+        blocks, blocks4 = -(-self.rows // 64), -(-self.rows // 16)
+        differing, moved = different(table), different(table[:, :, bias:])
+        # Without a bias three registers are left, a shift register.
+        plain = bool(table[:, :, :bias].any())
+        scales = table[:, :, bias : bias + scale]
+        constant = not (scales != scales[:1]).any()
+        out = self.device.area(a, b, count, digits, "constant " if constant else "")
+        if self.lookup is not None:
+            out += lookup_area([self.lookup.by_address], self.lookup_memory, count)
+        return out + total((
+            logic(
+                "requantiser", one=1, ff_latency=self.latency,
+                address=(max(self.rows, 2) - 1).bit_length() * some,
+                lut_wrap=wrapped_bits(self.rows) * some,
+                sets=self.choice_latency * (max(self.rows, 2) - 1).bit_length(),
+                lut_table=differing * blocks, lut_choices=differing * choice_effort(blocks),
+                ff_bias=different(table[:, :, :bias]), moved=moved,
+                ff_few=moved * (self.rows < 16),
+                ff_acc=count * self.acc_bits * (plain + 2 * (self.sets == 1) * plain),
+                lut_acc=count * self.acc_bits * plain,
+                lut_late=count * self.acc_bits * (self.sets > 1 or not plain),
+                ff4_late=count * self.acc_bits * (self.sets > 1 or not plain),
+                lut4_table=differing * blocks4, lut4_choices=differing * (blocks4 - 1),
+                lut4_adders=count,
+            ),
+            round_shift_area(wide + narrow - 1, self.shifts, self.output, count, self.half_bits),
+        ))
 
     def compute(self, acc: np.ndarray, set: np.ndarray | int = 0) -> np.ndarray:
         """Golden meaning: accumulators ``(..., C)`` without bias, and sets ``(...)``."""

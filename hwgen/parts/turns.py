@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from amaranth.hdl import Module, Mux, Signal, Value, signed
 
-from hwgen.device.arithmetic import counter
+from hwgen.device.arithmetic import counter, levels
 
 __all__ = ["last_of", "turns"]
 
@@ -30,3 +30,9 @@ def turns(m: Module, counts: Sequence[int], step) -> tuple[Signal, list]:
                     with m.If(beat == count - 1):
                         m.d.sync += turn.eq((k + 1) % len(counts))
     return turn, [turn == k for k in range(len(counts))]
+
+
+def turn_features(counts: list[int]) -> dict[str, float]:
+    """Features of the logic of :func:`turns`; see :func:`hwgen.device.cost.logic`."""
+    return {"turns": len(counts), "beats": levels(max(counts)),
+            "ends": sum(max(n - 1, 1).bit_length() for n in counts)}

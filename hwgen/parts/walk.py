@@ -577,3 +577,12 @@ def _by_value(steps: list[int]) -> tuple[int, dict[int, list[int]]]:
         if step != usual:
             others.setdefault(step, []).append(place)
     return usual, others
+
+
+def changes(values: list[np.ndarray], jump: int, modulus: int) -> list[int]:
+    """The constants among which :class:`Walk` chooses how an address changes."""
+    out, before = [0], 0
+    for d in reversed(range(len(values))):
+        out += [int(before + step) % modulus for step in set(np.diff(values[d]).tolist())]
+        before += int(values[d][0] - values[d][-1])
+    return [*out, (before + jump) % modulus]

@@ -15,9 +15,9 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from hwgen.device import area
 from hwgen.device.arithmetic import counter
-from hwgen.device.cost import Area, Part, counted
+from hwgen.device.cost import Area, Part, counted, logic
+from hwgen.device.lookup import choice_effort
 from hwgen.device.platform import library_instance
 from hwgen.device.storage import ULTRA_SHAPE, ultra_weights
 from hwgen.errors import HwgenError
@@ -94,14 +94,20 @@ class WeightMemoryConfig(Part):
         """What it takes."""
         if self.style != "ultra":
             if self.table.kind == "distributed":
-                return area.weight_table(self.width, self.depth)
+                depth = max(self.depth, 2)
+                blocks, blocks4 = -(-depth // 64), -(-depth // 16)
+                return logic(
+                    "weights", lut_words=self.width * blocks,
+                    lut_choices=self.width * choice_effort(blocks), ff_words=self.width,
+                    lut4_words=self.width * blocks4, lut4_choices=self.width * (blocks4 - 1),
+                )
             return self.table.area()
         # Address, row counter, write enables; counter, columns, and the register of the chain.
         bits = (self.depth - 1).bit_length()
-        return choice_area(self.width, self.parts) + counted(
-            uram=int(ultra_weights(self.width, self.depth)),
-            lut=3 * bits + self.columns * (self.parts + 1),
-            ff=bits + self.columns + LOAD_BITS + 2,
+        ultra = counted(uram=int(ultra_weights(self.width, self.depth)))
+        return choice_area(self.width, self.parts) + ultra + logic(
+            "loaded weights", lut_address=bits, lut_enable=self.columns * (self.parts + 1),
+            ff_register=bits + self.columns + LOAD_BITS,
         )
 
     @property

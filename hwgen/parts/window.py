@@ -21,15 +21,15 @@ import numpy as np
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 
-from hwgen.device import area
-from hwgen.device.arithmetic import add_carry, counter, delayed
-from hwgen.device.cost import Area, Part
+from hwgen.device.arithmetic import add_carry, counter, delayed, levels
+from hwgen.device.cost import Area, Part, logic, shift_or_registers
+from hwgen.device.storage import memory_style
 from hwgen.errors import HwgenError
 from hwgen.ir import Pads, Window
-from hwgen.parts.memory import BufferMemory
+from hwgen.parts.memory import BufferMemory, buffer_area, buffer_registers
 from hwgen.parts.queue import queue_depth
 from hwgen.parts.stream import StreamType, in_order
-from hwgen.parts.walk import Course, Walk
+from hwgen.parts.walk import Course, Walk, changes
 
 __all__ = ["READ_LATENCY", "SlidingWindow", "SlidingWindowConfig", "WindowSchedule"]
 
@@ -319,9 +319,73 @@ class SlidingWindowConfig(Part):
         capacity = queue_depth(by_site[:, 0] + 1, places)
         return WindowSchedule(accepts, fires, max(capacity, self.least_capacity))
 
-    def area(self) -> Area:
-        """What the buffer and its address generators take."""
-        return area.window(self)
+    def area(self, behind: int | None = 0) -> Area:
+        """With as many registers behind each output; None: those of the outputs are not counted."""
+        course, stream = self.walked, self.input
+        bits, depth = self.position_bits, self.depth
+        width = self.word_lanes * stream.tensor.bits
+        address = max(depth - 1, 1).bit_length()
+        words = self.words_per_pixel
+        axes, phases = course.axes, course.phases
+        need = changes([-a.need for a in axes], -course.pixels, 1 << bits)
+        step = changes([a.origin * a.unit * words for a in axes], course.pixels * words, depth)
+        need_bits, step_bits = _distinct(need, bits), _distinct(step, address)
+        inside = sum(not a.inside(t).all() for a in axes for t in range(len(a.taps)))
+        bounds = sum(levels(a.places) for a in axes
+                     for t in range(len(a.taps)) if not a.inside(t).all())
+        index = sum(levels(a.places) for a in axes)
+        per_word = self.word_lanes // stream.lanes
+        per_segment = self.segment // stream.lanes
+        turns = self.banks // stream.pixels
+        steps = (self.groups, self.folds, self.tap_folds, self.words_per_group,
+                 self.fold_cycles - self.steps + 1)
+        beats = {stream.beats_per_site, per_segment, per_word}
+        counters = [*steps, *beats, turns]
+        banks = [len(self._banks_read(tap)) for tap in range(self.tap_lanes)]
+        copies = sum(banks)
+        folds, outs = self.tap_folds * self.turns, self.tap_lanes * self.columns
+        word_bits = levels(words)
+        filled = self.fill is not None and inside > 0
+        choices = (folds - 1) * address if folds > 1 else 0
+        last = self.last_registers
+        register = buffer_registers(width, depth, self.style) if last == 1 else 0
+        ends = {} if behind is None else shift_or_registers(last + behind, outs * width)
+        return buffer_area(width, depth, self.style, copies) + logic(
+            "window", lut_one=1,
+            ff_register=bits * (7 + len(axes)) + 3 * need_bits + 3 * step_bits + 4 * inside + index
+            + width * stream.pixels + 4 * address + sum(map(levels, counters)) + 14 + word_bits,
+            ff_axes=len(axes),
+            lut_position=bits * (5 + len(axes)), lut_base=3 * address, lut_index=2 * index,
+            lut_counters=sum(map(levels, counters)), lut_need=need_bits * len(set(need)),
+            lut_step=step_bits * len(set(step)), lut_bounds=bounds,
+            lut_enables=per_word * (per_word > 1), phases=levels(phases) * (phases > 1),
+            lut_release=bits, lut4_adders=8 + len(axes), lut4_counters=len(counters),
+        ) + logic(
+            "tap", ff_register=copies * (3 * address + 1 + register)
+            + (copies * address if folds > 1 else 0) + ends.get("ff_register", 0),
+            lut_shift=ends.get("lut_shift", 0), ff4_shift=ends.get("ff4_shift", 0),
+            lut_address=copies * address, lut_one=copies, lut_offset=copies * choices,
+            lut_fill=outs * width * filled,
+            lut_banks=self.columns * width * sum(n - 1 for n in banks),
+            ff_choice=5 * levels(self.banks) * sum(n > 1 for n in banks),
+            lut_word=copies * word_bits, ff_flag=copies,
+        )
+
+    @property
+    def last_registers(self) -> int:
+        """Registers in a row at the end of a window: of the memory, if nothing is chosen after it.
+        """
+        if self.fill is not None or len(self._banks_read(0)) > 1:
+            return 1
+        width = self.word_lanes * self.input.tensor.bits
+        if memory_style(width, max(self.depth, 2), self.style) == "distributed":
+            return 3
+        return 2 if buffer_registers(width, self.depth, self.style) == width else 1
+
+    def _banks_read(self, tap: int) -> set[int]:
+        """Banks of a copy of the buffer that are read; synthesis takes away the others."""
+        folds = range(tap, self.tap_folds * self.tap_lanes, self.tap_lanes)
+        return {bank for turn in self.taps for k in folds if k < len(turn) for _, bank in turn[k]}
 
     @property
     def sites(self) -> int:
@@ -702,3 +766,10 @@ class _Steps:
                         for turn, places in enumerate(turns):
                             with m.Default() if turn == self.turns - 1 else m.Case(turn):
                                 yield places
+
+
+def _distinct(values, bits: int) -> int:
+    """Bits of a choice among constants that differ from case to case, each counted once."""
+    columns = (np.array(sorted(set(values)))[:, None] >> np.arange(bits)) & 1
+    columns ^= columns[:1]
+    return len({column.tobytes() for column in columns.T if column.any()})

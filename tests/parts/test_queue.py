@@ -14,12 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwgen.blocks.fifo import FifoConfig
-from hwgen.device import area
 from hwgen.device.cost import Resources
 from hwgen.device.storage import STYLES
 from hwgen.errors import HwgenError
 from hwgen.ir import TensorType
-from hwgen.parts.queue import QUEUE_LATENCY, Queue, queue_depth
+from hwgen.parts.queue import QUEUE_LATENCY, Queue, queue_area, queue_depth
 from hwgen.parts.stream import StreamType, in_order
 from tests.blocks.checks import check_on_time, check_under_stalls, divisors
 
@@ -125,9 +124,9 @@ def test_styles_of_a_fifo() -> None:
     config = replace(fifo(branches=2), depths=(5000, 9), styles=("ultra", ""))
     assert config.queue_styles == ("ultra", "")
     assert (config.resources().uram, config.resources().bram18) == (2, 0)
-    ultra = area.queue(73, 10, style="ultra").resources()
+    ultra = queue_area(73, 10, style="ultra").resources()
     assert ultra.uram == Resources.memory(73, 10, "ultra").uram == 2
-    assert area.queue(73, 10, style="block").resources().bram18 == 3
+    assert queue_area(73, 10, style="block").resources().bram18 == 3
     assert fifo(branches=2).queue_styles == ("", "")
     wrong = replace(fifo(), styles=("", ""))
     with pytest.raises(HwgenError, match=r"^Styles must have 1 entries, not \('', ''\)$"):

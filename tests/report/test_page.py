@@ -191,7 +191,7 @@ def test_what_the_fabric_multiplies():
     """A layer without DSPs for its products has no use of them, whatever requantises."""
     builder, design = every_op()
     design.foldings["c0"] = replace(design.foldings["c0"], multiplier="fabric",
-                                    requantiser="dsp48e2")
+                                    requantiser_multiplier="dsp48e2")
     netlist = plan(builder.graph, design)
     data = reported(netlist, design)
     layers = {layer["name"]: layer for layer in data["layers"]}

@@ -41,7 +41,7 @@ def mixed() -> tuple[Builder, DesignPoint]:
     ):
         design.foldings[name] = replace(design.foldings[name], tile=tile, resident=resident)
     design.memories = {"add>cat2": OFF_CHIP, "c3>cat": OFF_CHIP}
-    design.ports = MemoryPorts(count=2, data_bits=64, burst=8, latency=160)
+    design.ports = MemoryPorts(count=2, data_bits=64, burst=8, memory_latency=160)
     return b, design
 
 
@@ -59,13 +59,13 @@ def decoder() -> tuple[Builder, DesignPoint]:
     design = DesignPoint(
         "zcu102", 250.0,
         {
-            "c0": Folding(3, 3, 1, 2, weights="ultra"), "skip": Folding(3, 3, 1, 3),
+            "c0": Folding(3, 3, 1, 2, weight_style="ultra"), "skip": Folding(3, 3, 1, 3),
             "up": Folding(4, 2, 1, 2, tile=2, resident=1),
             "head": Folding(6, 3, 1, 1, tile=4, resident=1),
         },
         {"image": 3, "skip": 3, "up": 2, "sum": 2},
         memories={"skip>sum": OFF_CHIP},
-        ports=MemoryPorts(count=3, data_bits=128, burst=8, latency=160),
+        ports=MemoryPorts(count=3, data_bits=128, burst=8, memory_latency=160),
     )
     return b, design
 
@@ -81,7 +81,7 @@ def evicting() -> tuple[Builder, DesignPoint]:
         "zcu102", 250.0, {"c0": Folding(3, 3, 1, 4), "c1": Folding(4, 3, 1, 2)},
         {"image": 3, "c0": 2, "s0": 2, "c1": 2, "sum": 2}, pixels,
         memories=dict.fromkeys(("image>c0", "c0>sum", "sum>output"), OFF_CHIP),
-        ports=MemoryPorts(data_bits=64, burst=8, latency=160),
+        ports=MemoryPorts(data_bits=64, burst=8, memory_latency=160),
     )
     return b, design
 

@@ -36,7 +36,8 @@ def residual() -> tuple[Builder, DesignPoint]:
     design = DesignPoint("zcu102", 250.0, {
         "stem": Folding(4, 3, 1, 8),
         "c0": Folding(8, 3, 1, 8, sparse=Sparse(even_streams(24, 8), queue=40)),
-        "c1": Folding(4, 3, 1, 16, weights="ultra", sparse=Sparse(even_streams(12, 4), "both")),
+        "c1": Folding(
+            4, 3, 1, 16, weight_style="ultra", sparse=Sparse(even_streams(12, 4), "both")),
         "point": Folding(16, 1, 1, 3, sparse=Sparse(even_streams(16, 3), "activation")),
         "grouped": Folding(4, 1, 1, 2, sparse=Sparse(even_streams(4, 1), "weight")),
         "scores": Folding(12, 1, 1, 1, multiplier="fabric",

@@ -101,7 +101,8 @@ def test_what_a_board_cannot_do() -> None:
     for changes, message in (
         ({"multiplier": "mult18"},
          r"^Node 'c0': multiplier must be 'dsp48e1' or 'fabric' on board zedboard, not 'mult18'$"),
-        ({"requantiser": "dsp48e2"}, r"^Node 'c0': requantiser must be 'dsp48e1' or 'fabric' "),
+        ({"requantiser_multiplier": "dsp48e2"},
+         r"^Node 'c0': requantiser_multiplier must be 'dsp48e1' or 'fabric' "),
     ):
         foldings = dict(found.design.foldings)
         foldings["c0"] = replace(foldings["c0"], **changes)

@@ -33,12 +33,12 @@ def residual(streamed: bool = True) -> tuple[Builder, Netlist, Timing]:
     foldings = {"c0": Folding(3, 2, 1, 3), "c1": Folding(3, 3, 1, 2), "head": Folding(4, 3)}
     if streamed:
         foldings = {
-            "c0": Folding(3, 2, 1, 3, weights="ultra"),
+            "c0": Folding(3, 2, 1, 3, weight_style="ultra"),
             "c1": Folding(3, 3, 1, 1, tile=3, resident=1), "head": Folding(4, 3, tile=3),
         }
     design = DesignPoint(
         "zcu102", 250.0, foldings, {"image": 3}, memories={"c0>sum": OFF_CHIP},
-        ports=MemoryPorts(count=2, data_bits=64, burst=4, latency=60),
+        ports=MemoryPorts(count=2, data_bits=64, burst=4, memory_latency=60),
     )
     _, netlist, timing = sized(b.graph, design)
     return b, netlist, timing

@@ -1,0 +1,33 @@
+"""What components share that are built from a configuration."""
+
+from __future__ import annotations
+
+from typing import Generic, Protocol, TypeVar
+
+from amaranth.lib import wiring
+
+__all__ = ["Configured"]
+
+
+class _Signed(Protocol):
+    """A configuration that knows the ports of its component."""
+
+    @property
+    def signature(self) -> wiring.Signature: ...
+
+
+C = TypeVar("C", bound=_Signed)
+
+
+class Configured(wiring.Component, Generic[C]):
+    """A component that is built from a configuration, and holds it as ``config``.
+
+    Parameters
+    ----------
+    config
+        It has the ports as ``signature``.
+    """
+
+    def __init__(self, config: C) -> None:
+        self.config = config
+        super().__init__(config.signature)
