@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hwgen.device.multiplier import MULTIPLIERS
 from hwgen.device.storage import FAMILY, STYLES
-from hwgen.errors import HwgenError, naming
+from hwgen.errors import HwgenError, naming, reason
 from hwgen.offchip.bus import ID_BITS, AxiConfig
 from hwgen.parts.sparse_mac import SKIPS
 
@@ -309,7 +309,9 @@ class DesignPoint:
         """
         try:
             body = json.loads(Path(path).read_text())
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            raise HwgenError(f"Design file {path} cannot be read: {reason(error)}") from None
+        except ValueError as error:
             raise HwgenError(f"{path} is not a design point: {error}") from None
         if not isinstance(body, dict) or body.get("format") != FORMAT:
             raise HwgenError(f"{path} is not a design point: format must be {FORMAT!r}")

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from hwgen.errors import HwgenError
+from hwgen.errors import HwgenError, reason
 from hwgen.ir import conv, elementwise, pool, route
 from hwgen.ir.op import Op
 from hwgen.ir.requantise import Requantise
@@ -204,6 +204,8 @@ class Graph:
                 graph.outputs = header["outputs"]
                 if unknown := sorted(set(graph.outputs) - set(graph.types)):
                     raise HwgenError(f"no tensor {', '.join(map(repr, unknown))}")
+        except OSError as error:
+            raise HwgenError(f"{path} cannot be read: {reason(error)}") from None
         except Exception as error:
             # A damaged byte surfaces as whatever it meets first: zip, zlib, JSON, numpy, an op.
             raise HwgenError(f"{path} is not a graph file: {error}") from None

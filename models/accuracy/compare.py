@@ -19,7 +19,7 @@ from hwgen.ir import Convolution, ConvTranspose, Gemm, Graph, Node, Quantisation
 from hwgen.models.accuracy.frames import to_frame
 from hwgen.models.accuracy.report import Accuracy, Row, decibels
 from hwgen.models.frames.samples import Feed
-from hwgen.models.onnx.reader import Network
+from hwgen.models.onnx.network import Network
 from hwgen.models.quantisation.calibrate import probe
 
 __all__ = ["measure"]
@@ -35,7 +35,7 @@ def measure(
 
     Parameters
     ----------
-    network : :class:`hwgen.models.onnx.reader.Network`
+    network : :class:`hwgen.models.onnx.network.Network`
     graph : :class:`hwgen.ir.Graph`
     feeds : float inputs, one frame each
     floats : tensor name of the graph to that of the network; default ``graph.meta["floats"]``

@@ -14,7 +14,7 @@ from hwgen.models.compression.decomposition import SVD, Decomposition, cost
 from hwgen.models.compression.layers import Layer, find, read_layer
 from hwgen.models.compression.rewrite import decompose, squared_error
 from hwgen.models.frames.samples import Feed
-from hwgen.models.onnx.reader import Network
+from hwgen.models.onnx.network import Network
 from hwgen.models.quantisation.calibrate import probe
 
 __all__ = ["BUDGETS", "Option", "allocate", "options", "sensitivities"]
@@ -162,7 +162,7 @@ def sensitivities(
 
     Parameters
     ----------
-    network : :class:`hwgen.models.onnx.reader.Network`
+    network : :class:`hwgen.models.onnx.network.Network`
     trials : decomposition by layer; one that loses something
     feeds : float inputs, one frame each
 

@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 
 from hwgen.errors import HwgenError, naming
-from hwgen.models.lowering.conv import spatial_pads
-from hwgen.models.onnx.reader import Network, attributes
+from hwgen.models.onnx.network import Network
+from hwgen.models.onnx.nodes import attributes, spatial_pads
 
 __all__ = ["Layer", "find", "layers", "read_layer"]
 

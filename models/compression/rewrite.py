@@ -15,8 +15,9 @@ from hwgen.models.compression import lowrank
 from hwgen.models.compression.decomposition import Decomposition, Stage, cost, plan
 from hwgen.models.compression.itera import iterate
 from hwgen.models.compression.layers import Layer, find, read_layer
+from hwgen.models.onnx.network import Network
+from hwgen.models.onnx.nodes import attributes
 from hwgen.models.onnx.quantisers import CodedConstant
-from hwgen.models.onnx.reader import Network, attributes
 
 __all__ = ["Factor", "decompose", "factorise", "reconstruct", "squared_error"]
 
@@ -99,7 +100,7 @@ def decompose(
 
     Parameters
     ----------
-    network : :class:`hwgen.models.onnx.reader.Network`, left as it is
+    network : :class:`hwgen.models.onnx.network.Network`, left as it is
     choices : decomposition by name of a node, or of its output
     allow_growth : layers may get more weights or MACs than they had
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hwgen.errors import HwgenError
+from hwgen.errors import HwgenError, reason
 from hwgen.ir import Graph
 
 __all__ = ["directory", "fit", "photographs", "to_stream"]
@@ -43,13 +43,13 @@ def photographs(count: int, size: tuple[int, int], seed: int = 0) -> np.ndarray:
 
 def fit(path: Path, size: tuple[int, int]) -> np.ndarray:
     """An image file scaled into ``size``, shape kept, the rest grey; uint8 ``(h, w, 3)``."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         with Image.open(path) as file:
             picture = file.convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
-        raise HwgenError(f"{path} cannot be read as an image: {error}") from None
+    except OSError as error:
+        raise HwgenError(f"{path} cannot be read as an image: {reason(error)}") from None
     scale = min(size[0] / picture.height, size[1] / picture.width)
     inner = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
     canvas = Image.new("RGB", size[::-1], (114, 114, 114))

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 
-from hwgen.models.onnx.reader import WEIGHTED, Network, attributes
+from hwgen.models.onnx.network import Network
+from hwgen.models.onnx.nodes import WEIGHTED, attributes
 
 __all__ = ["Affine", "along", "find_affine"]
 

@@ -6,6 +6,7 @@ names of ONNX ops with :func:`handles`.
 
 from __future__ import annotations
 
+import difflib
 import re
 import warnings
 from collections.abc import Callable, Mapping
@@ -20,8 +21,8 @@ from hwgen.ir import Graph, Op, Quantisation, Requantise, Reshape, Table, Tensor
 from hwgen.models.lowering.affine import Affine, find_affine
 from hwgen.models.lowering.layout import View, arrangement, channels_last, obstacle, plain_positions
 from hwgen.models.lowering.regions import ELEMENTWISE, Regions
-from hwgen.models.onnx.division import WEIGHTED
-from hwgen.models.onnx.reader import Network
+from hwgen.models.onnx.network import Network
+from hwgen.models.onnx.nodes import WEIGHTED
 from hwgen.models.quantisation.precision import Precision
 
 __all__ = ["HANDLERS", "Handler", "Lowering", "Result", "handles", "multiplier_bits", "scales"]
@@ -88,7 +89,7 @@ class Lowering:
 
     Parameters
     ----------
-    network : :class:`hwgen.models.onnx.reader.Network`
+    network : :class:`hwgen.models.onnx.network.Network`
     ranges : tensor name to (smallest, largest) value
     precision : bits of weights and activations that the file does not state
     means : weighted node's input tensor to its mean per channel, for bias correction
@@ -430,9 +431,10 @@ class Lowering:
     def _unsupported(self, node: onnx.NodeProto) -> str:
         """Why there is no handler for a node."""
         if node.op_type not in ELEMENTWISE:
-            supported = sorted({*HANDLERS, *ELEMENTWISE})
-            return (f"op {node.op_type!r} is not supported here; supported are "
-                    f"{', '.join(supported)}")
+            near = difflib.get_close_matches(node.op_type, {*HANDLERS, *ELEMENTWISE}, 3, 0.8)
+            like = f"{' and '.join(map(repr, near))} would be; " if near else ""
+            return (f"op {node.op_type!r} is not supported here; {like}docs/conformance.md lists "
+                    f"what is")
         live = [i for i in node.input if i and i not in self.network.constants]
         if len(live) > 1:
             return (f"{node.op_type} of several streams ({', '.join(map(repr, live))}) is not "
@@ -454,8 +456,8 @@ class Lowering:
         )))
         if set(ends) & set(network.inputs):
             return ""
-        return (f"; it is behind the last weights, so it can be left to the host, by --outputs "
-                f"{','.join(ends)} (outputs={ends!r} in Python)")
+        return (f"; it is behind the last weights, so it can be left to the host: choose the "
+                f"outputs {','.join(ends)}")
 
 
 def _behind(network: Network, node: onnx.NodeProto) -> list[onnx.NodeProto]:

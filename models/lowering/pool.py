@@ -16,10 +16,9 @@ from hwgen.ir import (
     MaxPool,
     Pads,
 )
-from hwgen.models.lowering.conv import spatial_pads
 from hwgen.models.lowering.core import Lowering, handles, scales
 from hwgen.models.lowering.layout import plain_positions
-from hwgen.models.onnx.reader import attributes
+from hwgen.models.onnx.nodes import attributes, spatial_pads
 
 __all__: list[str] = []
 

@@ -13,7 +13,8 @@ import onnx
 from onnx import TensorProto, helper
 
 from hwgen.errors import HwgenError
-from hwgen.models.onnx.reader import Network, session
+from hwgen.models.onnx.network import Network
+from hwgen.models.onnx.session import session
 
 __all__ = ["ELEMENTWISE", "Regions"]
 

@@ -12,7 +12,8 @@ from hwgen.errors import HwgenError
 from hwgen.ir import ConvTranspose, Pad
 from hwgen.models.lowering.core import Lowering, handles, scales
 from hwgen.models.lowering.layout import pixel_ops
-from hwgen.models.onnx.reader import attributes, session
+from hwgen.models.onnx.nodes import attributes
+from hwgen.models.onnx.session import session
 
 __all__: list[str] = []
 

@@ -8,12 +8,9 @@ from dataclasses import dataclass, field
 import onnx
 
 from hwgen.errors import HwgenError
+from hwgen.models.onnx.nodes import WEIGHTED
 
-__all__ = ["WEIGHTED", "Division", "Host", "divide", "divide_at"]
-
-
-WEIGHTED = {"Conv", "Gemm", "MatMul", "ConvTranspose"}
-
+__all__ = ["Division", "Host", "divide", "divide_at"]
 
 BEGINS = {
     "Flatten", "LogSoftmax", "NonMaxSuppression", "Reshape", "Softmax", "Squeeze", "TopK",

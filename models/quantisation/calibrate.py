@@ -15,7 +15,9 @@ import onnx
 
 from hwgen.errors import HwgenError
 from hwgen.models.frames.samples import Feed
-from hwgen.models.onnx.reader import WEIGHTED, Network, session
+from hwgen.models.onnx.network import Network
+from hwgen.models.onnx.nodes import WEIGHTED
+from hwgen.models.onnx.session import session
 from hwgen.models.quantisation.histogram import Histogram
 
 __all__ = ["METHODS", "Statistics", "probe", "statistics"]
@@ -89,7 +91,7 @@ def statistics(
 
     Parameters
     ----------
-    network : :class:`hwgen.models.onnx.reader.Network`
+    network : :class:`hwgen.models.onnx.network.Network`
     feeds : float inputs, one frame each
     method : ``minmax``, ``percentile`` or ``mse``
     bits : of the quantisers, for ``mse``; or a function from a tensor's name to them

@@ -16,7 +16,8 @@ import numpy as np
 import onnx
 
 from hwgen.errors import HwgenError
-from hwgen.models.onnx.reader import Network, attributes
+from hwgen.models.onnx.network import Network
+from hwgen.models.onnx.nodes import attributes
 
 __all__ = ["equalise"]
 
@@ -45,7 +46,7 @@ def equalise(
 
     Parameters
     ----------
-    network : :class:`hwgen.models.onnx.reader.Network`, left as it is
+    network : :class:`hwgen.models.onnx.network.Network`, left as it is
     peaks : largest magnitude per channel of the second convolutions' inputs, by tensor
         (:attr:`hwgen.models.quantisation.calibrate.Statistics.peaks`).  If given, it takes the
         place of ``r1``: better where each output channel's weights have a scale of their own (Xiao

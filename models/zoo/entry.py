@@ -113,7 +113,7 @@ class Entry:
             near = " or ".join(map(str, self.sizes.near(size)))
             raise HwgenError(
                 f"{self.name} needs a size that is {self.sizes.rule}, not {size!r}: "
-                f"try --size {near}"
+                f"try {near}"
             )
         return size
 

@@ -122,7 +122,7 @@ class SPPF(nn.Module):
 
 
 class AnchorHeads(nn.Module):
-    """One 1x1 convolution a head; decoding is the host's work (:mod:`hwgen.models.detect`)."""
+    """One 1x1 convolution a head; decoding is the host's work (:mod:`hwgen.models.host.detect`)."""
 
     def __init__(self, channels: tuple[int, ...], classes: int, anchors: int = 3) -> None:
         super().__init__()

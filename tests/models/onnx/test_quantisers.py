@@ -306,8 +306,8 @@ def test_integer_input_and_output():
 
 
 @pytest.mark.parametrize("given, message", [
-    ({"precision": "w4a4"}, "--precision"), ({"method": "mse"}, "--calibrate"),
-    ({"equalised": True}, "--equalise"), ({"corrected": True}, "--correct-bias"),
+    ({"precision": "w4a4"}, "Precision"), ({"calibrate": "mse"}, "Calibration method"),
+    ({"equalise": True}, "Equalisation"), ({"correct_bias": True}, "Bias correction"),
 ])
 def test_options_that_reach_nothing(given, message, tmp_path):
     """Where a file states all codes, what would choose others is refused."""
@@ -320,7 +320,7 @@ def test_options_that_reach_nothing(given, message, tmp_path):
     path = tmp_path / "coded.onnx"
     onnx.save(made, path)
     assert read(str(path)).graph.types["x"].bits == 8
-    with pytest.raises(HwgenError, match=f"^{message} has no effect on .*coded.onnx: it states"):
+    with pytest.raises(HwgenError, match=f"^{message} would have no effect on .*coded.onnx"):
         read(str(path), **given)
     # Weights that are float still have bits to be chosen.
     half = tmp_path / "half.onnx"

@@ -10,18 +10,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
 
-from hwgen.errors import HwgenWarning
+from hwgen.errors import HwgenWarning, reason
 from hwgen.ir import Graph, TensorType
+from hwgen.models.lowering.layout import View
 from hwgen.models.onnx.division import Host
-
-if TYPE_CHECKING:
-    from hwgen.models.lowering.layout import View
 
 __all__ = ["host_model", "input_name", "left_to_host", "matching"]
 
@@ -118,8 +116,12 @@ def matching(path: Path, graph: Graph) -> onnx.ModelProto | None:
         model = onnx.load(path)
         have = {value.name: [d.dim_value for d in value.type.tensor_type.shape.dim]
                 for value in model.graph.input}
-    except Exception as error:  # whatever protobuf and the file system raise
-        warnings.warn(f"{path} cannot be read and is left out: {error}", HwgenWarning, stacklevel=2)
+    except OSError as error:
+        warnings.warn(f"{path} cannot be read and is left out: {reason(error)}", HwgenWarning,
+                      stacklevel=2)
+        return None
+    except DecodeError:
+        warnings.warn(f"{path} is not an ONNX file and is left out", HwgenWarning, stacklevel=2)
         return None
     wanted = {input_name(name): [1, *graph.types[name].shape] for name in graph.outputs}
     if have != wanted:

@@ -14,10 +14,10 @@ from torch.nn import functional as F
 
 from hwgen.errors import HwgenError
 from hwgen.models.frames.samples import Feed
-from hwgen.models.lowering.conv import spatial_pads
+from hwgen.models.onnx.network import Network
+from hwgen.models.onnx.nodes import WEIGHTED, attributes, spatial_pads
 from hwgen.models.onnx.quantisers import CodedConstant
-from hwgen.models.onnx.reader import WEIGHTED, Network, attributes
-from hwgen.models.repeatable import repeatable
+from hwgen.models.training.repeatable import repeatable
 
 __all__ = ["Bits", "TorchNetwork", "distil", "imitation", "shuffled", "tune"]
 
@@ -36,7 +36,7 @@ class TorchNetwork:
 
     Parameters
     ----------
-    network : :class:`hwgen.models.onnx.reader.Network`
+    network : :class:`hwgen.models.onnx.network.Network`
 
     Members
     -------

@@ -17,7 +17,7 @@ from hwgen.ir import (
     Quantisation,
     TensorType,
 )
-from hwgen.models.onnx.export.writer import Writer, flat_pads, to_onnx_layout, writes
+from hwgen.models.export.writer import Writer, flat_pads, to_onnx_layout, writes
 
 __all__ = ["QdqWriter"]
 
