@@ -47,8 +47,9 @@ from hwgen.models.compression.layers import Layer, find
 from hwgen.models.frames.samples import Feed
 from hwgen.models.onnx.network import Network
 from hwgen.models.onnx.nodes import attributes
+from hwgen.models.training.network import TorchNetwork
 from hwgen.models.training.repeatable import repeatable
-from hwgen.models.training.tuning import TorchNetwork, imitation
+from hwgen.models.training.tuning import imitation
 
 __all__ = ["needed", "relax", "synthetic"]
 

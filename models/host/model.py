@@ -20,6 +20,7 @@ from hwgen.errors import HwgenWarning, reason
 from hwgen.ir import Graph, TensorType
 from hwgen.models.lowering.layout import View
 from hwgen.models.onnx.division import Host
+from hwgen.models.onnx.nodes import rename
 
 __all__ = ["host_model", "input_name", "left_to_host", "matching"]
 
@@ -81,9 +82,7 @@ def host_model(
                    real.get(name, name))
     for node in host.nodes:
         copy = onnx.NodeProto.FromString(node.SerializeToString())
-        for names in (copy.input, copy.output):
-            for k, name in enumerate(names):
-                names[k] = real.get(name, name)
+        rename(copy, real)
         writer.nodes.append(copy)
     for name, node in host.integers.items():
         writer.op("QuantizeLinear", real[name], *node.input[1:], out=name, name=name)

@@ -14,7 +14,8 @@ import numpy as np
 
 from hwgen.ir import Graph
 from hwgen.models.lowering import conv, elementwise, pool, resize, route
-from hwgen.models.lowering.core import HANDLERS, Lowering, Ranges
+from hwgen.models.lowering.core import HANDLERS, Lowering
+from hwgen.models.lowering.ranges import Ranges
 from hwgen.models.lowering.regions import ELEMENTWISE
 from hwgen.models.onnx.network import Network
 from hwgen.models.quantisation.precision import Precision

@@ -6,12 +6,10 @@ names of ONNX ops with :func:`handles`.
 
 from __future__ import annotations
 
-import difflib
 import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import onnx
@@ -20,21 +18,13 @@ from hwgen.errors import HwgenError, HwgenWarning
 from hwgen.ir import Graph, Op, Quantisation, Requantise, Reshape, Table, TensorType
 from hwgen.models.lowering.affine import Affine, find_affine
 from hwgen.models.lowering.layout import View, arrangement, channels_last, obstacle, plain_positions
+from hwgen.models.lowering.ranges import Ranges, shared_ranges
+from hwgen.models.lowering.refusals import unsupported, way_out
 from hwgen.models.lowering.regions import ELEMENTWISE, Regions
 from hwgen.models.onnx.network import Network
-from hwgen.models.onnx.nodes import WEIGHTED
 from hwgen.models.quantisation.precision import Precision
 
 __all__ = ["HANDLERS", "Handler", "Lowering", "Result", "handles", "multiplier_bits", "scales"]
-
-Ranges = Mapping[str, tuple[float, float]]
-
-KEEPS = {
-    "Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "GlobalMaxPool", "MaxPool", "Pad",
-    "ReduceMax", "Reshape", "Resize", "Slice", "SpaceToDepth", "Split", "Squeeze", "Transpose",
-    "Unsqueeze", "Upsample",
-}
-"""Ops whose outputs have the codes of their inputs."""
 
 Handler = Callable[["Lowering", onnx.NodeProto], None]
 HANDLERS: dict[str, Handler] = {}
@@ -109,8 +99,8 @@ class Lowering:
         self, network: Network, ranges: Ranges, precision: Precision,
         means: Mapping[str, np.ndarray],
     ) -> None:
-        self.network, self.ranges, self.precision = network, dict(ranges), precision
-        self.means = means
+        self.network, self.precision, self.means = network, precision, means
+        self.ranges, self._group = shared_ranges(network, ranges)
         self.affine: dict[str, Affine] = find_affine(network)
         absorbed = {t for affine in self.affine.values() for t in affine.absorbed}
         self.regions = Regions(network, absorbed)
@@ -123,7 +113,6 @@ class Lowering:
         self._silent: set[str] = set()
         self._signs: set[str] = set()
         """ONNX tensors of which only the sign is there."""
-        self._share_ranges()
         for name in network.inputs:
             shape = network.shapes[name]
             if len(shape) < 2:
@@ -197,30 +186,6 @@ class Lowering:
         bottom = -(1 << (bits - 1))
         zero = int(np.clip(round(bottom - low / scale), bottom, bottom + steps))
         return Quantisation(scale, zero, bits)
-
-    def _share_ranges(self) -> None:
-        """Tensors that a Concat joins, or that keep their codes, get one range."""
-        self._group: dict[str, str] = {}
-
-        def find(name: str) -> str:
-            while name in self._group:
-                name = self._group[name]
-            return name
-
-        fixed = {*self.network.constants, *self.network.inputs, *self.network.codes, ""}
-        for node in self.network.nodes:
-            if node.op_type in KEEPS:
-                members = [t for t in (*node.input, *node.output) if t not in fixed]
-                for a, b in pairwise(members):
-                    if find(a) != find(b):
-                        self._group[find(b)] = find(a)
-        for name in list(self.ranges):
-            root = find(name)
-            if root != name:
-                low, high = self.ranges[name]
-                have = self.ranges.get(root, (low, high))
-                self.ranges[root] = (min(low, have[0]), max(high, have[1]))
-        self._group = {name: find(name) for name in self._group}
 
     def result(self, tensor: str, *, sign: bool = False) -> Result:
         """What takes the place of a tensor that an op makes.
@@ -420,53 +385,11 @@ class Lowering:
         label = node.name or out
         handler = HANDLERS.get(node.op_type)
         if handler is None:
-            raise HwgenError(f"Node {label!r}: {self._unsupported(node)}{self._way_out(node)}")
+            why = unsupported(self.network, node, {*HANDLERS, *ELEMENTWISE})
+            raise HwgenError(f"Node {label!r}: {why}{way_out(self.network, node)}")
         try:
             handler(self, node)
         except HwgenError as error:
             text = str(error)
             text = text if text.startswith("Node ") else f"Node {label!r} ({node.op_type}): {text}"
-            raise HwgenError(text + self._way_out(node)) from None
-
-    def _unsupported(self, node: onnx.NodeProto) -> str:
-        """Why there is no handler for a node."""
-        if node.op_type not in ELEMENTWISE:
-            near = difflib.get_close_matches(node.op_type, {*HANDLERS, *ELEMENTWISE}, 3, 0.8)
-            like = f"{' and '.join(map(repr, near))} would be; " if near else ""
-            return (f"op {node.op_type!r} is not supported here; {like}docs/conformance.md lists "
-                    f"what is")
-        live = [i for i in node.input if i and i not in self.network.constants]
-        if len(live) > 1:
-            return (f"{node.op_type} of several streams ({', '.join(map(repr, live))}) is not "
-                    f"supported, only of one stream and scalar constants")
-        return (f"{node.op_type} with a constant that is no scalar, or that changes the shape, is "
-                f"not supported")
-
-    def _way_out(self, node: onnx.NodeProto) -> str:
-        """What to do if a node behind the last weights cannot be computed."""
-        network = self.network
-        behind = _behind(network, node)
-        if any(n.op_type in WEIGHTED for n in behind):
-            return ""
-        made = {out for n in behind for out in n.output}
-        ends = list(dict.fromkeys((
-            *(t for t in network.outputs if t not in made),
-            *(i for n in behind for i in n.input
-              if i and i not in made and i not in network.constants),
-        )))
-        if set(ends) & set(network.inputs):
-            return ""
-        return (f"; it is behind the last weights, so it can be left to the host: choose the "
-                f"outputs {','.join(ends)}")
-
-
-def _behind(network: Network, node: onnx.NodeProto) -> list[onnx.NodeProto]:
-    """A node and all that depend on it, in topological order."""
-    behind, made = [node], set(node.output)
-    for other in network.nodes:
-        if other is not node and made.intersection(other.input):
-            behind.append(other)
-            made.update(other.output)
-    return behind
-
-
+            raise HwgenError(text + way_out(self.network, node)) from None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import onnx
 
 from hwgen.ir import Pads
 
-__all__ = ["WEIGHTED", "attributes", "spatial_pads"]
+__all__ = ["WEIGHTED", "attributes", "rename", "spatial_pads"]
 
 WEIGHTED = {"Conv", "Gemm", "MatMul", "ConvTranspose"}
 """Ops with weights."""
@@ -15,6 +17,12 @@ WEIGHTED = {"Conv", "Gemm", "MatMul", "ConvTranspose"}
 def attributes(node: onnx.NodeProto) -> dict:
     """Attributes of a node as plain values."""
     return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+
+
+def rename(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
+    """Give the tensors that a node reads or makes other names, in place."""
+    for tensors in (node.input, node.output):
+        tensors[:] = [names.get(tensor, tensor) for tensor in tensors]
 
 
 def spatial_pads(

@@ -22,6 +22,7 @@ from onnx.reference import ReferenceEvaluator
 
 from hwgen.errors import HwgenError
 from hwgen.ir import Quantisation
+from hwgen.models.onnx.nodes import attributes, rename
 
 __all__ = ["CodedConstant", "Quantisers", "code_range"]
 
@@ -177,12 +178,12 @@ class Quantisers:
         self.weights[name] = coded
         self._constant(coded.integers * coded.scale, name)
 
-    def _emit(self, kind: str, *inputs: str, out: str = "", **attributes) -> str:
+    def _emit(self, kind: str, *inputs: str, out: str = "", **at) -> str:
         if not out:
             self._count += 1
             out = f"quantiser.{self._count}"
             self.inner.add(out)
-        node = helper.make_node(kind, list(inputs), [out], **attributes)
+        node = helper.make_node(kind, list(inputs), [out], **at)
         self._keep(node)
         return out
 
@@ -251,14 +252,14 @@ class Quantisers:
         """Scales or zero points, shaped to broadcast against the tensor."""
         if value.ndim == 0 or value.size == 1:
             return value.reshape(())
-        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        if value.ndim != 1 or attributes.get("block_size"):
+        at = attributes(node)
+        if value.ndim != 1 or at.get("block_size"):
             raise HwgenError(
                 f"Node {node.name or node.output[0]!r} ({node.op_type}): quantisation in blocks "
                 f"is not supported, only one scale for the tensor or for each channel"
             )
         shape = [1] * rank
-        shape[attributes.get("axis", 1)] = -1
+        shape[at.get("axis", 1)] = -1
         return value.reshape(shape)
 
     def _on_constant(self, node: onnx.NodeProto, x: np.ndarray) -> None:
@@ -278,8 +279,8 @@ class Quantisers:
 
     def _integer_range(self, node: onnx.NodeProto) -> tuple[int, int]:
         """Smallest and largest code of a QuantizeLinear or DequantizeLinear."""
-        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        kind = attributes.get("output_dtype", 0) if node.op_type == "QuantizeLinear" else 0
+        at = attributes(node)
+        kind = at.get("output_dtype", 0) if node.op_type == "QuantizeLinear" else 0
         if len(node.input) > 2 and node.input[2]:
             name = node.input[2]
             if name in self._constants:
@@ -325,8 +326,8 @@ class Quantisers:
     # QONNX
 
     def _on_quant(self, node: onnx.NodeProto) -> None:
-        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        signed, narrow = attributes.get("signed", 1), attributes.get("narrow", 0)
+        at = attributes(node)
+        signed, narrow = at.get("signed", 1), at.get("narrow", 0)
         bits = self._scalar(node, 3)
         if not 1 <= bits <= 16 or bits != int(bits):
             raise HwgenError(
@@ -335,7 +336,7 @@ class Quantisers:
             )
         span = 1 << int(bits)
         low, high = (-(span >> 1) + narrow, (span >> 1) - 1) if signed else (0, span - 1 - narrow)
-        rounding = self._rounding(node, attributes.get("rounding_mode", b"ROUND"))
+        rounding = self._rounding(node, at.get("rounding_mode", b"ROUND"))
         x = self._value(node.input[0])
         if x is not None:
             scale, zero = self._parameter(node, 1), self._parameter(node, 2)
@@ -394,14 +395,14 @@ class Quantisers:
 
     def _on_trunc(self, node: onnx.NodeProto) -> None:
         """Truncation: the input's own codes, and a table of what is left of them."""
-        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        at = attributes(node)
         scale, zero, bits = (self._scalar(node, k) for k in (1, 2, 3))
         second = len(node.input) > 5
         out_bits = int(self._scalar(node, 5 if second else 4))
         factor = self._scalar(node, 4) / scale if second else 2.0 ** (bits - out_bits)
         factor = 2.0 ** round(np.log2(factor))
-        signed = attributes.get("signed", 1)
-        rounding = self._rounding(node, attributes.get("rounding_mode", b"FLOOR"))
+        signed = at.get("signed", 1)
+        rounding = self._rounding(node, at.get("rounding_mode", b"FLOOR"))
         span = 1 << int(bits)
         low, high = (-(span >> 1), (span >> 1) - 1) if signed and second else (0, span - 1)
         if not second:
@@ -415,7 +416,7 @@ class Quantisers:
         out_span = 1 << out_bits
         if second:
             least, most = (-(out_span >> 1), (out_span >> 1) - 1) if signed else (0, out_span - 1)
-            least += attributes.get("narrow", 0) if signed else 0
+            least += at.get("narrow", 0) if signed else 0
             value = self._emit(
                 "Clip", value, self._constant(float(least)), self._constant(float(most)))
             out_zero, out_scale = zero / factor, scale * factor
@@ -460,10 +461,7 @@ class Quantisers:
                 onnx.NodeProto.FromString(maker.SerializeToString()),
                 info.type.tensor_type.elem_type)
             for node in self._nodes:
-                for names in (node.input, node.output):
-                    for k, name in enumerate(names):
-                        if name == info.name:
-                            names[k] = integers
+                rename(node, {info.name: integers})
             node = helper.make_node(
                 "DequantizeLinear", [integers, *maker.input[1:]], [info.name])
             self._makers[integers] = maker

@@ -17,7 +17,7 @@ from onnx import helper, numpy_helper
 from hwgen.errors import HwgenError, HwgenWarning, reason
 from hwgen.models.onnx.division import Host, divide, divide_at
 from hwgen.models.onnx.network import Network
-from hwgen.models.onnx.nodes import attributes
+from hwgen.models.onnx.nodes import attributes, rename
 from hwgen.models.onnx.quantisers import Quantisers
 from hwgen.models.onnx.session import session
 from hwgen.models.onnx.shapes import (
@@ -182,8 +182,7 @@ def _distinct(model: onnx.ModelProto) -> onnx.ModelProto:
     outputs = {o.name for o in model.graph.output}
     kept = []
     for node in model.graph.node:
-        for k, tensor in enumerate(node.input):
-            node.input[k] = renamed.get(tensor, tensor)
+        rename(node, renamed)
         if node.op_type == "DequantizeLinear" and node.output[0] not in outputs:
             key = tuple(node.input)
             if key in first:

@@ -9,7 +9,7 @@ import onnx
 from onnx import helper, shape_inference
 
 from hwgen.errors import HwgenError, HwgenWarning
-from hwgen.models.onnx.nodes import attributes
+from hwgen.models.onnx.nodes import attributes, rename
 from hwgen.models.onnx.quantisers import INTEGERS
 
 __all__ = [
@@ -46,9 +46,7 @@ def turn_inputs(model: onnx.ModelProto) -> None:
         dims.extend(extents)
         for node in turned:
             for reader in readers.get(node.output[0], []):
-                for k, tensor in enumerate(reader.input):
-                    if tensor == node.output[0]:
-                        reader.input[k] = value.name
+                rename(reader, {node.output[0]: value.name})
             model.graph.node.remove(node)
         del model.graph.value_info[:]
 

@@ -106,20 +106,34 @@ def statistics(
         raise HwgenError(f"Calibration method must be one of {', '.join(METHODS)}, not {method!r}")
     if not 50 < percentile <= 100:
         raise HwgenError(f"Percentile must be above 50 and at most 100, not {percentile!r}")
+    result = Statistics(method=method)
+    histograms = _gather(network, feeds, result)
+    result.ranges.update(result.extremes)
+    for name, histogram in histograms.items():
+        low, high = result.extremes[name]
+        if name in network.inputs and low >= 0 and high <= 1:
+            continue
+        if method == "percentile":
+            result.ranges[name] = histogram.percentile(percentile)
+        else:
+            width = bits if isinstance(bits, int) else bits(name)
+            result.ranges[name] = histogram.least_error(width)
+    return result
+
+
+def _gather(network: Network, feeds: Iterable[Feed], result: Statistics) -> dict[str, Histogram]:
+    """Run all frames: fill extremes, means and peaks, and count values where the method asks."""
     run = probe(network, [out for node in network.nodes for out in node.output if out])
     channels = _channel_axes(network)
     histograms: dict[str, Histogram] = {}
-    result = Statistics(method=method)
     frames = 0
     for feed in feeds:
         frames += 1
         for name, value in run(feed).items():
             if value.dtype.kind != "f" or not value.size:
                 continue
-            low, high = _extremes(name, value)
-            before = result.extremes.get(name, (low, high))
-            result.extremes[name] = min(low, before[0]), max(high, before[1])
-            if method != "minmax":
+            low, high = _note_extremes(result, name, value)
+            if result.method != "minmax":
                 histograms.setdefault(name, Histogram()).add(value, low, high)
             if name in channels:
                 _note_channels(result, name, np.moveaxis(value, channels[name], 0))
@@ -127,20 +141,16 @@ def statistics(
         raise HwgenError("Calibration needs at least one frame")
     for name in result.means:
         result.means[name] /= frames
-    for name, (low, high) in result.extremes.items():
-        exact = method == "minmax" or (name in network.inputs and low >= 0 and high <= 1)
-        if not exact and method == "percentile":
-            low, high = histograms[name].percentile(percentile)
-        elif not exact:
-            low, high = histograms[name].least_error(bits if isinstance(bits, int) else bits(name))
-        result.ranges[name] = low, high
-    return result
+    return histograms
 
 
-def _extremes(name: str, value: np.ndarray) -> tuple[float, float]:
+def _note_extremes(result: Statistics, name: str, value: np.ndarray) -> tuple[float, float]:
+    """Add a frame to the extremes of a tensor; returns its own."""
     low, high = float(value.min()), float(value.max())
     if not (np.isfinite(low) and np.isfinite(high)):
-        raise HwgenError(f"Tensor {name!r} becomes infinite or NaN on the calibration images")
+        raise HwgenError(f"Tensor {name!r} becomes infinite or NaN on the calibration frames")
+    before = result.extremes.get(name, (low, high))
+    result.extremes[name] = min(low, before[0]), max(high, before[1])
     return low, high
 
 
