@@ -20,6 +20,7 @@ from hwgen.models.load import read
 from hwgen.models.quantisation import calibrate
 from tests.models.float_networks import N, constants_of
 from tests.models.float_networks import network as float_network
+from tests.models.onnx.test_quantisers import all_coded
 from tests.models.onnx.test_reader import CASES
 
 KEYS = {
@@ -331,6 +332,24 @@ def test_one_line_for_wrong_input(arguments, message, network, tmp_path, capsys,
     assert np.char.count(err, "\n") == 1
     assert any(part in err for part in message.split("|")), err
     assert [p for p in sorted(tmp_path.iterdir()) if p not in before and any(p.iterdir())] == []
+
+
+@pytest.mark.parametrize("given, message", [
+    (["--seed", "5"], "--seed has no effect on coded.onnx without --simulate, --accuracy or --spa"),
+    (["--calibration", "frames.npy"], "--calibration has no effect on coded.onnx without --accu"),
+    (["--calibration", "frames.npy", "--seed", "5", "--accuracy"],
+     "--seed has no effect on coded.onnx without --simulate: nothing is drawn"),
+    (["--seed", "5", "--accuracy"], ""),
+    (["--calibration", "frames.npy", "--accuracy"], ""),
+])
+def test_frames_of_a_file_that_states_all_codes(given, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    onnx.save(all_coded(), "coded.onnx")
+    np.save("frames.npy", np.random.default_rng(0).random((2, 3, 12, 12)))
+    arguments = ["coded.onnx", "--board", "zcu104", "--report-only", "--out", "out", *given]
+    assert main(arguments) == (2 if message else 0)
+    assert message in capsys.readouterr().err
+    assert Path("out").exists() == (not message)
 
 
 def test_output_directory(network, tmp_path, capsys):

@@ -77,10 +77,13 @@ def test_networks_without_images_get_noise():
 
 def test_default_and_directory_of_images(one, tmp_path):
     assert len(samples.calibration(one)) == samples.PICTURES
+    assert samples.calibration(one).seeded
     for k in range(3):
         Image.fromarray(photographs(1, (20, 30))[0]).save(tmp_path / f"{k}.png")
     (tmp_path / "readme.txt").write_text("ignored")
     assert len(samples.calibration(one, tmp_path)) == 3
+    assert not samples.calibration(one, tmp_path).seeded
+    assert samples.calibration(echo(x=SHAPE, z=(1, 64)), tmp_path).seeded
     with pytest.raises(HwgenError, match=r"takes no image, so .* must hold \.npy files"):
         samples.calibration(echo(x=(1, 64)), tmp_path)
 
