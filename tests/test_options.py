@@ -89,5 +89,5 @@ def test_frames_that_decided_codes() -> None:
     given = ["calibration", "seed"]
     assert not refused_frames(given, calibrated=True, seeded=True, drawn=True)
     # Frames of files are the same whatever the seed.
-    assert (
-        refused_frames(given, calibrated=True, seeded=False, drawn=False)) == "--seed has no effect on net.onnx without --simulate: nothing is drawn"
+    message = refused_frames(given, calibrated=True, seeded=False, drawn=False)
+    assert message == "--seed has no effect on net.onnx without --simulate: nothing is drawn"

@@ -59,18 +59,18 @@ class Graph:
     meta: dict = field(default_factory=dict)
 
     def add_input(self, name: str, type: TensorType) -> str:
-        """Declare an input tensor; returns its name."""
+        """Declare an input tensor, and return its name."""
         self._claim(name)
         self.inputs[name] = self.types[name] = type
         return name
 
     def add(self, op: Op, *inputs: str, name: str) -> str:
-        """Append an op with one output called ``name``; returns the name."""
+        """Append an op with one output called ``name``, and return the name."""
         (out,) = self.add_node(op, inputs, (name,))
         return out
 
     def add_node(self, op: Op, inputs: Sequence[str], outputs: Sequence[str]) -> tuple[str, ...]:
-        """Append an op; its inputs must exist.  Returns the names of its outputs.
+        """Append an op, and return the names of its outputs.
 
         Raises
         ------

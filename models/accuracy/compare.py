@@ -1,9 +1,10 @@
-"""Accuracy layer by layer: how far each integer tensor is from the float one, and who is to blame.
+"""Accuracy layer by layer: how far each integer tensor is from the float one, and why.
 
-Two figures a tensor, as signal-to-noise ratios: of the integer network run end to end, where the
-errors of all earlier layers add up; and of its layer alone, fed with the float network's tensors
-rounded to the layer's inputs (vendor tools offer both, as debuggers of quantisation).  The layer
-with the lowest ratio of its own is where more bits or another range help.
+Each tensor has two figures, both signal-to-noise ratios.  One is that of the integer network run
+end to end, where the errors of all earlier layers add up; the other that of its layer alone, fed
+with the float network's tensors rounded to the layer's inputs (debuggers of quantisation in vendor
+tools offer both).  The layer with the lowest ratio of its own is where more bits or another range
+help.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def measure(
 
 
 def _activated(network: Network, name: str, quantisation: Quantisation) -> str:
-    """The float tensor that stands for one whose codes say nothing of what its ReLU clears."""
+    """The float tensor to compare with: that behind a ReLU if codes hold nothing negative."""
     readers = network.users.get(name, [])
     if (len(readers) == 1 and readers[0].op_type in ("Relu", "Clip")
             and name not in network.outputs and quantisation.dequantise(quantisation.low) >= 0):
@@ -223,7 +224,7 @@ def _row(
 def _weight_noise(op: Convolution | Gemm, codes: np.ndarray, input: Quantisation) -> float:
     """Mean noise of an output element from weights that are off by 1/12 of a squared step each.
 
-    Too much where most weights are rounded to 0: their errors are smaller.
+    It is an overestimate where most weights are rounded to 0, because their errors are smaller.
     """
     power = np.square(input.dequantise(codes)).sum(dtype=np.float64)
     step = np.ldexp(op.requantise.multiplier * op.output.scale / input.scale, -op.requantise.shift)

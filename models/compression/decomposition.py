@@ -1,4 +1,4 @@
-"""What becomes of a layer: plain data, the layers that it makes, and what they cost."""
+"""Decompositions as plain data: which layers one makes of a layer, and what these cost."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["SCHEMES", "Cost", "Decomposition", "Stage", "cost", "from_json", "pl
            "stages", "to_json"]
 
 SVD = ("svd_spatial", "svd_last", "svd_first")
-"""Schemes with two layers in a row, of which each group is a product of two matrices."""
+"""Schemes with two layers in a row; each group of a weight is a product of two matrices."""
 SCHEMES = (*SVD, "cpd", "sparse")
 BITS = range(2, 9)
 
@@ -127,13 +127,13 @@ class Stage:
 
 @dataclass(frozen=True)
 class Cost:
-    """Weights, and multiplications of a weight with a pixel in a frame; zeros are not counted."""
+    """Weights, and multiplications in a frame, without those of zeros."""
 
     parameters: int
     macs: int
 
     def below(self, other: Cost) -> bool:
-        """Whether it is less of both."""
+        """Whether there are fewer weights and fewer multiplications than in another."""
         return self.parameters < other.parameters and self.macs < other.macs
 
 
@@ -198,12 +198,12 @@ def stages(layer: Layer, decomposition: Decomposition) -> Iterator[tuple[Stage, 
 
 
 def to_json(choices: Mapping[str, Decomposition]) -> str:
-    """Decompositions by layer as text; what has its default is left out."""
+    """Decompositions by layer as JSON; fields that have their defaults are left out."""
     return json.dumps({name: _plain(choice) for name, choice in choices.items()}, indent=2)
 
 
 def from_json(text: str) -> dict[str, Decomposition]:
-    """What :func:`to_json` wrote.
+    """The decompositions by layer that :func:`to_json` wrote.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Layers with weights, as decompositions see them: one kind for convolutions and matrices."""
+"""Layers with weights as decompositions see them: convolutions and matrices are of one class."""
 
 from __future__ import annotations
 

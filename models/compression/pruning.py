@@ -32,18 +32,18 @@ __all__ = [
 ]
 
 UNITS = "real", "codes"
-"""Of activations' thresholds."""
+"""Units of the thresholds of activations."""
 WAYS = "sparsity", "codes"
-"""To say which weights go."""
+"""Ways to say which weights are pruned."""
 
 
 # Activations
 
 def threshold(graph: Graph, thresholds: Mapping[str, float], *, unit: str = "real") -> Graph:
-    """The graph with values of some tensors made zero where they are closer to zero than that.
+    """A graph in which values of some tensors that are near to zero become zero.
 
-    Values with ``|x| < t`` become the zero point, for whoever reads the tensor.  A table that makes
-    the tensor takes that up, or those that alone read it; else a table ``NAME/threshold`` comes
+    Values with ``|x| < t`` become the zero point, for whoever reads the tensor.  If a table makes
+    the tensor, or only tables read it, these change; otherwise a table ``NAME/threshold`` comes
     behind it.  An output of the graph stays what it was.
 
     Parameters
@@ -134,18 +134,18 @@ def prune(
     graph: Graph, layers: Mapping[str, float], *, by: str = "sparsity",
     pe: int | Mapping[str, int] = 1, means: Mapping[str, np.ndarray] | None = None,
 ) -> Graph:
-    """The graph with small weights of some layers made zero.
+    """A graph in which small weights of some layers are zero.
 
     Parameters
     ----------
     graph : integer graph, left as it is
-    layers : by name of a convolution or matrix, how much goes
-    by : ``"sparsity"``: the share of groups of weights that are zero, at least: those that are
-        smallest by what they add to the output, that is, with the scales of their channels.
-        ``"codes"``: all groups whose root mean square is below that many steps.
+    layers : by name of a convolution or matrix, how much is pruned
+    by : ``"sparsity"``: at least that share of the groups of weights becomes zero, those that are
+        smallest once multiplied by the scales of their channels.  ``"codes"``: all groups whose
+        root mean square is below that many steps.
     pe : output channels of a group, one number or by name; 1: every weight by itself
-    means : mean code of each channel of tensors (:func:`channel_means`).  Biases make up for what
-        pruned weights added on average, where there is one of a layer's input.
+    means : mean code of each channel of tensors (:func:`channel_means`)
+        Where a layer's input has some, its biases make up for what pruned weights added on average.
 
     Raises
     ------
@@ -199,7 +199,7 @@ def _pruned(
 def kept_groups(
     weight: np.ndarray, *, pe: int = 1, groups: int = 1, sparsity: float = 0.0, least: float = 0.0
 ) -> np.ndarray:
-    """Which weights stay if groups of them go whole; booleans of the weights' shape.
+    """Which weights stay when whole groups are pruned, as booleans of the weights' shape.
 
     Parameters
     ----------
@@ -237,7 +237,7 @@ def channel_means(graph: Graph, frames: Mapping[str, np.ndarray]) -> dict[str, n
             for name, value in values.items()}
 
 
-# What there is
+# Measurements
 
 @dataclass(frozen=True)
 class LayerSparsity:
@@ -264,7 +264,14 @@ class LayerSparsity:
 def sparsity(
     graph: Graph, frames: Mapping[str, np.ndarray], pe: int | Mapping[str, int] = 1
 ) -> list[LayerSparsity]:
-    """What is zero in every convolution and matrix, measured on some frames."""
+    """How much is zero in every convolution and matrix, measured on frames.
+
+    Parameters
+    ----------
+    graph : the integer graph
+    frames : input name to integers ``(frames, *shape)``
+    pe : output channels of a group of weights, one number or by name
+    """
     nodes = [node for node in graph.nodes if isinstance(node.op, Conv | Gemm)]
     values = graph.evaluate(frames, keep=sorted({node.inputs[0] for node in nodes}))
     rows = []

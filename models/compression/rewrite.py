@@ -28,7 +28,7 @@ class Factor:
 
     Members
     -------
-    stage : what it is
+    stage : its shape and groups
     weight : float32, of the stage's shape
     coded : its integers and scales, if it was found in integers
     """
@@ -165,7 +165,7 @@ def _factors(
 def _integer_factors(
     weight: np.ndarray, choice: Decomposition, stages: tuple[Stage, ...]
 ) -> Iterator[Factor]:
-    """Of an SVD scheme, rank by rank."""
+    """The factors of an SVD scheme in integers, found rank by rank."""
     assert choice.bits is not None
     matrices = lowrank.unfold(weight, choice.scheme, choice.groups)
     taps = math.prod(stages[1].shape[2:])
@@ -189,12 +189,12 @@ def _coded(stage: Stage, integers: np.ndarray, scale: np.ndarray) -> Factor:
 
 
 class _Edit:
-    """New nodes and constants for a network."""
+    """Collects the new nodes and constants of a network."""
 
     def __init__(self, network: Network) -> None:
         self.network = network
         self.nodes: dict[str, list[onnx.NodeProto]] = {}
-        """Instead of the node that makes an output."""
+        """By output, the nodes that take the place of the one that makes it."""
         self.constants: dict[str, np.ndarray] = {}
         self.weights: dict[str, CodedConstant] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
@@ -230,7 +230,7 @@ class _Edit:
         self.nodes[node.output[0]] = new
 
     def finish(self) -> Network:
-        """The network with what was replaced."""
+        """The network with all replacements."""
         network = self.network
         model = onnx.ModelProto()
         model.CopyFrom(network.model)

@@ -1,4 +1,4 @@
-"""Images: for calibration and for simulation; from a directory, or crops of two photographs."""
+"""Images for calibration and simulation: those of a directory, or crops of two photographs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def photographs(count: int, size: tuple[int, int], seed: int = 0) -> np.ndarray:
 
 
 def fit(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """An image file scaled into ``size``, shape kept, the rest grey; uint8 ``(h, w, 3)``."""
+    """An image file, scaled into ``size`` with grey around it, as uint8 ``(h, w, 3)``."""
     from PIL import Image
 
     try:

@@ -1,4 +1,4 @@
-"""What a network is shown: photographs, a directory of images, arrays from files, or noise."""
+"""Frames to show a network: photographs, a directory of images, arrays from files, or noise."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NOISE = 16
 
 @dataclass(frozen=True)
 class Feeds:
-    """Frames made when asked for, as often as one likes: iterates over :data:`Feed`.
+    """Frames that are made when they are asked for; it iterates over :data:`Feed`, again and again.
 
     Parameters
     ----------
@@ -82,9 +82,11 @@ def calibration(network: Network, path: Path | None = None, seed: int = 0) -> Fe
 
 
 def pictures(path: Path | None, size: tuple[int, int], seed: int = 0) -> np.ndarray:
-    """Images ``(N, height, width, 3)``, uint8, for a network with an image input.
+    """The images of a directory, or crops of photographs if ``path`` is None or holds arrays.
 
-    They come from a directory, or are photographs if ``path`` is None or holds arrays.
+    Returns
+    -------
+    uint8 array ``(N, height, width, 3)``
     """
     if path is None or path.suffix.lower() in ARRAYS or _listed(path):
         return images.photographs(PICTURES, size, seed)
@@ -92,7 +94,7 @@ def pictures(path: Path | None, size: tuple[int, int], seed: int = 0) -> np.ndar
 
 
 def _listed(path: Path) -> list[Path]:
-    """The array files of a directory, sorted by name; it must hold either arrays or images."""
+    """The array files of a directory, sorted by name; none if it holds images."""
     if not path.is_dir():
         raise HwgenError(
             f"{path} is not a directory of calibration images, nor an .npy or .npz file"
@@ -128,8 +130,8 @@ def feeds(network: Network, photos: np.ndarray, seed: int = 0) -> Feeds:
 
     Inputs ``(1, C, H, W)`` take the photograph, 0..1: in colour if C is 3, grey if it is 1; for
     any other C the three colours in turn, each time further shifted.  Inputs ``(1, C, T, H, W)``
-    take a pan over it.  Inputs of any other rank take standard normal noise.  Of several inputs
-    with pictures each takes another one: the photograph after that of the input before.
+    take a pan over it.  Inputs of any other rank take standard normal noise.  If several inputs
+    take pictures, each takes the photograph after that of the input before.
 
     Parameters
     ----------

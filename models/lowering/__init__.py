@@ -37,7 +37,7 @@ def lower(
     network : :class:`hwgen.models.onnx.network.Network`
     ranges : tensor name to (smallest, largest) value
     precision : bits of weights and activations; the input image keeps 8 bits
-    means : mean per channel of what nodes with weights read, for bias correction; none without
+    means : mean per channel of what nodes with weights read; without it biases are not corrected
 
     Returns
     -------

@@ -41,8 +41,9 @@ def handles(*kinds: str) -> Callable[[Handler], Handler]:
 
 
 def scales(ratio, output: Quantisation) -> Requantise:
-    """The requantisation by real ratios, with multipliers as fine as the output's codes need:
-    as good as no result is off by more than a thousandth of a step.
+    """The requantisation by real ratios, with multipliers as fine as the output's codes need.
+
+    Hardly any result is off by more than a thousandth of a step.
 
     Raises
     ------
@@ -63,10 +64,10 @@ class Result:
 
     Members
     -------
-    name : ONNX tensor; past an activation that the codes' saturation is
+    name : ONNX tensor; behind an activation that does no more than the codes' saturation does
     quantisation : its codes
-    sign : None, or only the sign of the result is used; which 0 is like: 1 the positive numbers,
-        -1 the negative ones, 0 neither
+    sign : None unless only the sign of the result is used; then what 0 counts as: 1 for a positive
+        number, -1 for a negative one, 0 for neither
     """
 
     name: str
@@ -166,7 +167,7 @@ class Lowering:
         return rank - 1 if "MatMul" in readers and rank > 2 else 1
 
     def quantisation(self, name: str) -> Quantisation:
-        """Codes of a tensor: those that the file states, or an asymmetric calibrated range."""
+        """The codes that the file states for a tensor, or those of its calibrated range."""
         if name in self.network.codes:
             return self.network.codes[name]
         name = self._group.get(name, name)
@@ -190,9 +191,14 @@ class Lowering:
     def result(self, tensor: str, *, sign: bool = False) -> Result:
         """What takes the place of a tensor that an op makes.
 
-        Where one activation alone reads it, and that is what saturation of its codes does (ReLU,
-        a clip, a quantiser of the file), the op makes the activation's output at once.  ``sign``:
-        the op can give the exact sign of the tensor, where the activation asks for no more.
+        Where only an activation reads it, and the activation does what saturation of its codes
+        does (ReLU, a clip, a quantiser of the file), the op makes the activation's output at once.
+
+        Parameters
+        ----------
+        tensor : ONNX tensor
+        sign : whether the op can give the exact sign of the tensor, for an activation that asks
+            for no more
         """
         if tensor in self.network.codes or self.regions.read_itself(tensor):
             return Result(tensor, self.quantisation(tensor))
@@ -291,8 +297,8 @@ class Lowering:
     def output(self, name: str) -> View:
         """Which elements of an output of the integer graph a tensor holds.
 
-        Its channels may be at any axis; and what cannot be brought into order at all, the host
-        gathers.
+        Its channels may be at any axis.  Where no op brings the elements into order, the view
+        stays as it is, and the host gathers them.
         """
         shape = self.network.shapes[name]
         view = self.view(name)
@@ -310,7 +316,7 @@ class Lowering:
     def put(
         self, name: str, op: Op, *inputs: str, axis: int = 1, positions: np.ndarray | None = None
     ) -> str:
-        """Add an op that makes the ONNX tensor ``name``; returns its name in the graph.
+        """Add an op that makes the ONNX tensor ``name``, and return its name in the graph.
 
         Parameters
         ----------
@@ -345,7 +351,7 @@ class Lowering:
         return self.graph.add(table, tensor, name=self.fresh(f"{tensor}_rescaled"))
 
     def move(self, name: str, source: str, positions: np.ndarray) -> None:
-        """``name`` holds the elements of the graph's tensor ``source`` at ``positions``."""
+        """Let ``name`` hold the elements of the graph's tensor ``source`` at ``positions``."""
         self.views[name] = View(source, positions)
 
     def channel_axis(self, name: str) -> int:

@@ -1,4 +1,4 @@
-"""Pooling, and what is pooling in other words: means and maxima over spatial axes."""
+"""Pooling, and what amounts to it: means and maxima over spatial axes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Geometry = tuple[tuple[int, ...], tuple[int, ...], Pads, tuple[int, ...], bool]
 
 
 def _geometry(low: Lowering, node: onnx.NodeProto) -> Geometry:
-    """Kernel, stride, pads, dilation; and whether windows reach beyond the padded frame."""
+    """Kernel, stride, pads and dilation, and whether windows reach beyond the padded frame."""
     at = attributes(node)
     kernel = tuple(at["kernel_shape"])
     ones = (1,) * len(kernel)

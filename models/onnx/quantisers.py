@@ -1,13 +1,13 @@
-"""Quantisers that a file holds already: QDQ, QCDQ and QONNX, made plain before anything else.
+"""Takes the quantisers out of a file that has some: QDQ, QCDQ and QONNX.
 
 - QuantizeLinear and DequantizeLinear, with a Clip between them for fewer bits (onnxruntime and
   PyTorch write QDQ, Brevitas QCDQ);
 - Quant, BipolarQuant and Trunc of QONNX (Pappalardo et al., "QONNX: Representing
   Arbitrary-Precision Quantized Neural Networks", 2022).
 
-Constants behind a quantiser become plain floats, and their integers are kept beside them.  On
-activations QONNX ops become the standard ops that they mean; which tensors have which codes is
-written down.  What is left is an ordinary float network.
+Constants behind a quantiser become plain floats, and their integers are kept beside them.
+Quantisers of activations become standard ops, if they are not such ops already, and the codes of
+their tensors are noted.  What is left is an ordinary float network.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ROUNDING = {"ROUND": "Round", "HALF_EVEN": "Round", "FLOOR": "Floor", "CEIL": "C
 MOVERS = {"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"}
 """Ops that may stand between the quantiser of a constant and its reader."""
 GROWING = {"ConstantOfShape", "Expand", "If", "Loop", "Range", "Scan", "Tile"}
-"""Ops that make much of little: no parameter of a quantiser is computed by them."""
+"""Ops whose outputs may be huge: parameters of quantisers that they make are not computed."""
 INTEGERS = {
     TensorProto.UINT4: (0, 15), TensorProto.INT4: (-8, 7), TensorProto.UINT8: (0, 255),
     TensorProto.INT8: (-128, 127), TensorProto.UINT16: (0, 65535),
@@ -56,7 +56,7 @@ class CodedConstant:
     scale: np.ndarray
 
     def mapped(self, function: Callable[[np.ndarray], np.ndarray]) -> CodedConstant:
-        """The constant, rearranged."""
+        """The constant, with integers and scales rearranged by a function."""
         return CodedConstant(function(self.integers), function(self.scale))
 
 
@@ -174,7 +174,7 @@ class Quantisers:
         return name
 
     def _fold(self, name: str, coded: CodedConstant) -> None:
-        """A coded constant takes the place of the node that made it."""
+        """Put a coded constant in the place of the node that made it."""
         self.weights[name] = coded
         self._constant(coded.integers * coded.scale, name)
 
@@ -238,7 +238,7 @@ class Quantisers:
         return self._run(node, feeds)
 
     def _run(self, node: onnx.NodeProto, feeds: dict[str, np.ndarray]) -> np.ndarray:
-        """The first output of a node."""
+        """Run a node, and return its first output."""
         infos = [helper.make_tensor_value_info(
             name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
             for name, value in feeds.items()]
@@ -263,7 +263,7 @@ class Quantisers:
         return value.reshape(shape)
 
     def _on_constant(self, node: onnx.NodeProto, x: np.ndarray) -> None:
-        """A quantiser of a constant is folded."""
+        """Fold a quantiser of a constant."""
         scale = self._spread(node, self._parameter(node, 1), x.ndim)
         zero = self._spread(node, self._parameter(node, 2), x.ndim)
         if node.op_type == "DequantizeLinear":
@@ -394,7 +394,7 @@ class Quantisers:
         self._claim(node, node.output[0], scale, 0, -2, 1)
 
     def _on_trunc(self, node: onnx.NodeProto) -> None:
-        """Truncation: the input's own codes, and a table of what is left of them."""
+        """Quantise the input to its own codes, and then round these to fewer bits."""
         at = attributes(node)
         scale, zero, bits = (self._scalar(node, k) for k in (1, 2, 3))
         second = len(node.input) > 5
@@ -431,7 +431,7 @@ class Quantisers:
     # Integer inputs and outputs
 
     def _dequantise_inputs(self) -> None:
-        """A network that takes integers takes floats instead, which are quantised first."""
+        """Let a network that takes integers take floats, and quantise these first."""
         graph = self._model.graph
         readers: dict[str, list[onnx.NodeProto]] = {}
         for node in graph.node:
@@ -451,7 +451,7 @@ class Quantisers:
             info.type.tensor_type.elem_type = TensorProto.FLOAT
 
     def _dequantise_outputs(self) -> None:
-        """A network that gives integers gives the floats that they mean."""
+        """Let a network that gives integers give the floats that they stand for."""
         for info in self._model.graph.output:
             maker = self._makers.get(info.name)
             if maker is None or maker.op_type != "QuantizeLinear":

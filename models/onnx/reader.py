@@ -1,4 +1,4 @@
-"""Reading ONNX: checked, its shape fixed, constants and normalisations folded, heads cut."""
+"""Reads an ONNX file: checks it, fixes its shapes, folds constants, parts off the host's work."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def _folded(
 
 
 def _drop_unread(model: onnx.ModelProto, name: str) -> None:
-    """Take away inputs that no output depends on, and say so."""
+    """Remove inputs that no output depends on, with a warning for each."""
     read = {value.name for value in model.graph.output}
     for node in reversed(model.graph.node):
         if read.intersection(node.output):
@@ -176,7 +176,7 @@ def _inputs(node: onnx.NodeProto) -> set[str]:
 
 
 def _distinct(model: onnx.ModelProto) -> onnx.ModelProto:
-    """One DequantizeLinear for each QuantizeLinear: some tools write one for each reader."""
+    """Merge the DequantizeLinear nodes of a tensor: some tools write one for each reader."""
     first: dict[tuple[str, ...], str] = {}
     renamed: dict[str, str] = {}
     outputs = {o.name for o in model.graph.output}

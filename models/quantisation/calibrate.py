@@ -1,8 +1,8 @@
-"""Calibration: what values each tensor takes, over real frames.
+"""Calibration: which values each tensor takes on real frames.
 
-Every float tensor gets the range that its quantiser shall cover: all of it (``minmax``), nearly
-all of it (``percentile``), or what gives the least squared error (``mse``), which lets a few values
-saturate so that all others are rounded more finely.
+Every float tensor gets the range that its quantiser covers: all of its values (``minmax``), nearly
+all of them (``percentile``), or those with the least squared error (``mse``).  The latter two let a
+few values saturate, so that all others are rounded more finely.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Statistics:
 
     Members
     -------
-    ranges : per float tensor, the (low, high) that its quantiser shall cover
-        With 0 included, where a clipping method chose it.
+    ranges : per float tensor, the (low, high) that its quantiser covers
+        It includes 0 where a clipping method chose it.
     extremes : per float tensor, its smallest and largest value
     means, peaks : per tensor that meets weights, mean and largest magnitude of each channel
         Channels are those that the weights have: dimension 1 in front of a convolution, the last

@@ -25,18 +25,18 @@ EQUIVARIANT = {
     "Abs", "AveragePool", "Dropout", "GlobalAveragePool", "GlobalMaxPool", "Identity", "LeakyRelu",
     "MaxPool", "PRelu", "Relu",
 }
-"""Ops with ``f(s x) = s f(x)``, channel by channel; Clip(0, inf) besides.  ReLU6 is none."""
+"""Ops with ``f(s x) = s f(x)``, channel by channel; Clip(0, inf) is one too, ReLU6 is not."""
 UNBOUNDED = float(np.finfo(np.float32).max)
 DEAD = 1e-4
 """Channels whose range is a smaller share of the layer's largest are left alone."""
 TOLERANCE = 1e-3
-"""Scales this near to 1 (as logarithm) change nothing any more."""
+"""Equalisation ends when no scale differs more from 1, as a logarithm."""
 
 
 def equalise(
     network: Network, peaks: Mapping[str, np.ndarray] | None = None, iterations: int = 100
 ) -> Network:
-    """The same function with scales moved between successive convolutions.
+    """A network with the same function, and scales moved between successive convolutions.
 
     Of two convolutions with nothing but equivariant ops between them, channel ``i`` is divided by
     ``s[i] = sqrt(r1[i] / r2[i])`` behind the first and multiplied by it in front of the second,
@@ -95,7 +95,7 @@ class _Pair:
         return None if found is None else np.array(found, np.float64)
 
     def scale(self, arrays: Mapping[str, np.ndarray], given: np.ndarray | None) -> np.ndarray:
-        """By what to divide each channel between the two."""
+        """What each channel between the two is divided by."""
         first, second = arrays[self.first], self._by_input(arrays[self.second])
         r1 = _peak(first) if given is None else given
         r2 = np.abs(second).max((1, 3)).ravel()

@@ -18,7 +18,7 @@ __all__ = ["fine_tune", "masks"]
 def masks(
     module: nn.Module, sparsities: Mapping[str, float], pe: int | Mapping[str, int] = 1
 ) -> dict[str, torch.Tensor]:
-    """Which weights of a float network stay, booleans of their shapes, by name of the module.
+    """Which weights of a float network stay, as booleans of their shapes by name of the module.
 
     Parameters
     ----------
@@ -55,11 +55,11 @@ def fine_tune(
     loss: Callable | None = None, seed: int = 0,
     progress: Callable[[str], None] = lambda _: None,
 ) -> nn.Module:
-    """A copy of a float network, pruned and trained on; pruned weights stay zero.
+    """A copy of a float network that is pruned and trained further; pruned weights stay zero.
 
-    Shares are reached by degrees over the first half of the epochs (Zhu and Gupta, "To prune, or
-    not to prune", 2017, equation 1); then the zeros stay where they are.  The learning rate ends
-    at nothing, along a cosine.
+    The shares of zeros rise over the first half of the epochs (Zhu and Gupta, "To prune, or not to
+    prune", 2017, equation 1); then the zeros stay where they are.  The learning rate falls to zero
+    along a cosine.
 
     Parameters
     ----------

@@ -25,9 +25,9 @@ MISSING = torch.empty(0)
 
 
 class TorchNetwork:
-    """A float network that torch runs, and can differentiate.
+    """A float network that torch runs and can differentiate.
 
-    Frames may be batched: the first dimension, which is 1 in the network, is as large as one likes.
+    Frames may be batched: the first dimension, which is 1 in the network, may have any extent.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ class TorchNetwork:
 
         Parameters
         ----------
-        inputs : tensors by name, ``(batch, ...)``; any that cut off what is wanted
+        inputs : tensors by name, ``(batch, ...)``; any from which the wanted ones follow
         outputs : names of what is wanted; default the network's outputs
         weights : instead of the network's own, by name
         """
@@ -86,7 +86,7 @@ class TorchNetwork:
 # Operations
 
 def _padded(at: dict, x: Tensor, kernel: Sequence[int], value: float) -> Tensor:
-    """A frame with its padding, all of it, in front of a window."""
+    """A frame with all the padding that windows over it reach."""
     rank = len(kernel)
     dilation = at.get("dilations", (1,) * rank)
     extent = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True))

@@ -28,17 +28,18 @@ def tune(
     steps: int, rate: float = 1e-3, bits: Bits | None = None, seed: int = 0,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Network:
-    """A copy of a network whose weights lessen a loss, by Adam along a cosine.
+    """A copy of a network, with weights tuned to lessen a loss.
 
-    Weights that are integers stay integers, of as many bits; with ``bits`` all become so.  Both
-    integers and scales are learned, straight through the rounding (Esser et al., "Learned Step Size
-    Quantization", 2020).
+    The optimiser is Adam, and its learning rate falls along a cosine.  Weights that are integers
+    stay integers of as many bits; with ``bits`` those of all layers become integers.  Integers and
+    scales are both learned: gradients pass the rounding as if there were none (Esser et al.,
+    "Learned Step Size Quantization", 2020).
 
     Parameters
     ----------
     network : left as it is
     loss : of (a function like :class:`TorchNetwork`, the number of the step)
-    steps : 0: only what is to be rounded is
+    steps : 0 only rounds weights
     rate : largest learning rate, relative to the root of the mean square of each constant
     bits : of the weights of every layer, 2 to 8
     seed : of what is random in ``loss``, if it uses torch's generator
@@ -90,9 +91,10 @@ def distil(
 ) -> Network:
     """A student that is tuned to compute what its teacher does, on frames without labels.
 
-    Compared are the outputs, and what layers with weights make, wherever both have a tensor of that
-    name: a layer that was decomposed keeps its output (Hinton et al., "Distilling the Knowledge
-    in a Neural Network", 2015; Romero et al., "FitNets", 2015).  The squared errors are relative.
+    The loss compares the outputs, and the outputs of layers with weights wherever both have a
+    tensor of that name, as a decomposed layer keeps its output (Hinton et al., "Distilling the
+    Knowledge in a Neural Network", 2015; Romero et al., "FitNets", 2015).  The squared errors are
+    relative.
 
     Parameters
     ----------
@@ -104,7 +106,7 @@ def distil(
     Raises
     ------
     :exc:`HwgenError`
-        If there is no frame, or see :func:`tune`.
+        If there is no frame, or in the cases of :func:`tune`.
     """
     loss = imitation(student, teacher, feeds, batch=batch, seed=seed)
     return tune(student, loss, steps=steps, rate=rate, bits=bits, seed=seed, progress=progress)
@@ -157,7 +159,7 @@ def imitation(
 
 
 def shuffled(count: int, batch: int, seed: int = 0) -> Iterator[Tensor]:
-    """Batches of ``count`` indices, without end: all of them once, then all in another order."""
+    """Batches of the indices below ``count``, without end: all once, then all in another order."""
     random = torch.Generator().manual_seed(seed)
     while True:
         yield from reversed(torch.randperm(count, generator=random).split(batch))
@@ -189,7 +191,7 @@ class _Rounding:
 
 
 def _rounded(network: Network, bits: Bits | None) -> dict[str, _Rounding]:
-    """How constants are rounded that are integers or shall be."""
+    """The rounding of each constant that is integers, or that ``bits`` makes integers."""
     found: dict[str, _Rounding] = {}
     for node in network.nodes:
         name = node.input[1] if len(node.input) > 1 else ""
@@ -217,7 +219,7 @@ def _rounded(network: Network, bits: Bits | None) -> dict[str, _Rounding]:
 
 
 def _least_squares(weight: np.ndarray, limit: int, others: tuple[int, ...]) -> np.ndarray:
-    """Scales with which rounding loses least, of a few."""
+    """The scales, of a few, with which rounding loses least."""
     peak = np.abs(weight).max(others, keepdims=True)
     peak = np.where(peak > 0, peak, 1).astype(np.float64)
     best, lowest = peak / limit, np.full(peak.shape, np.inf)

@@ -232,7 +232,7 @@ def _reduced(images: torch.Tensor, most: int = 256) -> torch.Tensor:
 
 
 def _load(module: nn.Module, path: Path, name: str) -> None:
-    """Load a state dict, refusing what does not fit."""
+    """Load a state dict, and refuse one that does not fit."""
     import torch
 
     state = None

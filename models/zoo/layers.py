@@ -37,7 +37,7 @@ def initialise(module: nn.Module) -> None:
 
 
 class Normalise(nn.Module):
-    """What published weights expect done to an image: the mean off, divided by the deviation.
+    """What published weights expect: subtracts the mean of an image, and divides by the deviation.
 
     Parameters
     ----------
