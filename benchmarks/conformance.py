@@ -31,7 +31,9 @@ from hwgen.errors import HwgenError, HwgenWarning
 from hwgen.models.lowering import Lowering
 from hwgen.models.lowering.layout import channels_last
 from hwgen.models.lowering.regions import ELEMENTWISE
-from hwgen.models.onnx.reader import Network, normalise, session
+from hwgen.models.onnx.network import Network
+from hwgen.models.onnx.reader import normalise
+from hwgen.models.onnx.session import session
 from hwgen.models.quantisation.calibrate import statistics
 from hwgen.models.quantisation.precision import Precision
 from hwgen.plan import plan
@@ -201,7 +203,7 @@ def _short(text: str) -> str:
     """A reason without names and numbers of the one test, so that like ones are together."""
     text = re.sub(r"^the test:? ?", "", text)
     text = re.sub(r"^Node '[^']*'(?: \(\w+\))?: ", "", text)
-    text = re.sub(r"; supported are .*| \(.*?\)$", "", text)
+    text = re.sub(r"; (supported are|docs/conformance).*| \(.*?\)$", "", text)
     return re.sub(r"\[[^\]]*\]|\d+(?:\.\d+)?", "…", re.sub(r"'[^']*'", "'…'", text))[:160]
 
 

@@ -101,15 +101,15 @@ def compare_options(training: Images, test: Images, epochs: int, folder: Path) -
         print(f"training {seed}: float {right:.2f} %", flush=True)
         onnx = prepared(network, test.pixels.shape[-1], folder)
         for way, name in lost:
-            method, equalised, corrected = way
-            graph = integer(onnx, training, name, method=method, equalised=equalised,
-                            corrected=corrected)
+            calibrate, equalise, correct_bias = way
+            graph = integer(onnx, training, name, calibrate=calibrate, equalise=equalise,
+                            correct_bias=correct_bias)
             lost[way, name] += (right - test.accuracy(classify(graph, test))) / TRAININGS
     print("points lost              " + "".join(f"{name:>8}" for name in names))
     for way in ways:
-        method, equalised, corrected = way
-        text = f"{method:<11}{'equalised' if equalised else '':<10}"
-        text += "corrected" if corrected else ""
+        calibrate, equalise, correct_bias = way
+        text = f"{calibrate:<11}{'equalised' if equalise else '':<10}"
+        text += "corrected" if correct_bias else ""
         print(f"{text:<31}" + "".join(f"{lost[way, name]:>8.2f}" for name in names))
 
 

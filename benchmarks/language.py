@@ -48,10 +48,11 @@ from hwgen.dse.design.search import Found, search
 from hwgen.ir import Graph
 from hwgen.models.frames.samples import Feed, Feeds
 from hwgen.models.lowering import lower
-from hwgen.models.onnx.reader import Network, normalise
+from hwgen.models.onnx.network import Network
+from hwgen.models.onnx.reader import normalise
 from hwgen.models.quantisation.calibrate import Statistics, statistics
 from hwgen.models.quantisation.precision import Precision, Rule
-from hwgen.models.repeatable import repeatable
+from hwgen.models.training.repeatable import repeatable
 
 __all__ = [
     "FULL", "QUICK", "IntegerLinears", "LanguageModel", "Linears", "Settings", "Text", "board_of",

@@ -56,9 +56,10 @@ from hwgen.models.compression.decomposition import Decomposition
 from hwgen.models.compression.itera import decompose_then_quantise, iterate
 from hwgen.models.compression.layers import layers
 from hwgen.models.compression.rewrite import decompose, squared_error
-from hwgen.models.compression.trainable import TorchNetwork, shuffled, tune
 from hwgen.models.frames.samples import Feed
-from hwgen.models.onnx.reader import Network
+from hwgen.models.onnx.network import Network
+from hwgen.models.training.network import TorchNetwork
+from hwgen.models.training.tuning import shuffled, tune
 
 PRECISIONS = "w8a8", "w6a8", "w5a8", "w4a8"
 """Of quantisation alone."""

@@ -26,9 +26,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hwgen.errors import HwgenError, HwgenWarning
 from hwgen.models.accuracy import decibels, measure
-from hwgen.models.host import host_model, input_name
+from hwgen.models.host.model import host_model, input_name
 from hwgen.models.lowering import Lowering
-from hwgen.models.onnx.reader import normalise, session
+from hwgen.models.onnx.reader import normalise
+from hwgen.models.onnx.session import session
 from hwgen.models.quantisation.calibrate import statistics
 from hwgen.models.quantisation.precision import Precision
 

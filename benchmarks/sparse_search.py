@@ -46,7 +46,8 @@ from hwgen.dse.sparse.statistics import layers_of, measure
 from hwgen.dse.tradeoff.front import Front, Point, best
 from hwgen.dse.tradeoff.thresholds import Hardware, applied, designed, search_thresholds, space
 from hwgen.ir import Conv, Graph, TensorType
-from hwgen.models.compression.pruning import channel_means, fine_tune, sparsity
+from hwgen.models.compression.pruning import channel_means, sparsity
+from hwgen.models.training.fine_tuning import fine_tune
 
 PE = 2
 """Output channels that share a DSP, so that weights are pruned in pairs at no cost."""

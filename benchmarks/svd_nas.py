@@ -40,7 +40,8 @@ from hwgen.dse.tradeoff.front import Front, Point
 from hwgen.ir import Graph
 from hwgen.models.compression.decomposition import Decomposition, cost
 from hwgen.models.frames.samples import Feed
-from hwgen.models.onnx.reader import Network, read
+from hwgen.models.onnx.network import Network
+from hwgen.models.onnx.reader import read
 
 SHARES = 0.6, 0.4, 0.3, 0.22, 0.16
 """Budgets: intervals as shares of that of the network as it is."""

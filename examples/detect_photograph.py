@@ -15,8 +15,8 @@ from PIL import Image
 from hwgen import boards, models
 from hwgen.dse.design.search import search
 from hwgen.emit.verilog import emit
-from hwgen.models.detect import decode, draw
 from hwgen.models.frames.images import photographs, to_stream
+from hwgen.models.host.detect import decode, draw
 from hwgen.sim.verilator import VerilatorModel
 
 

@@ -33,7 +33,7 @@ from hwgen.boards import Board
 from hwgen.dse.design.search import search
 from hwgen.emit.verilog import emit
 from hwgen.ir import Graph
-from hwgen.models.repeatable import repeatable
+from hwgen.models.training.repeatable import repeatable
 from hwgen.sim.verilator import VerilatorModel
 
 
@@ -143,8 +143,8 @@ def export(network: Network, size: int, path: Path) -> None:
 # The integer network
 
 def quantise(
-    onnx: Path, calibration: Images, precision: str = "w8a8", *, method: str = "mse",
-    equalised: bool = True, corrected: bool = True,
+    onnx: Path, calibration: Images, precision: str = "w8a8", *, calibrate: str = "mse",
+    equalise: bool = True, correct_bias: bool = True,
 ) -> Graph:
     """The integer graph of an ONNX file, its ranges taken from the first 64 training images.
 
@@ -156,8 +156,8 @@ def quantise(
     frames = onnx.with_name("calibration.npy")
     np.save(frames, calibration.pixels[:64])
     return models.load(
-        str(onnx), calibration=frames, precision=precision, method=method, equalised=equalised,
-        corrected=corrected,
+        str(onnx), calibration=frames, precision=precision, calibrate=calibrate,
+        equalise=equalise, correct_bias=correct_bias,
     )
 
 

@@ -194,13 +194,14 @@ UNSET = object()
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The options; ``command`` is how they were given."""
+    """The options; ``command`` is how they were given, ``given`` the names of those that were."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     # argparse leaves alone what has a value already, unless it is given.
     found = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(vars(arguments), UNSET)))
     given = [name for name, value in vars(found).items() if value is not UNSET]
     options.check(given, arguments.model)
+    arguments.given = given
     arguments.command = command_line(parser.prog, argv)
     return arguments
 
@@ -374,10 +375,13 @@ def _build(
                 arguments.model, size=arguments.size, weights=arguments.weights,
                 calibration=arguments.calibration, precision=arguments.precision,
                 decomposition=arguments.decomposition,
-                method=arguments.calibrate, equalised=arguments.equalise,
-                corrected=arguments.correct_bias, outputs=arguments.outputs,
+                calibrate=arguments.calibrate, equalise=arguments.equalise,
+                correct_bias=arguments.correct_bias, outputs=arguments.outputs,
                 seed=arguments.seed, progress=say,
             )
+        options.check_frames(
+            arguments.given, arguments.model, calibrated=source.calibrated, seeded=source.seeded,
+            drawn=source.feeds.seeded)
         graph = source.graph
         more: dict = {}
         if arguments.accuracy:

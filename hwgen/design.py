@@ -14,7 +14,7 @@ from typing import Any
 
 from hwgen.device.multiplier import MULTIPLIERS
 from hwgen.device.storage import FAMILY, STYLES
-from hwgen.errors import HwgenError, naming
+from hwgen.errors import HwgenError, naming, reason
 from hwgen.offchip.bus import BURST, MEMORY_LATENCY, AxiConfig
 from hwgen.parts.sparse_mac import SKIPS
 
@@ -322,7 +322,9 @@ class DesignPoint:
         """
         try:
             body = json.loads(Path(path).read_text())
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            raise HwgenError(f"Design file {path} cannot be read: {reason(error)}") from None
+        except ValueError as error:
             raise HwgenError(f"{path} is not a design point: {error}") from None
         if isinstance(body, dict) and (changed := EARLIER.get(str(body.get("format")))):
             raise HwgenError(f"{path} is of an earlier version: {changed}; change that and its "

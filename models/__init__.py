@@ -1,4 +1,4 @@
-"""Networks before they are hardware: the zoo, ONNX import, quantisation, host-side decoding."""
+"""Networks before they are hardware: from a name or an ONNX file to the integer graph."""
 
 from hwgen.models.load import load
 from hwgen.models.zoo import names

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hwgen.errors import HwgenError
+from hwgen.errors import HwgenError, reason
 from hwgen.ir import Graph
 from hwgen.models import zoo
 from hwgen.models.quantisation.precision import Precision
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from hwgen.models.frames.samples import Feed, Feeds
-    from hwgen.models.onnx.reader import Network
+    from hwgen.models.onnx.network import Network
 
-__all__ = ["Precision", "Source", "load", "read"]
+__all__ = ["Source", "load", "read"]
 
 
 def load(model: str, **options) -> Graph:
-    """The integer graph of a network; see :func:`read`."""
+    """The integer graph of a network, with the options of :func:`read`."""
     return read(model, **options).graph
 
 
@@ -38,30 +38,41 @@ class Source:
     -------
     graph : the integer graph
     network : the float network that it stands for
-    feeds : the frames that it was calibrated with
-    host : what is left to the host, from the integer graph's outputs to the file's own; of an
-        integer graph, the ``host.onnx`` that lies beside it, or None
+    feeds : the calibration frames
+    host : what is left to the host, from the integer graph's outputs to the file's own; of a
+        ``graph.npz``, the ``host.onnx`` that lies beside it, or None
+    calibrated : whether the frames decided any codes
+        They do not where a file states the codes of all its weights and tensors, nor for a
+        ``graph.npz``.
+    seeded : whether the seed decided anything of the graph: its weights, or frames that decided
+        codes
     """
 
     graph: Graph
     network: Network
     feeds: Feeds
     host: ModelProto | None = None
+    calibrated: bool = False
+    seeded: bool = False
 
     @property
     def left_to_host(self) -> list[dict[str, str]]:
         """The nodes of the file that the host computes.
 
-        See :func:`hwgen.models.host.left_to_host`.
+        See :func:`hwgen.models.host.model.left_to_host`.
         """
-        from hwgen.models.host import left_to_host
+        from hwgen.models.host.model import left_to_host
 
         return [] if self.host is None else left_to_host(self.host)
 
     def frames(self, count: int, seed: int = 0) -> dict[str, np.ndarray]:
-        """Integer inputs ``(count, *shape)``: photographs, pans over them, or noise.
+        """Integer inputs to try the graph on: photographs, pans over them, or noise.
 
-        With the seed of the calibration, they are others than it had.
+        The same seed as that of the calibration gives other frames than it had.
+
+        Returns
+        -------
+        integers ``(count, *shape)`` by input
         """
         from hwgen.models.frames import images, samples
 
@@ -69,11 +80,16 @@ class Source:
         return self._quantised(samples.feeds(self.network, photos, seed + 1))
 
     def calibration(self, count: int = 8) -> dict[str, np.ndarray]:
-        """Integer inputs ``(count, *shape)``, or fewer: frames that it was calibrated with."""
+        """The first ``count`` calibration frames, or all if there are fewer, as integers.
+
+        Returns
+        -------
+        integers ``(frames, *shape)`` by input
+        """
         return self._quantised(islice(self.feeds, count))
 
     def _quantised(self, feeds: Iterable[Feed]) -> dict[str, np.ndarray]:
-        """Integer inputs of float ones."""
+        """Integer inputs for float ones."""
         frames: dict[str, list[np.ndarray]] = {name: [] for name in self.graph.inputs}
         for feed in feeds:
             for (name, type), given in zip(
@@ -95,14 +111,16 @@ def read(
     calibration: Path | None = None,
     precision: str = "w8a8",
     decomposition: Path | None = None,
-    method: str = "minmax",
-    equalised: bool = False,
-    corrected: bool = False,
+    calibrate: str = "minmax",
+    equalise: bool = False,
+    correct_bias: bool = False,
     outputs: Sequence[str] = (),
     seed: int = 0,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Source:
     """Read a network and quantise it.
+
+    The options have the names that they have on the command line.
 
     Parameters
     ----------
@@ -113,89 +131,58 @@ def read(
         :func:`hwgen.models.frames.samples.calibration`
     precision : such as ``w8a8``, or a file; see
         :meth:`hwgen.models.quantisation.precision.Precision.parse`
-    decomposition : file that says which layers become low rank, of
+    decomposition : file that says which layers become low rank, written by
         :func:`hwgen.models.compression.decomposition.to_json`
-    method : of choosing ranges: ``minmax``, ``percentile`` or ``mse``
-    equalised : scales are moved between layers first; see :mod:`hwgen.models.quantisation.equalise`
-    corrected : biases make up for the rounding of weights; see
+    calibrate : how ranges are chosen: ``minmax``, ``percentile`` or ``mse``
+    equalise : whether scales are moved between layers first; see
+        :mod:`hwgen.models.quantisation.equalise`
+    correct_bias : whether biases make up for the rounding of weights; see
         :mod:`hwgen.models.quantisation.bias`
     outputs : tensors of the file at which the accelerator ends; what is behind is left to the host
-    seed : of the weights and the crops
+    seed : of the weights, the crops and the noise
     progress : called with what is being done
 
     Raises
     ------
     :exc:`HwgenError`
-        If the model is unknown, a file cannot be read, or the network cannot be built.
+        If the model is unknown, a file cannot be read, an option would have no effect on the
+        model, or the network cannot be built.
     """
     from hwgen.models.frames import samples
-    from hwgen.models.host import host_model
+    from hwgen.models.host.model import host_model
     from hwgen.models.lowering import Lowering
-    from hwgen.models.onnx import reader as onnx_import
-    from hwgen.models.quantisation import calibrate
-    from hwgen.models.quantisation.equalise import equalise
+    from hwgen.models.quantisation import equalise as equalisation
+    from hwgen.models.quantisation.calibrate import statistics
 
     bits = Precision.parse(precision)
-    meta: dict = {}
+    ways = {"precision": precision != "w8a8", "calibration method": calibrate != "minmax",
+            "equalisation": equalise, "bias correction": correct_bias}
     if model.endswith(".npz"):
-        if weights or calibration or decomposition or size or equalised or corrected or outputs or (
-                precision != "w8a8"):
-            raise HwgenError(f"{model} is integer already: size, weights, precision, calibration, "
-                             f"outputs and decomposition go with float networks")
+        _refuse(model, "is integer already", {
+            **ways, "size": size, "weights": weights, "calibration": calibration,
+            "decomposition": decomposition, "outputs": outputs,
+        })
         return _integer(Path(model), seed)
-    if model.endswith(".onnx"):
-        if weights is not None:
-            raise HwgenError("--weights goes with a zoo model: an .onnx file has its own")
-        progress("read")
-        network = onnx_import.read(Path(model), size, outputs)
-        meta |= {"model": Path(model).stem, "weights": "of the model's file"}
-    else:
-        entry = zoo.find(model)
-        extent = entry.check_size(size)
-        if weights is not None and weights.suffix == ".onnx":
-            progress("read")
-            network = onnx_import.read(weights, extent, outputs)
-        else:
-            progress("export")
-            photos = samples.pictures(calibration, (extent, extent), seed)
-            exported = entry.export(extent, weights, photos, seed)
-            progress("read")
-            network = onnx_import.normalise(exported, model, None, outputs)
-        meta |= {"model": model, **entry.meta}
-        meta["weights"] = str(weights) if weights else f"seeded with {seed}, not trained"
-        meta["seeded"] = weights is None
+    network, meta = _network(model, size, weights, calibration, outputs, seed, progress)
     if decomposition is not None:
-        from hwgen.models.compression.decomposition import from_json
-        from hwgen.models.compression.rewrite import decompose
-
         progress("decompose")
-        try:
-            text = decomposition.read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise HwgenError(f"{decomposition} cannot be read: {error}") from None
-        network = decompose(network, from_json(text))
-        meta["decomposition"] = json.loads(text)
+        network, meta["decomposition"] = _decomposed(network, decomposition)
     progress("calibrate")
     feeds = samples.calibration(network, calibration, seed)
     what = "crops of photographs" if samples.extent(network) else "frames of noise"
-    source = f"frames of {calibration}" if calibration else f"{what}, seeded with {seed}"
-    more = ["scales equalised"] * equalised + ["biases corrected"] * corrected
-    meta["calibration"] = ", ".join([f"{len(feeds)} {source}", f"ranges by {method}", *more])
-    if equalised:
-        peaks = calibrate.statistics(network, feeds).peaks
-        network = equalise(network, peaks)
-    # Asked about every tensor: patterns that only this meets match no layer.
+    origin = f"frames of {calibration}" if calibration else f"{what}, seeded with {seed}"
+    more = ["scales equalised"] * equalise + ["biases corrected"] * correct_bias
+    meta["calibration"] = ", ".join([f"{len(feeds)} {origin}", f"ranges by {calibrate}", *more])
+    if equalise:
+        network = equalisation.equalise(network, statistics(network, feeds).peaks)
+    # It is asked about every tensor here, and so must not count what patterns match.
     widths = Precision.parse(precision).activations
-    found = calibrate.statistics(network, feeds, method, widths)
+    found = statistics(network, feeds, calibrate, widths)
     progress("quantise")
-    lowered = Lowering(network, found.ranges, bits, found.means if corrected else {})
+    lowered = Lowering(network, found.ranges, bits, found.means if correct_bias else {})
     graph = lowered.graph
     if not bits.asked:
-        for name, away in (("precision", precision != "w8a8"), ("calibrate", method != "minmax"),
-                           ("equalise", equalised), ("correct-bias", corrected)):
-            if away:
-                raise HwgenError(f"--{name} has no effect on {model}: it states the codes of all "
-                                 f"its weights and tensors")
+        _refuse(model, "states the codes of all its weights and tensors", ways)
     if unused := bits.unused():
         raise HwgenError(
             f"Precision {precision}: pattern {unused[0]!r} matches no layer; names are those of "
@@ -204,19 +191,76 @@ def read(
     graph.meta = {**meta, "precision": str(bits), **graph.meta}
     host = host_model(network.model, network.host, network.constants, network.shapes,
                       lowered.outputs, graph)
-    return Source(graph, network, feeds, host)
+    seeded = meta.get("seeded", False) or (bits.asked and feeds.seeded)
+    return Source(graph, network, feeds, host, bits.asked, seeded)
+
+
+def _refuse(model: str, why: str, given: Mapping[str, object]) -> None:
+    """Refuse options, by what they are, that were given but would have no effect on a model."""
+    for what, value in given.items():
+        if value:
+            raise HwgenError(f"{what.capitalize()} would have no effect on {model}, which {why}")
+
+
+def _network(
+    model: str, size: int | None, weights: Path | None, calibration: Path | None,
+    outputs: Sequence[str], seed: int, progress: Callable[[str], None],
+) -> tuple[Network, dict]:
+    """The float network of a file or of the zoo, and where it comes from, as meta data.
+
+    The parameters are those of :func:`read`.
+    """
+    from hwgen.models.frames import samples
+    from hwgen.models.onnx import reader
+
+    if model.endswith(".onnx"):
+        if weights is not None:
+            raise HwgenError(f"Weights go with a zoo model: {model} has its own")
+        progress("read")
+        meta = {"model": Path(model).stem, "weights": "of the model's file"}
+        return reader.read(Path(model), size, outputs), meta
+    entry = zoo.find(model)
+    extent = entry.check_size(size)
+    if weights is not None and weights.suffix == ".onnx":
+        progress("read")
+        network = reader.read(weights, extent, outputs)
+    else:
+        progress("export")
+        photos = samples.pictures(calibration, (extent, extent), seed)
+        exported = entry.export(extent, weights, photos, seed)
+        progress("read")
+        network = reader.normalise(exported, model, None, outputs)
+    return network, {
+        "model": model, **entry.meta,
+        "weights": str(weights) if weights else f"seeded with {seed}, not trained",
+        "seeded": weights is None,
+    }
+
+
+def _decomposed(network: Network, path: Path) -> tuple[Network, dict]:
+    """A network with the decompositions of a file, and these as plain data."""
+    from hwgen.models.compression.decomposition import from_json
+    from hwgen.models.compression.rewrite import decompose
+
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise HwgenError(f"Decomposition file {path} cannot be read: {reason(error)}") from None
+    except UnicodeDecodeError:
+        raise HwgenError(f"Decomposition file {path} is not text") from None
+    return decompose(network, from_json(text)), json.loads(text)
 
 
 def _integer(path: Path, seed: int) -> Source:
-    """A graph with no more of a float network than the shapes of its inputs.
+    """The graph of a file, with a float network that has no more than the shapes of its inputs.
 
-    The ``host.onnx`` that a build wrote beside it goes with it.
+    If there is a ``host.onnx`` beside it, as a build writes it, that goes with it.
     """
     import onnx
 
     from hwgen.models.frames import samples
-    from hwgen.models.host import matching
-    from hwgen.models.onnx.reader import Network
+    from hwgen.models.host.model import matching
+    from hwgen.models.onnx.network import Network
 
     graph = Graph.load(path)
     shapes = {}

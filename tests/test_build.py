@@ -20,6 +20,7 @@ from hwgen.models.load import read
 from hwgen.models.quantisation import calibrate
 from tests.models.float_networks import N, constants_of
 from tests.models.float_networks import network as float_network
+from tests.models.onnx.test_quantisers import all_coded
 from tests.models.onnx.test_reader import CASES
 
 KEYS = {
@@ -288,7 +289,7 @@ def test_same_input_same_bytes(network, tmp_path):
     (["nope", "--board", "zcu102"], "Model 'nope' is unknown: give one of yolov5n"),
     (["yolov5n", "--board", "nope"], "Board 'nope' is unknown: give one of kv260"),
     (["yolov5n"], "required: --board"),
-    (["yolov5n", "--board", "zcu102", "--size", "100"], "try --size 96"),
+    (["yolov5n", "--board", "zcu102", "--size", "100"], "not 100: try 96 or 128"),
     (["yolov5n", "--board", "zcu102", "--size", "0"], "must be between 1 and 1000000"),
     (["yolov5n", "--board", "zcu102", "--simulate", "x"], "invalid count value"),
     (["yolov5n", "--board", "zcu102", "--precision", "int8"], "Precision must look like 'w8a8'"),
@@ -296,10 +297,10 @@ def test_same_input_same_bytes(network, tmp_path):
     (["yolov5n", "--board", "zcu102", "--calibration", "none"], "not a directory of calibration"),
     (["missing.onnx", "--board", "zcu102"], "missing.onnx cannot be read"),
     (["NET", "--board", "zcu102", "--target-fps", "1e8"], "out of reach on zcu102"),
-    (["NET", "--board", "zcu102", "--design", "none.json"], "none.json is not a design point"),
+    (["NET", "--board", "zcu102", "--design", "none.json"], "none.json cannot be read: No such"),
     (["GEMM", "--board", "zcu102", "--size", "8"], "cannot be run"),
     (["BAD", "--board", "zcu102"], "is not a valid ONNX file"),
-    (["ODD", "--board", "zcu102"], "op 'LpNormalization' is not supported here; supported are"),
+    (["ODD", "--board", "zcu102"], "op 'LpNormalization' is not supported here; docs/conformance"),
     (["NET", "--board", "zcu102", "--calibrate", "max"], "--calibrate: invalid choice: 'max'"),
     (["NET", "--board", "zcu102", "--precision", "none.toml"], "none.toml cannot be read"),
     (["NET", "--board", "zcu102", "--clock", "999999"],
@@ -331,6 +332,24 @@ def test_one_line_for_wrong_input(arguments, message, network, tmp_path, capsys,
     assert np.char.count(err, "\n") == 1
     assert any(part in err for part in message.split("|")), err
     assert [p for p in sorted(tmp_path.iterdir()) if p not in before and any(p.iterdir())] == []
+
+
+@pytest.mark.parametrize("given, message", [
+    (["--seed", "5"], "--seed has no effect on coded.onnx without --simulate, --accuracy or --spa"),
+    (["--calibration", "frames.npy"], "--calibration has no effect on coded.onnx without --accu"),
+    (["--calibration", "frames.npy", "--seed", "5", "--accuracy"],
+     "--seed has no effect on coded.onnx without --simulate: nothing is drawn"),
+    (["--seed", "5", "--accuracy"], ""),
+    (["--calibration", "frames.npy", "--accuracy"], ""),
+])
+def test_frames_of_a_file_that_states_all_codes(given, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    onnx.save(all_coded(), "coded.onnx")
+    np.save("frames.npy", np.random.default_rng(0).random((2, 3, 12, 12)))
+    arguments = ["coded.onnx", "--board", "zcu104", "--report-only", "--out", "out", *given]
+    assert main(arguments) == (2 if message else 0)
+    assert message in capsys.readouterr().err
+    assert Path("out").exists() == (not message)
 
 
 def test_output_directory(network, tmp_path, capsys):

@@ -227,7 +227,7 @@ def test_a_design_of_an_earlier_version(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}"])
 def test_not_a_design_point(text: str, tmp_path: Path) -> None:
     path = tmp_path / "design.json"
-    with pytest.raises(HwgenError, match=r"design\.json is not a design point: "):
+    with pytest.raises(HwgenError, match=r"^Design file .*\.json cannot be read: No such file"):
         DesignPoint.load(path)
     path.write_text(text)
     with pytest.raises(HwgenError, match=r"design\.json is not a design point: "):

@@ -26,6 +26,19 @@ LAYERS = (
 )
 """From the ground up: a room imports from those below it, and from itself."""
 ROOMS = {room: height for height, layer in enumerate(LAYERS) for room in layer}
+STEPS = (
+    ("onnx", "zoo"),
+    ("frames",),
+    ("quantisation",),
+    ("compression",),
+    ("lowering", "training"),
+    ("export", "host"),
+    ("accuracy",),
+    ("load",),
+    ("__init__",),
+)
+"""From a file to the integer graph: what a room of ``hwgen.models`` imports of it stands before."""
+HEIGHTS = {step: height for height, layer in enumerate(STEPS) for step in layer}
 ABOUT_BLOCKS = ("blocks", "parts", "offchip")
 
 
@@ -63,6 +76,27 @@ def test_imports_run_one_way(name, tree):
     above = {other for other in imported(tree)
              if room(other) != here and ROOMS[room(other)] >= ROOMS[here]}
     assert not above, f"{name} imports {', '.join(sorted(above))}, which is not below {here}"
+
+
+def step(name: str) -> str:
+    """The room of ``hwgen.models`` that a module or a name is in; the empty text if in none."""
+    parts = name.split(".")
+    if parts[1:2] != ["models"]:
+        return ""
+    return parts[2] if len(parts) > 2 and parts[2] in HEIGHTS else "__init__"
+
+
+def test_every_step_has_its_place():
+    assert {step(name) for name, _ in modules()} == {"", *HEIGHTS}
+
+
+@pytest.mark.parametrize(
+    "name, tree", [pytest.param(n, t, id=n) for n, t in modules() if step(n)])
+def test_an_earlier_step_imports_nothing_of_a_later_one(name, tree):
+    here = step(name)
+    later = {other for other in imported(tree)
+             if step(other) not in ("", here) and HEIGHTS[step(other)] >= HEIGHTS[here]}
+    assert not later, f"{name} imports {', '.join(sorted(later))}, which is not before {here}"
 
 
 def test_no_block_class_decides_elsewhere():

@@ -22,12 +22,12 @@ from hwgen.emit.verilog import emit
 from hwgen.errors import HwgenError
 from hwgen.ir import Quantisation, TensorType
 from hwgen.ir.op import Op
+from hwgen.models.export import to_integer
+from hwgen.models.export.writer import Writer, from_onnx_layout, to_onnx_layout, writes
 from hwgen.models.load import read
 from hwgen.models.lowering import core
 from hwgen.models.lowering.core import Lowering, handles
-from hwgen.models.onnx.export import to_integer
-from hwgen.models.onnx.export.writer import Writer, from_onnx_layout, to_onnx_layout, writes
-from hwgen.models.onnx.reader import session
+from hwgen.models.onnx.session import session
 from hwgen.sim.verilator import VerilatorModel
 from hwgen.timing import sized
 

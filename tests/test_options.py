@@ -58,3 +58,36 @@ def test_a_seed_of_frames() -> None:
     for other in ("simulate", "sparse"):
         assert not refused(["seed", other], "graph.npz")
     assert "without --simulate or --sparse" in refused(["seed", "clock"], "graph.npz")
+
+
+def refused_frames(given: list[str], **known: bool) -> str:
+    """The message of what is known after reading, if there is one."""
+    try:
+        options.check_frames(given, "net.onnx", **known)
+    except HwgenError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+def test_frames_that_decided_nothing(drawn: bool) -> None:
+    """Where a file states all codes, only what shows its frames once more has a use for them."""
+    known = {"calibrated": False, "seeded": False, "drawn": drawn}
+    assert not refused_frames([], **known)
+    for other in ("accuracy", "sparse"):
+        assert not refused_frames(["calibration", other], **known)
+        assert bool(refused_frames(["seed", other], **known)) != drawn
+    assert not refused_frames(["seed", "simulate"], **known)
+    assert refused_frames(["calibration", "simulate"], **known).startswith(
+        "--calibration has no effect on net.onnx without --accuracy or --sparse: it states")
+    ways = "--simulate, --accuracy or --sparse" if drawn else "--simulate"
+    assert refused_frames(["seed"], **known) == (
+        f"--seed has no effect on net.onnx without {ways}: nothing is drawn")
+
+
+def test_frames_that_decided_codes() -> None:
+    given = ["calibration", "seed"]
+    assert not refused_frames(given, calibrated=True, seeded=True, drawn=True)
+    # Frames of files are the same whatever the seed.
+    message = refused_frames(given, calibrated=True, seeded=False, drawn=False)
+    assert message == "--seed has no effect on net.onnx without --simulate: nothing is drawn"

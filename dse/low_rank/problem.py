@@ -29,7 +29,7 @@ from hwgen.models.compression.layers import Layer, layers
 from hwgen.models.compression.rewrite import decompose, squared_error
 from hwgen.models.frames.samples import Feed
 from hwgen.models.lowering import lower
-from hwgen.models.onnx.reader import Network
+from hwgen.models.onnx.network import Network
 from hwgen.models.quantisation.calibrate import statistics
 from hwgen.models.quantisation.precision import Precision
 
@@ -73,7 +73,7 @@ class Problem:
     hardware : cycles and DSPs of an integer graph; see :func:`designed`
     precision : of weights and activations that are not decomposed into integers; or text, see
         :meth:`hwgen.models.quantisation.precision.Precision.parse`
-    steps : of distillation (:func:`hwgen.models.compression.trainable.distil`) of each network that
+    steps : of distillation (:func:`hwgen.models.training.tuning.distil`) of each network that
         is judged; 0: none
     rate, batch : of the distillation
     tuned : instead of that distillation: what becomes of a float network that was decomposed
@@ -112,7 +112,7 @@ class Problem:
         if self.tuned is not None:
             return self.tuned(student)
         if self.steps and choice:
-            from hwgen.models.compression.trainable import distil
+            from hwgen.models.training.tuning import distil
 
             student = distil(student, self.network, self.frames, steps=self.steps,
                              rate=self.rate, batch=self.batch)

@@ -44,10 +44,12 @@ from hwgen.models.compression.decomposition import (
     to_json,
 )
 from hwgen.models.compression.layers import Layer, find
-from hwgen.models.compression.trainable import TorchNetwork, imitation
 from hwgen.models.frames.samples import Feed
-from hwgen.models.onnx.reader import Network, attributes
-from hwgen.models.repeatable import repeatable
+from hwgen.models.onnx.network import Network
+from hwgen.models.onnx.nodes import attributes
+from hwgen.models.training.network import TorchNetwork
+from hwgen.models.training.repeatable import repeatable
+from hwgen.models.training.tuning import imitation
 
 __all__ = ["needed", "relax", "synthetic"]
 

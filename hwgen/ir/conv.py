@@ -29,7 +29,7 @@ def _exact_float(bound: int) -> type:
 
 
 def _whole_weights(weight) -> np.ndarray:
-    """Weights as integers; those that are integers already are not copied: they may be many."""
+    """Weights as integers; integers are not copied, because they may be many."""
     weight = np.asarray(weight)
     return weight if weight.dtype.kind == "i" else whole(weight, "Weights")
 
@@ -38,10 +38,10 @@ def _whole_weights(weight) -> np.ndarray:
 class Convolution(Op):
     """What convolutions share: weights, bias, requantisation, and how hardware sees them.
 
-    A *phase* is a set of weights with which a window is met: an ordinary convolution has one, a
-    transposed one as many as its stride has positions.  ``kernels[phase]`` over ``window``, each
-    window used for ``repeat`` output pixels along each dimension, ``crop`` of them cut off at the
-    ends.
+    A *phase* is a set of weights that a window is multiplied by: an ordinary convolution has one, a
+    transposed one as many as its stride has positions.  ``kernels[phase]`` slides over ``window``.
+    Along each dimension, each window gives ``repeat`` output pixels, and ``crop`` of them are cut
+    off at the ends.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ class Convolution(Op):
     groups : :class:`int`
         Divides both channel counts; depthwise when it equals them.
     weight_bits : :class:`int`
-        2..8; 9 for what is left of asymmetric 8-bit weights without their zero point.
+        2..8; 9 for asymmetric 8-bit weights from which their zero point is subtracted.
     """
 
     weight: np.ndarray
@@ -372,7 +372,7 @@ class Gemm(Op):
         object.__setattr__(self, "weight", self.weight.astype(np.int16, copy=False))
 
     def as_conv(self, x: TensorType) -> Conv:
-        """The convolution that is this layer: its window covers the whole frame."""
+        """The convolution that equals this layer: its window covers the whole frame."""
         if x.size != self.weight.shape[1]:
             raise HwgenError(f"Gemm needs {self.weight.shape[1]} inputs, not {x.size}")
         return Conv(

@@ -111,8 +111,8 @@ class Table(Op):
     Parameters
     ----------
     values : integer array, shape ``(2**bits of the input,)``, or ``(C, 2**bits)``
-        Entry ``q + 2**(bits - 1)`` is the image of code ``q``; with a row for each channel where
-        the function depends on the channel.
+        Entry ``q + 2**(bits - 1)`` is the image of code ``q``.  There is a row for each channel
+        where the function depends on the channel.
     output : :class:`Quantisation`
     """
 
@@ -136,7 +136,7 @@ class Table(Op):
 
     @property
     def by_address(self) -> np.ndarray:
-        """The values in the order of the codes' bits taken as unsigned: 0..high, then low..-1."""
+        """The values in the order of the codes as unsigned numbers: 0..high, then low..-1."""
         return np.roll(self.values, -(self.values.shape[-1] // 2), axis=-1)
 
     @classmethod
@@ -166,7 +166,7 @@ class Table(Op):
 
 @dataclass(frozen=True, eq=False)
 class ArgMax(Op):
-    """Number of the largest channel of each pixel, the first of several; one channel."""
+    """The number of the largest channel of each pixel, as one channel; of equal ones the first."""
 
     def infer(self, *inputs: TensorType) -> tuple[TensorType, ...]:
         (x,) = inputs

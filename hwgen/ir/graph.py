@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from hwgen.errors import HwgenError
+from hwgen.errors import HwgenError, reason
 from hwgen.ir import conv, elementwise, pool, route
 from hwgen.ir.op import Op
 from hwgen.ir.requantise import Requantise
@@ -59,18 +59,18 @@ class Graph:
     meta: dict = field(default_factory=dict)
 
     def add_input(self, name: str, type: TensorType) -> str:
-        """Declare an input tensor; returns its name."""
+        """Declare an input tensor, and return its name."""
         self._claim(name)
         self.inputs[name] = self.types[name] = type
         return name
 
     def add(self, op: Op, *inputs: str, name: str) -> str:
-        """Append an op with one output called ``name``; returns the name."""
+        """Append an op with one output called ``name``, and return the name."""
         (out,) = self.add_node(op, inputs, (name,))
         return out
 
     def add_node(self, op: Op, inputs: Sequence[str], outputs: Sequence[str]) -> tuple[str, ...]:
-        """Append an op; its inputs must exist.  Returns the names of its outputs.
+        """Append an op, and return the names of its outputs.
 
         Raises
         ------
@@ -204,6 +204,8 @@ class Graph:
                 graph.outputs = header["outputs"]
                 if unknown := sorted(set(graph.outputs) - set(graph.types)):
                     raise HwgenError(f"no tensor {', '.join(map(repr, unknown))}")
+        except OSError as error:
+            raise HwgenError(f"{path} cannot be read: {reason(error)}") from None
         except Exception as error:
             # A damaged byte surfaces as whatever it meets first: zip, zlib, JSON, numpy, an op.
             raise HwgenError(f"{path} is not a graph file: {error}") from None

@@ -45,7 +45,7 @@ class Op(ABC):
         """Exact values of the outputs, for inputs of shape ``(frames, *type.shape)``."""
 
     def as_conv(self, x: TensorType) -> Convolution | None:
-        """The convolution that the op is, if it is one, for an input of a type."""
+        """The convolution that the op amounts to, for an input of a type; None if it is none."""
         return None
 
     def macs(self, *inputs: TensorType) -> int:

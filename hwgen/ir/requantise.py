@@ -61,8 +61,8 @@ class Requantise:
     multiplier_bits : :class:`int`
         12..32; 17 fills the signed 18-bit port of a DSP48E2.
     offset : integer array, shape ``(C,)``, or None
-        Added to the product: a bias finer than a step of the accumulator, or beyond its reach;
-        below ``2**52``.  None, which zeros become: there is none.
+        Added to the product, as a bias finer than a step of the accumulator, or beyond its reach;
+        below ``2**52``.  None adds nothing; zeros become None.
     """
 
     multiplier: np.ndarray

@@ -1,4 +1,4 @@
-"""Windows without line buffers: an op over K rows, rewritten as one over a single row.
+"""Windows without line buffers: an op over K rows is rewritten as one over a single row.
 
 What a window of K rows keeps of the rows above becomes K streams of the same tensor, each shifted
 by a row, side by side as channels.  The queues of these streams are the line buffers then, and like

@@ -14,7 +14,7 @@ __all__ = ["Quantisation", "TensorType", "whole"]
 
 
 def whole(values, what: str) -> np.ndarray:
-    """``values`` as int64, refused rather than rounded or wrapped.
+    """``values`` as int64; they are refused rather than rounded or wrapped.
 
     Raises
     ------
@@ -125,7 +125,7 @@ class TensorType:
 
     @property
     def pixels(self) -> int:
-        """Number of pixels (products of the spatial extents) in a frame."""
+        """Number of pixels in a frame: the product of the spatial extents."""
         return math.prod(self.spatial)
 
     @property

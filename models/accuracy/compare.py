@@ -1,9 +1,10 @@
-"""Accuracy layer by layer: how far each integer tensor is from the float one, and who is to blame.
+"""Accuracy layer by layer: how far each integer tensor is from the float one, and why.
 
-Two figures a tensor, as signal-to-noise ratios: of the integer network run end to end, where the
-errors of all earlier layers add up; and of its layer alone, fed with the float network's tensors
-rounded to the layer's inputs (vendor tools offer both, as debuggers of quantisation).  The layer
-with the lowest ratio of its own is where more bits or another range help.
+Each tensor has two figures, both signal-to-noise ratios.  One is that of the integer network run
+end to end, where the errors of all earlier layers add up; the other that of its layer alone, fed
+with the float network's tensors rounded to the layer's inputs (debuggers of quantisation in vendor
+tools offer both).  The layer with the lowest ratio of its own is where more bits or another range
+help.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from hwgen.ir import Convolution, ConvTranspose, Gemm, Graph, Node, Quantisation
 from hwgen.models.accuracy.frames import to_frame
 from hwgen.models.accuracy.report import Accuracy, Row, decibels
 from hwgen.models.frames.samples import Feed
-from hwgen.models.onnx.reader import Network
+from hwgen.models.onnx.network import Network
 from hwgen.models.quantisation.calibrate import probe
 
 __all__ = ["measure"]
@@ -35,7 +36,7 @@ def measure(
 
     Parameters
     ----------
-    network : :class:`hwgen.models.onnx.reader.Network`
+    network : :class:`hwgen.models.onnx.network.Network`
     graph : :class:`hwgen.ir.Graph`
     feeds : float inputs, one frame each
     floats : tensor name of the graph to that of the network; default ``graph.meta["floats"]``
@@ -61,7 +62,7 @@ def measure(
     frames = 0
     for feed in feeds:
         frames += 1
-        _frame(graph, names, run(feed), meters)
+        _Frame(graph, names, run(feed), meters)
     if not frames:
         raise HwgenError("The accuracy needs at least one frame")
     nodes = {out: node for node in graph.nodes for out in node.outputs}
@@ -73,7 +74,7 @@ def measure(
 
 
 def _activated(network: Network, name: str, quantisation: Quantisation) -> str:
-    """The float tensor that stands for one whose codes say nothing of what its ReLU clears."""
+    """The float tensor to compare with: that behind a ReLU if codes hold nothing negative."""
     readers = network.users.get(name, [])
     if (len(readers) == 1 and readers[0].op_type in ("Relu", "Clip")
             and name not in network.outputs and quantisation.dequantise(quantisation.low) >= 0):
@@ -117,61 +118,79 @@ class _Meter:
         self.count += real.size
 
 
-def _frame(
-    graph: Graph, names: Mapping[str, str], values: Feed, meters: dict[str, _Meter]
-) -> None:
-    """Run one frame end to end and layer by layer, and add it to the sums."""
-    makers = {node.outputs[0]: node for node in graph.nodes}
-    ours: dict[str, np.ndarray] = {}
-    references: dict[str, np.ndarray] = {}
+class _Frame:
+    """One frame, run end to end and layer by layer, and added to the sums.
 
-    def real(tensor: str) -> np.ndarray | None:
-        maker = makers.get(tensor)
+    Parameters
+    ----------
+    graph : the integer graph
+    names : tensor name of the graph to that of the float network
+    values : tensors of the float network
+    meters : sums by tensor of the graph; this frame is added to them
+    """
+
+    def __init__(
+        self, graph: Graph, names: Mapping[str, str], values: Feed, meters: dict[str, _Meter]
+    ) -> None:
+        self._graph, self._names, self._values, self._meters = graph, names, values, meters
+        self._makers = {node.outputs[0]: node for node in graph.nodes}
+        self._ours: dict[str, np.ndarray] = {}
+        """Codes of the integer network, end to end."""
+        self._references: dict[str, np.ndarray] = {}
+        """Codes of the float tensors, where there are any; else those of the layer alone."""
+        for tensor, type in graph.inputs.items():
+            value = self._real(tensor)
+            if value is None:
+                raise HwgenError(f"Input {tensor!r} ({type}) has no float tensor of its shape")
+            codes = type.quantisation.quantise(value)[None]
+            self._note(tensor, codes, codes)
+        last = {tensor: node for node in graph.nodes for tensor in node.inputs}
+        for node in graph.nodes:
+            self._run(node)
+            for tensor in (*node.inputs, *node.outputs):
+                if last.get(tensor, node) is node:
+                    self._ours.pop(tensor, None)
+                    self._references.pop(tensor, None)
+
+    def _real(self, tensor: str) -> np.ndarray | None:
+        """The float tensor, in the layout of a tensor of the graph; None if there is none."""
+        type = self._graph.types[tensor]
+        maker = self._makers.get(tensor)
         if maker is not None and isinstance(maker.op, Reshape):
             # A float tensor is flattened in another order; that of the source is known.
-            source = real(maker.inputs[0])
-            return None if source is None else source.reshape(graph.types[tensor].shape)
-        value = values.get(names.get(tensor, ""))
+            source = self._real(maker.inputs[0])
+            return None if source is None else source.reshape(type.shape)
+        value = self._values.get(self._names.get(tensor, ""))
         if value is None or value.dtype.kind != "f":
             return None
-        if value.size != graph.types[tensor].size:
+        if value.size != type.size:
             raise HwgenError(
-                f"Tensor {tensor!r} is {graph.types[tensor]}, but {names[tensor]!r} of the float "
-                f"network has shape {list(value.shape)}: they are not the same network"
+                f"Tensor {tensor!r} is {type}, but {self._names[tensor]!r} of the float network "
+                f"has shape {list(value.shape)}: they are not the same network"
             )
-        return to_frame(value, graph.types[tensor].shape)
+        return to_frame(value, type.shape)
 
-    def note(tensor: str, exact: np.ndarray, own: np.ndarray) -> None:
-        ours[tensor], references[tensor] = exact, own
-        if (value := real(tensor)) is not None:
-            quantisation = graph.types[tensor].quantisation
-            references[tensor] = quantisation.quantise(value)[None]
-            meters.setdefault(tensor, _Meter()).add(
-                value, quantisation, references[tensor], exact, own
-            )
+    def _note(self, tensor: str, ours: np.ndarray, own: np.ndarray) -> None:
+        """Keep the codes of a tensor, end to end and of its layer alone, and add them up."""
+        self._ours[tensor], self._references[tensor] = ours, own
+        if (value := self._real(tensor)) is not None:
+            quantisation = self._graph.types[tensor].quantisation
+            rounded = self._references[tensor] = quantisation.quantise(value)[None]
+            self._meters.setdefault(tensor, _Meter()).add(value, quantisation, rounded, ours, own)
 
-    for tensor, type in graph.inputs.items():
-        value = real(tensor)
-        if value is None:
-            raise HwgenError(f"Input {tensor!r} ({type}) has no float tensor of its shape")
-        codes = type.quantisation.quantise(value)[None]
-        note(tensor, codes, codes)
-    last = {tensor: node for node in graph.nodes for tensor in node.inputs}
-    for node in graph.nodes:
-        types = [graph.types[t] for t in node.inputs]
-        exact = node.op.evaluate([ours[t] for t in node.inputs], types)
-        own = exact
-        if any(ours[t] is not references[t] for t in node.inputs):
-            own = node.op.evaluate([references[t] for t in node.inputs], types)
+    def _run(self, node: Node) -> None:
+        """Evaluate a node, on the inputs that it has end to end and on the float network's."""
+        types = [self._graph.types[t] for t in node.inputs]
+        ours = [self._ours[t] for t in node.inputs]
+        references = [self._references[t] for t in node.inputs]
+        exact = own = node.op.evaluate(ours, types)
+        if any(a is not b for a, b in zip(ours, references, strict=True)):
+            own = node.op.evaluate(references, types)
         for tensor, a, b in zip(node.outputs, exact, own, strict=True):
-            note(tensor, a, b)
-        if node.name in meters and isinstance(node.op, Convolution | Gemm):
-            noise = _weight_noise(node.op, references[node.inputs[0]], types[0].quantisation)
-            meters[node.name].weights += noise * graph.types[node.name].size
-        for tensor in (*node.inputs, *node.outputs):
-            if last.get(tensor, node) is node:
-                ours.pop(tensor, None)
-                references.pop(tensor, None)
+            self._note(tensor, a, b)
+        if node.name in self._meters and isinstance(node.op, Convolution | Gemm):
+            noise = _weight_noise(node.op, references[0], types[0].quantisation)
+            self._meters[node.name].weights += noise * self._graph.types[node.name].size
 
 
 def _row(
@@ -205,7 +224,7 @@ def _row(
 def _weight_noise(op: Convolution | Gemm, codes: np.ndarray, input: Quantisation) -> float:
     """Mean noise of an output element from weights that are off by 1/12 of a squared step each.
 
-    Too much where most weights are rounded to 0: their errors are smaller.
+    It is an overestimate where most weights are rounded to 0, because their errors are smaller.
     """
     power = np.square(input.dequantise(codes)).sum(dtype=np.float64)
     step = np.ldexp(op.requantise.multiplier * op.output.scale / input.scale, -op.requantise.shift)

@@ -1,4 +1,4 @@
-"""The accuracy report: per tensor its ratios of signal to noise, what limits them, what to do."""
+"""The accuracy report: ratios of signal to noise by tensor, what limits them, and what to do."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from rich.table import Table
 __all__ = ["CEILING", "Accuracy", "Row", "decibels"]
 
 CEILING = 150.0
-"""Largest ratio stated, in dB: float32 knows no more."""
+"""Largest ratio that is stated, in dB, because float32 resolves no more."""
 SPREAD = 8.0
-"""Weights whose largest input channel is so many times the median one are worth equalising; half
-the largest weight if that is less."""
+"""Weights are worth equalising if their largest input channel is so many times the median one, or
+half the largest weight if that is less."""
 EXPLAINED = 3.0
-"""Decibels below one cause, up to which no other is looked for."""
+"""A ratio this many decibels below that of one cause is explained by it."""
 UNEXPLAINED = 10.0
-"""Decibels below what rounding explains from which on something else must be wrong."""
+"""A ratio this many decibels below what rounding explains has another cause."""
 
 
 @dataclass(frozen=True)

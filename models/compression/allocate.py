@@ -1,4 +1,4 @@
-"""Which layer gets which rank: the least error of all layers together within a budget."""
+"""Chooses a rank for each layer, so that all layers together lose little within a budget."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from hwgen.models.compression.decomposition import SVD, Decomposition, cost
 from hwgen.models.compression.layers import Layer, find, read_layer
 from hwgen.models.compression.rewrite import decompose, squared_error
 from hwgen.models.frames.samples import Feed
-from hwgen.models.onnx.reader import Network
+from hwgen.models.onnx.network import Network
 from hwgen.models.quantisation.calibrate import probe
 
 __all__ = ["BUDGETS", "Option", "allocate", "options", "sensitivities"]
 
 BUDGETS = ("macs", "parameters")
 LOSSLESS = 1e-9
-"""Relative squared error that is float32's."""
+"""Relative squared error that float32 makes of itself."""
 
 
 @dataclass(frozen=True)
@@ -88,13 +88,14 @@ def allocate(
     choices: Mapping[str, Sequence[Option]], budget: int,
     sensitivity: Mapping[str, float] | None = None,
 ) -> dict[str, Decomposition]:
-    """Choose an option for each layer: little ``sum(sensitivity * error)`` within a budget.
+    """Choose an option for each layer, so that ``sum(sensitivity * error)`` is small in a budget.
 
-    Of each layer only the options on the lower convex hull of error over cost count at first; from
-    the cheapest ones up, the step that takes off the most error for its cost is taken, as long as
-    it fits (Shoham and Gersho, "Efficient Bit Allocation for an Arbitrary Set of Quantizers",
-    1988): what that gives is the optimum for the cost that it has.  What is left of the budget
-    then goes to the single changes that take off most.  The same input gives the same result.
+    At first only the options on the lower convex hull of error over cost count.  Every layer
+    begins with its cheapest one; then the step that takes off the most error for its cost is taken,
+    again and again, as long as one fits (Shoham and Gersho, "Efficient Bit Allocation for an
+    Arbitrary Set of Quantizers", 1988).  The result is the optimum for the cost that it has.  What
+    is left of the budget goes to the single changes that take off the most error.  The same input
+    gives the same result.
 
     Parameters
     ----------
@@ -155,14 +156,14 @@ def sensitivities(
 ) -> dict[str, float]:
     """How much of a layer's error reaches the network's outputs.
 
-    Each layer alone is decomposed as a trial.  Its sensitivity is the squared error of the outputs,
-    relative to their squares, over the squared error of its weights, relative to theirs.
-    That holds near the trial, so a trial should be about as deep as what will be chosen: a layer
-    that is cut much deeper loses more than in proportion.
+    Each layer is decomposed alone, as a trial.  Its sensitivity is the relative squared error of
+    the outputs over the relative squared error of its weights.  That holds near the trial, so a
+    trial should cut about as much as what will be chosen: a layer that is cut much more loses more
+    than in proportion.
 
     Parameters
     ----------
-    network : :class:`hwgen.models.onnx.reader.Network`
+    network : :class:`hwgen.models.onnx.network.Network`
     trials : decomposition by layer; one that loses something
     feeds : float inputs, one frame each
 

@@ -1,4 +1,4 @@
-"""What becomes of a layer: plain data, the layers that it makes, and what they cost."""
+"""Decompositions as plain data: which layers one makes of a layer, and what these cost."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["SCHEMES", "Cost", "Decomposition", "Stage", "cost", "from_json", "pl
            "stages", "to_json"]
 
 SVD = ("svd_spatial", "svd_last", "svd_first")
-"""Schemes with two layers in a row, of which each group is a product of two matrices."""
+"""Schemes with two layers in a row; each group of a weight is a product of two matrices."""
 SCHEMES = (*SVD, "cpd", "sparse")
 BITS = range(2, 9)
 
@@ -84,6 +84,10 @@ class Decomposition:
                 self.scheme not in SVD or type(self.bits) is not int or self.bits not in BITS):
             raise HwgenError(f"Bits must be None, or 2 to 8 with {', '.join(SVD)}, "
                              f"not {self.bits!r} with {self.scheme}")
+        self._check_density()
+        self._check_residual()
+
+    def _check_density(self) -> None:
         if self.scheme == "sparse":
             if self.rank or self.residual is not None:
                 raise HwgenError("A sparse branch has neither a rank nor a residual")
@@ -92,12 +96,14 @@ class Decomposition:
                                  f"not {self.density!r}")
         elif self.density:
             raise HwgenError(f"Density must be 0 with {self.scheme}, not {self.density!r}")
-        if self.residual is not None:
-            if not isinstance(self.residual, Decomposition):
-                raise HwgenError(f"Residual must be None or a Decomposition, "
-                                 f"not {self.residual!r}")
-            if self.residual.residual is not None:
-                raise HwgenError("A residual has no residual of its own: two branches are made")
+
+    def _check_residual(self) -> None:
+        if self.residual is None:
+            return
+        if not isinstance(self.residual, Decomposition):
+            raise HwgenError(f"Residual must be None or a Decomposition, not {self.residual!r}")
+        if self.residual.residual is not None:
+            raise HwgenError("A residual has no residual of its own: two branches are made")
 
 
 @dataclass(frozen=True)
@@ -121,13 +127,13 @@ class Stage:
 
 @dataclass(frozen=True)
 class Cost:
-    """Weights, and multiplications of a weight with a pixel in a frame; zeros are not counted."""
+    """Weights, and multiplications in a frame, without those of zeros."""
 
     parameters: int
     macs: int
 
     def below(self, other: Cost) -> bool:
-        """Whether it is less of both."""
+        """Whether there are fewer weights and fewer multiplications than in another."""
         return self.parameters < other.parameters and self.macs < other.macs
 
 
@@ -192,12 +198,12 @@ def stages(layer: Layer, decomposition: Decomposition) -> Iterator[tuple[Stage, 
 
 
 def to_json(choices: Mapping[str, Decomposition]) -> str:
-    """Decompositions by layer as text; what has its default is left out."""
+    """Decompositions by layer as JSON; fields that have their defaults are left out."""
     return json.dumps({name: _plain(choice) for name, choice in choices.items()}, indent=2)
 
 
 def from_json(text: str) -> dict[str, Decomposition]:
-    """What :func:`to_json` wrote.
+    """The decompositions by layer that :func:`to_json` wrote.
 
     Raises
     ------
@@ -243,8 +249,9 @@ def _real(value: object) -> bool:
 
 
 def _stages(shape: tuple[int, ...], choice: Decomposition) -> tuple[Stage, ...]:
+    """The layers in a row that weights of a shape become, without the residual."""
     cout, cin, *kernel = shape
-    rank, groups, taps = choice.rank, choice.groups, math.prod(kernel)
+    rank, groups = choice.rank, choice.groups
     ones = (1,) * len(kernel)
     # A single tap reaches no further: its stride is best taken first.
     single = tuple(k for k, taps in enumerate(kernel) if taps == 1)
@@ -252,25 +259,7 @@ def _stages(shape: tuple[int, ...], choice: Decomposition) -> tuple[Stage, ...]:
     if choice.scheme == "sparse":
         kept = max(1, round(choice.density * math.prod(shape)))
         return (Stage(shape, 1, single + wide, kept),)
-    if choice.scheme == "svd_spatial" and len(kernel) != 2:
-        raise HwgenError(f"svd_spatial needs a kernel of 2 dimensions, not {kernel}: use "
-                         f"svd_last or svd_first")
-    if groups > 1 and not kernel:
-        raise HwgenError(f"a fully connected layer is decomposed in one group, not {groups}")
-    divided, what = (cout, "output") if choice.scheme == "svd_first" else (cin, "input")
-    if divided % groups:
-        raise HwgenError(f"groups must divide {divided} {what} channels, not {groups}")
-    if choice.scheme == "cpd":
-        most = math.prod(shape) // max(shape)
-    elif choice.scheme == "svd_spatial":
-        most = min(cout * kernel[0], cin // groups * kernel[1])
-    elif choice.scheme == "svd_last":
-        most = min(cout, cin // groups * taps)
-    else:
-        most = min(cout // groups * taps, cin)
-    if rank > most:
-        raise HwgenError(f"rank of {choice.scheme} must be 1 to {most} for weights "
-                         f"{list(shape)} in {groups} groups, not {rank}")
+    _check_shape(shape, choice)
     if choice.scheme == "svd_spatial":
         column, row = (kernel[0], 1), (1, kernel[1])
         return (_dense((groups * rank, cin // groups, *row), groups, {1, *single}),
@@ -287,6 +276,31 @@ def _stages(shape: tuple[int, ...], choice: Decomposition) -> tuple[Stage, ...]:
     ]
     return (_dense((rank, cin, *ones), 1, single), *depthwise,
             _dense((cout, rank, *ones), 1, ()))
+
+
+def _check_shape(shape: tuple[int, ...], choice: Decomposition) -> None:
+    """Raise :exc:`HwgenError` if scheme, groups or rank are not possible for weights of a shape."""
+    cout, cin, *kernel = shape
+    groups, taps = choice.groups, math.prod(kernel)
+    if choice.scheme == "svd_spatial" and len(kernel) != 2:
+        raise HwgenError(f"svd_spatial needs a kernel of 2 dimensions, not {kernel}: use "
+                         f"svd_last or svd_first")
+    if groups > 1 and not kernel:
+        raise HwgenError(f"a fully connected layer is decomposed in one group, not {groups}")
+    divided, what = (cout, "output") if choice.scheme == "svd_first" else (cin, "input")
+    if divided % groups:
+        raise HwgenError(f"groups must divide {divided} {what} channels, not {groups}")
+    if choice.scheme == "cpd":
+        most = math.prod(shape) // max(shape)
+    elif choice.scheme == "svd_spatial":
+        most = min(cout * kernel[0], cin // groups * kernel[1])
+    elif choice.scheme == "svd_last":
+        most = min(cout, cin // groups * taps)
+    else:
+        most = min(cout // groups * taps, cin)
+    if choice.rank > most:
+        raise HwgenError(f"rank of {choice.scheme} must be 1 to {most} for weights "
+                         f"{list(shape)} in {groups} groups, not {choice.rank}")
 
 
 def _dense(shape: tuple[int, ...], groups: int, axes) -> Stage:

@@ -3,11 +3,12 @@
 After ITERA-LLM (Zheng, Huang, Yu and Bouganis, "ITERA-LLM: Boosting Sub-8-Bit Large Language Model
 Inference via Iterative Tensor Decomposition", 2025).  A matrix is taken apart rank by rank; the
 singular vectors of what is left are rounded at once, so that the next rank sees their error too.
-Then both factors are gone over in turn, each as integers of least squares to the other.
+Then both factors are refined in turn: each gets the integers with which it fits the matrix best,
+given the other one.
 
-What is found is what the hardware multiplies by: both layers have integers with one scale for each
-output channel, as :mod:`hwgen.models.lowering.conv` chooses them.  The scale of a rank, which is a
-column of the second factor, is part of the first factor's row.
+The hardware multiplies by these very integers: both layers have one scale for each output channel,
+as lowering gives it to any layer.  The scale of a rank, which is a column of the second factor, is
+part of the first factor's row.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ ROUNDS = 3
 FINE, COARSE = np.linspace(1, 0.7, 7), np.linspace(1, 0.4, 13)
 """Shares of the largest weight that a scale may cover: 5 bits and more; fewer."""
 RIDGE = 1e-8
-"""Of least squares, against ranks that are alike; a share of the largest squared norm."""
+"""Regularisation of the least squares, for ranks that are alike: a share of the largest squared
+norm."""
 BATCH = 1 << 21
-"""Integers that are tried at a time."""
+"""Integers that are tried at once."""
 TOLERANCE = 1e-3
-"""Passes that take off a smaller share of the squared error end the refinement."""
+"""The refinement ends with a pass that takes off a smaller share of the squared error."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def decompose_then_quantise(
     matrix: np.ndarray, rank: int, bits: int, taps: int = 1, groups: int = 1,
     balance: float = 0.5,
 ) -> IntegerPair:
-    """The usual way, to compare with: an SVD whose factors are then rounded.
+    """The usual way, for comparison: an SVD whose factors are rounded afterwards.
 
     Parameters
     ----------
@@ -102,9 +104,10 @@ def iterate(
 
     For a rank, the leading singular vectors of what is left are rounded in turn, each after it was
     fitted to the other, and their product is subtracted.  A sweep of the refinement then chooses
-    every row of the second factor anew, as integers of least squares to the first one (rounded one
-    by one, the rest making up for it: Babai, "On Lovasz' lattice reduction and the nearest lattice
-    point problem", 1986), and every row of the first.  What does not lessen the error is not taken.
+    every row of the second factor anew, as the integers of least squared error for the first one
+    (they are rounded one by one, and the rest makes up for it: Babai, "On Lovasz' lattice reduction
+    and the nearest lattice point problem", 1986), and then every row of the first.  A change that
+    does not lessen the error is discarded.
 
     Parameters
     ----------
@@ -251,7 +254,7 @@ class _Search:
         return integers, scale.reshape(count, blocks)[at], errors[at]
 
     def squared_error(self) -> float:
-        """Of the product."""
+        """Squared error of the product."""
         left = self.second * np.repeat(self.second_scale, self.taps)[:, None]
         right = _spread(self.first * self.first_scale[:, None], len(self.first) // self.rank)
         return float(np.square(self.matrix - left @ right).sum())

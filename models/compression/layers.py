@@ -1,4 +1,4 @@
-"""Layers with weights, as decompositions see them: one kind for convolutions and matrices."""
+"""Layers with weights as decompositions see them: convolutions and matrices are of one class."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 
 from hwgen.errors import HwgenError, naming
-from hwgen.models.lowering.conv import spatial_pads
-from hwgen.models.onnx.reader import Network, attributes
+from hwgen.models.onnx.network import Network
+from hwgen.models.onnx.nodes import attributes, spatial_pads
 
 __all__ = ["Layer", "find", "layers", "read_layer"]
 

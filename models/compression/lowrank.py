@@ -14,10 +14,10 @@ __all__ = ["compose", "cpd", "fold_first", "fold_second", "largest", "svd", "unf
 SWEEPS = 300
 """Most passes of alternating least squares."""
 TOLERANCE = 1e-6
-"""Passes that lessen the relative squared error by less end it."""
+"""The passes end when one lessens the relative squared error by less."""
 PENALTY = 1e-3
-"""Of the terms' squared norms: without it some grow large and cancel each other, which rounding
-would not survive (Phan et al., "Stable Low-rank Tensor Decomposition for Compression of
+"""Weight of the terms' squared norms: without it some terms grow large and cancel each other, which
+rounding would undo (Phan et al., "Stable Low-rank Tensor Decomposition for Compression of
 Convolutional Neural Network", 2020)."""
 
 
@@ -65,9 +65,9 @@ def fold_second(factor: np.ndarray, stage: Stage, scheme: str) -> np.ndarray:
 def svd(matrices: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
     """Left ``(groups, rows, rank)`` and right ``(groups, rank, columns)`` factors.
 
-    Their product is the nearest of that rank to each matrix (Eckart and Young, 1936); each takes
-    the square root of the singular values, so that the channels between the layers, which share
-    one scale, and the weights behind them, which do by row, differ by as little as may be.
+    Their product is the nearest of that rank to each matrix (Eckart and Young, 1936).  Each factor
+    takes the square root of the singular values: so the channels between the layers, which share
+    one scale, have similar ranges, and so have the weights of a row of the second factor.
     """
     left, values, right = np.linalg.svd(matrices, full_matrices=False)
     root = np.sqrt(values[:, :rank])
@@ -79,8 +79,8 @@ def cpd(tensor: np.ndarray, rank: int, seed: int = 0) -> list[np.ndarray]:
 
     ``tensor[i, j, ...] ~ sum_r f0[i, r] f1[j, r] ...``.  It starts from the left singular vectors
     of the unfoldings, with seeded noise where there are fewer than ``rank`` (Kolda and Bader,
-    "Tensor Decompositions and Applications", 2009, section 3.4), and finds a local optimum.  Large
-    norms have a penalty, which costs about 1e-3 where the tensor has this rank.
+    "Tensor Decompositions and Applications", 2009, section 3.4), and finds a local optimum.  A
+    penalty on large norms leaves an error of about 1e-3 where the tensor has this rank.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def cpd(tensor: np.ndarray, rank: int, seed: int = 0) -> list[np.ndarray]:
 
     Returns
     -------
-    a matrix ``(extent, rank)`` for each dimension; the terms' norms are shared among them evenly
+    a matrix ``(extent, rank)`` for each dimension; they share the terms' norms evenly
     """
     random = np.random.default_rng(seed)
     factors = []

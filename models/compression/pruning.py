@@ -1,4 +1,4 @@
-"""Pruning: thresholds that make activations and weights zero, and training that wins them back.
+"""Pruning: thresholds that make activations and weights zero.
 
 What is zero takes no multiplier in :mod:`hwgen.blocks.sparse_conv`.  Thresholds are rewrites of the
 integer graph, so what they mean stays exact: a threshold of activations is a table (the thresholded
@@ -12,11 +12,9 @@ where those of all of them are zero at its tap and input channel: weights are pr
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,33 +22,28 @@ from hwgen.errors import HwgenError, naming
 from hwgen.ir import Conv, Gemm, Graph, Op, Table, TensorType
 from hwgen.models.quantisation.bias import corrected_bias
 
-if TYPE_CHECKING:
-    import torch
-
 __all__ = [
     "LayerSparsity",
     "channel_means",
-    "fine_tune",
     "kept_groups",
-    "masks",
     "prune",
     "sparsity",
     "threshold",
 ]
 
 UNITS = "real", "codes"
-"""Of activations' thresholds."""
+"""Units of the thresholds of activations."""
 WAYS = "sparsity", "codes"
-"""To say which weights go."""
+"""Ways to say which weights are pruned."""
 
 
 # Activations
 
 def threshold(graph: Graph, thresholds: Mapping[str, float], *, unit: str = "real") -> Graph:
-    """The graph with values of some tensors made zero where they are closer to zero than that.
+    """A graph in which values of some tensors that are near to zero become zero.
 
-    Values with ``|x| < t`` become the zero point, for whoever reads the tensor.  A table that makes
-    the tensor takes that up, or those that alone read it; else a table ``NAME/threshold`` comes
+    Values with ``|x| < t`` become the zero point, for whoever reads the tensor.  If a table makes
+    the tensor, or only tables read it, these change; otherwise a table ``NAME/threshold`` comes
     behind it.  An output of the graph stays what it was.
 
     Parameters
@@ -141,18 +134,18 @@ def prune(
     graph: Graph, layers: Mapping[str, float], *, by: str = "sparsity",
     pe: int | Mapping[str, int] = 1, means: Mapping[str, np.ndarray] | None = None,
 ) -> Graph:
-    """The graph with small weights of some layers made zero.
+    """A graph in which small weights of some layers are zero.
 
     Parameters
     ----------
     graph : integer graph, left as it is
-    layers : by name of a convolution or matrix, how much goes
-    by : ``"sparsity"``: the share of groups of weights that are zero, at least: those that are
-        smallest by what they add to the output, that is, with the scales of their channels.
-        ``"codes"``: all groups whose root mean square is below that many steps.
+    layers : by name of a convolution or matrix, how much is pruned
+    by : ``"sparsity"``: at least that share of the groups of weights becomes zero, those that are
+        smallest once multiplied by the scales of their channels.  ``"codes"``: all groups whose
+        root mean square is below that many steps.
     pe : output channels of a group, one number or by name; 1: every weight by itself
-    means : mean code of each channel of tensors (:func:`channel_means`).  Biases make up for what
-        pruned weights added on average, where there is one of a layer's input.
+    means : mean code of each channel of tensors (:func:`channel_means`)
+        Where a layer's input has some, its biases make up for what pruned weights added on average.
 
     Raises
     ------
@@ -206,7 +199,7 @@ def _pruned(
 def kept_groups(
     weight: np.ndarray, *, pe: int = 1, groups: int = 1, sparsity: float = 0.0, least: float = 0.0
 ) -> np.ndarray:
-    """Which weights stay if groups of them go whole; booleans of the weights' shape.
+    """Which weights stay when whole groups are pruned, as booleans of the weights' shape.
 
     Parameters
     ----------
@@ -244,7 +237,7 @@ def channel_means(graph: Graph, frames: Mapping[str, np.ndarray]) -> dict[str, n
             for name, value in values.items()}
 
 
-# What there is
+# Measurements
 
 @dataclass(frozen=True)
 class LayerSparsity:
@@ -271,7 +264,14 @@ class LayerSparsity:
 def sparsity(
     graph: Graph, frames: Mapping[str, np.ndarray], pe: int | Mapping[str, int] = 1
 ) -> list[LayerSparsity]:
-    """What is zero in every convolution and matrix, measured on some frames."""
+    """How much is zero in every convolution and matrix, measured on frames.
+
+    Parameters
+    ----------
+    graph : the integer graph
+    frames : input name to integers ``(frames, *shape)``
+    pe : output channels of a group of weights, one number or by name
+    """
     nodes = [node for node in graph.nodes if isinstance(node.op, Conv | Gemm)]
     values = graph.evaluate(frames, keep=sorted({node.inputs[0] for node in nodes}))
     rows = []
@@ -303,116 +303,3 @@ def _group_share(op: Conv, pe: int) -> float:
     cout = op.cout // op.groups
     used = (op.weight != 0).reshape(op.groups, cout, -1)
     return np.logical_or.reduceat(used, np.arange(0, cout, pe), axis=1).mean()
-
-
-# Training
-
-def masks(
-    module: torch.nn.Module, sparsities: Mapping[str, float], pe: int | Mapping[str, int] = 1
-) -> dict[str, torch.Tensor]:
-    """Which weights of a float network stay, booleans of their shapes, by name of the module.
-
-    Parameters
-    ----------
-    module : with convolutions and linear layers
-    sparsities : share of groups of weights that go, by name as ``named_modules`` gives it
-    pe : output channels of a group, one number or by name
-
-    Raises
-    ------
-    :exc:`HwgenError`
-        If there is no such layer, or a number is out of range.
-    """
-    import torch
-
-    found = {}
-    for name, share in sparsities.items():
-        layer = _layer(module, name)
-        size = pe if isinstance(pe, int) else pe.get(name, 1)
-        with naming(f"Pruning {name!r}"):
-            keep = kept_groups(layer.weight.detach().cpu().numpy(), pe=size,
-                               groups=getattr(layer, "groups", 1), sparsity=share)
-        found[name] = torch.from_numpy(keep).to(layer.weight.device)
-    return found
-
-
-def _layer(module: torch.nn.Module, name: str) -> Any:
-    from torch import nn
-
-    layer = dict(module.named_modules()).get(name)
-    if not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear):
-        raise HwgenError(f"The network has no convolution or linear layer {name!r} to prune")
-    return layer
-
-
-def fine_tune(
-    module: torch.nn.Module, sparsities: Mapping[str, float] | Mapping[str, torch.Tensor],
-    loader: Iterable, epochs: int, *, pe: int | Mapping[str, int] = 1, rate: float = 1e-3,
-    loss: Callable | None = None, seed: int = 0,
-    progress: Callable[[str], None] = lambda _: None,
-) -> torch.nn.Module:
-    """A copy of a float network, pruned and trained on; pruned weights stay zero.
-
-    Shares are reached by degrees over the first half of the epochs (Zhu and Gupta, "To prune, or
-    not to prune", 2017, equation 1); then the zeros stay where they are.  The learning rate ends
-    at nothing, along a cosine.
-
-    Parameters
-    ----------
-    module : left as it is
-    sparsities : share of groups of weights that go, by name; or which weights stay (:func:`masks`)
-    loader : batches ``(inputs, targets)``, iterated once an epoch
-    epochs : 1 or more
-    pe : output channels of a group of weights
-    rate : largest learning rate, of Adam
-    loss : of (outputs, targets); default the cross entropy of the first output
-    seed : of what is random in the network, such as dropout
-
-    Raises
-    ------
-    :exc:`HwgenError`
-        If there is no such layer, a number is out of range, or a mask does not fit.
-    """
-    import torch
-    from torch.nn import functional
-
-    if epochs < 1:
-        raise HwgenError(f"Fine-tuning needs 1 or more epochs, not {epochs!r}")
-    measure = loss or (lambda out, wanted: functional.cross_entropy(
-        out[0] if isinstance(out, tuple) else out, wanted))
-    tuned = copy.deepcopy(module).train()
-    given = {name: value for name, value in sparsities.items() if isinstance(value, torch.Tensor)}
-    shares = {name: float(v) for name, v in sparsities.items() if name not in given}
-    layers = {name: _layer(tuned, name) for name in sparsities}
-    for name, mask in given.items():
-        if mask.shape != layers[name].weight.shape:
-            raise HwgenError(f"The mask of {name!r} must be {tuple(layers[name].weight.shape)}, "
-                             f"not {tuple(mask.shape)}")
-    rising = (epochs + 1) // 2 if shares else 1
-    optimiser = torch.optim.Adam(tuned.parameters(), lr=rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs)
-    kept = dict(given)
-
-    @torch.no_grad()
-    def clear() -> None:
-        for name, mask in kept.items():
-            layers[name].weight.mul_(mask)
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for epoch in range(epochs):
-            if epoch < rising:
-                part = 1 - (1 - (epoch + 1) / rising) ** 3
-                kept |= masks(tuned, {name: part * share for name, share in shares.items()}, pe)
-            clear()
-            total = steps = 0
-            for inputs, targets in loader:
-                optimiser.zero_grad()
-                value = measure(tuned(inputs), targets)
-                value.backward()
-                optimiser.step()
-                clear()
-                total, steps = total + float(value.detach()), steps + 1
-            schedule.step()
-            progress(f"epoch {epoch + 1} of {epochs}: loss {total / max(steps, 1):.4f}")
-    return tuned.eval()

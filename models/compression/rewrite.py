@@ -15,8 +15,9 @@ from hwgen.models.compression import lowrank
 from hwgen.models.compression.decomposition import Decomposition, Stage, cost, plan
 from hwgen.models.compression.itera import iterate
 from hwgen.models.compression.layers import Layer, find, read_layer
+from hwgen.models.onnx.network import Network
+from hwgen.models.onnx.nodes import attributes
 from hwgen.models.onnx.quantisers import CodedConstant
-from hwgen.models.onnx.reader import Network, attributes
 
 __all__ = ["Factor", "decompose", "factorise", "reconstruct", "squared_error"]
 
@@ -27,7 +28,7 @@ class Factor:
 
     Members
     -------
-    stage : what it is
+    stage : its shape and groups
     weight : float32, of the stage's shape
     coded : its integers and scales, if it was found in integers
     """
@@ -99,7 +100,7 @@ def decompose(
 
     Parameters
     ----------
-    network : :class:`hwgen.models.onnx.reader.Network`, left as it is
+    network : :class:`hwgen.models.onnx.network.Network`, left as it is
     choices : decomposition by name of a node, or of its output
     allow_growth : layers may get more weights or MACs than they had
 
@@ -164,7 +165,7 @@ def _factors(
 def _integer_factors(
     weight: np.ndarray, choice: Decomposition, stages: tuple[Stage, ...]
 ) -> Iterator[Factor]:
-    """Of an SVD scheme, rank by rank."""
+    """The factors of an SVD scheme in integers, found rank by rank."""
     assert choice.bits is not None
     matrices = lowrank.unfold(weight, choice.scheme, choice.groups)
     taps = math.prod(stages[1].shape[2:])
@@ -188,12 +189,12 @@ def _coded(stage: Stage, integers: np.ndarray, scale: np.ndarray) -> Factor:
 
 
 class _Edit:
-    """New nodes and constants for a network."""
+    """Collects the new nodes and constants of a network."""
 
     def __init__(self, network: Network) -> None:
         self.network = network
         self.nodes: dict[str, list[onnx.NodeProto]] = {}
-        """Instead of the node that makes an output."""
+        """By output, the nodes that take the place of the one that makes it."""
         self.constants: dict[str, np.ndarray] = {}
         self.weights: dict[str, CodedConstant] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
@@ -229,7 +230,7 @@ class _Edit:
         self.nodes[node.output[0]] = new
 
     def finish(self) -> Network:
-        """The network with what was replaced."""
+        """The network with all replacements."""
         network = self.network
         model = onnx.ModelProto()
         model.CopyFrom(network.model)

@@ -1,4 +1,4 @@
-"""Images: for calibration and for simulation; from a directory, or crops of two photographs."""
+"""Images for calibration and simulation: those of a directory, or crops of two photographs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hwgen.errors import HwgenError
+from hwgen.errors import HwgenError, reason
 from hwgen.ir import Graph
 
 __all__ = ["directory", "fit", "photographs", "to_stream"]
@@ -42,14 +42,14 @@ def photographs(count: int, size: tuple[int, int], seed: int = 0) -> np.ndarray:
 
 
 def fit(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """An image file scaled into ``size``, shape kept, the rest grey; uint8 ``(h, w, 3)``."""
-    from PIL import Image, UnidentifiedImageError
+    """An image file, scaled into ``size`` with grey around it, as uint8 ``(h, w, 3)``."""
+    from PIL import Image
 
     try:
         with Image.open(path) as file:
             picture = file.convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
-        raise HwgenError(f"{path} cannot be read as an image: {error}") from None
+    except OSError as error:
+        raise HwgenError(f"{path} cannot be read as an image: {reason(error)}") from None
     scale = min(size[0] / picture.height, size[1] / picture.width)
     inner = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
     canvas = Image.new("RGB", size[::-1], (114, 114, 114))

@@ -1,16 +1,16 @@
-"""What a network is shown: photographs, a directory of images, arrays from files, or noise."""
+"""Frames to show a network: photographs, a directory of images, arrays from files, or noise."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from hwgen.errors import HwgenError, reason
 from hwgen.models.frames import images
-from hwgen.models.onnx.reader import Network
+from hwgen.models.onnx.network import Network
 
 __all__ = ["Feed", "Feeds", "calibration", "extent", "feeds", "pictures"]
 
@@ -28,16 +28,18 @@ NOISE = 16
 
 @dataclass(frozen=True)
 class Feeds:
-    """Frames made when asked for, as often as one likes: iterates over :data:`Feed`.
+    """Frames that are made when they are asked for; it iterates over :data:`Feed`, again and again.
 
     Parameters
     ----------
     count : number of frames
     make : from the number of a frame to its inputs
+    seeded : whether they depend on a seed
     """
 
     count: int
     make: Callable[[int], Feed]
+    seeded: bool = False
 
     def __len__(self) -> int:
         return self.count
@@ -51,7 +53,7 @@ def calibration(network: Network, path: Path | None = None, seed: int = 0) -> Fe
 
     Parameters
     ----------
-    network : :class:`hwgen.models.onnx.reader.Network`
+    network : :class:`hwgen.models.onnx.network.Network`
     path : where they are; None: crops of two photographs, or noise if the network takes no image
         A directory of images; a directory of ``.npy`` or ``.npz`` files; or one such file.  An
         array is one frame or a batch of them, float, shaped and scaled as the network's input;
@@ -75,13 +77,16 @@ def calibration(network: Network, path: Path | None = None, seed: int = 0) -> Fe
     elif size is None:
         # Only the number of these counts: no input takes an image.
         return feeds(network, np.zeros((NOISE, 1, 1, 3), np.uint8), seed)
-    return feeds(network, pictures(path, size, seed), seed)
+    made = feeds(network, pictures(path, size, seed), seed)
+    return replace(made, seeded=True) if path is None else made
 
 
 def pictures(path: Path | None, size: tuple[int, int], seed: int = 0) -> np.ndarray:
-    """Images ``(N, height, width, 3)``, uint8, for a network with an image input.
+    """The images of a directory, or crops of photographs if ``path`` is None or holds arrays.
 
-    They come from a directory, or are photographs if ``path`` is None or holds arrays.
+    Returns
+    -------
+    uint8 array ``(N, height, width, 3)``
     """
     if path is None or path.suffix.lower() in ARRAYS or _listed(path):
         return images.photographs(PICTURES, size, seed)
@@ -89,7 +94,7 @@ def pictures(path: Path | None, size: tuple[int, int], seed: int = 0) -> np.ndar
 
 
 def _listed(path: Path) -> list[Path]:
-    """The array files of a directory, sorted by name; it must hold either arrays or images."""
+    """The array files of a directory, sorted by name; none if it holds images."""
     if not path.is_dir():
         raise HwgenError(
             f"{path} is not a directory of calibration images, nor an .npy or .npz file"
@@ -125,12 +130,12 @@ def feeds(network: Network, photos: np.ndarray, seed: int = 0) -> Feeds:
 
     Inputs ``(1, C, H, W)`` take the photograph, 0..1: in colour if C is 3, grey if it is 1; for
     any other C the three colours in turn, each time further shifted.  Inputs ``(1, C, T, H, W)``
-    take a pan over it.  Inputs of any other rank take standard normal noise.  Of several inputs
-    with pictures each takes another one: the photograph after that of the input before.
+    take a pan over it.  Inputs of any other rank take standard normal noise.  If several inputs
+    take pictures, each takes the photograph after that of the input before.
 
     Parameters
     ----------
-    network : :class:`hwgen.models.onnx.reader.Network`
+    network : :class:`hwgen.models.onnx.network.Network`
     photos : uint8 array, shape ``(N, H, W, 3)``; scaled where an input has another size
     seed : of the noise
     """
@@ -151,7 +156,8 @@ def feeds(network: Network, photos: np.ndarray, seed: int = 0) -> Feeds:
             pictures += len(shape) in (4, 5)
         return feed
 
-    return Feeds(count, make)
+    noisy = any(len(network.shapes[name]) not in (4, 5) for name in network.inputs)
+    return Feeds(count, make, seeded=noisy)
 
 
 def _frame(photo: np.ndarray, shape: tuple[int, ...], seed: list[int]) -> np.ndarray:
@@ -242,6 +248,7 @@ def _read(file: Path) -> dict[str, np.ndarray]:
         return {"": np.load(file, mmap_mode="r", allow_pickle=False)}
     except OSError as error:
         raise HwgenError(f"{file} cannot be read: {reason(error)}") from None
-    except Exception as error:
+    except Exception:
         # A damaged byte surfaces as whatever it meets first: zip, zlib, the header, numpy.
-        raise HwgenError(f"{file} is not a file of arrays: {error}") from None
+        raise HwgenError(f"{file} is not a file of arrays that can be read: .npy files hold one "
+                         f"array of numbers, .npz files some by name") from None

@@ -14,9 +14,10 @@ import numpy as np
 
 from hwgen.ir import Graph
 from hwgen.models.lowering import conv, elementwise, pool, resize, route
-from hwgen.models.lowering.core import HANDLERS, Lowering, Ranges
+from hwgen.models.lowering.core import HANDLERS, Lowering
+from hwgen.models.lowering.ranges import Ranges
 from hwgen.models.lowering.regions import ELEMENTWISE
-from hwgen.models.onnx.reader import Network
+from hwgen.models.onnx.network import Network
 from hwgen.models.quantisation.precision import Precision
 
 __all__ = ["Lowering", "lower", "supported"]
@@ -33,10 +34,10 @@ def lower(
 
     Parameters
     ----------
-    network : :class:`hwgen.models.onnx.reader.Network`
+    network : :class:`hwgen.models.onnx.network.Network`
     ranges : tensor name to (smallest, largest) value
     precision : bits of weights and activations; the input image keeps 8 bits
-    means : mean per channel of what nodes with weights read, for bias correction; none without
+    means : mean per channel of what nodes with weights read; without it biases are not corrected
 
     Returns
     -------

@@ -1,7 +1,8 @@
 """Scales and shifts per channel: where they stand behind an op with weights, they are part of it.
 
-BatchNormalization and Mul, Add, Sub, Div with constants.  Each that alone reads what is before it
-is folded into the op there; what begins such a chain otherwise is an op of its own.
+They are BatchNormalization, and Mul, Add, Sub and Div with constants.  One that alone reads the
+tensor in front of it is folded into the op that makes it; where there is no such op, the chain is
+an op of its own.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 
-from hwgen.models.onnx.reader import WEIGHTED, Network, attributes
+from hwgen.models.onnx.network import Network
+from hwgen.models.onnx.nodes import WEIGHTED, attributes
 
 __all__ = ["Affine", "along", "find_affine"]
 
@@ -33,7 +35,7 @@ class Affine:
     absorbed: list[str] = field(default_factory=list)
 
     def then(self, scale: np.ndarray, shift: np.ndarray, end: str) -> None:
-        """Another one behind it."""
+        """Append another scale and shift, whose result is ``end``."""
         self.scale, self.shift = self.scale * scale, self.shift * scale + shift
         self.end = end
 

@@ -6,30 +6,13 @@ import numpy as np
 import onnx
 
 from hwgen.errors import HwgenError
-from hwgen.ir import Conv, ConvTranspose, Gemm, Pads
+from hwgen.ir import Conv, ConvTranspose, Gemm
 from hwgen.models.lowering.affine import Affine
 from hwgen.models.lowering.core import Lowering, handles
 from hwgen.models.lowering.weights import integers, scaled
-from hwgen.models.onnx.reader import attributes
+from hwgen.models.onnx.nodes import attributes, spatial_pads
 
-__all__ = ["put_affine", "spatial_pads"]
-
-
-def spatial_pads(
-    at: dict, kernel: tuple[int, ...], stride: tuple[int, ...], spatial: tuple[int, ...]
-) -> Pads:
-    """Padding of an ONNX node as (before, after) per dimension; ``kernel``: with dilation."""
-    auto = at.get("auto_pad", b"NOTSET").decode()
-    rank = len(kernel)
-    if auto in ("SAME_UPPER", "SAME_LOWER"):
-        pads = []
-        for n, k, s in zip(spatial, kernel, stride, strict=True):
-            total = max((-(-n // s) - 1) * s + k - n, 0)
-            small, large = total // 2, total - total // 2
-            pads.append((small, large) if auto == "SAME_UPPER" else (large, small))
-        return tuple(pads)
-    flat = at.get("pads", (0,) * (2 * rank)) if auto == "NOTSET" else (0,) * (2 * rank)
-    return tuple(zip(flat[:rank], flat[rank:], strict=True))
+__all__ = ["put_affine"]
 
 
 def _affine(low: Lowering, node: onnx.NodeProto) -> Affine:

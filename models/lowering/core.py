@@ -10,7 +10,6 @@ import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import onnx
@@ -19,21 +18,13 @@ from hwgen.errors import HwgenError, HwgenWarning
 from hwgen.ir import Graph, Op, Quantisation, Requantise, Reshape, Table, TensorType
 from hwgen.models.lowering.affine import Affine, find_affine
 from hwgen.models.lowering.layout import View, arrangement, channels_last, obstacle, plain_positions
+from hwgen.models.lowering.ranges import Ranges, shared_ranges
+from hwgen.models.lowering.refusals import unsupported, way_out
 from hwgen.models.lowering.regions import ELEMENTWISE, Regions
-from hwgen.models.onnx.division import WEIGHTED
-from hwgen.models.onnx.reader import Network
+from hwgen.models.onnx.network import Network
 from hwgen.models.quantisation.precision import Precision
 
 __all__ = ["HANDLERS", "Handler", "Lowering", "Result", "handles", "multiplier_bits", "scales"]
-
-Ranges = Mapping[str, tuple[float, float]]
-
-KEEPS = {
-    "Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "GlobalMaxPool", "MaxPool", "Pad",
-    "ReduceMax", "Reshape", "Resize", "Slice", "SpaceToDepth", "Split", "Squeeze", "Transpose",
-    "Unsqueeze", "Upsample",
-}
-"""Ops whose outputs have the codes of their inputs."""
 
 Handler = Callable[["Lowering", onnx.NodeProto], None]
 HANDLERS: dict[str, Handler] = {}
@@ -50,8 +41,9 @@ def handles(*kinds: str) -> Callable[[Handler], Handler]:
 
 
 def scales(ratio, output: Quantisation) -> Requantise:
-    """The requantisation by real ratios, with multipliers as fine as the output's codes need:
-    as good as no result is off by more than a thousandth of a step.
+    """The requantisation by real ratios, with multipliers as fine as the output's codes need.
+
+    Hardly any result is off by more than a thousandth of a step.
 
     Raises
     ------
@@ -72,10 +64,10 @@ class Result:
 
     Members
     -------
-    name : ONNX tensor; past an activation that the codes' saturation is
+    name : ONNX tensor; behind an activation that does no more than the codes' saturation does
     quantisation : its codes
-    sign : None, or only the sign of the result is used; which 0 is like: 1 the positive numbers,
-        -1 the negative ones, 0 neither
+    sign : None unless only the sign of the result is used; then what 0 counts as: 1 for a positive
+        number, -1 for a negative one, 0 for neither
     """
 
     name: str
@@ -88,7 +80,7 @@ class Lowering:
 
     Parameters
     ----------
-    network : :class:`hwgen.models.onnx.reader.Network`
+    network : :class:`hwgen.models.onnx.network.Network`
     ranges : tensor name to (smallest, largest) value
     precision : bits of weights and activations that the file does not state
     means : weighted node's input tensor to its mean per channel, for bias correction
@@ -108,8 +100,8 @@ class Lowering:
         self, network: Network, ranges: Ranges, precision: Precision,
         means: Mapping[str, np.ndarray],
     ) -> None:
-        self.network, self.ranges, self.precision = network, dict(ranges), precision
-        self.means = means
+        self.network, self.precision, self.means = network, precision, means
+        self.ranges, self._group = shared_ranges(network, ranges)
         self.affine: dict[str, Affine] = find_affine(network)
         absorbed = {t for affine in self.affine.values() for t in affine.absorbed}
         self.regions = Regions(network, absorbed)
@@ -122,7 +114,6 @@ class Lowering:
         self._silent: set[str] = set()
         self._signs: set[str] = set()
         """ONNX tensors of which only the sign is there."""
-        self._share_ranges()
         for name in network.inputs:
             shape = network.shapes[name]
             if len(shape) < 2:
@@ -176,7 +167,7 @@ class Lowering:
         return rank - 1 if "MatMul" in readers and rank > 2 else 1
 
     def quantisation(self, name: str) -> Quantisation:
-        """Codes of a tensor: those that the file states, or an asymmetric calibrated range."""
+        """The codes that the file states for a tensor, or those of its calibrated range."""
         if name in self.network.codes:
             return self.network.codes[name]
         name = self._group.get(name, name)
@@ -197,36 +188,17 @@ class Lowering:
         zero = int(np.clip(round(bottom - low / scale), bottom, bottom + steps))
         return Quantisation(scale, zero, bits)
 
-    def _share_ranges(self) -> None:
-        """Tensors that a Concat joins, or that keep their codes, get one range."""
-        self._group: dict[str, str] = {}
-
-        def find(name: str) -> str:
-            while name in self._group:
-                name = self._group[name]
-            return name
-
-        fixed = {*self.network.constants, *self.network.inputs, *self.network.codes, ""}
-        for node in self.network.nodes:
-            if node.op_type in KEEPS:
-                members = [t for t in (*node.input, *node.output) if t not in fixed]
-                for a, b in pairwise(members):
-                    if find(a) != find(b):
-                        self._group[find(b)] = find(a)
-        for name in list(self.ranges):
-            root = find(name)
-            if root != name:
-                low, high = self.ranges[name]
-                have = self.ranges.get(root, (low, high))
-                self.ranges[root] = (min(low, have[0]), max(high, have[1]))
-        self._group = {name: find(name) for name in self._group}
-
     def result(self, tensor: str, *, sign: bool = False) -> Result:
         """What takes the place of a tensor that an op makes.
 
-        Where one activation alone reads it, and that is what saturation of its codes does (ReLU,
-        a clip, a quantiser of the file), the op makes the activation's output at once.  ``sign``:
-        the op can give the exact sign of the tensor, where the activation asks for no more.
+        Where only an activation reads it, and the activation does what saturation of its codes
+        does (ReLU, a clip, a quantiser of the file), the op makes the activation's output at once.
+
+        Parameters
+        ----------
+        tensor : ONNX tensor
+        sign : whether the op can give the exact sign of the tensor, for an activation that asks
+            for no more
         """
         if tensor in self.network.codes or self.regions.read_itself(tensor):
             return Result(tensor, self.quantisation(tensor))
@@ -325,8 +297,8 @@ class Lowering:
     def output(self, name: str) -> View:
         """Which elements of an output of the integer graph a tensor holds.
 
-        Its channels may be at any axis; and what cannot be brought into order at all, the host
-        gathers.
+        Its channels may be at any axis.  Where no op brings the elements into order, the view
+        stays as it is, and the host gathers them.
         """
         shape = self.network.shapes[name]
         view = self.view(name)
@@ -344,7 +316,7 @@ class Lowering:
     def put(
         self, name: str, op: Op, *inputs: str, axis: int = 1, positions: np.ndarray | None = None
     ) -> str:
-        """Add an op that makes the ONNX tensor ``name``; returns its name in the graph.
+        """Add an op that makes the ONNX tensor ``name``, and return its name in the graph.
 
         Parameters
         ----------
@@ -379,7 +351,7 @@ class Lowering:
         return self.graph.add(table, tensor, name=self.fresh(f"{tensor}_rescaled"))
 
     def move(self, name: str, source: str, positions: np.ndarray) -> None:
-        """``name`` holds the elements of the graph's tensor ``source`` at ``positions``."""
+        """Let ``name`` hold the elements of the graph's tensor ``source`` at ``positions``."""
         self.views[name] = View(source, positions)
 
     def channel_axis(self, name: str) -> int:
@@ -419,52 +391,11 @@ class Lowering:
         label = node.name or out
         handler = HANDLERS.get(node.op_type)
         if handler is None:
-            raise HwgenError(f"Node {label!r}: {self._unsupported(node)}{self._way_out(node)}")
+            why = unsupported(self.network, node, {*HANDLERS, *ELEMENTWISE})
+            raise HwgenError(f"Node {label!r}: {why}{way_out(self.network, node)}")
         try:
             handler(self, node)
         except HwgenError as error:
             text = str(error)
             text = text if text.startswith("Node ") else f"Node {label!r} ({node.op_type}): {text}"
-            raise HwgenError(text + self._way_out(node)) from None
-
-    def _unsupported(self, node: onnx.NodeProto) -> str:
-        """Why there is no handler for a node."""
-        if node.op_type not in ELEMENTWISE:
-            supported = sorted({*HANDLERS, *ELEMENTWISE})
-            return (f"op {node.op_type!r} is not supported here; supported are "
-                    f"{', '.join(supported)}")
-        live = [i for i in node.input if i and i not in self.network.constants]
-        if len(live) > 1:
-            return (f"{node.op_type} of several streams ({', '.join(map(repr, live))}) is not "
-                    f"supported, only of one stream and scalar constants")
-        return (f"{node.op_type} with a constant that is no scalar, or that changes the shape, is "
-                f"not supported")
-
-    def _way_out(self, node: onnx.NodeProto) -> str:
-        """What to do if a node behind the last weights cannot be computed."""
-        network = self.network
-        behind = _behind(network, node)
-        if any(n.op_type in WEIGHTED for n in behind):
-            return ""
-        made = {out for n in behind for out in n.output}
-        ends = list(dict.fromkeys((
-            *(t for t in network.outputs if t not in made),
-            *(i for n in behind for i in n.input
-              if i and i not in made and i not in network.constants),
-        )))
-        if set(ends) & set(network.inputs):
-            return ""
-        return (f"; it is behind the last weights, so it can be left to the host, by --outputs "
-                f"{','.join(ends)} (outputs={ends!r} in Python)")
-
-
-def _behind(network: Network, node: onnx.NodeProto) -> list[onnx.NodeProto]:
-    """A node and all that depend on it, in topological order."""
-    behind, made = [node], set(node.output)
-    for other in network.nodes:
-        if other is not node and made.intersection(other.input):
-            behind.append(other)
-            made.update(other.output)
-    return behind
-
-
+            raise HwgenError(text + way_out(self.network, node)) from None

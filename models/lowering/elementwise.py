@@ -71,7 +71,7 @@ def _binary(low: Lowering, node: onnx.NodeProto) -> None:
 
 @handles("PRelu")
 def _prelu(low: Lowering, node: onnx.NodeProto) -> None:
-    """A slope for each channel: a table for each."""
+    """Each channel has a slope of its own, and so a table of its own."""
     name, slopes = node.input[0], low.constant(node.input[1])
     axis = low.channel_axis(name)
     slope = along(slopes, low.shape(name), axis)

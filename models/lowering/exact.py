@@ -25,7 +25,7 @@ PRODUCT_BITS = 53
 NEAR = 8
 """Multipliers on each side of the nearest one that are tried."""
 SNAP = 1e-13
-"""What is nearer to a tie than that is one: the rest is rounding of the file's own scales."""
+"""A value nearer to a tie than this is one: the difference is rounding of the file's own scales."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Exact:
 
 
 def _snapped(values: np.ndarray) -> np.ndarray:
-    """Values, those that all but are whole or half numbers made so."""
+    """Round the values that all but are whole or half numbers."""
     halves = np.rint(2 * values)
     return np.where(abs(2 * values - halves) <= SNAP * np.maximum(1, abs(halves)), halves / 2,
                     values)
@@ -69,7 +69,7 @@ def _offsets(
     multiplier: np.ndarray, power: np.ndarray, first: np.ndarray, low: np.ndarray,
     high: np.ndarray, levels: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Smallest and largest offset with which all thresholds are met; none if they are crossed.
+    """Smallest and largest offset with which all thresholds are met; if crossed, there is none.
 
     A tie goes to the even one of two codes.
     """
@@ -97,12 +97,13 @@ def exact_requantise(
     low, high : int64 arrays, shape ``(C,)``
         Smallest and largest sum of products that the channel can have.
     output : its codes
-    bits : of a multiplier, if that is enough
+    bits : fewest of a multiplier
 
     Returns
     -------
     :class:`Exact`
-        With the fewest bits, and without an offset, if that meets all thresholds.
+        The multipliers have the fewest bits that meet all thresholds, and an offset only if they
+        need one.
     """
     levels = np.arange(output.low + 1, output.high + 1, dtype=np.int64) - output.zero_point
     first = _thresholds(ratio, shift, low, high, levels)
@@ -162,7 +163,7 @@ def sign_requantise(
     shift : float array, shape ``(C,)``
         In steps of the sum.
     low, high : see :func:`exact_requantise`
-    zero : what 0 is like: 1 the positive numbers, -1 the negative ones, 0 neither
+    zero : what 0 counts as: 1 for a positive number, -1 for a negative one, 0 for neither
     """
     shift = _snapped(np.clip(shift, -high - 2.0, -low + 2.0))
     if zero:

@@ -1,4 +1,4 @@
-"""Data movement of ONNX, resolved: which elements of a stream a reshaped tensor holds.
+"""What ONNX ops that move data come to: which elements of a stream a reshaped tensor holds.
 
 A *view* is an ONNX tensor that holds elements of a tensor of the integer graph, in some order.
 Reshape, Transpose, Squeeze, Slice and the like only make another view: they are carried out on an
@@ -98,7 +98,7 @@ def arrangement(
 
 
 def obstacle(positions: np.ndarray, source: tuple[int, ...], axis: int = 1) -> str:
-    """Why :func:`arrangement` finds no ops: what the view does that takes a frame buffer."""
+    """Why :func:`arrangement` finds no ops: what in the view would take a frame buffer."""
     shape = channels_last(positions.shape, axis)
     wanted = np.moveaxis(positions, axis, -1).reshape(shape) if positions.ndim > 1 else positions
     pixels, order = np.divmod(wanted, source[-1])

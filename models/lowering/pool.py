@@ -1,4 +1,4 @@
-"""Pooling, and what is pooling in other words: means and maxima over spatial axes."""
+"""Pooling, and what amounts to it: means and maxima over spatial axes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from hwgen.ir import (
     MaxPool,
     Pads,
 )
-from hwgen.models.lowering.conv import spatial_pads
 from hwgen.models.lowering.core import Lowering, handles, scales
 from hwgen.models.lowering.layout import plain_positions
-from hwgen.models.onnx.reader import attributes
+from hwgen.models.onnx.nodes import attributes, spatial_pads
 
 __all__: list[str] = []
 
@@ -27,7 +26,7 @@ Geometry = tuple[tuple[int, ...], tuple[int, ...], Pads, tuple[int, ...], bool]
 
 
 def _geometry(low: Lowering, node: onnx.NodeProto) -> Geometry:
-    """Kernel, stride, pads, dilation; and whether windows reach beyond the padded frame."""
+    """Kernel, stride, pads and dilation, and whether windows reach beyond the padded frame."""
     at = attributes(node)
     kernel = tuple(at["kernel_shape"])
     ones = (1,) * len(kernel)

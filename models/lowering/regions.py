@@ -13,7 +13,8 @@ import onnx
 from onnx import TensorProto, helper
 
 from hwgen.errors import HwgenError
-from hwgen.models.onnx.reader import Network, session
+from hwgen.models.onnx.network import Network
+from hwgen.models.onnx.session import session
 
 __all__ = ["ELEMENTWISE", "Regions"]
 
@@ -64,7 +65,7 @@ class Regions:
         self.wanted = self._find_wanted()
 
     def _ancestors(self, tensor: str) -> list[str]:
-        """Tensors that a tensor is a function of, and that may begin a region; nearest first."""
+        """Tensors that may begin a region and that a tensor is a function of, nearest first."""
         begins = tensor not in self.source or tensor in self.network.codes
         chain = [tensor] if begins else []
         while tensor in self.source:

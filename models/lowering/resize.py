@@ -12,13 +12,14 @@ from hwgen.errors import HwgenError
 from hwgen.ir import ConvTranspose, Pad
 from hwgen.models.lowering.core import Lowering, handles, scales
 from hwgen.models.lowering.layout import pixel_ops
-from hwgen.models.onnx.reader import attributes, session
+from hwgen.models.onnx.nodes import attributes
+from hwgen.models.onnx.session import session
 
 __all__: list[str] = []
 
 
 def _matrices(low: Lowering, node: onnx.NodeProto) -> list[np.ndarray]:
-    """Per spatial axis, what share each input row has in each output row; by the op itself."""
+    """Per spatial axis, the share of each input row in each output row, found by running the op."""
     before, after = low.shape(node.input[0]), low.shape(node.output[0])
     rank = len(before)
     found = []
@@ -103,7 +104,7 @@ def _resize(low: Lowering, node: onnx.NodeProto) -> None:
 def _linear(
     low: Lowering, node: onnx.NodeProto, source: str, matrices: list[np.ndarray]
 ) -> None:
-    """Linear interpolation: the nearest pixel beyond the edge, and a triangle as the kernel."""
+    """Linear interpolation: a pad with the nearest pixel, and a convolution with a triangle."""
     type = low.type(source)
     kernels, pads, edges, factors = [], [], [], []
     for matrix in matrices:

@@ -10,7 +10,7 @@ from onnx.reference import ReferenceEvaluator
 from hwgen.errors import HwgenError
 from hwgen.ir import Concat, Pad, Split
 from hwgen.models.lowering.core import Lowering, handles
-from hwgen.models.onnx.reader import attributes
+from hwgen.models.onnx.nodes import attributes
 
 __all__: list[str] = []
 

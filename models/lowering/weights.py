@@ -1,4 +1,4 @@
-"""Layers with weights in integers: weights, biases and requantisation, together."""
+"""Layers with weights in integers: weights, biases and requantisation are chosen together."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from hwgen.models.quantisation.bias import corrected_bias
 __all__ = ["Layer", "integers", "scaled"]
 
 WIDE_BIAS = 1 << 36
-"""Largest bias of a layer that reads more than 8 bits, which integer ONNX does not have anyway."""
+"""Largest bias of a layer that reads more than 8 bits; integer ONNX has no such layers anyway."""
 
 WHOLE, FLOAT = 1e-3, 2e-7
-"""How near a bias is to a whole number of the sum's steps that the file meant so; and what part of
-it float32 may be off."""
+"""A bias this near to a whole number of steps of the sum is meant as one, plus the relative error
+that float32 may have made."""
 
 COARSE = 0.25
-"""What a bias may be off by, in steps of the result, because it is in whole steps of the sum."""
+"""Most that rounding a bias to whole steps of the sum may change, in steps of the result."""
 
 Arrange = Callable[[np.ndarray], np.ndarray]
 
@@ -68,8 +68,7 @@ class _Weights:
 
     @classmethod
     def quantised(cls, real: np.ndarray, bits: int, least: np.ndarray) -> _Weights:
-        """Symmetric, by the largest weight of each output channel; scales are ``least`` at least.
-        """
+        """Rounded weights, with scales by output channel that are not below ``least``."""
         flat = real.reshape(len(real), -1)
         limit = (1 << (bits - 1)) - 1
         scale = _channel_scale(np.maximum(flat.max(1), -flat.min(1)) / limit, least)
@@ -79,7 +78,7 @@ class _Weights:
 
     @classmethod
     def coded(cls, integers: np.ndarray, scale: np.ndarray, name: str) -> _Weights:
-        """As a file states them; as many bits as the integers need."""
+        """The weights that a file states, with as many bits as they need."""
         flat = scale.reshape(len(scale), -1)
         largest = flat.max(1, keepdims=True)
         # Where weights were put in between, zeros, there is no scale.
@@ -95,7 +94,7 @@ class _Weights:
         return cls(integers, largest[:, 0], bits, True)
 
     def raised(self, least: np.ndarray) -> _Weights:
-        """With scales of ``least`` at least, in which the integers are rounded."""
+        """The same weights, rounded to scales that are not below ``least``."""
         zero = ~self.integers.reshape(len(self.integers), -1).any(1)
         scale = _channel_scale(np.where(zero, 0.0, self.scale), least)
         ratio = (self.scale / scale).reshape(-1, *(1,) * (self.integers.ndim - 1))
@@ -126,10 +125,12 @@ def integers(
     """A layer with weights, and the scales and shifts behind it.
 
     Where the file states the weights' integers and the result's codes, every sum gets the code
-    that real numbers would give it; only plain layers of 8 bits, which have nothing but whole
-    biases between, keep a multiplier as fine as any other's.  Else weights are rounded to the
-    scale of their output channel; it is as large as the channel's bias needs, which beyond that
-    would not fit: the channel's weights are then less than a step of the result.
+    that real numbers would give it.  Only plain layers of 8 bits, which have no more than whole
+    biases between, keep a multiplier that is as fine as any other's.
+
+    Otherwise weights are rounded to the scale of their output channel.  If the channel's bias
+    would not fit then, the scale is as large as the bias needs, because such weights are less than
+    a step of the result anyway.
 
     Parameters
     ----------
@@ -138,7 +139,7 @@ def integers(
     arrange : brings the weights of the file to ``(Cout, *kernel, Cin / groups)``
     affine : scales and shifts behind it
     factor : of the bias
-    order : per input of a fully connected layer its position among the weights
+    order : position of each input of a fully connected layer among its weights
     """
     type, name = low.type(source), node.input[1]
     real = arrange(low.constant(name))
@@ -187,7 +188,7 @@ def scaled(
 
 
 def _least_scale(bias: np.ndarray, type: TensorType) -> np.ndarray:
-    """The scales of weights from which on biases fit."""
+    """The smallest scales of weights with which the biases fit."""
     return np.abs(bias) / (LARGEST_BIAS if type.bits <= 8 else WIDE_BIAS) / type.scale
 
 

@@ -8,12 +8,9 @@ from dataclasses import dataclass, field
 import onnx
 
 from hwgen.errors import HwgenError
+from hwgen.models.onnx.nodes import WEIGHTED
 
-__all__ = ["WEIGHTED", "Division", "Host", "divide", "divide_at"]
-
-
-WEIGHTED = {"Conv", "Gemm", "MatMul", "ConvTranspose"}
-
+__all__ = ["Division", "Host", "divide", "divide_at"]
 
 BEGINS = {
     "Flatten", "LogSoftmax", "NonMaxSuppression", "Reshape", "Softmax", "Squeeze", "TopK",
@@ -26,7 +23,7 @@ MOVES = BEGINS | {
     "ArgMax", "ArgMin", "Cast", "Concat", "DepthToSpace", "Expand", "Gather", "GatherElements",
     "GatherND", "Hardmax", "Identity", "Slice", "SpaceToDepth", "Split", "Tile",
 }
-"""Ops that only move, choose or rank: those that may follow on the host."""
+"""Ops that only move, choose or rank, and may follow on the host."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +62,10 @@ class Division:
 def divide(
     nodes: Sequence[onnx.NodeProto], constants: Iterable[str], outputs: Sequence[str]
 ) -> Division:
-    """Leave to the host what begins by moving or ranking data behind the last weights.
+    """Leave to the host what only moves, chooses or ranks data behind the last weights.
 
-    Only if all that follows moves, chooses or ranks as well: the host computes nothing unasked.
+    The host's part begins at one of :data:`BEGINS`, if all nodes that follow are :data:`MOVES`:
+    unless it is asked to, the host computes nothing.
 
     Parameters
     ----------
@@ -100,7 +98,7 @@ def divide(
 def _behind(
     nodes: Sequence[onnx.NodeProto], constants: set[str], movable: set[str]
 ) -> set[str]:
-    """Movable tensors of nodes at which the host's part may begin, and all behind them."""
+    """The movable tensors at which the host's part may begin, and all tensors behind them."""
     gone: set[str] = set()
     for node in nodes:
         live = any(i and i not in constants for i in node.input)
@@ -114,7 +112,7 @@ def divide_at(
     nodes: Sequence[onnx.NodeProto], constants: Iterable[str], inputs: Iterable[str],
     outputs: Sequence[str], chosen: Sequence[str],
 ) -> Division:
-    """End the accelerator at tensors that the user chose; all behind them is the host's.
+    """End the accelerator at tensors that the user chose, and leave all behind them to the host.
 
     Raises
     ------

@@ -1,13 +1,13 @@
-"""Quantisers that a file holds already: QDQ, QCDQ and QONNX, made plain before anything else.
+"""Takes the quantisers out of a file that has some: QDQ, QCDQ and QONNX.
 
 - QuantizeLinear and DequantizeLinear, with a Clip between them for fewer bits (onnxruntime and
   PyTorch write QDQ, Brevitas QCDQ);
 - Quant, BipolarQuant and Trunc of QONNX (Pappalardo et al., "QONNX: Representing
   Arbitrary-Precision Quantized Neural Networks", 2022).
 
-Constants behind a quantiser become plain floats, and their integers are kept beside them.  On
-activations QONNX ops become the standard ops that they mean; which tensors have which codes is
-written down.  What is left is an ordinary float network.
+Constants behind a quantiser become plain floats, and their integers are kept beside them.
+Quantisers of activations become standard ops, if they are not such ops already, and the codes of
+their tensors are noted.  What is left is an ordinary float network.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from onnx.reference import ReferenceEvaluator
 
 from hwgen.errors import HwgenError
 from hwgen.ir import Quantisation
+from hwgen.models.onnx.nodes import attributes, rename
 
 __all__ = ["CodedConstant", "Quantisers", "code_range"]
 
@@ -33,7 +34,7 @@ ROUNDING = {"ROUND": "Round", "HALF_EVEN": "Round", "FLOOR": "Floor", "CEIL": "C
 MOVERS = {"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"}
 """Ops that may stand between the quantiser of a constant and its reader."""
 GROWING = {"ConstantOfShape", "Expand", "If", "Loop", "Range", "Scan", "Tile"}
-"""Ops that make much of little: no parameter of a quantiser is computed by them."""
+"""Ops whose outputs may be huge: parameters of quantisers that they make are not computed."""
 INTEGERS = {
     TensorProto.UINT4: (0, 15), TensorProto.INT4: (-8, 7), TensorProto.UINT8: (0, 255),
     TensorProto.INT8: (-128, 127), TensorProto.UINT16: (0, 65535),
@@ -55,7 +56,7 @@ class CodedConstant:
     scale: np.ndarray
 
     def mapped(self, function: Callable[[np.ndarray], np.ndarray]) -> CodedConstant:
-        """The constant, rearranged."""
+        """The constant, with integers and scales rearranged by a function."""
         return CodedConstant(function(self.integers), function(self.scale))
 
 
@@ -173,16 +174,16 @@ class Quantisers:
         return name
 
     def _fold(self, name: str, coded: CodedConstant) -> None:
-        """A coded constant takes the place of the node that made it."""
+        """Put a coded constant in the place of the node that made it."""
         self.weights[name] = coded
         self._constant(coded.integers * coded.scale, name)
 
-    def _emit(self, kind: str, *inputs: str, out: str = "", **attributes) -> str:
+    def _emit(self, kind: str, *inputs: str, out: str = "", **at) -> str:
         if not out:
             self._count += 1
             out = f"quantiser.{self._count}"
             self.inner.add(out)
-        node = helper.make_node(kind, list(inputs), [out], **attributes)
+        node = helper.make_node(kind, list(inputs), [out], **at)
         self._keep(node)
         return out
 
@@ -237,7 +238,7 @@ class Quantisers:
         return self._run(node, feeds)
 
     def _run(self, node: onnx.NodeProto, feeds: dict[str, np.ndarray]) -> np.ndarray:
-        """The first output of a node."""
+        """Run a node, and return its first output."""
         infos = [helper.make_tensor_value_info(
             name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
             for name, value in feeds.items()]
@@ -251,18 +252,18 @@ class Quantisers:
         """Scales or zero points, shaped to broadcast against the tensor."""
         if value.ndim == 0 or value.size == 1:
             return value.reshape(())
-        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        if value.ndim != 1 or attributes.get("block_size"):
+        at = attributes(node)
+        if value.ndim != 1 or at.get("block_size"):
             raise HwgenError(
                 f"Node {node.name or node.output[0]!r} ({node.op_type}): quantisation in blocks "
                 f"is not supported, only one scale for the tensor or for each channel"
             )
         shape = [1] * rank
-        shape[attributes.get("axis", 1)] = -1
+        shape[at.get("axis", 1)] = -1
         return value.reshape(shape)
 
     def _on_constant(self, node: onnx.NodeProto, x: np.ndarray) -> None:
-        """A quantiser of a constant is folded."""
+        """Fold a quantiser of a constant."""
         scale = self._spread(node, self._parameter(node, 1), x.ndim)
         zero = self._spread(node, self._parameter(node, 2), x.ndim)
         if node.op_type == "DequantizeLinear":
@@ -278,8 +279,8 @@ class Quantisers:
 
     def _integer_range(self, node: onnx.NodeProto) -> tuple[int, int]:
         """Smallest and largest code of a QuantizeLinear or DequantizeLinear."""
-        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        kind = attributes.get("output_dtype", 0) if node.op_type == "QuantizeLinear" else 0
+        at = attributes(node)
+        kind = at.get("output_dtype", 0) if node.op_type == "QuantizeLinear" else 0
         if len(node.input) > 2 and node.input[2]:
             name = node.input[2]
             if name in self._constants:
@@ -325,8 +326,8 @@ class Quantisers:
     # QONNX
 
     def _on_quant(self, node: onnx.NodeProto) -> None:
-        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        signed, narrow = attributes.get("signed", 1), attributes.get("narrow", 0)
+        at = attributes(node)
+        signed, narrow = at.get("signed", 1), at.get("narrow", 0)
         bits = self._scalar(node, 3)
         if not 1 <= bits <= 16 or bits != int(bits):
             raise HwgenError(
@@ -335,7 +336,7 @@ class Quantisers:
             )
         span = 1 << int(bits)
         low, high = (-(span >> 1) + narrow, (span >> 1) - 1) if signed else (0, span - 1 - narrow)
-        rounding = self._rounding(node, attributes.get("rounding_mode", b"ROUND"))
+        rounding = self._rounding(node, at.get("rounding_mode", b"ROUND"))
         x = self._value(node.input[0])
         if x is not None:
             scale, zero = self._parameter(node, 1), self._parameter(node, 2)
@@ -393,15 +394,15 @@ class Quantisers:
         self._claim(node, node.output[0], scale, 0, -2, 1)
 
     def _on_trunc(self, node: onnx.NodeProto) -> None:
-        """Truncation: the input's own codes, and a table of what is left of them."""
-        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        """Quantise the input to its own codes, and then round these to fewer bits."""
+        at = attributes(node)
         scale, zero, bits = (self._scalar(node, k) for k in (1, 2, 3))
         second = len(node.input) > 5
         out_bits = int(self._scalar(node, 5 if second else 4))
         factor = self._scalar(node, 4) / scale if second else 2.0 ** (bits - out_bits)
         factor = 2.0 ** round(np.log2(factor))
-        signed = attributes.get("signed", 1)
-        rounding = self._rounding(node, attributes.get("rounding_mode", b"FLOOR"))
+        signed = at.get("signed", 1)
+        rounding = self._rounding(node, at.get("rounding_mode", b"FLOOR"))
         span = 1 << int(bits)
         low, high = (-(span >> 1), (span >> 1) - 1) if signed and second else (0, span - 1)
         if not second:
@@ -415,7 +416,7 @@ class Quantisers:
         out_span = 1 << out_bits
         if second:
             least, most = (-(out_span >> 1), (out_span >> 1) - 1) if signed else (0, out_span - 1)
-            least += attributes.get("narrow", 0) if signed else 0
+            least += at.get("narrow", 0) if signed else 0
             value = self._emit(
                 "Clip", value, self._constant(float(least)), self._constant(float(most)))
             out_zero, out_scale = zero / factor, scale * factor
@@ -430,7 +431,7 @@ class Quantisers:
     # Integer inputs and outputs
 
     def _dequantise_inputs(self) -> None:
-        """A network that takes integers takes floats instead, which are quantised first."""
+        """Let a network that takes integers take floats, and quantise these first."""
         graph = self._model.graph
         readers: dict[str, list[onnx.NodeProto]] = {}
         for node in graph.node:
@@ -450,7 +451,7 @@ class Quantisers:
             info.type.tensor_type.elem_type = TensorProto.FLOAT
 
     def _dequantise_outputs(self) -> None:
-        """A network that gives integers gives the floats that they mean."""
+        """Let a network that gives integers give the floats that they stand for."""
         for info in self._model.graph.output:
             maker = self._makers.get(info.name)
             if maker is None or maker.op_type != "QuantizeLinear":
@@ -460,10 +461,7 @@ class Quantisers:
                 onnx.NodeProto.FromString(maker.SerializeToString()),
                 info.type.tensor_type.elem_type)
             for node in self._nodes:
-                for names in (node.input, node.output):
-                    for k, name in enumerate(names):
-                        if name == info.name:
-                            names[k] = integers
+                rename(node, {info.name: integers})
             node = helper.make_node(
                 "DequantizeLinear", [integers, *maker.input[1:]], [info.name])
             self._makers[integers] = maker

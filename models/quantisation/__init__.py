@@ -1,1 +1,1 @@
-"""Ranges and bit widths, and what makes few bits go further: what lowering is told."""
+"""What lowering is told: ranges and bit widths, and ways to lose less with few bits."""

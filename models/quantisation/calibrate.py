@@ -1,8 +1,8 @@
-"""Calibration: what values each tensor takes, over real frames.
+"""Calibration: which values each tensor takes on real frames.
 
-Every float tensor gets the range that its quantiser shall cover: all of it (``minmax``), nearly
-all of it (``percentile``), or what gives the least squared error (``mse``), which lets a few values
-saturate so that all others are rounded more finely.
+Every float tensor gets the range that its quantiser covers: all of its values (``minmax``), nearly
+all of them (``percentile``), or those with the least squared error (``mse``).  The latter two let a
+few values saturate, so that all others are rounded more finely.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import onnx
 
 from hwgen.errors import HwgenError
 from hwgen.models.frames.samples import Feed
-from hwgen.models.onnx.reader import WEIGHTED, Network, session
+from hwgen.models.onnx.network import Network
+from hwgen.models.onnx.nodes import WEIGHTED
+from hwgen.models.onnx.session import session
 from hwgen.models.quantisation.histogram import Histogram
 
 __all__ = ["METHODS", "Statistics", "probe", "statistics"]
@@ -31,8 +33,8 @@ class Statistics:
 
     Members
     -------
-    ranges : per float tensor, the (low, high) that its quantiser shall cover
-        With 0 included, where a clipping method chose it.
+    ranges : per float tensor, the (low, high) that its quantiser covers
+        It includes 0 where a clipping method chose it.
     extremes : per float tensor, its smallest and largest value
     means, peaks : per tensor that meets weights, mean and largest magnitude of each channel
         Channels are those that the weights have: dimension 1 in front of a convolution, the last
@@ -89,7 +91,7 @@ def statistics(
 
     Parameters
     ----------
-    network : :class:`hwgen.models.onnx.reader.Network`
+    network : :class:`hwgen.models.onnx.network.Network`
     feeds : float inputs, one frame each
     method : ``minmax``, ``percentile`` or ``mse``
     bits : of the quantisers, for ``mse``; or a function from a tensor's name to them
@@ -104,20 +106,34 @@ def statistics(
         raise HwgenError(f"Calibration method must be one of {', '.join(METHODS)}, not {method!r}")
     if not 50 < percentile <= 100:
         raise HwgenError(f"Percentile must be above 50 and at most 100, not {percentile!r}")
+    result = Statistics(method=method)
+    histograms = _gather(network, feeds, result)
+    result.ranges.update(result.extremes)
+    for name, histogram in histograms.items():
+        low, high = result.extremes[name]
+        if name in network.inputs and low >= 0 and high <= 1:
+            continue
+        if method == "percentile":
+            result.ranges[name] = histogram.percentile(percentile)
+        else:
+            width = bits if isinstance(bits, int) else bits(name)
+            result.ranges[name] = histogram.least_error(width)
+    return result
+
+
+def _gather(network: Network, feeds: Iterable[Feed], result: Statistics) -> dict[str, Histogram]:
+    """Run all frames: fill extremes, means and peaks, and count values where the method asks."""
     run = probe(network, [out for node in network.nodes for out in node.output if out])
     channels = _channel_axes(network)
     histograms: dict[str, Histogram] = {}
-    result = Statistics(method=method)
     frames = 0
     for feed in feeds:
         frames += 1
         for name, value in run(feed).items():
             if value.dtype.kind != "f" or not value.size:
                 continue
-            low, high = _extremes(name, value)
-            before = result.extremes.get(name, (low, high))
-            result.extremes[name] = min(low, before[0]), max(high, before[1])
-            if method != "minmax":
+            low, high = _note_extremes(result, name, value)
+            if result.method != "minmax":
                 histograms.setdefault(name, Histogram()).add(value, low, high)
             if name in channels:
                 _note_channels(result, name, np.moveaxis(value, channels[name], 0))
@@ -125,20 +141,16 @@ def statistics(
         raise HwgenError("Calibration needs at least one frame")
     for name in result.means:
         result.means[name] /= frames
-    for name, (low, high) in result.extremes.items():
-        exact = method == "minmax" or (name in network.inputs and low >= 0 and high <= 1)
-        if not exact and method == "percentile":
-            low, high = histograms[name].percentile(percentile)
-        elif not exact:
-            low, high = histograms[name].least_error(bits if isinstance(bits, int) else bits(name))
-        result.ranges[name] = low, high
-    return result
+    return histograms
 
 
-def _extremes(name: str, value: np.ndarray) -> tuple[float, float]:
+def _note_extremes(result: Statistics, name: str, value: np.ndarray) -> tuple[float, float]:
+    """Add a frame to the extremes of a tensor; returns its own."""
     low, high = float(value.min()), float(value.max())
     if not (np.isfinite(low) and np.isfinite(high)):
-        raise HwgenError(f"Tensor {name!r} becomes infinite or NaN on the calibration images")
+        raise HwgenError(f"Tensor {name!r} becomes infinite or NaN on the calibration frames")
+    before = result.extremes.get(name, (low, high))
+    result.extremes[name] = min(low, before[0]), max(high, before[1])
     return low, high
 
 

@@ -16,7 +16,8 @@ import numpy as np
 import onnx
 
 from hwgen.errors import HwgenError
-from hwgen.models.onnx.reader import Network, attributes
+from hwgen.models.onnx.network import Network
+from hwgen.models.onnx.nodes import attributes
 
 __all__ = ["equalise"]
 
@@ -24,18 +25,18 @@ EQUIVARIANT = {
     "Abs", "AveragePool", "Dropout", "GlobalAveragePool", "GlobalMaxPool", "Identity", "LeakyRelu",
     "MaxPool", "PRelu", "Relu",
 }
-"""Ops with ``f(s x) = s f(x)``, channel by channel; Clip(0, inf) besides.  ReLU6 is none."""
+"""Ops with ``f(s x) = s f(x)``, channel by channel; Clip(0, inf) is one too, ReLU6 is not."""
 UNBOUNDED = float(np.finfo(np.float32).max)
 DEAD = 1e-4
 """Channels whose range is a smaller share of the layer's largest are left alone."""
 TOLERANCE = 1e-3
-"""Scales this near to 1 (as logarithm) change nothing any more."""
+"""Equalisation ends when no scale differs more from 1, as a logarithm."""
 
 
 def equalise(
     network: Network, peaks: Mapping[str, np.ndarray] | None = None, iterations: int = 100
 ) -> Network:
-    """The same function with scales moved between successive convolutions.
+    """A network with the same function, and scales moved between successive convolutions.
 
     Of two convolutions with nothing but equivariant ops between them, channel ``i`` is divided by
     ``s[i] = sqrt(r1[i] / r2[i])`` behind the first and multiplied by it in front of the second,
@@ -45,7 +46,7 @@ def equalise(
 
     Parameters
     ----------
-    network : :class:`hwgen.models.onnx.reader.Network`, left as it is
+    network : :class:`hwgen.models.onnx.network.Network`, left as it is
     peaks : largest magnitude per channel of the second convolutions' inputs, by tensor
         (:attr:`hwgen.models.quantisation.calibrate.Statistics.peaks`).  If given, it takes the
         place of ``r1``: better where each output channel's weights have a scale of their own (Xiao
@@ -94,7 +95,7 @@ class _Pair:
         return None if found is None else np.array(found, np.float64)
 
     def scale(self, arrays: Mapping[str, np.ndarray], given: np.ndarray | None) -> np.ndarray:
-        """By what to divide each channel between the two."""
+        """What each channel between the two is divided by."""
         first, second = arrays[self.first], self._by_input(arrays[self.second])
         r1 = _peak(first) if given is None else given
         r2 = np.abs(second).max((1, 3)).ravel()

@@ -16,7 +16,7 @@ __all__ = ["Histogram"]
 BINS = 2048
 """Most bins of a histogram; half of them at least lie within the data's range."""
 CHUNK = 1 << 16
-"""Elements counted at once: so many, and what is made of them, stay in the cache."""
+"""Elements that are counted at once: with all that is made of them, they stay in the cache."""
 LEAST = -100
 """Least exponent of a bin's width: its inverse is a float32."""
 COARSE = 2.0 ** (-np.arange(41) / 4)
@@ -86,9 +86,9 @@ class Histogram:
         self.low, self.high = low, high
 
     def percentile(self, percentile: float) -> tuple[float, float]:
-        """The range that holds ``percentile`` % of the values other than 0; and 0.
+        """The range that holds 0, and ``percentile`` % of the values other than 0.
 
-        As much is cut off below as above, in full bins.
+        As many values are cut off below as above, in whole bins.
         """
         if self.low == self.high:
             return self.low, self.high

@@ -113,7 +113,7 @@ class Entry:
             near = " or ".join(map(str, self.sizes.near(size)))
             raise HwgenError(
                 f"{self.name} needs a size that is {self.sizes.rule}, not {size!r}: "
-                f"try --size {near}"
+                f"try {near}"
             )
         return size
 
@@ -232,7 +232,7 @@ def _reduced(images: torch.Tensor, most: int = 256) -> torch.Tensor:
 
 
 def _load(module: nn.Module, path: Path, name: str) -> None:
-    """Load a state dict, refusing what does not fit."""
+    """Load a state dict, and refuse one that does not fit."""
     import torch
 
     state = None

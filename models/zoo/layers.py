@@ -37,7 +37,7 @@ def initialise(module: nn.Module) -> None:
 
 
 class Normalise(nn.Module):
-    """What published weights expect done to an image: the mean off, divided by the deviation.
+    """What published weights expect: subtracts the mean of an image, and divides by the deviation.
 
     Parameters
     ----------
@@ -122,7 +122,7 @@ class SPPF(nn.Module):
 
 
 class AnchorHeads(nn.Module):
-    """One 1x1 convolution a head; decoding is the host's work (:mod:`hwgen.models.detect`)."""
+    """One 1x1 convolution a head; decoding is the host's work (:mod:`hwgen.models.host.detect`)."""
 
     def __init__(self, channels: tuple[int, ...], classes: int, anchors: int = 3) -> None:
         super().__init__()

@@ -20,7 +20,7 @@ def constants_of(seed=0, **shapes):
 
 
 def network(nodes, constants=(), inputs=None, outputs=("y",), opset=17):
-    """A :class:`hwgen.models.onnx.reader.Network` of nodes."""
+    """A :class:`hwgen.models.onnx.network.Network` of nodes."""
     inputs = inputs or {"x": (1, 3, 16, 16)}
     graph = helper.make_graph(
         nodes, "g",

@@ -305,29 +305,40 @@ def test_integer_input_and_output():
     assert network.shapes[network.outputs[0]] == (1, 4, 10, 10)
 
 
-@pytest.mark.parametrize("given, message", [
-    ({"precision": "w4a4"}, "--precision"), ({"method": "mse"}, "--calibrate"),
-    ({"equalised": True}, "--equalise"), ({"corrected": True}, "--correct-bias"),
-])
-def test_options_that_reach_nothing(given, message, tmp_path):
-    """Where a file states all codes, what would choose others is refused."""
-    made = model(
+def all_coded():
+    """A file that states the codes of all its weights and tensors."""
+    return model(
         [N("DequantizeLinear", ["x", "a", "z"], ["d"]), N("DequantizeLinear", ["k", "a"], ["w"]),
          N("Conv", ["d", "w"], ["c"]), N("QuantizeLinear", ["c", "b", "z"], ["y"])],
         {"a": np.float32(0.02), "b": np.float32(0.05), "z": np.uint8(100),
          "k": RANDOM.integers(-100, 100, (4, 3, 3, 3)).astype(np.int8)}, kind=TensorProto.UINT8,
     )
+
+
+@pytest.mark.parametrize("given, message", [
+    ({"precision": "w4a4"}, "Precision"), ({"calibrate": "mse"}, "Calibration method"),
+    ({"equalise": True}, "Equalisation"), ({"correct_bias": True}, "Bias correction"),
+])
+def test_options_that_reach_nothing(given, message, tmp_path):
+    """Where a file states all codes, what would choose others is refused."""
+    made = all_coded()
     path = tmp_path / "coded.onnx"
     onnx.save(made, path)
-    assert read(str(path)).graph.types["x"].bits == 8
-    with pytest.raises(HwgenError, match=f"^{message} has no effect on .*coded.onnx: it states"):
+    source = read(str(path))
+    assert source.graph.types["x"].bits == 8
+    assert not source.calibrated
+    assert not source.seeded
+    with pytest.raises(HwgenError, match=f"^{message} would have no effect on .*coded.onnx"):
         read(str(path), **given)
     # Weights that are float still have bits to be chosen.
     half = tmp_path / "half.onnx"
     del made.graph.node[1]
     made.graph.initializer[-1].CopyFrom(numpy_helper.from_array(weights(4, 3, 3, 3), "w"))
     onnx.save(made, half)
-    assert read(str(half), precision="w4a8").graph.nodes[0].op.weight_bits == 4
+    source = read(str(half), precision="w4a8")
+    assert source.graph.nodes[0].op.weight_bits == 4
+    assert source.calibrated
+    assert source.seeded
 
 
 @pytest.mark.parametrize("nodes, constants, message", [

@@ -7,10 +7,11 @@ from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from hwgen import models
 from hwgen.errors import HwgenError, HwgenWarning
+from hwgen.models.export import from_onnx_layout
 from hwgen.models.frames import images
 from hwgen.models.load import read
-from hwgen.models.onnx.export import from_onnx_layout
-from hwgen.models.onnx.reader import normalise, session
+from hwgen.models.onnx.reader import normalise
+from hwgen.models.onnx.session import session
 
 RANDOM = np.random.default_rng(0)
 
@@ -127,7 +128,7 @@ def test_dynamic_shape_takes_size(tmp_path):
     path = tmp_path / "net.onnx"
     onnx.save(model([N("Conv", ["x", "w"], ["y"])], W, ("n", 3, "h", "w")), path)
     assert models.load(str(path), size=10).types["x"].shape == (10, 10, 3)
-    with pytest.raises(HwgenError, match="no fixed extent in dimension 2: give --size"):
+    with pytest.raises(HwgenError, match="no fixed extent in dimension 2: give a size, or export"):
         models.load(str(path))
 
 

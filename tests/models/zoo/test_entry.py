@@ -16,15 +16,15 @@ from hwgen.models.load import read
 
 
 @pytest.mark.parametrize("name, size, message", [
-    ("yolov5n", 100, "needs a size that is a multiple of 32, not 100: try --size 96 or 128$"),
-    ("yolov5n", 0, "a multiple of 32, not 0: try --size 32$"),
-    ("yolov5n", -3, "a multiple of 32, not -3: try --size 32$"),
-    ("resnet18", 31, "resnet18 needs a size that is at least 32, not 31: try --size 32$"),
-    ("vgg11", 100, "32nd part divides 7 or is a multiple of 7, not 100: try --size 32 or 224$"),
-    ("vgg16", 256, "not 256: try --size 224 or 448"),
-    ("alexnet", 160, r"whose last map has an extent that .* 6, not 160: try --size 158 or 223$"),
-    ("alexnet", 10, "not 10: try --size 63$"),
-    ("unet-bilinear", 40, "a multiple of 16, not 40: try --size 32 or 48"),
+    ("yolov5n", 100, "needs a size that is a multiple of 32, not 100: try 96 or 128$"),
+    ("yolov5n", 0, "a multiple of 32, not 0: try 32$"),
+    ("yolov5n", -3, "a multiple of 32, not -3: try 32$"),
+    ("resnet18", 31, "resnet18 needs a size that is at least 32, not 31: try 32$"),
+    ("vgg11", 100, "32nd part divides 7 or is a multiple of 7, not 100: try 32 or 224$"),
+    ("vgg16", 256, "not 256: try 224 or 448"),
+    ("alexnet", 160, r"whose last map has an extent that .* 6, not 160: try 158 or 223$"),
+    ("alexnet", 10, "not 10: try 63$"),
+    ("unet-bilinear", 40, "a multiple of 16, not 40: try 32 or 48"),
 ])
 def test_sizes_refused(name, size, message):
     with pytest.raises(HwgenError, match=message):
@@ -137,7 +137,7 @@ def test_statistics_are_of_normalised_images():
 
 def test_the_accelerator_takes_images_and_normalises_in_one_op():
     source = read("resnet18", size=64, weights=None, calibration=None, precision="w8a8",
-                  method="minmax", equalised=False, corrected=False, seed=0,
+                  calibrate="minmax", equalise=False, correct_bias=False, seed=0,
                   progress=lambda _: None)
     graph = source.graph
     assert not {"mean", "std"} & set(graph.meta)

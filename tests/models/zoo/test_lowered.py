@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from hwgen.design import DesignPoint
+from hwgen.models.export import from_onnx_layout, to_integer, to_onnx_layout
 from hwgen.models.load import read
-from hwgen.models.onnx.export import from_onnx_layout, to_integer, to_onnx_layout
-from hwgen.models.onnx.reader import session
+from hwgen.models.onnx.session import session
 from hwgen.plan import plan
 
 SIZES = {

@@ -12,7 +12,8 @@ from torch import nn
 
 from hwgen.models import zoo
 from hwgen.models.frames.images import photographs
-from hwgen.models.onnx.reader import normalise, session
+from hwgen.models.onnx.reader import normalise
+from hwgen.models.onnx.session import session
 
 NORMS = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 WEIGHTED = nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.Linear

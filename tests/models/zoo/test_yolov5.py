@@ -10,9 +10,9 @@ import torch
 from hwgen import models
 from hwgen.errors import HwgenError
 from hwgen.models import detect, zoo
+from hwgen.models.export import from_onnx_layout, to_integer, to_onnx_layout, to_qdq
 from hwgen.models.frames.images import photographs, to_stream
-from hwgen.models.onnx.export import from_onnx_layout, to_integer, to_onnx_layout, to_qdq
-from hwgen.models.onnx.reader import session
+from hwgen.models.onnx.session import session
 
 
 @cache

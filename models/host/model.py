@@ -1,4 +1,4 @@
-"""What is left to the host: data moved or ranked behind the last weights, and the file's layout.
+"""What is left to the host: to move and rank data behind the last weights, as the file lays it out.
 
 A file's network is divided into what the accelerator computes and what the host does with its
 outputs.  The host's part is written as ``host.onnx``: the accelerator's outputs go in as it sends
@@ -10,23 +10,22 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
 
-from hwgen.errors import HwgenWarning
+from hwgen.errors import HwgenWarning, reason
 from hwgen.ir import Graph, TensorType
+from hwgen.models.lowering.layout import View
 from hwgen.models.onnx.division import Host
-
-if TYPE_CHECKING:
-    from hwgen.models.lowering.layout import View
+from hwgen.models.onnx.nodes import rename
 
 __all__ = ["host_model", "input_name", "left_to_host", "matching"]
 
 OWN = "host."
-"""How names begin that no file gave."""
+"""Prefix of the names that no file gave."""
 
 
 def input_name(tensor: str) -> str:
@@ -83,9 +82,7 @@ def host_model(
                    real.get(name, name))
     for node in host.nodes:
         copy = onnx.NodeProto.FromString(node.SerializeToString())
-        for names in (copy.input, copy.output):
-            for k, name in enumerate(names):
-                names[k] = real.get(name, name)
+        rename(copy, real)
         writer.nodes.append(copy)
     for name, node in host.integers.items():
         writer.op("QuantizeLinear", real[name], *node.input[1:], out=name, name=name)
@@ -108,9 +105,10 @@ def host_model(
 
 
 def matching(path: Path, graph: Graph) -> onnx.ModelProto | None:
-    """The host's part in a file, if there is one, and it is that of a graph.
+    """The host's part that a file holds, for a graph; None if there is no such file.
 
-    Warns (:exc:`HwgenWarning`) of a file that is not.
+    A file that cannot be read, or that goes with another graph, gives None and a
+    :exc:`HwgenWarning`.
     """
     if not path.exists():
         return None
@@ -118,8 +116,12 @@ def matching(path: Path, graph: Graph) -> onnx.ModelProto | None:
         model = onnx.load(path)
         have = {value.name: [d.dim_value for d in value.type.tensor_type.shape.dim]
                 for value in model.graph.input}
-    except Exception as error:  # whatever protobuf and the file system raise
-        warnings.warn(f"{path} cannot be read and is left out: {error}", HwgenWarning, stacklevel=2)
+    except OSError as error:
+        warnings.warn(f"{path} cannot be read and is left out: {reason(error)}", HwgenWarning,
+                      stacklevel=2)
+        return None
+    except DecodeError:
+        warnings.warn(f"{path} is not an ONNX file and is left out", HwgenWarning, stacklevel=2)
         return None
     wanted = {input_name(name): [1, *graph.types[name].shape] for name in graph.outputs}
     if have != wanted:
@@ -130,9 +132,11 @@ def matching(path: Path, graph: Graph) -> onnx.ModelProto | None:
 
 
 def left_to_host(model: onnx.ModelProto) -> list[dict[str, str]]:
-    """What ``host.onnx`` does beside turning codes into numbers and channels to their place.
+    """The nodes of the file in ``host.onnx``, without those that only bring codes into its layout.
 
-    Plain data for ``report.json``: of each node its op and its name.
+    Returns
+    -------
+    plain data for ``report.json``: the op and the name of each node
     """
     return [
         {"op": node.op_type, "name": node.name or node.output[0]}
@@ -142,7 +146,7 @@ def left_to_host(model: onnx.ModelProto) -> list[dict[str, str]]:
 
 
 def _real(writer: _Writer, codes: str, type: TensorType) -> str:
-    """What codes stand for, in ops that every operator set has."""
+    """Write the real values of codes, in ops that every operator set has."""
     wide = writer.op("Cast", codes, to=TensorProto.FLOAT)
     centred = writer.op("Sub", wide, writer.constant(type.zero_point, np.float32))
     return writer.op("Mul", centred, writer.constant(type.scale, np.float32))
@@ -152,7 +156,7 @@ def _in_layout(
     writer: _Writer, value: str, type: TensorType, positions: np.ndarray | None,
     shape: tuple[int, ...], kind: int | None, out: str,
 ) -> None:
-    """A stream's frame as the tensor of the file that it holds."""
+    """Write the tensor of the file that a frame of a stream holds."""
     rank = len(type.shape)
     axis: int | None = 1
     if positions is not None:

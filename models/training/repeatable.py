@@ -12,7 +12,7 @@ __all__ = ["repeatable"]
 
 @contextmanager
 def repeatable(seed: int, threads: int = 1) -> Iterator[None]:
-    """Torch seeded, and on a number of threads, which add in one order; afterwards as it was.
+    """Seed torch, and limit it to a number of threads, which add in one order; then restore both.
 
     Layers of small networks are also quicker on one thread than on several.
     """

@@ -17,7 +17,7 @@ from hwgen.ir import (
     Quantisation,
     TensorType,
 )
-from hwgen.models.onnx.export.writer import Writer, flat_pads, to_onnx_layout, writes
+from hwgen.models.export.writer import Writer, flat_pads, to_onnx_layout, writes
 
 __all__ = ["QdqWriter"]
 
@@ -65,7 +65,7 @@ class QdqWriter(Writer):
 
     @writes(ConvTranspose)
     def _convtranspose(self, node: Node, op: ConvTranspose, types: list[TensorType]) -> None:
-        """Plain float weights: with groups no axis of theirs is that of the output channels."""
+        """Write float weights: with groups, none of their axes is that of the output channels."""
         (type,) = types
         grow = [max(-b, 0) for _, b in op.pads]
         if any(a < 0 for a, _ in op.pads) or any(
@@ -112,6 +112,6 @@ class QdqWriter(Writer):
 
 
 def _fraction(op: Convolution) -> np.ndarray:
-    """What biases have below a step of the accumulator, in such steps."""
+    """The part of the biases that is below a step of the accumulator, in such steps."""
     offset = op.requantise.offset
     return np.zeros(op.cout) if offset is None else offset / np.maximum(op.requantise.multiplier, 1)

@@ -7,8 +7,8 @@ import torch
 from hwgen.errors import HwgenError
 from hwgen.ir import Graph, Quantisation, TensorType
 from hwgen.models import zoo
-from hwgen.models.detect import decode, draw
 from hwgen.models.frames.images import photographs
+from hwgen.models.host.detect import decode, draw
 
 FINE = Quantisation(2.0**-9, 0, 16)
 """Near enough to float: heads within +-64."""

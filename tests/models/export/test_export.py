@@ -27,8 +27,8 @@ from hwgen.ir import (
     Table,
     TensorType,
 )
-from hwgen.models.onnx.export import from_onnx_layout, to_integer, to_onnx_layout, to_qdq
-from hwgen.models.onnx.reader import session
+from hwgen.models.export import from_onnx_layout, to_integer, to_onnx_layout, to_qdq
+from hwgen.models.onnx.session import session
 
 Q = Quantisation(0.1, 3)
 

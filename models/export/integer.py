@@ -18,7 +18,7 @@ from hwgen.ir import (
     Requantise,
     TensorType,
 )
-from hwgen.models.onnx.export.writer import Writer, flat_pads, to_onnx_layout, writes
+from hwgen.models.export.writer import Writer, flat_pads, to_onnx_layout, writes
 
 __all__ = ["IntegerWriter"]
 
@@ -30,10 +30,16 @@ class IntegerWriter(Writer):
         self, acc: str, requantise: Requantise, output: Quantisation, rank: int, out: str = "",
         entry: np.ndarray | None = None,
     ) -> str:
-        """``clamp(zp + round_half_even((acc * M + offset) * 2^-s))`` of an int32 tensor, in double:
-        exact as long as products stay below ``2**53``.
+        """Write ``clamp(zp + round_half_even((acc * M + offset) * 2^-s))`` of an int32 tensor.
 
-        ``entry``: which multiplier each pixel takes; else one for each channel, or one for all.
+        It is computed in double, which is exact as long as products stay below ``2**53``.
+
+        Parameters
+        ----------
+        acc, out : tensors
+        requantise, output : multipliers and shifts, and the codes
+        rank : of the tensor
+        entry : which multiplier each pixel takes; None: one for each channel, or one for all
         """
         def spread(values: np.ndarray) -> np.ndarray:
             return values[entry] if entry is not None else values.reshape(-1, *(1,) * (rank - 2))
@@ -53,7 +59,7 @@ class IntegerWriter(Writer):
         return self.op("Cast", clipped, out=out, to=kind)
 
     def _unsigned(self, node: Node, type: TensorType) -> str:
-        """ConvInteger wants unsigned activations: everything is shifted by 128."""
+        """The input shifted by 128, because ConvInteger takes unsigned activations."""
         if type.bits > 8:
             raise HwgenError(
                 f"Node {node.name!r} reads {type.bits} bits; integer ONNX has convolutions up to 8"
@@ -78,7 +84,7 @@ class IntegerWriter(Writer):
 
     @writes(ConvTranspose)
     def _convtranspose(self, node: Node, op: ConvTranspose, types: list[TensorType]) -> None:
-        """Pixels spread apart by the zero point, and a convolution with the kernel turned round."""
+        """Spread pixels apart with zero points between, and convolve with the turned kernel."""
         (type,) = types
         zero, rank = type.zero_point, len(type.spatial)
         x = self._unsigned(node, type)

@@ -1,4 +1,4 @@
-"""What both forms of ONNX share: nodes, constants, and ops that only select among integers."""
+"""What both forms of ONNX share: nodes, constants, and ops that only choose among integers."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Writer(metaclass=_Registering):
         self._count = 0
 
     def op(self, kind: str, *inputs: str, out: str = "", **attributes) -> str:
-        """Add an ONNX node with one output; returns the output's name."""
+        """Add an ONNX node with one output, and return the output's name."""
         if not out:
             self._count += 1
             out = f"{kind.lower()}.{self._count}"
@@ -95,7 +95,7 @@ class Writer(metaclass=_Registering):
         return out
 
     def constant(self, value, dtype) -> str:
-        """Add a constant; returns its name."""
+        """Add a constant, and return its name."""
         self._count += 1
         name = f"constant.{self._count}"
         self._constants[name] = numpy_helper.from_array(np.asarray(value, dtype), name)
@@ -128,7 +128,7 @@ class Writer(metaclass=_Registering):
                     return
         raise HwgenError(f"Node {node.name!r}: {type(node.op).__name__} has no form in ONNX")
 
-    # What both forms share: ops that only select among integers.
+    # What both forms share: ops that only choose among integers.
 
     @writes(Table)
     def _table(self, node: Node, op: Table, types: list[TensorType]) -> None:
@@ -199,7 +199,7 @@ class Writer(metaclass=_Registering):
 
     @writes(Reshape)
     def _reshape(self, node: Node, op: Reshape, types: list[TensorType]) -> None:
-        """The order of the stream is kept, which has channels last."""
+        """Reshape with channels last, so that the order of the stream is kept."""
         before, after = len(types[0].shape) + 1, len(op.shape) + 1
         last = self.op("Transpose", node.inputs[0], perm=[0, *range(2, before), 1])
         shaped = self.op("Reshape", last, self.constant((-1, *op.shape), np.int64))
@@ -214,7 +214,7 @@ class Writer(metaclass=_Registering):
 
     @writes(Gemm)
     def _gemm(self, node: Node, op: Gemm, types: list[TensorType]) -> None:
-        """A convolution whose window is the frame, its spatial extents then taken away."""
+        """Write a convolution whose window is the frame, and then remove its spatial extents."""
         (type,) = types
         if not type.spatial:
             # ONNX knows no convolution without a spatial axis.

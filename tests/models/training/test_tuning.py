@@ -8,11 +8,12 @@ from hwgen.errors import HwgenError
 from hwgen.ir import Conv
 from hwgen.models.compression.decomposition import Decomposition
 from hwgen.models.compression.rewrite import decompose
-from hwgen.models.compression.trainable import TorchNetwork, distil, tune
 from hwgen.models.load import read
 from hwgen.models.lowering import lower
 from hwgen.models.quantisation.calibrate import probe, statistics
 from hwgen.models.quantisation.precision import Precision
+from hwgen.models.training.network import TorchNetwork
+from hwgen.models.training.tuning import distil, tune
 from tests.models.float_networks import N, constants_of, network, noise
 
 POOLS = {

@@ -13,9 +13,9 @@ from __future__ import annotations
 import onnx
 
 from hwgen.ir import Graph
-from hwgen.models.onnx.export.integer import IntegerWriter
-from hwgen.models.onnx.export.qdq import QdqWriter
-from hwgen.models.onnx.export.writer import from_onnx_layout, to_onnx_layout
+from hwgen.models.export.integer import IntegerWriter
+from hwgen.models.export.qdq import QdqWriter
+from hwgen.models.export.writer import from_onnx_layout, to_onnx_layout
 
 __all__ = ["from_onnx_layout", "to_integer", "to_onnx_layout", "to_qdq"]
 

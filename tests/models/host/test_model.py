@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from hwgen.errors import HwgenError, HwgenWarning
-from hwgen.models.host import input_name
+from hwgen.models.host.model import input_name
 from hwgen.models.load import read
 from tests.models.float_networks import N, constants_of
 
@@ -50,7 +50,7 @@ def test_graph_takes_its_host_along(tmp_path):
 def test_refusal_names_outputs_that_work(tmp_path, nodes):
     each = np.random.default_rng(0).normal(size=(8, 8)).astype(np.float32)
     path = file(tmp_path, nodes, {**C, "each": each})
-    with pytest.raises(HwgenError, match=r"left to the host, by --outputs c \(outputs=\['c'\]"):
+    with pytest.raises(HwgenError, match=r"left to the host: choose the outputs c$"):
         read(str(path))
     assert read(str(path), outputs=["c"]).graph.outputs == ["c"]
 
@@ -181,7 +181,7 @@ NORM = {**C, "s": np.array([1, 2, 256]), "t": np.array([1, 8, 8, 8]),
 def test_work_that_cannot_be_computed_is_refused_with_the_way_out(tmp_path):
     path = file(tmp_path, GROUP_NORM, NORM)
     with pytest.raises(HwgenError, match=r"InstanceNormalization.* behind the last weights, so it "
-                                         r"can be left to the host, by --outputs r \("):
+                                         "can be left to the host: choose the outputs r$"):
         read(str(path))
     assert check(path, outputs=["r"]) == ["InstanceNormalization", "Reshape", "Relu"]
 
@@ -200,8 +200,9 @@ def test_chosen_output_in_the_middle_leaves_weights_to_the_host(tmp_path):
 
 
 @pytest.mark.parametrize("outputs, message", [
-    (["cc"], r"has no tensor 'cc' that could be an output; it has 'c', "),
-    (["x"], r"has no tensor 'x' that could be an output"),
+    (["cc"], r"has no tensor 'cc' that could be an output; those with names like it are 'c'$"),
+    (["x"], r"has no tensor 'x' that could be an output; its last ones are 'c', 'r', 'y'$"),
+    (["c", "r", "c"], r"^Output 'c' is named twice$"),
     (["r"], r"^Outputs r: the file's outputs also depend on its input 'x' by another way"),
 ])
 def test_outputs_that_cannot_be_chosen(outputs, message, tmp_path):

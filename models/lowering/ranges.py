@@ -1,0 +1,55 @@
+"""Ranges that several tensors share, because an op between them keeps codes as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+
+from hwgen.models.onnx.network import Network
+
+__all__ = ["Ranges", "shared_ranges"]
+
+Ranges = Mapping[str, tuple[float, float]]
+"""Tensor name to its smallest and largest value."""
+
+KEEPS = {
+    "Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "GlobalMaxPool", "MaxPool", "Pad",
+    "ReduceMax", "Reshape", "Resize", "Slice", "SpaceToDepth", "Split", "Squeeze", "Transpose",
+    "Unsqueeze", "Upsample",
+}
+"""Ops whose outputs have the codes of their inputs."""
+
+
+def shared_ranges(
+    network: Network, ranges: Ranges
+) -> tuple[dict[str, tuple[float, float]], dict[str, str]]:
+    """Give one range to tensors that a Concat joins, or that keep their codes.
+
+    Inputs, and tensors whose codes the file states, share with nobody.
+
+    Returns
+    -------
+    ranges : by tensor; those of a group at its representative
+    groups : tensor to the representative of its group, without the representatives
+    """
+    parents: dict[str, str] = {}
+
+    def find(name: str) -> str:
+        while name in parents:
+            name = parents[name]
+        return name
+
+    fixed = {*network.constants, *network.inputs, *network.codes, ""}
+    for node in network.nodes:
+        if node.op_type not in KEEPS:
+            continue
+        for a, b in pairwise([t for t in (*node.input, *node.output) if t not in fixed]):
+            if find(a) != find(b):
+                parents[find(b)] = find(a)
+    shared = dict(ranges)
+    for name, (low, high) in ranges.items():
+        root = find(name)
+        if root != name:
+            have = shared.get(root, (low, high))
+            shared[root] = (min(low, have[0]), max(high, have[1]))
+    return shared, {name: find(name) for name in parents}

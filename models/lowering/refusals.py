@@ -1,0 +1,56 @@
+"""What is said of a node that cannot be lowered: why, and what may be done about it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection
+
+import onnx
+
+from hwgen.models.lowering.regions import ELEMENTWISE
+from hwgen.models.onnx.network import Network
+from hwgen.models.onnx.nodes import WEIGHTED
+
+__all__ = ["unsupported", "way_out"]
+
+
+def unsupported(network: Network, node: onnx.NodeProto, supported: Collection[str]) -> str:
+    """Why there is no handler for a node, given the ops that are supported."""
+    if node.op_type not in ELEMENTWISE:
+        near = difflib.get_close_matches(node.op_type, supported, 3, 0.8)
+        like = f"{' and '.join(map(repr, near))} would be; " if near else ""
+        return (f"op {node.op_type!r} is not supported here; {like}docs/conformance.md lists "
+                f"what is")
+    live = [i for i in node.input if i and i not in network.constants]
+    if len(live) > 1:
+        return (f"{node.op_type} of several streams ({', '.join(map(repr, live))}) is not "
+                f"supported, only of one stream and scalar constants")
+    return (f"{node.op_type} with a constant that is no scalar, or that changes the shape, is "
+            f"not supported")
+
+
+def way_out(network: Network, node: onnx.NodeProto) -> str:
+    """What to do if a node behind the last weights cannot be computed; empty in front of them."""
+    behind = _behind(network, node)
+    if any(n.op_type in WEIGHTED for n in behind):
+        return ""
+    made = {out for n in behind for out in n.output}
+    ends = list(dict.fromkeys((
+        *(t for t in network.outputs if t not in made),
+        *(i for n in behind for i in n.input
+          if i and i not in made and i not in network.constants),
+    )))
+    if set(ends) & set(network.inputs):
+        return ""
+    return (f"; it is behind the last weights, so it can be left to the host: choose the outputs "
+            f"{','.join(ends)}")
+
+
+def _behind(network: Network, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """A node and all that depend on it, in topological order."""
+    behind, made = [node], set(node.output)
+    for other in network.nodes:
+        if other is not node and made.intersection(other.input):
+            behind.append(other)
+            made.update(other.output)
+    return behind

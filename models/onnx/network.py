@@ -1,0 +1,75 @@
+"""The float network that a file holds, as all later steps read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from hwgen.ir import Quantisation
+from hwgen.models.onnx.division import Host
+from hwgen.models.onnx.quantisers import CodedConstant
+
+__all__ = ["Network"]
+
+
+@dataclass
+class Network:
+    """A float network: ONNX nodes in topological order, constants, and the shapes of tensors.
+
+    Members
+    -------
+    model : the ONNX model, for running it
+    nodes : its nodes
+    constants : name to array
+    shapes : name to shape, NCHW with a batch of 1
+    inputs, outputs : tensor names
+    codes : float tensor to the quantisation whose values alone it takes, if the file says so
+    weights : constant to its integers, if the file states them
+    inner : tensors inside of a quantiser that takes several nodes
+    host : what is left to the host
+    users : tensor to the nodes that read it
+    """
+
+    model: onnx.ModelProto
+    nodes: list[onnx.NodeProto]
+    constants: dict[str, np.ndarray]
+    shapes: dict[str, tuple[int, ...]]
+    inputs: list[str]
+    outputs: list[str]
+    codes: dict[str, Quantisation] = field(default_factory=dict)
+    weights: dict[str, CodedConstant] = field(default_factory=dict)
+    inner: set[str] = field(default_factory=set)
+    host: Host = field(default_factory=Host)
+    users: dict[str, list[onnx.NodeProto]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for node in self.nodes:
+            for name in node.input:
+                self.users.setdefault(name, []).append(node)
+
+    def with_constants(
+        self, arrays: Mapping[str, np.ndarray],
+        weights: Mapping[str, CodedConstant] | None = None,
+    ) -> Network:
+        """The network with other values for some of its constants, in its model too.
+
+        Parameters
+        ----------
+        arrays : by name
+        weights : integers that some of them stand for
+        """
+        model = onnx.ModelProto()
+        model.CopyFrom(self.model)
+        for value in model.graph.initializer:
+            if value.name in arrays:
+                kind = helper.tensor_dtype_to_np_dtype(value.data_type)
+                array = np.ascontiguousarray(arrays[value.name], kind)
+                value.CopyFrom(numpy_helper.from_array(array, value.name))
+        return replace(
+            self, model=model, constants={**self.constants, **arrays},
+            weights={**self.weights, **(weights or {})}, users={},
+        )

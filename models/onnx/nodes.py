@@ -1,0 +1,42 @@
+"""What ONNX nodes say: their attributes, their padding, and whether they have weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx
+
+from hwgen.ir import Pads
+
+__all__ = ["WEIGHTED", "attributes", "rename", "spatial_pads"]
+
+WEIGHTED = {"Conv", "Gemm", "MatMul", "ConvTranspose"}
+"""Ops with weights."""
+
+
+def attributes(node: onnx.NodeProto) -> dict:
+    """Attributes of a node as plain values."""
+    return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+
+
+def rename(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
+    """Give the tensors that a node reads or makes other names, in place."""
+    for tensors in (node.input, node.output):
+        tensors[:] = [names.get(tensor, tensor) for tensor in tensors]
+
+
+def spatial_pads(
+    at: dict, kernel: tuple[int, ...], stride: tuple[int, ...], spatial: tuple[int, ...]
+) -> Pads:
+    """Padding of an ONNX node as (before, after) per dimension; ``kernel``: with dilation."""
+    auto = at.get("auto_pad", b"NOTSET").decode()
+    rank = len(kernel)
+    if auto in ("SAME_UPPER", "SAME_LOWER"):
+        pads = []
+        for n, k, s in zip(spatial, kernel, stride, strict=True):
+            total = max((-(-n // s) - 1) * s + k - n, 0)
+            small, large = total // 2, total - total // 2
+            pads.append((small, large) if auto == "SAME_UPPER" else (large, small))
+        return tuple(pads)
+    flat = at.get("pads", (0,) * (2 * rank)) if auto == "NOTSET" else (0,) * (2 * rank)
+    return tuple(zip(flat[:rank], flat[rank:], strict=True))

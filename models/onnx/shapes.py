@@ -1,0 +1,225 @@
+"""Shapes of a model's tensors: inputs made static, extents inferred and checked."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import onnx
+from onnx import helper, shape_inference
+
+from hwgen.errors import HwgenError, HwgenWarning
+from hwgen.models.onnx.nodes import attributes, rename
+from hwgen.models.onnx.quantisers import INTEGERS
+
+__all__ = [
+    "check_extents", "first_line", "fix_inputs", "floor_pools", "infer_shapes", "turn_inputs",
+    "with_size",
+]
+
+ELEMENTS = 1 << 28
+"""Most elements of a tensor."""
+
+
+def turn_inputs(model: onnx.ModelProto) -> None:
+    """Inputs with channels last, turned at once as TensorFlow's exporters do, get them first.
+
+    The stream has channels last either way; what else reads an input keeps it as it is.
+    """
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for tensor in node.input:
+            readers.setdefault(tensor, []).append(node)
+    outputs = {value.name for value in model.graph.output}
+    for value in model.graph.input:
+        dims = value.type.tensor_type.shape.dim
+        turn = [0, len(dims) - 1, *range(1, len(dims) - 1)]
+        turned = readers.get(value.name, [])
+        if len(dims) < 3 or not turned or any(
+            node.op_type != "Transpose" or list(attributes(node).get("perm", ())) != turn
+            or node.output[0] in outputs for node in turned
+        ):
+            continue
+        extents = [onnx.TensorShapeProto.Dimension.FromString(dims[k].SerializeToString())
+                   for k in turn]
+        del dims[:]
+        dims.extend(extents)
+        for node in turned:
+            for reader in readers.get(node.output[0], []):
+                rename(reader, {node.output[0]: value.name})
+            model.graph.node.remove(node)
+        del model.graph.value_info[:]
+
+
+def fix_inputs(model: onnx.ModelProto, name: str, size: int | None) -> None:
+    """Give every input a static shape with a batch of 1, and take constants off the inputs.
+
+    Parameters
+    ----------
+    model : changed
+    name : what errors call it
+    size : height and width for image inputs; None: as the file says
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If an extent is not known, an input is not of floats (or of integers that are dequantised
+        at once), or a size is given and no input is an image.
+    """
+    constants = {c.name for c in model.graph.initializer}
+    inputs = [onnx.ValueInfoProto.FromString(value.SerializeToString())
+              for value in model.graph.input if value.name not in constants]
+    if len(inputs) < len(model.graph.input):
+        # Before version 4 of the format constants had to be inputs as well.
+        model.ir_version = max(model.ir_version, 4)
+        del model.graph.input[:]
+        model.graph.input.extend(inputs)
+    if size is not None and not any(
+            len(value.type.tensor_type.shape.dim) == 4 for value in inputs):
+        raise HwgenError(f"{name} has no image as input (batch, channels, height, width), so no "
+                         f"size can be given")
+    coded = {n.input[0] for n in model.graph.node if n.op_type == "DequantizeLinear"}
+    changed = False
+    for value in model.graph.input:
+        _check_kind(value, name, coded)
+        changed |= _fix_extents(value, name, size)
+    if changed:
+        del model.graph.value_info[:]
+        for value in model.graph.output:
+            value.type.tensor_type.ClearField("shape")
+
+
+def _check_kind(value: onnx.ValueInfoProto, name: str, coded: set[str]) -> None:
+    """Refuse an input of other elements than floats, or integers that are dequantised at once."""
+    kind = value.type.tensor_type.elem_type
+    if kind != onnx.TensorProto.FLOAT and not (kind in INTEGERS and value.name in coded):
+        known = onnx.TensorProto.DataType.Name(kind) if kind else "no tensor"
+        raise HwgenError(f"{name}: input {value.name!r} is {known}: only FLOAT inputs, or "
+                         f"integers behind which a DequantizeLinear stands, are read")
+
+
+def _fix_extents(value: onnx.ValueInfoProto, name: str, size: int | None) -> bool:
+    """Make the shape of an input static; returns whether it changed."""
+    changed = False
+    dims = value.type.tensor_type.shape.dim
+    for k, dim in enumerate(dims):
+        image = len(dims) == 4 and k >= 2
+        if k == 0 and dim.dim_value != 1:
+            if dim.dim_value > 1:
+                warnings.warn(
+                    f"{name}: input {value.name!r} has a batch of {dim.dim_value}: frames go "
+                    f"through one by one, and the batch is 1", HwgenWarning, stacklevel=2)
+            dim.dim_value, changed = 1, True
+        elif image and size is not None and dim.dim_value != size:
+            dim.dim_value, changed = size, True
+        elif dim.dim_value < 1:
+            raise HwgenError(
+                f"{name}: input {value.name!r} has no fixed extent in dimension {k}: "
+                f"{'give a size, or ' if image else ''}export with a static shape"
+            )
+    return changed
+
+
+def check_extents(model: onnx.ModelProto, name: str, size: int | None) -> None:
+    """Refuse tensors that are empty or too large, before anything allocates them."""
+    for constant in model.graph.initializer:
+        if math.prod(constant.dims) > ELEMENTS:
+            raise HwgenError(f"{name}: constant {constant.name!r} of {list(constant.dims)} is "
+                             f"too large")
+    try:
+        found = infer_shapes(model)
+    except Exception as error:
+        raise HwgenError(f"{name} is inconsistent{with_size(size)}: {first_line(error)}") from None
+    for value in (*found.graph.input, *found.graph.value_info, *found.graph.output):
+        dims = [d.dim_value for d in value.type.tensor_type.shape.dim if d.HasField("dim_value")]
+        if math.prod(dims) > ELEMENTS or any(d < 0 for d in dims):
+            raise HwgenError(f"{name}: tensor {value.name!r} of {dims} is too large")
+        if 0 in dims:
+            raise HwgenError(f"{name}: tensor {value.name!r} of {dims} is empty")
+
+
+def infer_shapes(model: onnx.ModelProto, **options) -> onnx.ModelProto:
+    """A model with its shapes inferred, and without its large constants, which would be copied."""
+    bare = onnx.ModelProto()
+    graph = bare.graph
+    bare.ir_version = max(model.ir_version, 4)
+    bare.opset_import.extend(model.opset_import)
+    bare.functions.extend(model.functions)
+    graph.name = model.graph.name
+    for part in ("node", "input", "output", "value_info"):
+        getattr(graph, part).extend(getattr(model.graph, part))
+    for constant in model.graph.initializer:
+        if math.prod(constant.dims) < 1024:
+            graph.initializer.append(constant)
+        else:
+            graph.input.append(helper.make_tensor_value_info(
+                constant.name, constant.data_type, list(constant.dims)))
+    return shape_inference.infer_shapes(bare, data_prop=True, **options)
+
+
+def floor_pools(model: onnx.ModelProto) -> None:
+    """Mend pools with ``ceil_mode`` whose extents shape inference of ONNX would make too large.
+
+    A window that would begin in the padding behind the frame is left out, as PyTorch and
+    onnxruntime do.  Along such an axis extents are those without ``ceil_mode``.
+    """
+    nodes = [n for n in model.graph.node
+             if "Pool" in n.op_type and attributes(n).get("ceil_mode")]
+    while nodes:
+        # Once more after each that has changed: extents behind it are others then.
+        shapes = {
+            v.name: [d.dim_value for d in v.type.tensor_type.shape.dim]
+            for graph in (infer_shapes(model).graph,)
+            for v in (*graph.input, *graph.value_info)
+        }
+        for node in list(nodes):
+            nodes.remove(node)
+            if _floored(node, shapes.get(node.input[0], [])):
+                del model.graph.value_info[:]
+                for value in model.graph.output:
+                    value.type.tensor_type.ClearField("shape")
+                break
+
+
+def _floored(node: onnx.NodeProto, shape: list[int]) -> bool:
+    """Whether a pool with ``ceil_mode`` leaves windows out; it is plain from now on then."""
+    at = attributes(node)
+    kernel = at["kernel_shape"]
+    ones, rank = [1] * len(kernel), len(kernel)
+    pads = list(at.get("pads", [0, 0] * rank))
+    if len(shape) != rank + 2 or not all(shape[2:]) or at.get("auto_pad", b"NOTSET") != b"NOTSET":
+        return False
+    left_out = False
+    for axis, (n, k, s, d) in enumerate(zip(
+        shape[2:], kernel, at.get("strides", ones), at.get("dilations", ones), strict=True
+    )):
+        before, after, reach = pads[axis], pads[rank + axis], (k - 1) * d + 1
+        last = -(-(n + before + after - reach) // s)
+        if last * s >= n + before:
+            left_out = True
+        else:
+            pads[rank + axis] = max(after, last * s + reach - n - before)
+    if not left_out:
+        return False
+    extended = pads != list(at.get("pads", [0, 0] * rank))
+    if extended and (at.get("count_include_pad")
+                     or any(p >= k for p, k in zip(pads, [*kernel, *kernel], strict=True))):
+        raise HwgenError(
+            f"Node {node.name or node.output[0]!r} ({node.op_type}): ceil_mode leaves windows out "
+            f"along one axis and adds some along another; with count_include_pad = 1, or with "
+            f"dilations, that is not supported"
+        )
+    for attribute in list(node.attribute):
+        if attribute.name in ("ceil_mode", "pads"):
+            node.attribute.remove(attribute)
+    node.attribute.append(helper.make_attribute("pads", pads))
+    return True
+
+
+def with_size(size: int | None) -> str:
+    return f" with images of {size} x {size}, the size that was given" if size else ""
+
+
+def first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__

@@ -1,0 +1,1 @@
+"""Training of float networks in torch, which gives the same weights every time."""
