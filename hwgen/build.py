@@ -31,7 +31,7 @@ from hwgen.boards import Board
 from hwgen.design import DesignPoint
 from hwgen.dse.design.search import OBJECTIVES, OFFCHIP, Found, check_design, search
 from hwgen.emit.verilog import emit
-from hwgen.errors import HwgenError, HwgenWarning, reason
+from hwgen.errors import HwgenError, HwgenWarning, named_reason
 from hwgen.interrupt import Interrupted, ending_with_signals, private_temporary
 from hwgen.ir import Graph
 from hwgen.netlist import Netlist
@@ -416,7 +416,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _deafen()
         return 0
     except OSError as error:
-        print(f"hwgen: {reason(error)}", file=sys.stderr)
+        print(f"hwgen: {named_reason(error)}", file=sys.stderr)
         return 2
     except Interrupted as signal:
         with warnings.catch_warnings():

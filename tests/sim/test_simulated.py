@@ -26,7 +26,8 @@ STREAM = StreamType(TensorType((4, 4, 4), Quantisation(0.1, 3)), 2)
 @pytest.mark.parametrize("config", [
     FifoConfig(stream=STREAM, branches=2),
     FoldedConvConfig(op=make_conv(Window((3, 3), (1, 1), ((1, 1), (1, 1))), 4, 6),
-                     tensor=STREAM.tensor, channel_lanes=2, tap_lanes=3, pe=2, lanes_out=2),
+                     tensor=STREAM.tensor, channel_lanes=2, tap_lanes=3, pe=2,
+                     lanes_out=2).at_full_speed(),
 ], ids=lambda config: config.title)
 def test_a_block(config, tmp_path: Path) -> None:
     """As a component, as a netlist and as Verilog: the same values in the same cycles."""
