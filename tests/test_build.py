@@ -5,6 +5,7 @@ import hashlib
 import html
 import json
 import re
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -351,7 +352,7 @@ def test_a_fault_of_the_system_names_its_file(network, tmp_path, capsys, monkeyp
     def fails(*_, **__):
         raise FileNotFoundError(errno.ENOENT, "No such file or directory", "c++")
 
-    monkeypatch.setattr("hwgen.models.load.read", fails)
+    monkeypatch.setattr(import_module("hwgen.models.load"), "read", fails)
     out = tmp_path / "out"
     assert main([network, "--board", "zcu102", "--out", str(out)]) == 2
     assert capsys.readouterr().err == "hwgen: c++: No such file or directory\n"
