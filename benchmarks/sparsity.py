@@ -31,7 +31,7 @@ from hwgen.blocks.sparse_conv import SparseConvConfig, even_streams, usual_queue
 from hwgen.dse.sparse.statistics import Layer, Statistics, layers_of, measure, stated
 from hwgen.ir import Graph, TensorType
 from hwgen.models.load import read
-from hwgen.sim.amaranth.testbench import simulate
+from hwgen.sim.amaranth import simulate
 
 NETWORKS = (("resnet18", 224), ("vgg11", 224))
 QUICK = (("resnet18", 64),)
@@ -283,9 +283,9 @@ def check(name: str, graph: Graph, frames: Mapping[str, np.ndarray], names: list
             quick = mine.cycles(config.channel_lanes, config.tap_lanes, config.pe, config.streams,
                                 lanes_out=config.lanes_out)
             run = simulate(config.create(), pieces)
-            wrong = int((run.outputs[0] != config.compute(pieces)[0]).sum())
+            wrong = int((run.outputs["o"] != config.compute(pieces)[0]).sum())
             folds = len(pieces) * config.window.windows * len(config.fold_results)
-            took = (run.times[0][-1] - run.times[0][0]) / (folds - 1)
+            took = (run.times["o"][-1] - run.times["o"][0]) / (folds - 1)
             good &= not wrong and abs(predicted / took - 1) <= 0.03
             line((f"{name} {layer.name}", f"{config.multipliers} / {config.count}",
                   f"{mine.mean_density:.2f}", f"{folds:,}", f"{took:.3f}", f"{predicted:.3f}",

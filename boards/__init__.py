@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from decimal import Decimal
 from importlib.resources import files
+from math import inf
 from pathlib import Path
 
 from hwgen.device.cost import Resources
@@ -22,25 +22,38 @@ KINDS = ("DDR3", "DDR4", "HBM", "SDRAM")
 AXI_BITS = (8, 16, 32, 64, 128, 256, 512, 1024)
 """Widths that the data of an AXI port can have (AMBA AXI, A1.2)."""
 
-
 CLOCKS = {"ultrascale+": 891.0, "ultrascale": 741.0, "7series": 741.0, "ecp5": 400.0}
-"""Families, and the most MHz that anything in them can be clocked with: what DSPs of the fastest
-grade reach (AMD DS923, DS893, DS183), of ECP5 what its PLLs give (Lattice FPGA-DS-02012)."""
+"""Per family, the highest clock of anything in it, MHz: that of DSPs of the fastest speed grade
+(AMD DS923, DS893, DS183), for ECP5 that of its PLLs (Lattice FPGA-DS-02012)."""
 
 LEAST_CLOCK = 1.0
 """The least clock, in MHz."""
 
+LARGEST = {
+    "dsp": 100_000, "bram18": 100_000, "uram": 100_000, "lut": 100_000_000, "ff": 100_000_000,
+}
+"""The most of each resource that a device may have: about ten times what the largest has."""
 
-def _count(name: str, value: object, least: int) -> None:
+LEAST_SHARE = 0.01
+"""The least share of anything."""
+
+
+def _whole(name: str, value: object, least: int, most: int) -> None:
+    """Raise :exc:`HwgenError` for what is not an integer between two, both included."""
     # A bool is an int to Python, and not to whoever wrote it.
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise HwgenError(f"{name} must be an integer, {least} or more, not {value!r}")
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise HwgenError(f"{name} must be an integer from {least} to {most}, not {value!r}")
 
 
-def _positive(name: str, value: object, most: float = sys.float_info.max) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
-        bound = f", at most {most:g}" if most < sys.float_info.max else ""
-        raise HwgenError(f"{name} must be a positive number{bound}, not {value!r}")
+def _within(value: object, least: float, most: float) -> bool:
+    """Whether something is a number between two, both included."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
+
+
+def _number(name: str, value: object, least: float, most: float) -> None:
+    """Raise :exc:`HwgenError` for what is not a number between two, both included."""
+    if not _within(value, least, most):
+        raise HwgenError(f"{name} must be a number from {least:g} to {most:g}, not {value!r}")
 
 
 @dataclass(frozen=True)
@@ -53,15 +66,15 @@ class Memory:
     kind : :class:`str`
         One of :data:`KINDS`.
     gbps : :class:`float`
-        Peak bandwidth of a channel, Gbit/s.
+        Peak bandwidth of a channel, Gbit/s; from 0.001 to 100,000.
     axi_bits : :class:`int`
         Width of the AXI ports through which a design reaches it, one of :data:`AXI_BITS`.
     count : :class:`int`
-        Channels.
+        Channels, 1 to 256.
     ports : :class:`int`
-        AXI ports that share a channel.
+        AXI ports that share a channel, 1 to 64.
     practical : :class:`float`
-        Part of the peak that long bursts reach in practice, above 0, at most 1.
+        Part of the peak that long bursts reach in practice, from 0.01 to 1.
 
     Raises
     ------
@@ -82,13 +95,13 @@ class Memory:
             raise HwgenError(f"name must be the memory's name, not {self.name!r}")
         if self.kind not in KINDS:
             raise HwgenError(f"kind must be one of {', '.join(KINDS)}, not {self.kind!r}")
-        _positive("gbps", self.gbps)
+        _number("gbps", self.gbps, 0.001, 100_000)
         if isinstance(self.axi_bits, bool | float) or self.axi_bits not in AXI_BITS:
             widths = ", ".join(map(str, AXI_BITS))
             raise HwgenError(f"axi_bits must be one of {widths}, not {self.axi_bits!r}")
-        _count("count", self.count, 1)
-        _count("ports", self.ports, 1)
-        _positive("practical", self.practical, 1)
+        _whole("count", self.count, 1, 256)
+        _whole("ports", self.ports, 1, 64)
+        _number("practical", self.practical, LEAST_SHARE, 1)
 
     @property
     def total_gbps(self) -> float:
@@ -97,7 +110,7 @@ class Memory:
 
     @property
     def practical_gbps(self) -> float:
-        """What long bursts reach of it, Gbit/s."""
+        """Bandwidth that long bursts reach, all channels together, Gbit/s."""
         return self.total_gbps * self.practical
 
 
@@ -108,12 +121,12 @@ class Shares:
     Parameters
     ----------
     dsp, bram18, uram, lut, ff : :class:`float`
-        Above 0, at most 1.
+        Each from 0.01 to 1.
 
     Raises
     ------
     :exc:`HwgenError`
-        If a share is no such number.
+        If a share is not such a number.
     """
 
     dsp: float = 0.97
@@ -124,10 +137,10 @@ class Shares:
 
     def __post_init__(self) -> None:
         for name, share in asdict(self).items():
-            _positive(name, share, 1)
+            _number(name, share, LEAST_SHARE, 1)
 
     def of(self, held: Resources) -> Resources:
-        """That share of what is held, rounded down."""
+        """The shares of what a device holds, each rounded down."""
         # In decimals, as they were written: a float of 0.29 times 100 is 28.
         return Resources(**{
             name: int(Decimal(str(share)) * getattr(held, name))
@@ -143,18 +156,19 @@ class Board:
     ----------
     name : :class:`str`
     part : :class:`str`
-        As the vendor's tool calls the device.
+        The device, as the vendor's tool calls it.
     family : :class:`str`
         One of :data:`hwgen.device.multiplier.FAMILIES`; decides what a multiplier can do.
     dsp, bram18, uram, lut, ff : :class:`int`
-        Block RAM is counted in 18 Kb.
+        What the device holds, block RAM in units of 18 Kb; each from 0 to :data:`LARGEST`.
     clock_mhz : :class:`float`
-        Default clock.
+        Default clock, MHz.
     memory : sequence of :class:`Memory`
         External memory; their names differ.
     shares : :class:`Shares`
     most_mhz : :class:`float`
-        The highest clock that a design may ask for; 0: what its family can do, :data:`CLOCKS`.
+        The highest clock that a design may ask for, MHz, at most what its family can do
+        (:data:`CLOCKS`); 0: just that.
 
     Raises
     ------
@@ -181,10 +195,9 @@ class Board:
         if not isinstance(self.family, str) or self.family not in FAMILIES:
             raise HwgenError(f"family must be one of {', '.join(FAMILIES)}, not {self.family!r}")
         for name in ("dsp", "bram18", "uram", "lut", "ff"):
-            _count(name, getattr(self, name), 0)
+            _whole(name, getattr(self, name), 0, LARGEST[name])
         if self.most_mhz != 0:
-            _positive("most_mhz", self.most_mhz, CLOCKS[self.family])
-        _positive("clock_mhz", self.clock_mhz)
+            _number("most_mhz", self.most_mhz, LEAST_CLOCK, CLOCKS[self.family])
         self.check_clock(self.clock_mhz, "clock_mhz")
         called = [memory.name for memory in self.memory]
         for name in called:
@@ -192,16 +205,23 @@ class Board:
                 raise HwgenError(f"memory names must differ, not {name!r} twice")
 
     def check_clock(self, mhz: float, name: str = "Clock") -> None:
-        """Raise :exc:`HwgenError` for a clock that the device cannot have."""
+        """Raise :exc:`HwgenError` for a clock that the device cannot have.
+
+        Parameters
+        ----------
+        mhz : the clock, MHz
+        name : what the message calls it
+        """
         most = self.most_mhz or CLOCKS[self.family]
-        if not LEAST_CLOCK <= mhz <= most:
+        if not _within(mhz, LEAST_CLOCK, most):
             whose = "" if self.most_mhz else f", the most of {self.family} devices"
+            given = f"{mhz:g}" if _within(mhz, -inf, inf) else repr(mhz)
             raise HwgenError(f"{name} must be from {LEAST_CLOCK:g} to {most:g} MHz on board "
-                             f"{self.name}{whose}, not {mhz:g}")
+                             f"{self.name}{whose}, not {given}")
 
     @property
     def multiplier(self) -> str:
-        """The device's multiplier: one of :data:`hwgen.device.multiplier.MULTIPLIERS`."""
+        """The device's multiplier, one of :data:`hwgen.device.multiplier.MULTIPLIERS`."""
         return FAMILIES[self.family]
 
     @property
@@ -221,7 +241,7 @@ class Board:
 
     @property
     def offchip_practical_gbps(self) -> float:
-        """What long bursts reach of it, Gbit/s."""
+        """Bandwidth that long bursts reach, all external memory together, Gbit/s."""
         return sum(memory.practical_gbps for memory in self.memory)
 
 
@@ -240,9 +260,14 @@ def _made(
     ----------
     kind : the dataclass
     table : what the file says
-    where : beginning of messages
-    others : keys that stand beside those of the table
-    given : fields that the table does not set
+    where : what messages begin with
+    others : keys that the file may also have in this place
+    given : fields that the file cannot set
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If a key is unknown or missing, or its value is refused.
     """
     known = {f.name: f for f in fields(kind) if f.name not in given}
     if extra := [key for key in table if key not in known]:
@@ -261,7 +286,7 @@ def _made(
 
 
 def _board(name: str, values: dict) -> Board:
-    """A board from what its file holds."""
+    """A board from the contents of its file."""
     memory, usable = values.pop("memory", []), values.pop("usable", {})
     if not isinstance(memory, list) or not all(isinstance(entry, dict) for entry in memory):
         raise HwgenError(f"memory must be tables headed [[memory]], not {memory!r}")
@@ -277,12 +302,16 @@ def _board(name: str, values: dict) -> Board:
 
 
 def load(name: str | Path) -> Board:
-    """A board by name, or from a TOML file of one's own.
+    """Load a board.
+
+    Parameters
+    ----------
+    name : name of a board that comes with hwgen, or path of a ``.toml`` file
 
     Raises
     ------
     :exc:`HwgenError`
-        If there is no such board, or its file is not right.
+        If there is no such board, or if its file cannot be read, is not TOML or has a wrong value.
     """
     name = str(name)
     if name.endswith(".toml"):

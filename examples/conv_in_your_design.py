@@ -21,7 +21,7 @@ from sklearn.datasets import load_sample_image
 from hwgen.blocks.conv import FoldedConvConfig
 from hwgen.emit.verilog import emit_component
 from hwgen.ir import Conv, Quantisation, Requantise, TensorType
-from hwgen.sim.amaranth.testbench import run_streams
+from hwgen.sim.amaranth import run_streams
 
 HEIGHT, WIDTH = 40, 64
 FLOOR = 24
@@ -140,10 +140,11 @@ def main(directory: Path) -> None:
         run = run_streams(
             RowPeaks(), [("camera", picture.ravel().tolist())], [("peak", HEIGHT)], stall=stall
         )
-        seen = np.array(run.outputs[0])
+        seen = np.array(run.outputs["peak"])
         assert (seen & 0xFF == strength).all()
         assert (seen >> 8 == column).all()
-        print(f"simulated {run.times[0][-1] + 1} cycles with stalls {stall:.0%}: "
+        cycles = run.times["peak"][-1] + 1
+        print(f"simulated {cycles} cycles with stalls {stall:.0%}: "
               f"{HEIGHT} peaks as in numpy, the strongest {strength.max()}")
 
     # The whole design: its modules, those of the blocks, images of the tables.

@@ -17,7 +17,6 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -26,15 +25,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-import numpy as np
-
 import hwgen.boards as boards
 from hwgen import __version__, extras, options
 from hwgen.boards import Board
 from hwgen.design import DesignPoint
 from hwgen.dse.design.search import OBJECTIVES, OFFCHIP, Found, check_design, search
-from hwgen.emit.verilog import Rtl, emit
-from hwgen.errors import HwgenError, HwgenWarning, reason
+from hwgen.emit.verilog import emit
+from hwgen.errors import HwgenError, HwgenWarning, named_reason
 from hwgen.interrupt import Interrupted, ending_with_signals, private_temporary
 from hwgen.ir import Graph
 from hwgen.netlist import Netlist
@@ -273,54 +270,6 @@ def _sparsity(netlist: Netlist, statistics: Statistics | None, seeded: bool) -> 
     }
 
 
-def _simulate(
-    source: Source, netlist: Netlist, rtl: Rtl, board: Board, design: DesignPoint, frames: int,
-    interval: int, seed: int, say: Callable[[str], None],
-) -> dict:
-    """Run frames through the Verilog: evenly paced, without a gap, and with stalls."""
-    from hwgen.sim.verilator import MemoryModel, VerilatorModel
-
-    inputs = source.frames(frames, seed)
-    memory = MemoryModel.of_board(board, design.clock_mhz) if netlist.offchip else None
-    say("reference")
-    wanted = source.graph.evaluate(inputs)
-    runs = []
-    with tempfile.TemporaryDirectory(prefix="hwgen-") as folder:
-        say("compiling the Verilog")
-        model = VerilatorModel(rtl, netlist, Path(folder))
-        for mode, options in (
-            ("paced", {"interval": interval}),
-            ("back to back", {}),
-            ("random stalls", {"stall": 0.2, "seed": seed}),
-        ):
-            say(mode)
-            run = model.run(inputs, memory=memory, **options)
-            moved = {} if run.memory is None else {"memory": {
-                "waits": run.memory.waits, "held": run.memory.held,
-                "bytes_read": run.memory.bytes_read // frames,
-                "bytes_written": run.memory.bytes_written // frames,
-            }}
-            runs.append({
-                **moved,
-                "mode": mode,
-                "interval_cycles": run.interval if frames > 1 else None,
-                "latency_cycles": run.latency,
-                "first_output_cycles": run.first_output,
-                "mismatches": int(sum((run.outputs[n] != wanted[n]).sum() for n in wanted)),
-                "cycles": run.cycles,
-                "cycles_per_second": run.cycles / run.seconds,
-            })
-    return {
-        "frames": frames,
-        "interval_cycles": runs[0]["interval_cycles"],
-        "latency_cycles": runs[0]["latency_cycles"],
-        "first_output_cycles": runs[0]["first_output_cycles"],
-        "mismatches": sum(run["mismatches"] for run in runs),
-        "cycles_per_second": float(np.mean([run["cycles_per_second"] for run in runs])),
-        "runs": runs,
-    }
-
-
 def _accuracy(found: Accuracy) -> dict:
     """What ``report.json`` says about the accuracy."""
     worst = found.worst
@@ -425,10 +374,13 @@ def _build(
                 rtl.write(folder / "rtl")
             if arguments.simulate:
                 with phases("simulate") as say:
-                    data["simulated"] = _simulate(
-                        source, netlist, rtl, board, design, arguments.simulate, timing.interval,
-                        arguments.seed, say,
-                    )
+                    from hwgen.sim.verilator import prove
+
+                    data["simulated"] = prove(
+                        source.frames(arguments.simulate, arguments.seed), graph, netlist, rtl,
+                        board=board, clock_mhz=design.clock_mhz, interval=timing.interval,
+                        seed=arguments.seed, progress=say,
+                    ).plain()
         if warned:
             data["warnings"] = warned
         data["seconds"] = phases.seconds
@@ -468,7 +420,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _deafen()
         return 0
     except OSError as error:
-        print(f"hwgen: {reason(error)}", file=sys.stderr)
+        print(f"hwgen: {named_reason(error)}", file=sys.stderr)
         return 2
     except Interrupted as signal:
         with warnings.catch_warnings():

@@ -7,7 +7,7 @@ escapes is a bug.  The message names the thing that is wrong and the way out.
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["HwgenError", "HwgenWarning", "naming", "reason"]
+__all__ = ["HwgenError", "HwgenWarning", "named_reason", "naming", "reason"]
 
 
 class HwgenError(ValueError):
@@ -25,6 +25,11 @@ class HwgenWarning(UserWarning):
 def reason(error: OSError) -> str:
     """What the system says of a fault; never nothing."""
     return error.strerror or str(error) or type(error).__name__
+
+
+def named_reason(error: OSError) -> str:
+    """What the system says of a fault, behind the name of the file if it says which one it is."""
+    return reason(error) if error.filename is None else f"{error.filename}: {reason(error)}"
 
 
 @contextmanager

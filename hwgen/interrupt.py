@@ -1,8 +1,8 @@
-"""One clear end for an interrupted command: nothing of it goes on, and nothing is left.
+"""One clear end for an interrupted command: nothing of it goes on, and nothing of it is left.
 
-Signals become exceptions, which some code swallows: callbacks from C, for one.  So each signal
-also starts a clock; if the command has not ended by itself soon, it is ended.  Only command lines
-use this: a library leaves signals to its user.
+Signals become exceptions, which some code swallows, such as callbacks from C.  So each signal also
+starts a clock: if the command has not ended by itself when it runs out, it is ended.  Only command
+lines use this, because a library leaves signals to its user.
 """
 
 from __future__ import annotations
@@ -22,14 +22,23 @@ from hwgen.output import COMMITTING, IN_COMMIT
 
 __all__ = ["Interrupted", "end_at_once", "ending_with_signals", "private_temporary"]
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""Signals that end a command."""
 GRACE = 1.0
 """Seconds in which a command may end by itself."""
 PREFIX = "hwgen-"
+"""What names of temporary folders begin with."""
 OWNER = "owner"
+"""File in such a folder that says whose it is: number of the process, and when it began."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal came; ``status`` is the exit status that says so."""
+    """A signal came.
+
+    Parameters
+    ----------
+    number : of the signal
+    """
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -37,7 +46,7 @@ class Interrupted(KeyboardInterrupt):
 
     @property
     def status(self) -> int:
-        """128 and the number of the signal."""
+        """The exit status: 128 and the number of the signal."""
         return 128 + self.number
 
     @property
@@ -49,13 +58,13 @@ class Interrupted(KeyboardInterrupt):
 def end_at_once() -> None:
     """From now on SIGINT and SIGTERM end the process with a line and the status that says so.
 
-    For a command that has not begun: nothing is cleaned up.
+    This is for a command that has not begun, because nothing is cleaned up.
     """
     def end(number: int, _frame) -> None:
         os.write(2, f"hwgen: {Interrupted(number).word}\n".encode())
         os._exit(128 + number)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in SIGNALS:
         signal.signal(number, end)
 
 
@@ -64,72 +73,94 @@ def ending_with_signals() -> Iterator[list[Callable[[], None]]]:
     """SIGINT and SIGTERM raise :exc:`Interrupted`, and end the process if that is swallowed.
 
     Yields a list, to which functions may be appended that take away what is left: they are called
-    if the process has to be ended.
+    if the process has to be ended.  Outside the main thread, which alone can handle signals,
+    nothing changes.
     """
-    cleaners: list[Callable[[], None]] = []
     if threading.current_thread() is not threading.main_thread():
-        yield cleaners
+        yield []
         return
-    late: list[int] = []
-    ended = threading.Event()
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-
-    def watch() -> None:
-        # Woken by the signal itself, so also while the main thread is in a library.
-        with suppress(OSError):
-            number = next(iter(os.read(reader, 1)), 0)
-            if number not in (signal.SIGINT, signal.SIGTERM) or ended.wait(GRACE):
-                return
-            with COMMITTING:
-                if ended.is_set():
-                    return
-                children.end_all()
-                for clean in cleaners:
-                    clean()
-                print(f"hwgen: {Interrupted(number).word}", file=sys.stderr, flush=True)
-                os._exit(128 + number)
-
-    def handle(number: int, _frame) -> None:
-        if IN_COMMIT.is_set():
-            # In a moment the output is there.
-            late.append(number)
-            return
-        children.end_all()
-        raise Interrupted(number)
-
-    def swallowed(unraisable) -> None:
-        # A destructor or a callback was interrupted: the clock runs.
-        if not isinstance(unraisable.exc_value, Interrupted):
-            hook(unraisable)
-
-    hook, sys.unraisablehook = sys.unraisablehook, swallowed
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, handle) for number in numbers}
-    woken = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    thread = threading.Thread(target=watch, daemon=True)
+    ending = _Ending()
+    before = {number: signal.signal(number, ending.handle) for number in SIGNALS}
+    woken = signal.set_wakeup_fd(ending.writer, warn_on_full_buffer=False)
+    hook = sys.unraisablehook
+    sys.unraisablehook = _without_interruptions(hook)
+    thread = threading.Thread(target=ending.watch, daemon=True)
     thread.start()
     try:
-        yield cleaners
-        if late:
-            raise Interrupted(late[0])
+        yield ending.cleaners
+        if ending.late:
+            raise Interrupted(ending.late[0])
     finally:
         # What is cleaned up now is not to be interrupted again.
-        for number in numbers:
+        for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
-        ended.set()
+        ending.ended.set()
         sys.unraisablehook = hook
         signal.set_wakeup_fd(woken)
-        os.write(writer, b"\0")
+        os.write(ending.writer, b"\0")
         thread.join()
-        os.close(reader)
-        os.close(writer)
+        os.close(ending.reader)
+        os.close(ending.writer)
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
+class _Ending:
+    """What a signal does: it raises an exception, and starts the clock.
+
+    Members
+    -------
+    cleaners : functions that are called if the process has to be ended
+    late : signals that came while the output changed places
+    ended : set once the command has ended by itself
+    reader, writer : a pipe into which Python writes the number of each signal that comes
+    """
+
+    def __init__(self) -> None:
+        self.cleaners: list[Callable[[], None]] = []
+        self.late: list[int] = []
+        self.ended = threading.Event()
+        self.reader, self.writer = os.pipe()
+        os.set_blocking(self.writer, False)
+
+    def handle(self, number: int, _frame: object) -> None:
+        """Handle a signal in the main thread."""
+        if IN_COMMIT.is_set():
+            # In a moment the output is there.
+            self.late.append(number)
+            return
+        children.end_all()
+        raise Interrupted(number)
+
+    def watch(self) -> None:
+        """Wait for a signal, and end the process if it has not ended by itself soon after."""
+        # The signal itself wakes this thread, even while the main thread is in a library.
+        with suppress(OSError):
+            number = next(iter(os.read(self.reader, 1)), 0)
+            if number not in SIGNALS or self.ended.wait(GRACE):
+                return
+            with COMMITTING:
+                if self.ended.is_set():
+                    return
+                children.end_all()
+                for clean in self.cleaners:
+                    clean()
+                print(f"hwgen: {Interrupted(number).word}", file=sys.stderr, flush=True)
+                os._exit(128 + number)
+
+
+def _without_interruptions(hook: Callable) -> Callable:
+    """A hook for exceptions that nobody can handle, to which a signal is none."""
+    def shown(unraisable) -> None:
+        # A destructor or a callback was interrupted: the clock runs.
+        if not isinstance(unraisable.exc_value, Interrupted):
+            hook(unraisable)
+
+    return shown
+
+
 def _started(process: int) -> str:
-    """When a process began, in words that no later one of its number has; nothing if it is gone."""
+    """When a process began, which no later one of its number has in common; empty if it is gone."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
@@ -138,7 +169,7 @@ def _started(process: int) -> str:
 
 @contextmanager
 def private_temporary() -> Iterator[Path]:
-    """A folder for all temporary files of this process; sweeps those of dead ones."""
+    """Yield a folder for all temporary files of this process; remove those of dead processes."""
     _sweep(Path(tempfile.gettempdir()))
     before, variable = tempfile.tempdir, os.environ.get("TMPDIR")
     folder = Path(tempfile.mkdtemp(prefix=PREFIX))
@@ -157,7 +188,7 @@ def private_temporary() -> Iterator[Path]:
 
 
 def _sweep(place: Path) -> None:
-    """Take away the folders of processes that are no more, and what still runs in them."""
+    """Remove the folders of processes that have ended, and kill what still runs in them."""
     for folder in place.glob(f"{PREFIX}*"):
         try:
             number, _, started = (folder / OWNER).read_text().partition(" ")

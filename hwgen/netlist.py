@@ -82,6 +82,10 @@ class Netlist:
         """Words of weights that are loaded after reset, in order."""
         return [word for name in self.loading for word in self.blocks[name].load_words()]
 
+    def memory_image(self) -> bytes:
+        """What off-chip memory holds at the beginning, from its base on."""
+        return self.offchip.image(self.blocks) if self.offchip else b""
+
     def resources(self) -> Resources:
         """What all blocks take together, and the ports to off-chip memory."""
         ports = self.offchip.port_configs if self.offchip else ()

@@ -1,9 +1,9 @@
-"""The directory that a build writes: whole or not at all, and nothing that is the user's lost.
+"""The directory that a build writes: whole or not at all, and nothing that is the user's is lost.
 
 A build writes into a directory of its own beside the output.  When all is there, the two change
-places in one step, so that at any moment the output is the old one or the new one.  Which files
-are the tool's says a *manifest* in the output, with the hash of each: only those that are still as
-they were written are replaced.  All others stay; where a new file has the name of such a one, it
+places in one step, so that at any moment the output is the old one or the new one.  A *manifest* in
+the output lists the files that builds wrote, with the hash of each: only those that are still as
+they were written are replaced.  All others stay; where a new file has the name of one of them, it
 is written beside it, with ``.new`` behind its name.
 """
 
@@ -21,8 +21,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, RLock
+from typing import TextIO
 
-from hwgen.errors import HwgenError
+from hwgen.errors import HwgenError, reason
 
 __all__ = ["COMMITTING", "IN_COMMIT", "MANIFEST", "Output"]
 
@@ -32,10 +33,12 @@ EXCHANGE = 2
 """``RENAME_EXCHANGE`` of ``renameat2(2)``."""
 HERE = -100
 """``AT_FDCWD``: paths are relative to the working directory."""
+BLOCK = 1 << 16
+"""Bytes that can be written where a disk is not full."""
 COMMITTING = RLock()
-"""Held while an output changes places: who ends the process waits for it."""
+"""Held while an output changes places; whoever ends the process waits for it."""
 IN_COMMIT = Event()
-"""Set meanwhile: who interrupts it lets it go on."""
+"""Set while an output changes places; a signal that comes then lets it go on."""
 
 
 def _hash(path: Path) -> str:
@@ -44,7 +47,7 @@ def _hash(path: Path) -> str:
 
 
 def _files(folder: Path) -> list[str]:
-    """All that is in a directory and is no directory (links are none), by its path in it."""
+    """Paths of all files and links below a directory, relative to it, in order."""
     found = []
     for place, folders, names in os.walk(folder):
         links = [name for name in folders if (Path(place) / name).is_symlink()]
@@ -62,13 +65,16 @@ class Output:
 
     Members
     -------
-    kept : files of the user's that stayed, after :meth:`replaced`
-    beside : of these, those beside which a new file was written, with ``.new`` behind its name
+    path : where it is, with links followed
+    given : the path as it was given, for messages
+    kept : files of the user's that stayed, known after :meth:`replaced`
+    beside : those of them beside which a new file was written, with ``.new`` behind its name
 
     Raises
     ------
     :exc:`HwgenError`
-        If it is no directory, holds what is not an earlier build's, or is the working directory.
+        If it is not a directory, if it holds what no earlier build wrote, or if it is the working
+        directory or around it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -79,9 +85,11 @@ class Output:
         try:
             self.path = path.resolve()
             self._check()
-        except (OSError, RuntimeError) as error:
-            # A loop of links, for one.
-            raise self._unwritable(error) from None
+        except OSError as error:
+            raise self._unwritable(reason(error)) from None
+        except RuntimeError as error:
+            # A loop of links.
+            raise self._unwritable(str(error)) from None
         self._side = self.path.parent / f".{self.path.name}.hwgen"
         """What is there while a build is at work."""
 
@@ -90,24 +98,26 @@ class Output:
         if self.path == here or self.path in here.parents:
             raise HwgenError(
                 f"Output {self.given} is the directory that this runs in, or around it, and would "
-                f"be replaced under it: give another --out, or run from elsewhere"
+                f"be replaced under it: give another directory, or run from elsewhere"
             )
+        above = next(folder for folder in self.path.parents if folder.exists())
+        if not above.is_dir():
+            raise self._unwritable(f"{above} is a file")
         if not self.path.exists():
             return
         if not self.path.is_dir():
-            raise HwgenError(f"Output {self.given} is a file: give a directory as --out")
+            raise HwgenError(f"Output {self.given} is a file: give a directory")
         if not self.known() and any(self.path.iterdir()):
             raise HwgenError(
                 f"Output {self.given} holds files, and no {MANIFEST} that says which of them an "
-                f"earlier build of this version wrote: give another --out, or empty it"
+                f"earlier build of this version wrote: give another directory, or empty it"
             )
         rtl = self.path / "rtl"
         if rtl.is_symlink() or (rtl.exists() and not rtl.is_dir()):
             raise HwgenError(f"Output {self.given}: {rtl.name} in it is not a directory: move it")
 
     def known(self) -> dict[str, str]:
-        """The files of the manifest, with their hashes; none if there is no manifest, or not ours.
-        """
+        """Hashes of the files that the manifest lists; none if there is no manifest of a build."""
         try:
             data = json.loads((self.path / MANIFEST).read_text())
             if data["format"] == FORMAT:
@@ -116,9 +126,9 @@ class Output:
             pass
         return {}
 
-    def _unwritable(self, error: Exception) -> HwgenError:
-        reason = getattr(error, "strerror", None) or error
-        return HwgenError(f"Output {self.given} cannot be written: {reason}; give another --out")
+    def _unwritable(self, why: str) -> HwgenError:
+        return HwgenError(
+            f"Output {self.given} cannot be written: {why}; give another directory")
 
     @contextmanager
     def replaced(self) -> Iterator[Path]:
@@ -127,33 +137,68 @@ class Output:
         Raises
         ------
         :exc:`HwgenError`
-            If another build is writing the same output, or it cannot be written.
+            If another build is writing the same output, or if it cannot be written.
+        :exc:`OSError`
+            Any that the body of the ``with`` statement raises about something else than a file of
+            the output.
         """
-        try:
+        new = self._side / "new"
+        with self._reported():
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self._locked():
-                new = self._side / "new"
+            lock = self._lock()
+        try:
+            with self._reported():
                 # What an interrupted build left.
                 self._recover()
                 shutil.rmtree(new, ignore_errors=True)
                 new.mkdir()
+            try:
                 yield new
-                with COMMITTING:
-                    IN_COMMIT.set()
-                    try:
-                        self._commit(new)
-                    finally:
-                        IN_COMMIT.clear()
+            except OSError as error:
+                if self._is_ours(error, new):
+                    raise self._unwritable(reason(error)) from None
+                raise
+            with self._reported(), COMMITTING:
+                IN_COMMIT.set()
+                try:
+                    self._commit(new)
+                finally:
+                    IN_COMMIT.clear()
+        finally:
+            self.discard()
+            lock.close()
+
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        """Turn faults of the system into one that names the output."""
+        try:
+            yield
         except OSError as error:
-            raise self._unwritable(error) from None
+            raise self._unwritable(reason(error)) from None
+
+    @staticmethod
+    def _is_ours(error: OSError, new: Path) -> bool:
+        """Whether a fault is one of writing the new directory.
+
+        An error of a file that is open already, such as of a full disk, does not say of which one:
+        then it is the directory's if nothing more can be written there.
+        """
+        if isinstance(error.filename, str | bytes | os.PathLike):
+            return Path(os.fsdecode(error.filename)).is_relative_to(new)
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            return False
+        try:
+            (new / "space").write_bytes(bytes(BLOCK))
+        except OSError:
+            return True
+        return False
 
     def discard(self) -> None:
         """Take away what an unfinished build has written."""
         shutil.rmtree(self._side, ignore_errors=True)
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """With the lock of the output, which ends with the process whatever happens."""
+    def _lock(self) -> TextIO:
+        """Lock the output; returns the file that holds the lock, which ends with the process."""
         while True:
             self._side.mkdir(exist_ok=True)
             try:
@@ -168,26 +213,23 @@ class Output:
                 if error.errno not in (errno.EAGAIN, errno.EACCES):
                     raise
                 raise HwgenError(f"Output {self.given} is being written by another build: wait "
-                                 f"for it, or give another --out") from None
+                                 f"for it, or give another directory") from None
             with suppress(FileNotFoundError):
                 if (self._side / "lock").stat().st_ino == os.fstat(file.fileno()).st_ino:
-                    break
-            file.close()
-        try:
-            yield
-        finally:
-            self.discard()
+                    return file
             file.close()
 
     def _recover(self) -> None:
-        """Bring back the old output, if a build ended between taking it away and the new one."""
+        """Bring back the old output, if a build ended after it took it away and before the new one
+        was in its place."""
         old = self._side / "old"
         if old.exists() and not self.path.exists():
             old.rename(self.path)
         shutil.rmtree(old, ignore_errors=True)
 
     def _commit(self, new: Path) -> None:
-        """Write the manifest, take over what is the user's, and change places."""
+        """Take over what is the user's, write the manifest, and let both directories change places.
+        """
         ours = {name: _hash(new / name) for name in _files(new)}
         if self.path.exists():
             ours = self._take_over(new, ours)
@@ -207,7 +249,18 @@ class Output:
                 self._keep(new / name, self.path / name)
 
     def _take_over(self, new: Path, ours: dict[str, str]) -> dict[str, str]:
-        """Link what is the user's into the new directory; returns what of that is ours."""
+        """Link what is the user's into the new directory.
+
+        Parameters
+        ----------
+        new : the new directory
+        ours : hashes of the files that the build wrote there, by their path in it
+
+        Returns
+        -------
+        dict
+            The same with the names that they have now: some have ``.new`` behind them.
+        """
         known = self.known()
         self._replaceable = [MANIFEST]
         for name in _files(self.path):
@@ -230,7 +283,7 @@ class Output:
 
     @staticmethod
     def _keep(old: Path, new: Path) -> None:
-        """The same file in another directory."""
+        """Make a file appear in another directory too, unless it has one of that name."""
         if os.path.lexists(new):
             return
         new.parent.mkdir(parents=True, exist_ok=True)
@@ -241,7 +294,7 @@ class Output:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Let two directories change places, in one step; False where the system cannot."""
+    """Let two directories change places in one step; returns whether the system can do that."""
     if sys.platform != "linux":
         return False
     try:

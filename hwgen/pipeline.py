@@ -73,13 +73,10 @@ class Pipeline(wiring.Component):
         super().__init__(members)
 
     @property
-    def config(self) -> Pipeline:
-        """What the test bench needs to know of the ports."""
-        return self
-
-    def load_words(self) -> list[int]:
-        """See :meth:`Netlist.load_words`."""
-        return self.netlist.load_words()
+    def memory_ports(self) -> list:
+        """The AXI4 ports ``axi_0``, ``axi_1``, …; none if there is no off-chip memory."""
+        layout = self.netlist.offchip
+        return [getattr(self, f"axi_{k}") for k in range(layout.ports if layout else 0)]
 
     def elaborate(self, platform):
         m = Module()
@@ -120,12 +117,12 @@ class Pipeline(wiring.Component):
         # Members made from a signature, which no type checker sees.
         outer: Any = self
         ports: list[Any] = []
-        for k, (config, names) in enumerate(
-            zip(layout.port_configs, layout.clients, strict=True)
+        for k, (config, names, outside) in enumerate(
+            zip(layout.port_configs, layout.clients, self.memory_ports, strict=True)
         ):
             port: Any = shared(m, f"port_{k}", config, platform)
             ports.append(port)
-            wiring.connect(m, port.axi, wiring.flipped(getattr(self, f"axi_{k}")))
+            wiring.connect(m, port.axi, wiring.flipped(outside))
             m.d.comb += port.base.eq(outer.memory_base)
             for n, name in enumerate(names):
                 wiring.connect(m, blocks[name].read, getattr(port, f"read_{n}"))

@@ -1,9 +1,11 @@
 """The command line, as a user calls it: results, reports, and one line for every wrong input."""
 
+import errno
 import hashlib
 import html
 import json
 import re
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -363,3 +365,14 @@ def test_output_directory(network, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert main([*arguments, str(tmp_path / "file" / "out")]) == 2
     assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_fault_of_the_system_names_its_file(network, tmp_path, capsys, monkeypatch):
+    def fails(*_, **__):
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", "c++")
+
+    monkeypatch.setattr(import_module("hwgen.models.load"), "read", fails)
+    out = tmp_path / "out"
+    assert main([network, "--board", "zcu102", "--out", str(out)]) == 2
+    assert capsys.readouterr().err == "hwgen: c++: No such file or directory\n"
+    assert not out.exists()

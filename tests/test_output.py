@@ -1,5 +1,6 @@
 """The output directory: the old one or the new one, whole, and nothing of the user's lost."""
 
+import errno
 import fcntl
 import json
 import os
@@ -12,7 +13,7 @@ import pytest
 
 from benchmarks import kill
 from hwgen import output as module
-from hwgen.errors import HwgenError
+from hwgen.errors import HwgenError, named_reason
 from hwgen.output import MANIFEST, Output
 
 
@@ -85,10 +86,50 @@ def test_edited_files_stay_and_the_new_ones_are_beside(place):
 def test_a_failed_build_leaves_the_old_one(place):
     build(place)
     before = contents(place)
-    with pytest.raises(RuntimeError), Output(place).replaced() as folder:  # noqa: PT012
+
+    def fail(folder):
         (folder / "report.json").write_text("half")
         raise RuntimeError
+
+    with pytest.raises(RuntimeError), Output(place).replaced() as folder:
+        fail(folder)
     assert contents(place) == before
+
+
+def test_faults_of_others_go_on_as_they_are(place):
+    """Only what is wrong with the output itself is said of it."""
+    build(place)
+    before = contents(place)
+    other = place.parent / "picture.png"
+    with pytest.raises(FileNotFoundError) as raised, Output(place).replaced():
+        other.read_bytes()
+    assert named_reason(raised.value) == f"{other}: No such file or directory"
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(OSError, match="No space left") as raised, Output(place).replaced():
+        raise full
+    assert raised.value is full
+    assert named_reason(full) == "No space left on device"
+    assert contents(place) == before
+
+
+def test_faults_of_the_output(place):
+    with (
+        pytest.raises(HwgenError, match=r"^Output \S*/out cannot be written: No such file or "
+                                        r"directory; give another directory$"),
+        Output(place).replaced() as folder,
+    ):
+        (folder / "rtl" / "top.v").write_text("")
+    # Nothing can be written there any more, as when its disk is full.
+    def fill(folder):
+        folder.rmdir()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with (
+        pytest.raises(HwgenError, match="cannot be written: No space left on device"),
+        Output(place).replaced() as folder,
+    ):
+        fill(folder)
+    assert not place.exists()
 
 
 def test_what_comes_while_it_is_built_stays(place):
@@ -159,8 +200,10 @@ def test_odd_paths_are_refused(tmp_path, monkeypatch):
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(HwgenError, match="cannot be written"):
         Output(tmp_path / "loop")
-    with pytest.raises(HwgenError, match="cannot be written"):
-        build(tmp_path / "file" / "out")
+    for name in ("out", "a/b"):
+        with pytest.raises(HwgenError, match=r"^Output \S* cannot be written: \S*/file is a file; "
+                                             r"give another directory$"):
+            Output(tmp_path / "file" / name)
     (tmp_path / "out" / "rtl" / "top.v").unlink()
     (tmp_path / "out" / "rtl").rmdir()
     (tmp_path / "out" / "rtl").write_text("x")

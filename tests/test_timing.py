@@ -7,9 +7,8 @@ import pytest
 
 from hwgen.design import DesignPoint, Folding
 from hwgen.errors import HwgenError
-from hwgen.pipeline import Pipeline
 from hwgen.plan import plan
-from hwgen.sim.amaranth.testbench import simulate
+from hwgen.sim.amaranth import simulate_netlist
 from hwgen.timing import analyse, arrivals, sized
 from tests.networks import Builder
 
@@ -31,15 +30,15 @@ def test_prediction_is_exact():
     frames = b.frames(3)
     want = b.graph.evaluate(frames)
     pace = arrivals(36, timing.interval, 3)
-    run = simulate(Pipeline(netlist), frames["image"], arrivals=[pace])
+    run = simulate_netlist(netlist, frames, arrivals={"image": pace})
     first, last = timing.of_frames(3)
     for k, name in enumerate(netlist.outputs):
-        assert (run.outputs[k] == want[name]).all()
-        times = run.times[k].reshape(3, -1)
-        assert (times[:, 0] == first[k]).all()
-        assert (times[:, -1] == last[k]).all()
-    assert timing.first_output == min(t[0] for t in run.times)
-    assert timing.latency == max(t.reshape(3, -1)[0, -1] for t in run.times)
+        assert (run.outputs[name] == want[name]).all()
+        assert (run.first[name] == first[k]).all()
+        assert (run.last[name] == last[k]).all()
+    assert timing.first_output == run.first_output
+    assert timing.latency == run.latency
+    assert timing.interval == run.interval
     assert full.depths == timing.depths
     # The short branch waits for the long one in its queue.
     assert timing.depths["c0>sum"] > 50
@@ -51,12 +50,11 @@ def test_fast_input_and_stalls_do_not_deadlock(stall):
     _, netlist, timing = sized(b.graph, design)
     frames = b.frames(3)
     want = b.graph.evaluate(frames)
-    run = simulate(Pipeline(netlist), frames["image"], stall=stall, seed=5)
-    for k, name in enumerate(netlist.outputs):
-        assert (run.outputs[k] == want[name]).all()
+    run = simulate_netlist(netlist, frames, stall=stall, seed=5)
+    for name in netlist.outputs:
+        assert (run.outputs[name] == want[name]).all()
         if not stall:
-            last = run.times[k].reshape(3, -1)[:, -1]
-            assert last[2] - last[1] == timing.interval
+            assert run.last[name][2] - run.last[name][1] == timing.interval
 
 
 def test_queue_of_many_frames():
@@ -75,12 +73,11 @@ def test_queue_of_many_frames():
     assert timing.latency > 4 * timing.interval
     assert timing.depths["image>sum"] > 4 * 16
     frames = b.frames(12)
-    run = simulate(Pipeline(netlist), frames["image"], arrivals=[arrivals(16, 16, 12)])
-    assert (run.outputs[0] == b.graph.evaluate(frames)["sum"]).all()
+    run = simulate_netlist(netlist, frames, arrivals={"image": arrivals(16, 16, 12)})
+    assert (run.outputs["sum"] == b.graph.evaluate(frames)["sum"]).all()
     first, last = timing.of_frames(12)
-    times = run.times[0].reshape(12, -1)
-    assert (times[:, 0] == first[0]).all()
-    assert (times[:, -1] == last[0]).all()
+    assert (run.first["sum"] == first[0]).all()
+    assert (run.last["sum"] == last[0]).all()
 
 
 def test_slower_pace_needs_no_more():

@@ -9,46 +9,31 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 
-import numpy as np
 from amaranth.back import rtlil
-from amaranth.hdl import (
-    Cat,
-    ClockDomain,
-    ClockSignal,
-    Const,
-    Instance,
-    Module,
-    ResetSignal,
-    Signal,
-    Value,
-)
+from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, ResetSignal, Value
 from amaranth.hdl._ir import PortDirection
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import In, Out
 
 from hwgen import children
 from hwgen.errors import HwgenError
 from hwgen.extras import named
 from hwgen.netlist import Netlist
-from hwgen.offchip.bus import axi_ports, connect_axi
 from hwgen.parts.memory import STYLE
-from hwgen.parts.stream import StreamType
 from hwgen.parts.weights import LOAD_BITS
-from hwgen.pipeline import Pipeline
 from hwgen.provenance import TOOL, comment
+from hwgen.top import AxiTop
 
-__all__ = ["AxiTop", "Rtl", "emit", "emit_component", "from_axi", "to_axi"]
+__all__ = ["Rtl", "emit", "emit_component"]
 
 ROM = "hwgen_rom"
-WEIGHTS = "s_axis_weights"
 PORT_LIMIT = 65_536
 """Most bits of a cell or of a module's inputs that Amaranth can convert."""
 
@@ -87,141 +72,6 @@ class Rtl:
             (directory / "weights.bin").write_bytes(self.weights)
         if self.memory:
             (directory / "memory.bin").write_bytes(self.memory)
-
-
-def element_bytes(stream: StreamType) -> int:
-    """Bytes of an element on the AXI4-Stream ports: sign-extended to whole bytes."""
-    return -(-stream.tensor.bits // 8)
-
-
-def to_axi(stream: StreamType, frames: np.ndarray) -> bytes:
-    """Frames ``(frames, *shape)`` as the bytes of all beats, one after the other.
-
-    Of a beat, pixel by pixel; so whole pixels a beat are frames as they lie in memory.
-    """
-    split = np.asarray(frames).reshape(-1, stream.pixels, stream.beats_per_site, stream.lanes)
-    return split.swapaxes(1, 2).astype(f"<i{element_bytes(stream)}").tobytes()
-
-
-def from_axi(stream: StreamType, raw: bytes) -> np.ndarray:
-    """Inverse of :func:`to_axi`."""
-    flat = np.frombuffer(raw, f"<i{element_bytes(stream)}")
-    split = flat.reshape(-1, stream.beats_per_site, stream.pixels, stream.lanes)
-    frames = split.swapaxes(1, 2).reshape(-1, *stream.tensor.shape)
-    return frames.astype(stream.tensor.quantisation.dtype)
-
-
-def _axi_elements(stream: StreamType) -> Iterator[tuple[int, int]]:
-    """Per element of a payload, where it lies in a beat on the AXI4-Stream ports."""
-    for lane in range(stream.lanes):
-        for pixel in range(stream.pixels):
-            yield lane * stream.pixels + pixel, pixel * stream.lanes + lane
-
-
-class AxiTop(wiring.Component):
-    """The accelerator with AXI4-Stream ports.
-
-    Parameters
-    ----------
-    netlist : :class:`hwgen.netlist.Netlist`
-
-    Members
-    -------
-    aclk, aresetn : :py:`In(1)`
-        Clock; reset, active low, synchronous.
-    s_axis_tdata, s_axis_tvalid, s_axis_tready : the input (``s_axis_NAME_…`` if several)
-    m_axis_NAME_tdata, _tvalid, _tready, _tlast : one set for each output
-        ``tlast`` marks the last beat of a frame.  An element takes whole bytes, lane 0 of pixel 0
-        lowest, then the other lanes, then the other pixels.
-    s_axis_weights_tdata, _tvalid, _tready : if weights are loaded
-        After reset, the words of ``weights.bin``, 9 bytes each.
-    m_axi_0_awaddr, … : if there is off-chip memory, the pins of each AXI4 port
-    memory_base, memory_error, memory_idle, memory_ready, memory_waits : see :class:`Pipeline`
-        From ``memory_base`` on the memory holds ``memory.bin`` before reset ends.
-    """
-
-    def __init__(self, netlist: Netlist) -> None:
-        self.netlist = netlist
-        self.slaves = {
-            "s_axis" if len(netlist.inputs) == 1 else f"s_axis_{name}": stream
-            for name, stream in netlist.inputs.items()
-        }
-        self.masters = {f"m_axis_{name}": stream for name, stream in netlist.outputs.items()}
-        members: dict[str, wiring.Member] = {"aclk": In(1), "aresetn": In(1)}
-        for name, stream in self.slaves.items():
-            members |= {
-                f"{name}_tdata": In(8 * element_bytes(stream) * stream.elements),
-                f"{name}_tvalid": In(1), f"{name}_tready": Out(1),
-            }
-        for name, stream in self.masters.items():
-            members |= {
-                f"{name}_tdata": Out(8 * element_bytes(stream) * stream.elements),
-                f"{name}_tvalid": Out(1), f"{name}_tready": In(1), f"{name}_tlast": Out(1),
-            }
-        if netlist.loading:
-            members |= {f"{WEIGHTS}_tdata": In(LOAD_BITS), f"{WEIGHTS}_tvalid": In(1),
-                        f"{WEIGHTS}_tready": Out(1)}
-        if netlist.offchip:
-            axi = netlist.offchip.axi
-            for k in range(netlist.offchip.ports):
-                members |= axi_ports(axi, f"m_axi_{k}")
-            members |= {"memory_base": In(axi.address_bits), "memory_error": Out(3),
-                        "memory_idle": Out(1), "memory_ready": Out(1), "memory_waits": Out(1)}
-        super().__init__(members)
-
-    def elaborate(self, platform):
-        m = Module()
-        m.domains.sync = sync = ClockDomain()
-        m.d.comb += [sync.clk.eq(self.aclk), sync.rst.eq(~self.aresetn)]
-        m.submodules.pipeline = pipeline = Pipeline(self.netlist)
-        for port, (name, stream) in zip(pipeline.input_ports, self.slaves.items(), strict=True):
-            inner = getattr(pipeline, port)
-            size = 8 * element_bytes(stream)
-            data = getattr(self, f"{name}_tdata")
-            m.d.comb += [
-                inner.valid.eq(getattr(self, f"{name}_tvalid")),
-                getattr(self, f"{name}_tready").eq(inner.ready),
-                *(inner.p[k].eq(data[n * size : n * size + stream.tensor.bits].as_signed())
-                  for k, n in _axi_elements(stream)),
-            ]
-        if self.netlist.loading:
-            m.d.comb += [
-                pipeline.load.p.eq(getattr(self, f"{WEIGHTS}_tdata")),
-                pipeline.load.valid.eq(getattr(self, f"{WEIGHTS}_tvalid")),
-                getattr(self, f"{WEIGHTS}_tready").eq(1),
-            ]
-        if self.netlist.offchip:
-            for k in range(self.netlist.offchip.ports):
-                connect_axi(m, self.netlist.offchip.axi, getattr(pipeline, f"axi_{k}"), self,
-                            f"m_axi_{k}")
-            m.d.comb += [
-                pipeline.memory_base.eq(self.memory_base),
-                self.memory_error.eq(pipeline.memory_error),
-                self.memory_idle.eq(pipeline.memory_idle),
-                self.memory_ready.eq(pipeline.memory_ready),
-                self.memory_waits.eq(pipeline.memory_waits),
-            ]
-        for port, (name, stream) in zip(pipeline.output_ports, self.masters.items(), strict=True):
-            inner = getattr(pipeline, port)
-            size = 8 * element_bytes(stream)
-            data = getattr(self, f"{name}_tdata")
-            beat = Signal(range(stream.beats), name=f"{name}_beat")
-            last = Signal(name=f"{name}_last", init=stream.beats == 1)
-            m.d.comb += [
-                getattr(self, f"{name}_tvalid").eq(inner.valid),
-                getattr(self, f"{name}_tlast").eq(last),
-                inner.ready.eq(getattr(self, f"{name}_tready")),
-                *(data[n * size : (n + 1) * size].eq(inner.p[k])
-                  for k, n in _axi_elements(stream)),
-            ]
-            if stream.beats > 1:
-                with m.If(inner.valid & inner.ready):
-                    m.d.sync += [
-                        beat.eq(beat + 1), last.eq(beat == stream.beats - 2)
-                    ]
-                    with m.If(last):
-                        m.d.sync += beat.eq(0)
-        return m
 
 
 def _ports(signature: wiring.Signature, ports) -> dict[str, tuple[Value, PortDirection]]:
@@ -379,8 +229,7 @@ def emit(
     rtl = emit_component(AxiTop(netlist), top=top, progress=progress, provenance=provenance,
                          layers=layers)
     rtl.weights = b"".join(word.to_bytes(LOAD_BITS // 8, "little") for word in netlist.load_words())
-    if netlist.offchip:
-        rtl.memory = netlist.offchip.image(netlist.blocks)
+    rtl.memory = netlist.memory_image()
     return rtl
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 
 from rich.table import Table
@@ -129,61 +129,84 @@ def fabric_share(data: Mapping) -> str:
 
 
 def summary(data: Mapping, have: Resources) -> Table:
-    """The few figures that matter, as a table."""
+    """The few figures that matter, as a table.
+
+    Parameters
+    ----------
+    data : what ``report.json`` holds
+    have : what the device holds
+    """
     title = f"{data['model']} on {data['board']}"
     table = Table(title=title, title_justify="left", show_header=False)
     table.add_column(style="bold")
     table.add_column(justify="right")
     table.add_column(style="dim")
-
-    def share(key: str) -> str:
-        held = getattr(have, key)
-        return f"{data[key] / held:.0%} of {held:,}" if held else ""
-
-    if data.get("seeded"):
-        table.add_row("weights", "seeded", "[yellow]not trained: the outputs mean nothing[/]")
-    mean = ", on average" if data.get("sparsity") else ""
-    table.add_row("frames per second", f"{data['fps']:,.1f}", f"at {data['clock_mhz']:g} MHz{mean}")
-    table.add_row("interval", f"{data['interval_cycles']:,}", f"cycles a frame{mean}")
-    table.add_row("latency", f"{data['latency_cycles']:,}",
-                  f"cycles to the last output, {data['first_output_cycles']:,} to the first")
-    table.add_row("MAC per DSP per cycle", f"{data['mac_per_dsp_cycle']:.3f}",
-                  f"{data['macs']:,} MACs a frame{fabric_share(data)}")
-    if sparsity := data.get("sparsity"):
-        table.add_row("sparse layers", f"{len(sparsity['layers'])}",
-                      f"all times are averages, by {sparsity['source']}")
-    if offchip := data["offchip"]:
-        table.add_row("off-chip memory", f"{offchip['gbps']:,.1f}",
-                      f"Gbit/s; a frame reads {offchip['bytes_read']:,} bytes, "
-                      f"writes {offchip['bytes_written']:,}")
-    for key in ("dsp", "bram18", "uram", "lut", "ff"):
-        if data[key]:
-            table.add_row(key.upper(), f"{data[key]:,}", share(key))
-    if bound := data.get("search", {}).get("bound_cycles"):
-        found = data["search"]
-        names = ", ".join(f"{name} {cycles:,}" for name, cycles in found["bounds"].items()
-                          if cycles and name != "dsp")
-        table.add_row("bound of dense work", f"{bound:,}",
-                      f"cycles ({names}); this design {found['gap']:+.1%}")
-        table.add_row("with DSPs alone", f"{found['dsp_bound_cycles']:,}",
-                      f"cycles; this design {found['dsp_gap']:+.1%}")
-        table.add_row("limited by", found["limit"], "")
-    if "simulated" in data:
-        run = data["simulated"]
-        table.add_row("simulated", f"{run['mismatches']:,}",
-                      f"mismatches in {run['frames']} frames, "
-                      f"{len(run['runs'])} runs of the Verilog")
-        # A single frame has none.
-        interval = run["interval_cycles"]
-        table.add_row("simulated interval", "-" if interval is None else f"{interval:,}",
-                      f"latency {run['latency_cycles']:,}, "
-                      f"first output {run['first_output_cycles']:,}")
-        if memory := run["runs"][0].get("memory"):
-            table.add_row("memory stalls", f"{memory['waits']:,}",
-                          f"cycles; {memory['bytes_read']:,} bytes read a frame, "
-                          f"{memory['bytes_written']:,} written")
+    rows = (*_speed(data), *_taken(data, have), *_bounds(data), *_simulated(data))
+    for row in rows:
+        table.add_row(*row)
     for phase, seconds in data.get("seconds", {}).items():
         table.add_row(f"time: {phase}", f"{seconds:.1f}", "s")
     return table
 
 
+Row = tuple[str, str, str]
+"""What a figure is called, the figure, and what is to be said of it."""
+
+
+def _speed(data: Mapping) -> Iterator[Row]:
+    """Rates and times, and what they depend on."""
+    if data.get("seeded"):
+        yield "weights", "seeded", "[yellow]not trained: the outputs mean nothing[/]"
+    mean = ", on average" if data.get("sparsity") else ""
+    yield "frames per second", f"{data['fps']:,.1f}", f"at {data['clock_mhz']:g} MHz{mean}"
+    yield "interval", f"{data['interval_cycles']:,}", f"cycles a frame{mean}"
+    yield ("latency", f"{data['latency_cycles']:,}",
+           f"cycles to the last output, {data['first_output_cycles']:,} to the first")
+    yield ("MAC per DSP per cycle", f"{data['mac_per_dsp_cycle']:.3f}",
+           f"{data['macs']:,} MACs a frame{fabric_share(data)}")
+    if sparsity := data.get("sparsity"):
+        yield ("sparse layers", f"{len(sparsity['layers'])}",
+               f"all times are averages, by {sparsity['source']}")
+
+
+def _taken(data: Mapping, have: Resources) -> Iterator[Row]:
+    """What the design takes, of the off-chip memory and of the device."""
+    if offchip := data["offchip"]:
+        yield ("off-chip memory", f"{offchip['gbps']:,.1f}",
+               f"Gbit/s; a frame reads {offchip['bytes_read']:,} bytes, "
+               f"writes {offchip['bytes_written']:,}")
+    for key in ("dsp", "bram18", "uram", "lut", "ff"):
+        if data[key]:
+            held = getattr(have, key)
+            yield (key.upper(), f"{data[key]:,}",
+                   f"{data[key] / held:.0%} of {held:,}" if held else "")
+
+
+def _bounds(data: Mapping) -> Iterator[Row]:
+    """How far the design is from what no other could beat, if it was searched for."""
+    found = data.get("search", {})
+    if bound := found.get("bound_cycles"):
+        names = ", ".join(f"{name} {cycles:,}" for name, cycles in found["bounds"].items()
+                          if cycles and name != "dsp")
+        yield ("bound of dense work", f"{bound:,}",
+               f"cycles ({names}); this design {found['gap']:+.1%}")
+        yield ("with DSPs alone", f"{found['dsp_bound_cycles']:,}",
+               f"cycles; this design {found['dsp_gap']:+.1%}")
+        yield "limited by", found["limit"], ""
+
+
+def _simulated(data: Mapping) -> Iterator[Row]:
+    """What the simulations showed, if there were any."""
+    if "simulated" not in data:
+        return
+    run = data["simulated"]
+    yield ("simulated", f"{run['mismatches']:,}",
+           f"mismatches in {run['frames']} frames, {len(run['runs'])} runs of the Verilog")
+    # A single frame has none.
+    interval = run["interval_cycles"]
+    yield ("simulated interval", "-" if interval is None else f"{interval:,}",
+           f"latency {run['latency_cycles']:,}, first output {run['first_output_cycles']:,}")
+    if memory := run["runs"][0].get("memory"):
+        yield ("memory stalls", f"{memory['waits']:,}",
+               f"cycles; {memory['bytes_read']:,} bytes read a frame, "
+               f"{memory['bytes_written']:,} written")

@@ -15,15 +15,16 @@ from dataclasses import dataclass, field
 __all__ = ["Box", "Drawing", "layered"]
 
 SPACE = 14.0
-"""Between neighbours in a rank."""
+"""Distance between neighbours in a rank."""
 GAP = 12.0
 """Least height between ranks."""
 SWEEPS = 12
+"""Passes over all ranks, down and up in turn."""
 
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle: its left upper corner, width and height."""
+    """A rectangle, given by its upper left corner, its width and its height."""
 
     x: float
     y: float
@@ -77,6 +78,11 @@ class _Item:
         """How much a link at this end wants to be vertical."""
         return 1 if self.node else 3
 
+    def barycentre(self, downward: bool) -> float:
+        """Mean place of the neighbours in the rank above, or below; its own if there are none."""
+        near = self.up if downward else self.down
+        return sum(item.place for item in near) / len(near) if near else self.place
+
 
 def layered(
     sizes: Mapping[Hashable, tuple[float, float]], edges: Sequence[tuple[Hashable, Hashable]]
@@ -86,7 +92,12 @@ def layered(
     Parameters
     ----------
     sizes : node to its width and height, in topological order
-    edges : source and sink of each
+    edges : (source, sink) of each edge
+
+    Returns
+    -------
+    :class:`Drawing`
+        All places, in the units of the sizes.
     """
     ranks: dict[Hashable, int] = dict.fromkeys(sizes, 0)
     leaving: dict[Hashable, list[Hashable]] = {name: [] for name in sizes}
@@ -116,38 +127,37 @@ def layered(
 
 
 def _order(rows: list[list[_Item]]) -> None:
-    """Order each rank so that few edges cross."""
-    def number() -> None:
-        for row in rows:
-            for place, item in enumerate(row):
-                item.place = place
-
-    def crossings() -> int:
-        total = 0
-        for row in rows[:-1]:
-            ends = [below.place for above in row
-                    for below in sorted(above.down, key=lambda item: item.place)]
-            total += sum(a > b for k, b in enumerate(ends) for a in ends[:k])
-        return total
-
-    number()
-    best, kept = crossings(), [list(row) for row in rows]
+    """Order each rank so that few edges cross: sweeps down and up, of which the best is kept."""
+    _number(rows)
+    best, kept = _crossings(rows), [list(row) for row in rows]
     for sweep in range(SWEEPS):
         if not best:
             break
         downward = sweep % 2 == 0
         for row in rows if downward else reversed(rows):
-            def barycentre(item: _Item, downward: bool = downward) -> float:
-                near = item.up if downward else item.down
-                return sum(n.place for n in near) / len(near) if near else item.place
-
-            row.sort(key=barycentre)
-            for place, item in enumerate(row):
-                item.place = place
-        if (now := crossings()) < best:
+            row.sort(key=lambda item, downward=downward: item.barycentre(downward))
+            _number([row])
+        if (now := _crossings(rows)) < best:
             best, kept = now, [list(row) for row in rows]
     rows[:] = kept
-    number()
+    _number(rows)
+
+
+def _number(rows: list[list[_Item]]) -> None:
+    """Tell all items their places."""
+    for row in rows:
+        for place, item in enumerate(row):
+            item.place = place
+
+
+def _crossings(rows: list[list[_Item]]) -> int:
+    """Pairs of edges that cross."""
+    total = 0
+    for row in rows[:-1]:
+        ends = [below.place for above in row
+                for below in sorted(above.down, key=lambda item: item.place)]
+        total += sum(a > b for k, b in enumerate(ends) for a in ends[:k])
+    return total
 
 
 def _position(rows: list[list[_Item]]) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hwgen.blocks.base import BlockConfig, Schedule
 from hwgen.ir import Quantisation, Requantise, Window
 from hwgen.parts.queue import queue_depth
-from hwgen.sim.amaranth.testbench import Run, simulate
+from hwgen.sim.amaranth import TimedRun, simulate
 
 FRAMES = 2
 """Frames of a run: one after the other shows that a frame's end leaves nothing behind."""
@@ -42,12 +42,12 @@ def random_arrivals(config: BlockConfig, random: np.random.Generator) -> list[np
     return arrivals
 
 
-def same_until_the_end(run: Run, schedule: Schedule) -> bool:
+def same_until_the_end(run: TimedRun, schedule: Schedule) -> bool:
     """Whether a run kept a schedule; beats that come after the last output were not awaited."""
-    end = max(times[-1] for times in run.times)
-    return all(map(np.array_equal, run.times, schedule.outputs)) and all(
+    end = max(times[-1] for times in run.times.values())
+    return all(map(np.array_equal, run.times.values(), schedule.outputs)) and all(
         np.array_equal(seen[seen < end], due[due < end])
-        for seen, due in zip(run.accepts, schedule.accepts, strict=True)
+        for seen, due in zip(run.accepts.values(), schedule.accepts, strict=True)
     )
 
 
@@ -62,9 +62,9 @@ def check_on_time(config, seed: int = 0) -> Schedule:
     if schedule.capacity is not None:
         config = replace(config, capacity=schedule.capacity)
     run = simulate(config.create(), *frames, arrivals=arrivals)
-    for seen, expected in zip(run.outputs, config.compute(*frames), strict=True):
+    for seen, expected in zip(run.outputs.values(), config.compute(*frames), strict=True):
         np.testing.assert_array_equal(seen, expected)
-    for seen, expected in zip(run.times, schedule.outputs, strict=True):
+    for seen, expected in zip(run.times.values(), schedule.outputs, strict=True):
         np.testing.assert_array_equal(seen, expected)
     assert same_until_the_end(run, schedule)
     # The default depth is the claim: it must cover what this schedule needs.
@@ -87,7 +87,7 @@ def check_under_stalls(
     stall = STALLS[seed % len(STALLS)] if stall is None else stall
     frames = random_frames(config, random)
     run = simulate(replace(config, depths=depths).create(), *frames, stall=stall, seed=seed)
-    for seen, expected in zip(run.outputs, config.compute(*frames), strict=True):
+    for seen, expected in zip(run.outputs.values(), config.compute(*frames), strict=True):
         np.testing.assert_array_equal(seen, expected)
 
 

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from hwgen.sim.amaranth import testbench
+from hwgen.sim.amaranth import streams
 
 
 @pytest.fixture(scope="module", autouse=True)
 def short_patience() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(testbench, "IDLE_LIMIT", 5000)
+        patch.setattr(streams, "IDLE_LIMIT", 5000)
         yield

@@ -8,7 +8,7 @@ import numpy as np
 
 from hwgen.blocks.base import BlockConfig
 from hwgen.parts.queue import queue_depth
-from hwgen.sim.amaranth.testbench import simulate
+from hwgen.sim.amaranth import simulate
 from tests.blocks.checks import random_arrivals, random_frames, same_until_the_end
 
 __all__ = ["check_least_places"]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hwgen.blocks.argmax import ArgMaxConfig
 from hwgen.errors import HwgenError
 from hwgen.ir import ArgMax, TensorType
-from hwgen.sim.amaranth.testbench import simulate
+from hwgen.sim.amaranth import simulate
 from tests.blocks.checks import check_on_time, check_under_stalls, divisors, quantisations
 from tests.blocks.places import check_least_places
 
@@ -50,7 +50,7 @@ def test_the_first_of_equals(lanes: int) -> None:
     codes[0, np.arange(144), first] = codes[0, np.arange(144), second] = 7
     config = ArgMaxConfig(op=ArgMax(), tensor=TensorType((144, 12)), lanes=lanes)
     run = simulate(config.create(), codes)
-    np.testing.assert_array_equal(run.outputs[0].ravel(), np.minimum(first, second))
+    np.testing.assert_array_equal(run.outputs["o"].ravel(), np.minimum(first, second))
 
 
 @pytest.mark.parametrize("lanes, latency", [(1, 11 + 6), (3, 3 + 8), (4, 2 + 8), (12, 10)])

@@ -24,7 +24,7 @@ from hwgen.ir import (
     Window,
 )
 from hwgen.offchip.bus import AxiConfig
-from hwgen.sim.amaranth.testbench import simulate
+from hwgen.sim.amaranth import simulate
 from tests.blocks.checks import (
     affordable_taps,
     check_on_time,
@@ -285,13 +285,13 @@ def test_pace(tile: int, fold_cycles: int, interval: int) -> None:
     schedule = config.schedule([arrivals])
     frames = np.random.default_rng(0).integers(-128, 128, (3, 4, 4, 4))
     run = simulate(replace(config, capacity=schedule.capacity).create(), frames)
-    np.testing.assert_array_equal(run.outputs[0], config.compute(frames)[0])
-    np.testing.assert_array_equal(run.times[0], schedule.outputs[0])
-    last = run.times[0].reshape(3, -1)[:, -1]
+    np.testing.assert_array_equal(run.outputs["o"], config.compute(frames)[0])
+    np.testing.assert_array_equal(run.times["o"], schedule.outputs[0])
+    last = run.times["o"].reshape(3, -1)[:, -1]
     assert (np.diff(last) == interval).all()
     if not tile:
         # Between the results of a frame that is all there are the cycles of a fold.
-        assert (np.diff(run.times[0].reshape(3, -1)[2]) == max(fold_cycles, 6)).all()
+        assert (np.diff(run.times["o"].reshape(3, -1)[2]) == max(fold_cycles, 6)).all()
 
 
 @pytest.mark.parametrize("weight_style", ["distributed", "block", "ultra"])
@@ -367,11 +367,11 @@ def test_full_speed_for_inputs_without_gaps(groups: int, group_lanes: int) -> No
     config = replace(config, capacity=schedule.capacity)
     frames = np.random.default_rng(0).integers(-128, 128, (3, 5, 6, 6))
     run = simulate(config.create(), frames)
-    np.testing.assert_array_equal(run.outputs[0], config.compute(frames)[0])
-    np.testing.assert_array_equal(run.times[0], schedule.outputs[0])
-    last = run.times[0].reshape(3, -1)[:, -1]
+    np.testing.assert_array_equal(run.outputs["o"], config.compute(frames)[0])
+    np.testing.assert_array_equal(run.times["o"], schedule.outputs[0])
+    last = run.times["o"].reshape(3, -1)[:, -1]
     assert last[2] - last[1] == config.interval
-    assert config.latency == run.times[0][0]
+    assert config.latency == run.times["o"][0]
 
 
 def test_least_capacity_is_live_without_stalls() -> None:
@@ -407,7 +407,7 @@ def test_weights_at_the_end_of_their_range() -> None:
     )
     frames = np.full((1, 3, 3, 5), -128)
     run = simulate(config.create(), frames)
-    np.testing.assert_array_equal(run.outputs[0], config.compute(frames)[0])
+    np.testing.assert_array_equal(run.outputs["o"], config.compute(frames)[0])
 
 
 def test_a_dead_channel_stays_at_its_zero_point() -> None:

@@ -11,7 +11,7 @@ from hwgen.blocks.adder import AdderConfig
 from hwgen.blocks.table import TableLookupConfig
 from hwgen.errors import HwgenError
 from hwgen.ir import Add, Quantisation, Table, TensorType
-from hwgen.sim.amaranth.testbench import simulate
+from hwgen.sim.amaranth import simulate
 from tests.blocks.checks import check_on_time, check_under_stalls, divisors, quantisations
 
 
@@ -69,7 +69,7 @@ def test_a_function_on_all_codes(function) -> None:
     codes = np.arange(-128, 128).reshape(1, 256, 1)
     run = simulate(config.create(), codes)
     expected = output.quantise(function((codes - 7) * 0.05))
-    np.testing.assert_array_equal(run.outputs[0], expected)
+    np.testing.assert_array_equal(run.outputs["o"], expected)
 
 
 def test_a_sum_on_all_pairs_of_codes() -> None:
@@ -82,9 +82,9 @@ def test_a_sum_on_all_pairs_of_codes() -> None:
     pairs = np.array([(x, y) for x in range(-8, 8) for y in range(-8, 8)]).T
     x, y = (side.reshape(1, 256, 1) for side in pairs)
     run = simulate(config.create(), x, y)
-    np.testing.assert_array_equal(run.outputs[0], config.compute(x, y)[0])
+    np.testing.assert_array_equal(run.outputs["o"], config.compute(x, y)[0])
     real = np.rint((x + 3) * 0.5 + (y - 2) * 0.5)
-    np.testing.assert_array_equal(run.outputs[0], np.clip(real + 1, -8, 7))
+    np.testing.assert_array_equal(run.outputs["o"], np.clip(real + 1, -8, 7))
 
 
 def test_a_sum_reaches_its_bounds() -> None:
@@ -98,7 +98,7 @@ def test_a_sum_reaches_its_bounds() -> None:
         ends = np.array([-(1 << 15), 0, (1 << 15) - 1])
         x, y = (side.reshape(1, 9, 1) for side in np.meshgrid(ends, ends))
         run = simulate(config.create(), x, y)
-        np.testing.assert_array_equal(run.outputs[0], config.compute(x, y)[0])
+        np.testing.assert_array_equal(run.outputs["o"], config.compute(x, y)[0])
 
 
 @pytest.mark.parametrize("bits, channels, lanes, output_bits, parts, blocks, latency", [

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hwgen.blocks.gather import GatherConfig
 from hwgen.errors import HwgenError
 from hwgen.ir import GatherChannels, TensorType
-from hwgen.sim.amaranth.testbench import simulate
+from hwgen.sim.amaranth import simulate
 from tests.blocks.checks import check_on_time, check_under_stalls, quantisations
 from tests.blocks.places import check_least_places
 
@@ -83,8 +83,8 @@ def test_a_pixel_after_the_other(
     check_on_time(config)
     frames = np.random.default_rng(0).integers(-128, 128, (2, 3, channels))
     run = simulate(config.create(), frames)
-    np.testing.assert_array_equal(run.outputs[0], config.compute(frames)[0])
-    last = run.times[0].reshape(6, -1)[:, -1]
+    np.testing.assert_array_equal(run.outputs["o"], config.compute(frames)[0])
+    last = run.times["o"].reshape(6, -1)[:, -1]
     np.testing.assert_array_equal(np.diff(last), cycles)
 
 
@@ -95,8 +95,8 @@ def test_the_order_in_block_memory() -> None:
     assert (config.way, config.walk.kind, config.latency) == ("memory", "block", 1535 + 10)
     frames = np.random.default_rng(0).integers(-128, 128, (3, 1, 1536))
     run = simulate(config.create(), frames)
-    np.testing.assert_array_equal(run.outputs[0], config.compute(frames)[0])
-    np.testing.assert_array_equal(run.times[0], 1535 + 10 + np.arange(3 * 1536))
+    np.testing.assert_array_equal(run.outputs["o"], config.compute(frames)[0])
+    np.testing.assert_array_equal(run.times["o"], 1535 + 10 + np.arange(3 * 1536))
 
 
 @pytest.mark.parametrize("stall", [(0.5, 0.0), (0.0, 0.5), (0.5, 0.5)])

@@ -11,7 +11,7 @@ from hwgen.blocks.globalpool import GlobalPoolConfig
 from hwgen.device.multiplier import MULTIPLIERS
 from hwgen.errors import HwgenError
 from hwgen.ir import GlobalAveragePool, GlobalMaxPool, Quantisation, Requantise, TensorType
-from hwgen.sim.amaranth.testbench import simulate
+from hwgen.sim.amaranth import simulate
 from tests.blocks.checks import check_on_time, check_under_stalls, multipliers, quantisations
 from tests.blocks.places import check_least_places
 
@@ -61,8 +61,8 @@ def test_a_beat_a_cycle(op, beats: int) -> None:
     assert config.interval == 4 * beats
     frames = np.random.default_rng(beats).integers(-128, 128, (6, 2, 2, beats))
     run = simulate(config.create(), frames)
-    np.testing.assert_array_equal(run.accepts[0], np.arange(24 * beats))
-    np.testing.assert_array_equal(run.outputs[0], config.compute(frames)[0])
+    np.testing.assert_array_equal(run.accepts["i"], np.arange(24 * beats))
+    np.testing.assert_array_equal(run.outputs["o"], config.compute(frames)[0])
 
 
 def test_extremes_of_a_large_frame() -> None:
@@ -72,7 +72,7 @@ def test_extremes_of_a_large_frame() -> None:
     config = GlobalPoolConfig(op=op, tensor=TensorType((20, 20, 1), q))
     frames = np.stack([np.full((20, 20, 1), c) for c in (-128, 127)])
     run = simulate(config.create(), frames)
-    assert run.outputs[0].ravel().tolist() == [-128, 0]
+    assert run.outputs["o"].ravel().tolist() == [-128, 0]
 
 
 @pytest.mark.parametrize("op, channels, latency", [

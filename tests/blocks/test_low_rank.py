@@ -19,7 +19,7 @@ from hwgen.blocks.low_rank import LowRankLinearConfig
 from hwgen.device.multiplier import MULTIPLIERS
 from hwgen.errors import HwgenError
 from hwgen.ir import Conv, ConvTranspose, Gemm, Quantisation, TensorType
-from hwgen.sim.amaranth.testbench import run_streams, simulate
+from hwgen.sim.amaranth import run_streams, simulate
 from tests.blocks.checks import (
     check_on_time,
     check_under_stalls,
@@ -121,11 +121,11 @@ def test_pace_is_that_of_the_slower_array(folding: dict, cycles: tuple[int, int]
     schedule = config.schedule([np.arange(3 * config.inputs[0].beats)])
     frames = np.random.default_rng(0).integers(-128, 128, (3, 4, 12))
     run = simulate(replace(config, capacity=schedule.capacity).create(), frames)
-    np.testing.assert_array_equal(run.outputs[0], config.compute(frames)[0])
-    np.testing.assert_array_equal(run.times[0], schedule.outputs[0])
-    last = run.times[0].reshape(3, -1)[:, -1]
+    np.testing.assert_array_equal(run.outputs["o"], config.compute(frames)[0])
+    np.testing.assert_array_equal(run.times["o"], schedule.outputs[0])
+    last = run.times["o"].reshape(3, -1)[:, -1]
     assert (np.diff(last) == config.interval).all()
-    assert config.latency == run.times[0][0]
+    assert config.latency == run.times["o"][0]
 
 
 @pytest.mark.parametrize("stall", [(0.0, 0.9), (0.9, 0.0)])
@@ -160,7 +160,7 @@ def test_weights_at_the_end_of_their_range() -> None:
                                  channel_lanes=(9, 4), pe=(4, 3))
     frames = np.full((1, 2, 9), -128)
     run = simulate(config.create(), frames)
-    np.testing.assert_array_equal(run.outputs[0], config.compute(frames)[0])
+    np.testing.assert_array_equal(run.outputs["o"], config.compute(frames)[0])
 
 
 @pytest.mark.parametrize(("shape", "lanes", "cycles"), [
@@ -234,7 +234,7 @@ def test_inside_a_foreign_design() -> None:
     run = run_streams(Foreign(config), [("bytes", frames.ravel().tolist())], [("sums", 24)],
                       stall=0.2)
     expected = config.compute(frames - 128)[0].astype(int).sum(-1).ravel()
-    np.testing.assert_array_equal(np.array(run.outputs[0]), expected & 0x1FF)
+    np.testing.assert_array_equal(np.array(run.outputs["sums"]), expected & 0x1FF)
     design = Foreign(config)
     ports = [getattr(port, name) for port in (design.bytes, design.sums)
              for name in ("payload", "valid", "ready")]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hwgen.blocks.pool import PoolConfig
 from hwgen.errors import HwgenError
 from hwgen.ir import AveragePool, MaxPool, Quantisation, Requantise, TensorType
-from hwgen.sim.amaranth.testbench import simulate
+from hwgen.sim.amaranth import simulate
 from tests.blocks.checks import (
     affordable_taps,
     check_on_time,
@@ -69,7 +69,7 @@ def test_average_of_extremes(zero_point: int) -> None:
     config = PoolConfig(op=op, tensor=tensor, tap_lanes=4)
     frames = np.repeat([-128, 127], 16).reshape(2, 4, 4, 1)
     run = simulate(config.create(), frames)
-    np.testing.assert_array_equal(run.outputs[0], config.compute(frames)[0])
+    np.testing.assert_array_equal(run.outputs["o"], config.compute(frames)[0])
 
 
 @pytest.mark.parametrize("tap_lanes", [1, 4, 9])
@@ -81,8 +81,8 @@ def test_padding_leaves_no_trace_in_a_mean_of_the_frame(tap_lanes: int) -> None:
     config = PoolConfig(op=op, tensor=tensor, lanes=2, tap_lanes=tap_lanes)
     frames = np.full((1, 4, 5, 2), -77)
     run = simulate(config.create(), frames)
-    np.testing.assert_array_equal(run.outputs[0][:, :, 1:], -77)
-    np.testing.assert_array_equal(run.outputs[0][:, :, 0], 11)
+    np.testing.assert_array_equal(run.outputs["o"][:, :, 1:], -77)
+    np.testing.assert_array_equal(run.outputs["o"][:, :, 0], 11)
 
 
 def test_padding_never_wins_a_maximum() -> None:
@@ -91,7 +91,7 @@ def test_padding_never_wins_a_maximum() -> None:
     config = PoolConfig(op=op, tensor=tensor, tap_lanes=2)
     frames = np.full((1, 3, 3, 1), -127)
     run = simulate(config.create(), frames)
-    np.testing.assert_array_equal(run.outputs[0], frames)
+    np.testing.assert_array_equal(run.outputs["o"], frames)
 
 
 def test_interval() -> None:

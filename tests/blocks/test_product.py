@@ -11,7 +11,7 @@ from hwgen.blocks.product import ProductConfig
 from hwgen.device.multiplier import MULTIPLIERS
 from hwgen.errors import HwgenError
 from hwgen.ir import Mul, Quantisation, Requantise, TensorType
-from hwgen.sim.amaranth.testbench import simulate
+from hwgen.sim.amaranth import simulate
 from tests.blocks.checks import (
     check_on_time,
     check_under_stalls,
@@ -59,7 +59,7 @@ def test_all_pairs_of_codes() -> None:
     )
     x, y = (c.reshape(1, 256, 1) for c in np.meshgrid(np.arange(-8, 8), np.arange(-8, 8)))
     run = simulate(config.create(), x, y)
-    np.testing.assert_array_equal(run.outputs[0], np.rint((x + 3) * 0.5 * (y - 7)) + 2)
+    np.testing.assert_array_equal(run.outputs["o"], np.rint((x + 3) * 0.5 * (y - 7)) + 2)
 
 
 @pytest.mark.parametrize("multiplier, bits, dsp, latency", [

@@ -15,7 +15,7 @@ from hwgen.ir import Conv, ConvTranspose, Gemm, Quantisation, TensorType, Window
 from hwgen.parts.queue import QUEUE_LATENCY
 from hwgen.parts.sparse_mac import SKIPS
 from hwgen.parts.window import READ_LATENCY
-from hwgen.sim.amaranth.testbench import simulate
+from hwgen.sim.amaranth import simulate
 from tests.blocks.checks import STALLS, divisors, quantisations, windows
 from tests.blocks.test_conv import make_conv, make_weights
 
@@ -84,7 +84,7 @@ def test_values_under_stalls(config: SparseConvConfig, sparsity: float, seed: in
     if seed % 2:
         config = replace(config, depths=(config.fold_beats,), queue=config.window.steps)
     run = simulate(config.create(), frames, stall=STALLS[seed % len(STALLS)], seed=seed)
-    np.testing.assert_array_equal(run.outputs[0], config.compute(frames)[0])
+    np.testing.assert_array_equal(run.outputs["o"], config.compute(frames)[0])
 
 
 def layer(**folding) -> SparseConvConfig:
@@ -107,10 +107,10 @@ def test_mean_cycles(folding: dict, sparsity: float) -> None:
     frames = sparse_frames(config, sparsity, 2, random)
     predicted = config.mean_cycles(frames)
     run = simulate(config.create(), frames)
-    np.testing.assert_array_equal(run.outputs[0], config.compute(frames)[0])
+    np.testing.assert_array_equal(run.outputs["o"], config.compute(frames)[0])
     # From the first fold's results to the last one's.
     folds = len(frames) * config.window.windows * len(config.fold_results) - 1
-    took = run.times[0][-config.fold_beats] - run.times[0][0]
+    took = run.times["o"][-config.fold_beats] - run.times["o"][0]
     assert took / folds == pytest.approx(predicted, rel=0.03)
 
 
@@ -173,8 +173,8 @@ def test_no_cycle_for_zeros() -> None:
     assert config.mean_cycles(zeros) == config.window.steps
     assert not config.work(zeros).any()
     run = simulate(config.create(), zeros)
-    np.testing.assert_array_equal(run.outputs[0], config.compute(zeros)[0])
-    starts = run.times[0][:: config.fold_beats]
+    np.testing.assert_array_equal(run.outputs["o"], config.compute(zeros)[0])
+    starts = run.times["o"][:: config.fold_beats]
     assert (np.diff(starts)[20:] == config.window.steps).mean() > 0.9
 
 
@@ -194,7 +194,7 @@ def test_gemm_and_one_by_one() -> None:
         )
         frames = sparse_frames(config, 0.7, 2, random)
         run = simulate(config.create(), frames, stall=0.2, seed=1)
-        np.testing.assert_array_equal(run.outputs[0], config.compute(frames)[0])
+        np.testing.assert_array_equal(run.outputs["o"], config.compute(frames)[0])
 
 
 @pytest.mark.parametrize("multiplier", ["dsp48e2", "dsp48e1", "mult18", "fabric"])

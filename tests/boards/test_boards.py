@@ -95,7 +95,7 @@ def test_clocks():
     slow = replace(boards.load("zcu102"), most_mhz=300)
     with pytest.raises(HwgenError, match=r"^Clock must be from 1 to 300 MHz on board zcu102, not "):
         slow.check_clock(301)
-    with pytest.raises(HwgenError, match="most_mhz must be a positive number, at most 891, not"):
+    with pytest.raises(HwgenError, match="most_mhz must be a number from 1 to 891, not"):
         replace(slow, most_mhz=900)
     with pytest.raises(HwgenError, match=r"^clock_mhz must be from 1 to 200 MHz"):
         replace(slow, most_mhz=200)
@@ -105,9 +105,14 @@ BRAM = "bram18 = 1824"
 
 
 @pytest.mark.parametrize("change, message", [
-    (("dsp = 2520", "dsp = -1"), r"dsp must be an integer, 0 or more, not -1"),
-    (("dsp = 2520", "dsp = true"), r"dsp must be an integer, 0 or more, not True"),
-    (("dsp = 2520", "dsp = 2520.0"), r"dsp must be an integer, 0 or more, not 2520\.0"),
+    (("dsp = 2520", "dsp = -1"), r"dsp must be an integer from 0 to 100000, not -1"),
+    (("dsp = 2520", "dsp = true"), r"dsp must be an integer from .*, not True"),
+    (("dsp = 2520", "dsp = 2520.0"), r"dsp must be an integer from .*, not 2520\.0"),
+    (("dsp = 2520", "dsp = 100001"), r"dsp must be an integer from 0 to 100000, not 100001"),
+    ((BRAM, "bram18 = 9000000"), r"bram18 must be an integer from 0 to 100000, not 9000000"),
+    (("uram = 0", "uram = inf"), r"uram must be an integer from 0 to 100000, not inf"),
+    (("lut = 274080", "lut = 200000000"), r"lut must be an integer from 0 to 100000000, not 2.*"),
+    (("ff = 548160", "ff = -7"), r"ff must be an integer from 0 to 100000000, not -7"),
     (("dsp = 2520\nbram18 = 1824", ""), r"dsp, bram18 missing"),
     ((BRAM, f"{BRAM}\nfoo = 1"), r"'foo' unknown; known are part, family, dsp, .*, memory, usable"),
     ((BRAM, f"{BRAM}\noffchip_gbps = 1.0"), r"'offchip_gbps' unknown; known are .*"),
@@ -115,26 +120,32 @@ BRAM = "bram18 = 1824"
     ((BRAM, f"{BRAM}\nshares = 1"), r"'shares' unknown; known are .*usable"),
     (("ultrascale+", "virtex2"), r"family must be one of ultrascale\+, .*, not 'virtex2'"),
     (('family = "ultrascale+"', "family = []"), r"family must be one of .*, not \[\]"),
-    (("clock_mhz = 250", "clock_mhz = 'fast'"), r"clock_mhz must be a positive number, not 'fast'"),
-    (("clock_mhz = 250", "clock_mhz = nan"), r"clock_mhz must be a positive number, not nan"),
+    (("clock_mhz = 250", "clock_mhz = 'fast'"), r"clock_mhz must be from 1 to 891 MHz .*'fast'"),
+    (("clock_mhz = 250", "clock_mhz = nan"), r"clock_mhz must be from 1 to 891 MHz on .*, not nan"),
+    (("clock_mhz = 250", "clock_mhz = true"), r"clock_mhz must be from 1 to 891 .*, not True"),
+    (("clock_mhz = 250", "clock_mhz = [250]"), r"clock_mhz must be from 1 to 891 .*, not \[250\]"),
+    ((BRAM, f"{BRAM}\nmost_mhz = 0.5"), r"most_mhz must be a number from 1 to 891, not 0\.5"),
     (('part = "xczu9eg-ffvb1156-2-e"', "part = 9"), r"part must be the device's name, not 9"),
-    (("gbps = 153.6", "gbps = inf"), r"memory 1: gbps must be a positive number, not inf"),
+    (("gbps = 153.6", "gbps = inf"), r"memory 1: gbps must be a number from 0\.001 to 1.*, not inf"),
+    (("gbps = 153.6", "gbps = -1"), r"memory 1: gbps must be a number from 0\.001 to 1.*, not -1"),
     (("gbps = 153.6", ""), r"memory 1: gbps missing"),
     (("DDR4", "DDR9"), r"memory 1: kind must be one of DDR3, DDR4, HBM, SDRAM, not 'DDR9'"),
     (('"ps_ddr4"', "7"), r"memory 1: name must be the memory's name, not 7"),
     (("axi_bits = 128", "axi_bits = 100"), r"memory 1: axi_bits must be one of 8, .*, not 100"),
     (("axi_bits = 128", "axi_bits = 128.0"), r"memory 1: axi_bits must be one of .*, not 128\.0"),
-    (("ports = 4", "ports = 0"), r"memory 1: ports must be an integer, 1 or more, not 0"),
-    (("ports = 4", "count = '2'"), r"memory 1: count must be an integer, 1 or more, not '2'"),
+    (("ports = 4", "ports = 0"), r"memory 1: ports must be an integer from 1 to 64, not 0"),
+    (("ports = 4", "ports = 1000000"), r"memory 1: ports must be an integer from 1 to 64, not 1.*"),
+    (("ports = 4", "count = 257"), r"memory 1: count must be an integer from 1 to 256, not 257"),
+    (("ports = 4", "count = '2'"), r"memory 1: count must be an integer from 1 to 256, not '2'"),
     (("ports = 4", "practical = 1.5"),
-     r"memory 1: practical must be a positive number, at most 1, not 1\.5"),
+     r"memory 1: practical must be a number from 0\.01 to 1, not 1\.5"),
     (("ports = 4", "speed = 4"), r"memory 1: 'speed' unknown; known are name, kind, gbps, .*"),
     (("ports = 4", "[[memory]]\nname = 'ps_ddr4'\nkind = 'HBM'\ngbps = 1\naxi_bits = 64"),
      r"memory names must differ, not 'ps_ddr4' twice"),
     (("[[memory]]", "[memory]"), r"memory must be tables headed \[\[memory\]\], not .*"),
     (("ports = 4", "[usable]\ndsp = 1.01"),
-     r"usable: dsp must be a positive number, at most 1, not 1\.01"),
-    (("ports = 4", "[usable]\nlut = 0"), r"usable: lut must be a positive number, .*, not 0"),
+     r"usable: dsp must be a number from 0\.01 to 1, not 1\.01"),
+    (("ports = 4", "[usable]\nlut = 0"), r"usable: lut must be a number from 0\.01 to 1, not 0"),
     (("ports = 4", "[usable]\nbram = 1"), r"usable: 'bram' unknown; known are dsp, bram18, .*"),
     ((BRAM, f"{BRAM}\nusable = 0.9"), r"usable must be a table headed \[usable\], not 0\.9"),
 ])

@@ -18,7 +18,7 @@ from hwgen.parts.queue import QUEUE_LATENCY, Queue
 from hwgen.parts.stream import StreamType, pack_rows
 from hwgen.parts.walk import Course
 from hwgen.parts.window import READ_LATENCY, SlidingWindowConfig, WindowSchedule
-from hwgen.sim.amaranth.testbench import Run, run_streams
+from hwgen.sim.amaranth import Beats, run_streams
 from tests.blocks.checks import FRAMES, STALLS, affordable_taps, divisors, quantisations, windows
 
 
@@ -130,7 +130,7 @@ class Windows(wiring.Component):
 def run_window(
     config: SlidingWindowConfig, frames: np.ndarray, *, stall: float | tuple[float, float] = 0.0,
     arrivals: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray, Run]:
+) -> tuple[np.ndarray, np.ndarray, Beats]:
     """Beats ``(beats, tap_lanes, columns, word_lanes)``, flags and phases as a number, the run."""
     beats = len(frames) * config.windows * config.groups * config.folds * config.steps
     run = run_streams(
@@ -140,9 +140,9 @@ def run_window(
     bits = config.input.tensor.bits
     lanes = config.payload.length
     words = np.array([[(int(b) >> (bits * k)) & ((1 << bits) - 1) for k in range(lanes)]
-                      for b in run.outputs[0]])
+                      for b in run.outputs["o"]])
     words -= (words >> (bits - 1)) << bits
-    marks = np.array([int(b) >> config.payload.size for b in run.outputs[0]])
+    marks = np.array([int(b) >> config.payload.size for b in run.outputs["o"]])
     words = words.reshape(-1, config.tap_lanes, config.columns, config.word_lanes)
     return words, marks, run
 
@@ -265,7 +265,7 @@ def test_periods(
 
 def check_beats_and_times(
     config: SlidingWindowConfig, frames: np.ndarray, seed: int
-) -> tuple[WindowSchedule, np.ndarray, Run]:
+) -> tuple[WindowSchedule, np.ndarray, Beats]:
     """Beats and their times for arrivals with pauses; returns schedule, marks and the run."""
     random = np.random.default_rng(seed)
     count = config.input.beats * FRAMES
@@ -277,7 +277,7 @@ def check_beats_and_times(
     fold = np.arange(config.groups * config.folds)[:, None] * config.fold_cycles
     starts = schedule.starts + READ_LATENCY + QUEUE_LATENCY
     expected = starts[:, None, None] + fold + np.arange(config.steps)
-    np.testing.assert_array_equal(run.times[0], expected.ravel())
+    np.testing.assert_array_equal(run.times["o"], expected.ravel())
     return schedule, marks, run
 
 
@@ -295,9 +295,9 @@ def test_several_columns(config: SlidingWindowConfig, seed: int) -> None:
 def test_beats_and_times(config: SlidingWindowConfig, seed: int) -> None:
     schedule, marks, run = check_beats_and_times(config, random_frames(config, seed), seed)
     np.testing.assert_array_equal(marks, np.tile(expected_marks(config), FRAMES))
-    end = run.times[0][-1]
+    end = run.times["o"][-1]
     np.testing.assert_array_equal(
-        run.accepts[0][run.accepts[0] < end], schedule.accepts[schedule.accepts < end]
+        run.accepts["i"][run.accepts["i"] < end], schedule.accepts[schedule.accepts < end]
     )
 
 
@@ -323,7 +323,7 @@ def test_one_pixel_less_than_the_schedule_asks_for_delays_the_input(
         *_, run = run_window(
             config.resized(schedule.capacity - 1), random_frames(config, 0), arrivals=arrivals
         )
-        seen = run.accepts[0]
+        seen = run.accepts["i"]
         assert len(seen) < len(arrivals) or (seen > schedule.accepts).any()
 
 
@@ -386,7 +386,7 @@ def test_beats_are_packed_tap_by_tap() -> None:
     run = run_streams(
         Windows(config), [("i", pack_rows(np.array([[1, 2], [3, 4], [5, 6]]), 8))], [("o", 2)]
     )
-    assert [f"{beat:08x}" for beat in run.outputs[0]] == ["04030201", "06050403"]
+    assert [f"{beat:08x}" for beat in run.outputs["o"]] == ["04030201", "06050403"]
 
 
 GOOD = {"input": StreamType(TensorType((5, 5, 12)), 2), "window": Window((3, 3)), "word_lanes": 2}

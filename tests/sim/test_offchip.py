@@ -20,14 +20,15 @@ import numpy as np
 import pytest
 
 from hwgen.design import OFF_CHIP, DesignPoint, Folding, MemoryPorts
-from hwgen.emit.verilog import emit, to_axi
+from hwgen.emit.verilog import emit
 from hwgen.errors import HwgenError
 from hwgen.ir import ConvTranspose, Requantise
 from hwgen.netlist import Netlist
 from hwgen.offchip.layout import Layout
-from hwgen.sim.verilator import Simulation, VerilatorModel, lint
+from hwgen.sim.verilator import VerilatorModel, VerilogRun, lint
 from hwgen.sim.verilator.memory import FAULTS, MemoryModel, MemoryUse
 from hwgen.timing import Timing, sized
+from hwgen.top import to_axi
 from tests.networks import Builder, Q, every_op
 
 FRAMES = 5
@@ -100,7 +101,7 @@ class Case:
     wanted: dict[str, np.ndarray]
     model: VerilatorModel
 
-    def run(self, **options) -> tuple[Simulation, MemoryUse]:
+    def run(self, **options) -> tuple[VerilogRun, MemoryUse]:
         """A run whose values are checked."""
         run = self.model.run(self.inputs, **options)
         for name, frames in self.wanted.items():
@@ -151,7 +152,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return case
 
 
-def rate(run: Simulation) -> float:
+def rate(run: VerilogRun) -> float:
     """Mean cycles from a frame's end to the next one's."""
     last = np.max(list(run.last.values()), axis=0)
     return (last[-1] - last[0]) / (FRAMES - 1)

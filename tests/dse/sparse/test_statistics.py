@@ -13,7 +13,7 @@ from hwgen.blocks.sparse_conv import SparseConvConfig, even_streams
 from hwgen.dse.sparse.statistics import Statistics, layers_of, measure, stated
 from hwgen.errors import HwgenError
 from hwgen.ir import Conv, Graph, Quantisation, TensorType
-from hwgen.sim.amaranth.testbench import simulate
+from hwgen.sim.amaranth import simulate
 from tests.blocks.test_sparse import pruned
 from tests.networks import Builder
 
@@ -240,7 +240,7 @@ def test_cycles_beside_simulation(density: float) -> None:
     config = replace(config_of(graph, 4, 1, 2, 2), streams=layer.balanced(4, 1, 2)).at_full_speed()
     run = simulate(config.create(), frames)
     folds = len(frames) * config.window.windows * len(config.fold_results)
-    took = (run.times[0][-1] - run.times[0][0]) / (folds - 1)
+    took = (run.times["o"][-1] - run.times["o"][0]) / (folds - 1)
     assert layer.exact_cycles(config) == pytest.approx(took, rel=0.03)
     assert layer.cycles(4, 1, 2, config.streams, lanes_out=1) == pytest.approx(took, rel=0.03)
 

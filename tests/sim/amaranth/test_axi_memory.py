@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from amaranth.hdl import Module, Signal
@@ -15,9 +13,8 @@ from hwgen.design import OFF_CHIP, DesignPoint, Folding, MemoryPorts
 from hwgen.errors import HwgenError
 from hwgen.netlist import Netlist
 from hwgen.offchip.bus import AxiConfig
-from hwgen.pipeline import Pipeline
+from hwgen.sim.amaranth import simulate_netlist
 from hwgen.sim.amaranth.axi_memory import AxiMemory
-from hwgen.sim.amaranth.testbench import simulate
 from hwgen.timing import Timing, arrivals, sized
 from tests.networks import Builder
 
@@ -55,13 +52,12 @@ def test_on_time(streamed: bool) -> None:
     frames = b.frames(FRAMES)
     wanted = b.graph.evaluate(frames)
     pace = arrivals(netlist.inputs["image"].beats, timing.interval, FRAMES)
-    run = simulate(Pipeline(netlist), frames["image"], arrivals=[pace])
-    for k, (first, last) in enumerate(zip(*timing.of_frames(FRAMES), strict=True)):
-        np.testing.assert_array_equal(run.outputs[k], wanted[list(netlist.outputs)[k]])
-        times = run.times[k].reshape(FRAMES, -1)
-        for found, due in ((times[:, 0], first), (times[:, -1], last)):
+    run = simulate_netlist(netlist, frames, arrivals={"image": pace})
+    for name, first, last in zip(netlist.outputs, *timing.of_frames(FRAMES), strict=True):
+        np.testing.assert_array_equal(run.outputs[name], wanted[name])
+        for found, due in ((run.first[name], first), (run.last[name], last)):
             assert (found == due).all() if streamed else (found <= due).all()
-    assert run.accepts[0][0] == 0
+    assert run.start == 0
 
 
 @pytest.mark.parametrize("stall, back_pressure, latency, seed", [
@@ -71,10 +67,10 @@ def test_stalls(stall: float, back_pressure: float, latency: int, seed: int) -> 
     b, netlist, _ = residual()
     frames = b.frames(FRAMES)
     wanted = b.graph.evaluate(frames)
-    run = simulate(Pipeline(netlist), frames["image"], stall=stall, back_pressure=back_pressure,
-                   latency=latency, seed=seed)
-    for k, name in enumerate(netlist.outputs):
-        np.testing.assert_array_equal(run.outputs[k], wanted[name])
+    run = simulate_netlist(netlist, frames, stall=stall, back_pressure=back_pressure,
+                           latency=latency, seed=seed)
+    for name in netlist.outputs:
+        np.testing.assert_array_equal(run.outputs[name], wanted[name])
 
 
 class Master(wiring.Component):
@@ -88,7 +84,6 @@ class Master(wiring.Component):
     def __init__(self, axi: AxiConfig, write: int, read: int) -> None:
         self.write = write
         self.read = read
-        self.netlist = SimpleNamespace(offchip=SimpleNamespace(ports=1))
         super().__init__({"axi_0": Out(axi.signature), "memory_base": In(axi.address_bits)})
 
     def elaborate(self, platform):
@@ -114,7 +109,7 @@ def test_violations(write: int, read: int, message: str) -> None:
     master = Master(axi, write, read)
     simulator = Simulator(master)
     simulator.add_clock(1e-6)
-    for process in AxiMemory(axi, b"", 64).processes(master):
+    for process in AxiMemory(axi, b"", 64).processes([master.axi_0], master.memory_base):
         simulator.add_testbench(process)
     with pytest.raises(HwgenError, match=f"^{message}$"):
         simulator.run_until(1e-4)

@@ -3,10 +3,9 @@
 import json
 import subprocess
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,8 +14,9 @@ from hwgen import boards
 from hwgen.emit.verilog import Rtl
 from hwgen.errors import HwgenError
 from hwgen.ir import Quantisation, TensorType
+from hwgen.offchip.bus import AxiConfig
 from hwgen.parts.stream import StreamType
-from hwgen.sim.verilator import VerilatorModel
+from hwgen.sim.verilator import Harness
 from hwgen.sim.verilator.memory import FAULTS, MemoryModel
 
 MASTER = r"""
@@ -503,24 +503,44 @@ endmodule
 """
 
 
+@dataclass(frozen=True)
+class Ports:
+    """One port to off-chip memory."""
+
+    axi: AxiConfig
+    size: int
+    ports: int = 1
+
+
+@dataclass(frozen=True)
+class Outside:
+    """Verilog that was written by hand, as a simulator sees it."""
+
+    inputs: dict[str, StreamType]
+    outputs: dict[str, StreamType]
+    offchip: Ports
+    image: bytes = b""
+
+    def load_words(self) -> list[int]:
+        return []
+
+    def memory_image(self) -> bytes:
+        return self.image
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple]:
     """Runs frames through the design; gives what came and what was to come."""
     stream = StreamType(TensorType((8, 16), Quantisation(1.0, 0)), 16)
-    netlist = SimpleNamespace(
-        inputs={"x": stream}, outputs={"y": stream}, edges=[], blocks={},
-        offchip=SimpleNamespace(
-            axi=SimpleNamespace(data_bits=128, address_bits=32, id_bits=4), ports=1, size=0x2000
-        ),
-    )
     random = np.random.default_rng(1)
-    rtl = Rtl("top", {"top.v": TOP})
-    rtl.memory = random.integers(0, 256, 16, np.uint8).tobytes()  # type: ignore[attr-defined]
-    simulation = VerilatorModel(rtl, netlist, tmp_path_factory.mktemp("top"), optimise=False)
+    design = Outside({"x": stream}, {"y": stream}, Ports(AxiConfig(address_bits=32), size=0x2000),
+                     random.integers(0, 256, 16, np.uint8).tobytes())
+    rtl = Rtl("top", {"top.v": TOP}, memory=design.memory_image())
+    simulation = Harness(rtl, design, tmp_path_factory.mktemp("top"), optimise=False)
 
     def run(frames: int = 4, **given):
         x = random.integers(-128, 128, (frames, 8, 16))
-        first = np.frombuffer(rtl.memory, np.int8)  # type: ignore[attr-defined]
+        first = np.frombuffer(design.image, np.int8)
         found = simulation.run({"x": x}, **{"idle_limit": 5000} | given)
         return found, x ^ first
 
@@ -571,11 +591,6 @@ def test_memory_errors(model, fault: str, message: str) -> None:
 
 def test_overflow_of_addresses(tmp_path: Path) -> None:
     stream = StreamType(TensorType((8, 16), Quantisation(1.0, 0)), 16)
-    netlist = SimpleNamespace(
-        inputs={"x": stream}, outputs={"y": stream},
-        offchip=SimpleNamespace(
-            axi=SimpleNamespace(data_bits=128, address_bits=12, id_bits=4), ports=1, size=4097
-        ),
-    )
+    design = Outside({"x": stream}, {"y": stream}, Ports(AxiConfig(address_bits=12), size=4097))
     with pytest.raises(HwgenError, match="at most what 12 bits of address reach, not 4097"):
-        VerilatorModel(Rtl("top", {"top.v": TOP}), netlist, tmp_path)
+        Harness(Rtl("top", {"top.v": TOP}), design, tmp_path)

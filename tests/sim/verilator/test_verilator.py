@@ -10,7 +10,8 @@ import pytest
 from hwgen import boards
 from hwgen.dse.design.search import search
 from hwgen.emit.verilog import emit
-from hwgen.sim.verilator import RUNTIME, VerilatorModel, compile_verilog, lint
+from hwgen.sim.verilator import VerilatorModel, compile_verilog, lint
+from hwgen.sim.verilator.compiler import RUNTIME
 from hwgen.timing import sized
 from tests.networks import Builder
 
