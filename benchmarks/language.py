@@ -44,7 +44,8 @@ from torch.nn import functional as F
 
 from hwgen import boards
 from hwgen.boards import Board
-from hwgen.dse.design.search import Found, search
+from hwgen.dse.design.found import Found
+from hwgen.dse.design.search import search
 from hwgen.ir import Graph
 from hwgen.models.frames.samples import Feed, Feeds
 from hwgen.models.lowering import lower

@@ -48,9 +48,11 @@ from benchmarks.language import (
 )
 from benchmarks.simulated import as_predicted
 from hwgen.boards import Board
-from hwgen.dse.low_rank.problem import Choice, Judge, Problem, chosen, designed, ways
+from hwgen.dse.low_rank.problem import Choice, Problem, chosen, designed
 from hwgen.dse.low_rank.ranks import fit
+from hwgen.dse.low_rank.ways import ways
 from hwgen.dse.tradeoff.front import Point
+from hwgen.dse.tradeoff.judge import Judge
 from hwgen.ir import Graph
 from hwgen.models.compression.decomposition import Decomposition
 from hwgen.models.compression.itera import decompose_then_quantise, iterate
@@ -191,7 +193,7 @@ class Design:
     unseen: float
 
 
-def judged(bench: Bench, judge: Judge, choice: Choice, name: str) -> Design:
+def judged(bench: Bench, judge: Judge[Problem], choice: Choice, name: str) -> Design:
     """What a choice is worth; a line of the table is printed."""
     point = judge(choice)
     graph = judge.graph(choice)

@@ -43,8 +43,10 @@ from hwgen import boards
 from hwgen.boards import Board
 from hwgen.dse.design.search import search
 from hwgen.dse.low_rank.evolution import evolve
-from hwgen.dse.low_rank.problem import Judge, Problem, Way, chosen, designed, ways
+from hwgen.dse.low_rank.problem import Problem, chosen, designed, save
+from hwgen.dse.low_rank.ways import Way, ways
 from hwgen.dse.tradeoff.front import Hardware, Point, best
+from hwgen.dse.tradeoff.judge import Judge
 from hwgen.errors import HwgenError
 from hwgen.ir import Graph
 from hwgen.models.compression.layers import Layer
@@ -132,7 +134,7 @@ def elsewhere(board: Board, task: Task, graphs: tuple[Graph, Graph]) -> None:
                   flush=True)
 
 
-def described(judge: Judge, point: Point) -> str:
+def described(judge: Judge[Problem], point: Point) -> str:
     """What became of each layer."""
     choice = chosen(point)
     return ", ".join(
@@ -172,7 +174,7 @@ def compare(task: Task, board: Board, options: argparse.Namespace) -> bool:
     front.plot(options.out / task.name, f"{task.name}: accuracy against frames a DSP",
                board.clock_mhz)
     found = best(front, LOSS)
-    judge.save(found, options.out / f"{task.name}-best")
+    save(judge, found, options.out / f"{task.name}-best")
     graphs = problem.graph({}), problem.graph(chosen(found))
     reference = front.reference
     print(f"{task.name}: {graphs[0].macs:,} products a frame; {task.dsp} DSPs and "

@@ -26,7 +26,8 @@ from hwgen import boards
 from hwgen.blocks.conv import FoldedConvConfig
 from hwgen.blocks.evict import EvictionConfig
 from hwgen.blocks.fifo import FifoConfig
-from hwgen.dse.design.search import Found, search
+from hwgen.dse.design.found import Found
+from hwgen.dse.design.search import search
 from hwgen.emit.verilog import emit
 from hwgen.errors import HwgenError
 from hwgen.models.load import read

@@ -43,8 +43,8 @@ from hwgen.dse.design.search import search
 from hwgen.dse.design.streams import fold_choices
 from hwgen.dse.sparse.statistics import Layer as Measured
 from hwgen.dse.sparse.statistics import layers_of, measure
-from hwgen.dse.tradeoff.front import Front, Point, best
-from hwgen.dse.tradeoff.thresholds import Hardware, applied, designed, search_thresholds, space
+from hwgen.dse.sparse.thresholds import applied, designed, search_thresholds, space
+from hwgen.dse.tradeoff.front import Front, Hardware, Point, best
 from hwgen.ir import Conv, Graph, TensorType
 from hwgen.models.compression.pruning import channel_means, sparsity
 from hwgen.models.training.fine_tuning import fine_tune

@@ -34,9 +34,10 @@ from benchmarks.sparse_search import LUTS, train_residual
 from examples.digits import Images, classify, digits, export
 from examples.digits import train as train_digits
 from hwgen import boards
-from hwgen.dse.low_rank.problem import Judge, Problem, chosen, designed
+from hwgen.dse.low_rank.problem import Problem, chosen, designed, hardware
 from hwgen.dse.low_rank.relaxation import relax, synthetic
 from hwgen.dse.tradeoff.front import Front, Point
+from hwgen.dse.tradeoff.judge import Judge
 from hwgen.ir import Graph
 from hwgen.models.compression.decomposition import Decomposition, cost
 from hwgen.models.frames.samples import Feed
@@ -71,7 +72,7 @@ class Subject:
     def right(self, graph: Graph) -> float:
         return self.chosen.accuracy(classify(graph, self.chosen)) / 100
 
-    def right_otherwise(self, judge: Judge, point: Point) -> float:
+    def right_otherwise(self, judge: Judge[Problem], point: Point) -> float:
         """Per cent, of the other images."""
         return self.other.accuracy(classify(judge.graph(chosen(point)), self.other))
 
@@ -99,7 +100,7 @@ def uniform(problem: Problem, ratio: float, kept: Sequence[str] = ()) -> dict[st
     return choice
 
 
-def best_uniform(judge: Judge, limit: float) -> dict[bool, Point]:
+def best_uniform(judge: Judge[Problem], limit: float) -> dict[bool, Point]:
     """The largest ratio that keeps within an interval: with all layers, and but for the ends."""
     names = list(judge.problem.layers)
     found = {}
@@ -107,7 +108,7 @@ def best_uniform(judge: Judge, limit: float) -> dict[bool, Point]:
         for ratio in RATIOS:
             choice = uniform(judge.problem, ratio, () if ends else (names[0], names[-1]))
             # Tuned weights may need other hardware, by a little.
-            if judge.hardware(choice).interval <= limit and judge(choice).interval <= limit:
+            if hardware(judge, choice).interval <= limit and judge(choice).interval <= limit:
                 found[ends] = judge(choice)
                 break
     return found

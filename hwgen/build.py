@@ -29,7 +29,9 @@ import hwgen.boards as boards
 from hwgen import __version__, extras, options
 from hwgen.boards import Board
 from hwgen.design import DesignPoint
-from hwgen.dse.design.search import OBJECTIVES, OFFCHIP, Found, check_design, search
+from hwgen.dse.design.check import check_design
+from hwgen.dse.design.found import Found
+from hwgen.dse.design.search import OBJECTIVES, OFFCHIP, search
 from hwgen.emit.verilog import emit
 from hwgen.errors import HwgenError, HwgenWarning, named_reason
 from hwgen.interrupt import Interrupted, ending_with_signals, private_temporary

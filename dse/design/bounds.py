@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from hwgen.boards import Board
 from hwgen.device.arithmetic import signed_width
@@ -12,7 +13,7 @@ from hwgen.dse.design.streams import Streams, is_depthwise
 from hwgen.ir import Convolution, Graph, TensorType
 from hwgen.parts.mac import MacArrayConfig
 
-__all__ = ["Bounds", "bounds"]
+__all__ = ["Bounds", "Work", "bounds", "divided"]
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,8 @@ def densest(conv: Convolution, tensor: TensorType, multiplier: str) -> int:
 
 
 def fabric_luts(conv: Convolution, tensor: TensorType, family: str) -> float:
-    """Fewest LUTs of a multiplier in the fabric: those of an array that sums one product, or all
-    products of a result, whichever are fewer for each."""
+    """Fewest LUTs for each multiplier in the fabric: of an array that sums one product, or of one
+    that sums all products of a result, whichever takes fewer."""
     packing = Packing("fabric", 1, tensor.bits, conv.weight_bits, conv.weight_limit)
     acc_bits = signed_width(*conv.accumulator_range(tensor))
     whole = conv.weight.size // conv.cout
@@ -70,23 +71,30 @@ def fabric_luts(conv: Convolution, tensor: TensorType, family: str) -> float:
     )
 
 
-def divided(work: list[tuple[float, float]]) -> float:
-    """Fewest cycles in which two kinds of multipliers do all work together.
+class Work(NamedTuple):
+    """A piece of work for two kinds of multipliers.
 
-    The linear program has a simple answer: work goes to the second kind in order of how little time
-    it takes there for the time that it takes with the first, until both take as long.
-
-    Parameters
-    ----------
-    work : for each piece of work, the cycles that it takes if all multipliers of one kind do it,
-        and if all of the other kind do it
+    Members
+    -------
+    by_dsp, by_lut : cycles that it takes if all DSPs do it, and if all LUTs do
     """
-    first, second = sum(cycles for cycles, _ in work), 0.0
-    for cycles, other in sorted(work, key=lambda each: each[1] / each[0]):
-        if second + other > first - cycles:
-            return second + (first - second) * other / (cycles + other)
-        first, second = first - cycles, second + other
-    return max(first, second)
+
+    by_dsp: float
+    by_lut: float
+
+
+def divided(work: list[Work]) -> float:
+    """Fewest cycles in which both kinds of multipliers do all work together.
+
+    The linear program has a simple answer: work goes to LUTs in order of how little time it takes
+    there for the time that it takes with DSPs, until both take as long.
+    """
+    dsp, lut = sum(each.by_dsp for each in work), 0.0
+    for each in sorted(work, key=lambda each: each.by_lut / each.by_dsp):
+        if lut + each.by_lut > dsp - each.by_dsp:
+            return lut + (dsp - lut) * each.by_lut / (each.by_dsp + each.by_lut)
+        dsp, lut = dsp - each.by_dsp, lut + each.by_lut
+    return max(dsp, lut)
 
 
 def bounds(graph: Graph, board: Board, streams: Streams, clock_mhz: float) -> Bounds:
@@ -94,13 +102,12 @@ def bounds(graph: Graph, board: Board, streams: Streams, clock_mhz: float) -> Bo
 
     Parameters
     ----------
-    graph, board : what, and on what
-    streams : the graph's classes
+    graph, board : the network and the board
+    streams : of the graph
     clock_mhz : clock, for the bandwidth
     """
     usable = board.usable
-    # Cycles of each layer's products, if all DSPs make them, and if all LUTs do.
-    work: list[tuple[float, float]] = []
+    work: list[Work] = []
     reads, weights = 0, 0
     for node in graph.nodes:
         tensor = graph.types[node.inputs[0]]
@@ -110,7 +117,7 @@ def bounds(graph: Graph, board: Board, streams: Streams, clock_mhz: float) -> Bo
         macs = node.op.macs(tensor)
         by_dsp = macs / densest(conv, tensor, board.multiplier) / max(usable.dsp, 1e-9)
         by_lut = macs * fabric_luts(conv, tensor, board.family) / max(usable.lut, 1e-9)
-        work.append((by_dsp, by_lut))
+        work.append(Work(by_dsp, by_lut))
         reads += macs * conv.weight_bits
         weights += conv.weight.size * conv.weight_bits
     traffic = sum(type.size * -(-type.bits // 8) * 8
@@ -122,7 +129,7 @@ def bounds(graph: Graph, board: Board, streams: Streams, clock_mhz: float) -> Bo
     ports = 36 * usable.bram18 + 144 * usable.uram + usable.lut
     shared = max((each.extent for each in streams.classes.values() if not each.single), default=1)
     return Bounds(
-        dsp=math.ceil(sum(cycles for cycles, _ in work)) if usable.dsp else 0,
+        dsp=math.ceil(sum(each.by_dsp for each in work)) if usable.dsp else 0,
         products=math.ceil(divided(work) - 1e-6),
         memory=math.ceil(reads / ports / min(shared, 8)) if ports else 0,
         bandwidth=math.ceil((traffic + excess) / rate) if rate and excess else 0,

@@ -6,38 +6,54 @@ from dataclasses import replace
 
 import numpy as np
 
+from hwgen.blocks.base import BlockConfig
 from hwgen.boards import Board
 from hwgen.design import OFF_CHIP, DesignPoint, EdgeName
 from hwgen.device.cost import Resources
 from hwgen.device.storage import STYLES
-from hwgen.dse.design.allocate import Part, allocate
-from hwgen.dse.design.foldings import RESOURCES, Column, FixedTable
+from hwgen.dse.design.allocate import allocate
+from hwgen.dse.design.amounts import Amounts, vector
+from hwgen.dse.design.table import Column, FixedTable, Part
 from hwgen.ir import Graph
 from hwgen.netlist import Netlist
 from hwgen.plan import plan
 
-__all__ = ["assign_memories", "vector", "ways"]
+__all__ = ["assign_memories", "memory", "ways", "window_memory"]
 
 
-def vector(resources: Resources) -> np.ndarray:
-    """Resources as the search divides them."""
-    return np.array([getattr(resources, name, 0) for name in RESOURCES], float)
+def memory(width: int, depth: int, style: str, family: str) -> np.ndarray:
+    """Amounts that a memory takes, shape ``(resources,)``; see :meth:`Resources.memory`."""
+    return vector(Resources.memory(width, depth, style, family))
 
 
-def ways(width: int, depth: int, board: Board) -> list[Column]:
-    """A buffer in each kind of memory that a board has."""
-    return [Column(tuple(vector(Resources.memory(width, depth, style, board.family))), 0, style)
+def ways(width: int, depth: int, board: Board, copies: int = 1) -> list[Column]:
+    """So many copies of a buffer in each kind of memory that a board has."""
+    return [Column(Amounts(*(copies * memory(width, depth, style, board.family))), 0, style)
             for style in STYLES[: 3 if board.uram else 2]]
+
+
+def window_memory(config: BlockConfig) -> tuple[int, int, int]:
+    """Width, depth and copies of the memory of a block's window."""
+    window = config.window
+    assert window is not None
+    width, copies = window.word_lanes * window.input.tensor.bits, window.tap_lanes * window.banks
+    return width, max(window.depth, 2), copies
 
 
 def assign_memories(
     graph: Graph, design: DesignPoint, netlist: Netlist, board: Board
 ) -> tuple[DesignPoint, Netlist]:
-    """The kinds of memory of all queues and window buffers, with which a design fits a board.
+    """Give all queues and window buffers kinds of memory with which a design fits a board.
 
     Their timing is the same for every kind, so the schedule stays what it is.
+
+    Returns
+    -------
+    design, netlist
+        As they were, if no kinds fit.
     """
-    names: dict[str, tuple[str, str]] = {}
+    queues: dict[str, str] = {}
+    windows: dict[str, str] = {}
     parts: list[Part] = []
     fixed = vector(netlist.resources())
     into = {edge.source: edge.name for edge in netlist.edges}
@@ -47,33 +63,27 @@ def assign_memories(
         for k, (stream, depth, style) in enumerate(
             zip(config.outputs, config.queue_depths, config.queue_styles, strict=True)
         ):
-            fixed -= vector(Resources.memory(stream.width, depth, style, board.family))
-            names[f"queue {name} {k}"] = "queue", into[name, k]
-            parts.append(Part((f"queue {name} {k}",),
-                              FixedTable(ways(stream.width, depth, board))))
-        window = config.window
-        if window is not None and name in design.foldings:
-            width = window.word_lanes * window.input.tensor.bits
-            copies = window.tap_lanes * window.banks
-            style = Resources.memory(width, window.depth, window.style, board.family)
-            fixed -= copies * vector(style)
-            names[f"window {name}"] = "window", name
-            parts.append(Part((f"window {name}",), FixedTable([
-                replace(column, takes=tuple(copies * n for n in column.takes))
-                for column in ways(width, window.depth, board)
-            ])))
+            fixed -= memory(stream.width, depth, style, board.family)
+            part = f"queue {name} {k}"
+            queues[part] = into[name, k]
+            parts.append(Part((part,), FixedTable(ways(stream.width, depth, board))))
+        if config.window is not None and name in design.foldings:
+            width, depth, copies = window_memory(config)
+            fixed -= copies * memory(width, depth, config.window.style, board.family)
+            part = f"window {name}"
+            windows[part] = name
+            parts.append(Part((part,), FixedTable(ways(width, depth, board, copies))))
     allocation = allocate(parts, vector(board.usable) - fixed, 1)
     if allocation is None:
         return design, netlist
     foldings = dict(design.foldings)
     memories = {name: style for name, style in design.memories.items()
                 if OFF_CHIP in (style, EdgeName.parse(name).behind)}
-    for name, column in allocation.columns.items():
-        kind, target = names[name]
+    for part, column in allocation.columns.items():
         style = str(column.choice)
-        if kind == "queue":
-            memories.setdefault(target, style)
+        if part in queues:
+            memories.setdefault(queues[part], style)
         else:
-            foldings[target] = replace(foldings[target], window_style=style)
+            foldings[windows[part]] = replace(foldings[windows[part]], window_style=style)
     design = replace(design, foldings=foldings, memories=memories)
     return design, plan(graph, design)

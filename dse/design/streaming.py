@@ -5,15 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
 from hwgen.boards import Board
 from hwgen.design import MemoryPorts
 from hwgen.device.storage import block_ram, ram_luts, ultra_count
+from hwgen.dse.design.amounts import BRAM18, LUT, RESOURCES, URAM
+from hwgen.dse.design.workload import Workload
 from hwgen.offchip.layout import PORT_SHARE
 
-__all__ = ["External", "Foldings", "Streamed", "memory_takes", "streamed", "tiles_of"]
+__all__ = [
+    "STREAM_STYLES", "External", "Shapes", "Streamed", "TileSizes", "Tiles", "memory_takes",
+    "streamed", "tiles_of",
+]
+
+STREAM_STYLES = ("", "ultra")
+"""What a memory of a streamed convolution is made of: LUTs or blocks, whichever are cheaper; or
+UltraRAMs."""
 
 READ_AHEAD = 32
 """Cycles that a fold of weights takes beside those of the memory, more or less."""
@@ -62,16 +72,16 @@ class External:
 
 
 @dataclass(frozen=True)
-class Foldings:
-    """What of foldings matters here; arrays, one entry each.
+class Shapes:
+    """What of foldings matters where weights are streamed; arrays with one entry a folding.
 
     Members
     -------
     steps : rows of weights for a window, all phases
-    folds : runs of output channels
-    cycles : of a fold
-    row_bits : bits of a row
-    word_bits, words, copies : of the window's buffer: bits of a word, words a site, copies
+    folds : runs of output channels; 0: the weights cannot be streamed
+    cycles : cycles of a fold
+    row_bits : bits of a row of weights
+    word_bits, words, copies : bits of a word of the window's buffer, words a site, and copies
     """
 
     steps: np.ndarray
@@ -82,24 +92,25 @@ class Foldings:
     words: np.ndarray
     copies: np.ndarray
 
-    def take(self, keep: np.ndarray) -> Foldings:
-        """Some of them."""
-        return Foldings(**{name: value[keep] for name, value in vars(self).items()})
+    def take(self, keep: np.ndarray) -> Shapes:
+        """Some of the foldings."""
+        return Shapes(**{name: value[keep] for name, value in vars(self).items()})
 
 
 @dataclass(frozen=True)
 class Streamed:
-    """Ways to stream weights.
+    """Ways to stream weights; arrays with one entry a way.
 
     Members
     -------
     folding : index among the foldings
     tile, resident : see :class:`hwgen.blocks.conv.FoldedConvConfig`
     moved : bytes a frame
-    cycles : fewest in which a port moves them
-    window : of LUTs, blocks and UltraRAMs, what the window's memory takes, ``(ways, styles, 3)``
-    takes : all memories, ``(ways, styles, styles, styles, 3)``, for each style
-        (block memory or LUTs, UltraRAM) of weights, window and queue
+    cycles : the fewest in which a port moves them
+    window : amounts of the window's memory in each of :data:`STREAM_STYLES`, shape
+        ``(ways, styles, resources)``
+    takes : amounts of all memories, for each style of weights, window and queue, shape
+        ``(ways, styles, styles, styles, resources)``
     """
 
     folding: np.ndarray
@@ -111,8 +122,21 @@ class Streamed:
     takes: np.ndarray
 
     def take(self, keep: np.ndarray) -> Streamed:
-        """Some of them."""
+        """Some of the ways."""
         return Streamed(**{name: value[keep] for name, value in vars(self).items()})
+
+
+class TileSizes(NamedTuple):
+    """What the rows of a tile need.
+
+    Members
+    -------
+    sites : pixels in the window's buffer
+    queue : beats in the queue behind
+    """
+
+    sites: int
+    queue: int
 
 
 @dataclass(frozen=True)
@@ -144,24 +168,24 @@ class Tiles:
 
 
 def streamed(
-    tiles: Tiles, foldings: Foldings, external: External, known: Mapping[int, tuple[int, int]],
+    tiles: Tiles, shapes: Shapes, external: External, known: Mapping[int, TileSizes],
     ultra: bool, family: str,
 ) -> Streamed:
     """All ways to stream the weights of a convolution.
 
     Parameters
     ----------
-    tiles, foldings : the convolution
+    tiles, shapes : the convolution
     external : off-chip memory
-    known : for some tiles, the sites of the window and the depth of the queue that they need
+    known : sizes that some tiles need, by the rows of the tile
     ultra : whether there is UltraRAM
     family : the device's
     """
     choices, shares = np.array(tiles.choices), np.array(RESIDENT)
     which, share, index = (a.ravel() for a in np.meshgrid(
-        np.arange(len(choices)), shares, np.arange(len(foldings.folds)), indexing="ij"
+        np.arange(len(choices)), shares, np.arange(len(shapes.folds)), indexing="ij"
     ))
-    f, bus = foldings.take(index), external.ports.data_bits
+    f, bus = shapes.take(index), external.ports.data_bits
     # Of a tile, the sites and how often it comes.
     count = tiles.places // choices[which]
     per_tile = tiles.sites // count
@@ -195,35 +219,50 @@ def streamed(
     window = memory_takes(f.word_bits, sites * f.words, f.copies, ultra, family)
     queues = memory_takes(tiles.beat_bits, queue, 1, ultra, family)
     takes = weights[:, :, None, None] + window[:, None, :, None] + queues[:, None, None]
-    takes[..., 0] += (200 + f.row_bits * (rows_per_word // 3))[:, None, None, None]
+    takes[..., LUT] += (200 + f.row_bits * (rows_per_word // 3))[:, None, None, None]
     moved = (f.folds - resident) * depth * columns * (bus // 8) * count
     cycles = np.ceil(moved / (bus / 8 * PORT_SHARE))
     return Streamed(index[good], tile, resident, moved, cycles, window, takes)
 
 
 def memory_takes(width, depth: np.ndarray, copies, ultra: bool, family: str) -> np.ndarray:
-    """What memories take in each style, LUTs, blocks and UltraRAMs: ``(ways, styles, 3)``."""
+    """Amounts of memories in each of :data:`STREAM_STYLES`.
+
+    Parameters
+    ----------
+    width, depth : bits and number of words, one entry a memory
+    copies : of each
+    ultra : whether there is UltraRAM; otherwise the first style is the only one
+    family : the device's
+
+    Returns
+    -------
+    takes
+        Shape ``(memories, styles, resources)``.
+    """
     width, depth, copies = np.broadcast_arrays(width, np.maximum(depth, 2), copies)
-    zero = np.zeros(len(depth))
+    takes = np.zeros((len(depth), 2 if ultra else 1, len(RESOURCES)))
     blocks = copies * block_ram(np.maximum(width, 1), depth)
-    luts = np.where(blocks > 0, 0, copies * ram_luts(np.maximum(width, 1), depth, family))
-    styles = [np.stack([luts, blocks, zero], axis=-1)]
+    takes[:, 0, BRAM18] = blocks
+    takes[:, 0, LUT] = np.where(
+        blocks > 0, 0, copies * ram_luts(np.maximum(width, 1), depth, family))
     if ultra:
-        rams = copies * ultra_count(width, depth)
-        styles.append(np.stack([zero, zero, rams], axis=-1))
-    return np.stack(styles, axis=1)
+        takes[:, 1, URAM] = copies * ultra_count(width, depth)
+    return takes
 
 
-def tiles_of(op, tensor, banks: int, pixels_out: int, lanes_out: int) -> Tiles | None:
-    """The tiles of a convolution, if it can be tiled."""
+def tiles_of(work: Workload) -> Tiles | None:
+    """The tiles of a convolution; None: it cannot be tiled."""
+    op, tensor = work.op, work.tensor
     spatial = tensor.spatial or (1,)
-    if op.groups > 1 or (op.crop and any(op.crop[0])) or (banks > 1 and len(spatial) < 2):
+    if op.groups > 1 or (op.crop and any(op.crop[0])) or (work.banks > 1 and len(spatial) < 2):
         return None
     window, (out,) = op.window, op.infer(tensor)
     places = window.output(tensor.spatial)[0] if tensor.spatial else 1
     return Tiles(
         places=places, stride=window.stride[0] if tensor.spatial else 1,
         extent=window.extent[0] if tensor.spatial else 1, rows=spatial[0],
-        row_sites=math.prod(spatial[1:]) // banks, sites=out.pixels // pixels_out,
-        site_bits=out.channels * out.bits * pixels_out, beat_bits=lanes_out * out.bits * pixels_out,
+        row_sites=math.prod(spatial[1:]) // work.banks, sites=out.pixels // work.pixels_out,
+        site_bits=out.channels * out.bits * work.pixels_out,
+        beat_bits=work.lanes_out * out.bits * work.pixels_out,
     )

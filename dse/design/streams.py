@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,8 +22,9 @@ from hwgen.ir import (
     Node,
     TensorType,
 )
+from hwgen.parts.stream import StreamType
 
-__all__ = ["MOST_PIXELS", "StreamClass", "Streams", "fold_choices", "is_depthwise"]
+__all__ = ["MOST_PIXELS", "Beats", "StreamClass", "Streams", "fold_choices", "is_depthwise"]
 
 MOST_PIXELS = 8
 """Most pixels a beat that are tried."""
@@ -38,6 +40,17 @@ def fold_choices(extent: int, step: int = 1) -> np.ndarray:
 def is_depthwise(conv: Convolution) -> bool:
     """Whether an activation meets a single weight, so that multipliers cannot share it."""
     return conv.groups > 1 and conv.weight.shape[0] == conv.groups
+
+
+class Beats(NamedTuple):
+    """Lanes and pixels a beat of every tensor, by its name."""
+
+    lanes: dict[str, int]
+    pixels: dict[str, int]
+
+    def stream(self, name: str, type: TensorType) -> StreamType:
+        """The stream of a tensor."""
+        return StreamType(type, self.lanes[name], self.pixels[name])
 
 
 @dataclass
@@ -126,8 +139,8 @@ class Streams:
             for each in self.classes.values()
         )
 
-    def choose(self, interval: int, pairs: bool) -> tuple[dict[str, int], dict[str, int]] | None:
-        """Lanes and pixels a beat of every tensor; None: there are none.
+    def choose(self, interval: int, pairs: bool) -> Beats | None:
+        """The fewest lanes, and then pixels, that carry a frame in an interval; None: none do.
 
         Parameters
         ----------
@@ -152,7 +165,7 @@ class Streams:
             count = each.lanes(interval, pixels[id(each)])
             assert count is not None
             lanes.update(dict.fromkeys(each.members, count))
-        return lanes, {name: pixels[id(each)] for name, each in self.of.items()}
+        return Beats(lanes, {name: pixels[id(each)] for name, each in self.of.items()})
 
     def _pair(self, node: Node, pixels: dict[int, int]) -> None:
         """Let a convolution compute pixels in pairs, if all that touch its output can do so."""

@@ -18,9 +18,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import nnls
 
-from hwgen.dse.low_rank.problem import Judge, Way, key, ways
+from hwgen.dse.low_rank.problem import Problem, weight_error
 from hwgen.dse.low_rank.ranks import measured
+from hwgen.dse.low_rank.ways import Way, ways
 from hwgen.dse.tradeoff.front import Front, Point
+from hwgen.dse.tradeoff.judge import Judge
 from hwgen.errors import HwgenError
 from hwgen.models.compression.allocate import Option, allocate
 from hwgen.models.compression.decomposition import Decomposition, stages
@@ -40,7 +42,7 @@ Genome = tuple[int, ...]
 
 
 def evolve(
-    judge: Judge, offered: Mapping[str, Sequence[Way]] | None = None, *, trials: int = 64,
+    judge: Judge[Problem], offered: Mapping[str, Sequence[Way]] | None = None, *, trials: int = 64,
     population: int = 64, generations: int = 20, batch: int = 4, loss: float = 0.02,
     sensitivity: Mapping[str, float] | None = None, seed: int = 0,
     progress: Callable[[str], None] = lambda _: None,
@@ -51,7 +53,7 @@ def evolve(
     ----------
     judge : of choices; what its file knows is not judged again, so that a search which was
         interrupted goes on when it is called again with the same arguments
-    offered : what layers may become; default all :func:`hwgen.dse.low_rank.problem.ways`
+    offered : what layers may become; default all :func:`hwgen.dse.low_rank.ways.ways`
         A layer may always stay; what would make it larger is left out.
     trials : choices that are judged, with those that the file knows, without the network as it is
     population, generations : of each evolution, which asks the models only
@@ -98,10 +100,10 @@ def evolve(
                         "generations": generations, "batch": batch, "loss": loss, "seed": seed})
 
 
-def _judged(judge: Judge, space: Space, genome: Genome) -> tuple[Point | None, str]:
+def _judged(judge: Judge[Problem], space: Space, genome: Genome) -> tuple[Point | None, str]:
     """A choice's point, and what to say about it; None: it cannot be built."""
     choice = space.choice(genome)
-    name = f"failed {key(choice)}"
+    name = f"failed {judge.problem.key(choice)}"
     if name not in judge.journal.entries:
         try:
             point = judge(choice)
@@ -134,7 +136,7 @@ class Space:
 
     @classmethod
     def of(
-        cls, judge: Judge, offered: Mapping[str, Sequence[Way]] | None = None,
+        cls, judge: Judge[Problem], offered: Mapping[str, Sequence[Way]] | None = None,
         sensitivity: Mapping[str, float] | None = None,
         progress: Callable[[str], None] = lambda _: None,
     ) -> Space:
@@ -161,7 +163,7 @@ class Space:
         for name, some in found.items():
             progress(f"errors of {name}")
             lost.append(sensitivity[name] * np.array(
-                [judge.error(layers[name], way.decomposition) for way in some]))
+                [weight_error(judge, layers[name], way.decomposition) for way in some]))
         return cls(
             found, [np.array([stage_work(layers[name], way.decomposition) for way in some])
                     for name, some in found.items()],
@@ -315,7 +317,7 @@ class _Models:
     """Both models, fitted to what is known, and the points that they compare with."""
 
     def __init__(
-        self, space: Space, judge: Judge, known: Mapping[Genome, Point | None], loss: float
+        self, space: Space, judge: Judge[Problem], known: Mapping[Genome, Point | None], loss: float
     ) -> None:
         reference = judge.reference
         pairs = [(genome, point) for genome, point in known.items() if point is not None]
@@ -323,7 +325,7 @@ class _Models:
         losses = np.array([reference.accuracy - point.accuracy for _, point in pairs])
         costs = np.array([float(point.interval) * point.dsp for _, point in pairs])
         # What was too wrong has no hardware of its own.
-        made = losses <= judge.floor
+        made = np.array([judge.beyond(point.accuracy) <= 0 for _, point in pairs])
         self.whole = costs[0]
         self.space, self.limit = space, loss
         self.cost = Work(space.work_of(people[made]), costs[made])

@@ -15,8 +15,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from hwgen.device.multiplier import Packing
-from hwgen.dse.low_rank.problem import Choice, Judge, Problem, Way, ways
+from hwgen.dse.low_rank.problem import Choice, Problem, hardware, weight_error
+from hwgen.dse.low_rank.ways import Way, ways
 from hwgen.dse.tradeoff.front import Front
+from hwgen.dse.tradeoff.judge import Judge
 from hwgen.errors import HwgenError
 from hwgen.models.compression.allocate import Option, allocate, sensitivities
 from hwgen.models.compression.decomposition import stages
@@ -29,7 +31,7 @@ CLOSE = 0.02
 
 
 def fit(
-    judge: Judge, offered: Mapping[str, Sequence[Way]] | None = None, *,
+    judge: Judge[Problem], offered: Mapping[str, Sequence[Way]] | None = None, *,
     limits: Sequence[float] = (0.8, 0.7, 0.6, 0.5), corrections: int = 4,
     sensitivity: Mapping[str, float] | None = None, multiplier: str = "dsp48e2",
     progress: Callable[[str], None] = lambda _: None,
@@ -39,7 +41,7 @@ def fit(
     Parameters
     ----------
     judge : of choices; what its file knows is not judged again
-    offered : what layers may become; default all :func:`hwgen.dse.low_rank.problem.ways` of SVD
+    offered : what layers may become; default all :func:`hwgen.dse.low_rank.ways.ways` of SVD
         schemes
     limits : intervals, as shares of that of the network as it is
     corrections : times that the budget is corrected for the hardware that it gave; more often
@@ -81,17 +83,16 @@ def fit(
     return judge.front({"limits": list(limits)})
 
 
-def measured(judge: Judge, offered: Mapping[str, Sequence[Way]]) -> dict[str, float]:
+def measured(judge: Judge[Problem], offered: Mapping[str, Sequence[Way]]) -> dict[str, float]:
     """How much of each layer's error reaches the network's outputs, with a middling way."""
-    key = f"sensitivity {sorted(offered)}"
-    if key not in judge.journal.entries:
-        problem = judge.problem
+    def made() -> dict[str, float]:
         trials = {}
         for name, some in offered.items():
             lossy = [way.decomposition for way in some if way.decomposition is not None]
             trials[name] = lossy[len(lossy) // 2]
-        judge.journal.note(key, sensitivities(problem.network, trials, problem.frames))
-    return dict(judge.journal.entries[key])
+        return sensitivities(judge.problem.network, trials, judge.problem.frames)
+
+    return dict(judge.journal.once(f"sensitivity {sorted(offered)}", made))
 
 
 def busy(layer: Layer, way: Way, problem: Problem, multiplier: str = "dsp48e2") -> int:
@@ -116,15 +117,15 @@ def busy(layer: Layer, way: Way, problem: Problem, multiplier: str = "dsp48e2") 
 
 
 def _options(
-    judge: Judge, layer: Layer, some: Sequence[Way], multiplier: str
+    judge: Judge[Problem], layer: Layer, some: Sequence[Way], multiplier: str
 ) -> list[Option]:
     return [Option(way.decomposition, busy(layer, way, judge.problem, multiplier),
-                   judge.error(layer, way.decomposition)) for way in some]
+                   weight_error(judge, layer, way.decomposition)) for way in some]
 
 
 def _within(
-    judge: Judge, choices: Mapping[str, Sequence[Option]], sensitivity: Mapping[str, float],
-    limit: float, fixed: int, budget: float, corrections: int,
+    judge: Judge[Problem], choices: Mapping[str, Sequence[Option]],
+    sensitivity: Mapping[str, float], limit: float, fixed: int, budget: float, corrections: int,
 ) -> Choice:
     """The choice with the largest budget whose interval is within a limit."""
     least = sum(min(option.cost for option in some) for some in choices.values()) + fixed
@@ -134,7 +135,7 @@ def _within(
     while corrected <= corrections or (best is None and high > (1 + CLOSE) * low):
         corrected += 1
         choice = allocate(choices, int(budget) - fixed, sensitivity)
-        interval = judge.hardware(choice).interval
+        interval = hardware(judge, choice).interval
         if interval <= limit:
             best, low = choice, budget
             if interval >= (1 - CLOSE) * limit:
@@ -147,7 +148,7 @@ def _within(
             budget = (low + high) / 2 if high < math.inf else 1.02 * low
     if best is None:
         choice = allocate(choices, int(low) - fixed, sensitivity)
-        if judge.hardware(choice).interval > limit:
+        if hardware(judge, choice).interval > limit:
             raise HwgenError(
                 f"No choice needs at most {limit:,.0f} cycles a frame: offer lower ranks, fewer "
                 f"bits, or ask for a higher limit"

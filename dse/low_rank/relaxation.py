@@ -30,9 +30,11 @@ from torch.nn import functional as F
 
 from hwgen.device.multiplier import Packing
 from hwgen.dse.design.streams import fold_choices
-from hwgen.dse.low_rank.problem import Choice, Judge, Problem, Way, ways
+from hwgen.dse.low_rank.problem import Choice, Problem, hardware
+from hwgen.dse.low_rank.ways import Way, ways
 from hwgen.dse.tradeoff.digest import digest
 from hwgen.dse.tradeoff.front import Front
+from hwgen.dse.tradeoff.judge import Judge
 from hwgen.errors import HwgenError
 from hwgen.models.compression import lowrank
 from hwgen.models.compression.decomposition import (
@@ -76,7 +78,7 @@ Ways = Mapping[str, Sequence[Decomposition | None]]
 
 
 def relax(
-    judge: Judge, offered: Mapping[str, Sequence[Way]] | None = None, *,
+    judge: Judge[Problem], offered: Mapping[str, Sequence[Way]] | None = None, *,
     budgets: Sequence[float] = (0.8, 0.6, 0.5, 0.4, 0.3), steps: int = 300, rate: float = 0.1,
     tries: int = 2, multiplier: str = "dsp48e2", seed: int = 0,
     progress: Callable[[str], None] = lambda _: None,
@@ -133,7 +135,7 @@ def relax(
 class _Search:
     """A descent for each budget, and the repair of what it finds."""
 
-    def __init__(self, judge: Judge, offered: Ways, multiplier: str, seed: int) -> None:
+    def __init__(self, judge: Judge[Problem], offered: Ways, multiplier: str, seed: int) -> None:
         self.judge, self.seed = judge, seed
         self.problem = problem = judge.problem
         if unknown := [name for name in offered if name not in problem.layers]:
@@ -173,7 +175,7 @@ class _Search:
                 seen.add(at)
                 choice = self._choice(at)
                 # Tuned weights may need other hardware, by a little.
-                if self.judge.hardware(choice).interval <= limit and (
+                if hardware(self.judge, choice).interval <= limit and (
                         self.judge(choice).interval <= limit):
                     found.append(choice)
                 else:

@@ -9,15 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hwgen.dse.design.allocate import WEIGHTS, Part, allocate, fits
-from hwgen.dse.design.foldings import RESOURCES, Column, FixedTable
+from hwgen.dse.design.allocate import WEIGHTS, allocate, fits
+from hwgen.dse.design.amounts import RESOURCES, Amounts
+from hwgen.dse.design.table import Column, FixedTable, Part
 
 
 def parts_of(seed: int, count: int, ways: int) -> list[Part]:
     random = np.random.default_rng(seed)
     return [
         Part((f"p{k}",), FixedTable([
-            Column(tuple(float(n) for n in random.integers(0, 9, len(RESOURCES))), 1, n)
+            Column(Amounts(*map(float, random.integers(0, 9, len(RESOURCES)))), 1, n)
             for n in range(ways)
         ]))
         for k in range(count)
@@ -53,17 +54,17 @@ def test_against_trying_everything(seed: int, count: int, ways: int, each: int) 
 
 
 def test_alike_parts_are_decided_together() -> None:
-    ways = (Column((4.0, 0, 0, 0, 0, 0), 1, "dsp"), Column((0, 0, 9.0, 0, 0, 0), 1, "lut"))
+    ways = Column(Amounts(dsp=4), 1, "dsp"), Column(Amounts(lut=9), 1, "lut")
     table = FixedTable(ways)
     parts = [Part(("a", "b", "c"), table)]
-    found = allocate(parts, np.array([9.0, 9.0, 9.0, 1, 1, 1]), 1)
+    found = allocate(parts, np.array(Amounts(9, 9, 9, 1, 1, 1), float), 1)
     assert found is not None
     assert sorted(str(column.choice) for column in found.columns.values()) == ["dsp", "dsp", "lut"]
 
 
 @pytest.mark.parametrize("have, share", [(8.0, 1.5), (12.0, 1.0), (24.0, 0.5)])
 def test_share_of_what_is_needed(have: float, share: float) -> None:
-    parts = [Part(("a", "b", "c"), FixedTable([Column((4.0, 0, 0, 0, 0, 0), 1, "")]))]
+    parts = [Part(("a", "b", "c"), FixedTable([Column(Amounts(dsp=4), 1, "")]))]
     found, prices = fits(parts, np.array([have, 1, 1, 1, 1, 1]), 1, exact=True)
     assert found == pytest.approx(share)
     assert prices.argmax() == 0

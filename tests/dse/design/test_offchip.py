@@ -16,9 +16,13 @@ from hwgen.blocks.conv import FoldedConvConfig
 from hwgen.blocks.evict import EvictionConfig
 from hwgen.blocks.registry import block_config
 from hwgen.design import OFF_CHIP, DesignPoint, Folding
-from hwgen.dse.design.foldings import ConvTable
-from hwgen.dse.design.search import Found, check_design, search
-from hwgen.dse.design.streaming import LEAST_FOLDS, External
+from hwgen.dse.design.amounts import RESOURCES, Amounts
+from hwgen.dse.design.check import check_design
+from hwgen.dse.design.convolution import ConvTable
+from hwgen.dse.design.found import Found
+from hwgen.dse.design.search import search
+from hwgen.dse.design.streaming import LEAST_FOLDS, External, TileSizes
+from hwgen.dse.design.workload import Workload
 from hwgen.errors import HwgenError
 from hwgen.ir import GlobalAveragePool, Graph, Requantise, Resize
 from hwgen.parts.stream import StreamType
@@ -161,7 +165,7 @@ def test_refuses() -> None:
     without = replace(BOARD, memory=())
     assert External.of_board(without, 250.0) is None
     with pytest.raises(HwgenError, match=(
-        r"^Board zcu102 has no off-chip memory for --offchip prefer$"
+        r"^Board zcu102 has no off-chip memory, so that offchip cannot be 'prefer'$"
     )):
         search(deep(), without, offchip="prefer")
     with pytest.raises(HwgenError, match=r"^Board zcu102 is too small for this network"):
@@ -241,11 +245,12 @@ def test_tables_say_what_blocks_say(
     assert external is not None
     interval = node.op.macs(tensor) // macs
     # Memory is dear, and LUTs are not cheap enough to hold all weights.
-    prices = np.array([0.001, 0, 0.01, 1, 2, 1e-8]) * random.uniform(0.3, 1, 6)
-    known: dict[int, tuple[int, int]] = {}
+    dear = Amounts(dsp=0.001, ff=0, lut=0.01, bram18=1, uram=2, bandwidth=1e-8)
+    prices = np.array(dear) * random.uniform(0.3, 1, len(RESOURCES))
+    known: dict[int, TileSizes] = {}
     while True:
-        table = ConvTable(node.op, tensor, lanes_in, lanes_out, *pixels, multiplier, ultra, 0,
-                          external, dict(known))
+        work = Workload(node.op, tensor, lanes_in, lanes_out, *pixels, multiplier, ultra=ultra)
+        table = ConvTable(work, external, dict(known))
         assume(table.limit(interval))
         (way,), _ = table.cheapest(prices[None])
         column = table.column(way)
@@ -259,7 +264,7 @@ def test_tables_say_what_blocks_say(
         assert config.stream is not None
         assert config.offchip is not None
         assert column.cycles <= config.interval <= interval
-        assert column.takes[-1] == config.offchip.reads
+        assert column.takes.bandwidth == config.offchip.reads
         assert config.channel_folds >= LEAST_FOLDS
         assert config.stream.places < config.channel_folds
         beats = np.arange(3 * config.inputs[0].beats)
@@ -269,16 +274,17 @@ def test_tables_say_what_blocks_say(
         # Where the queue is, is decided last.
         needs = [replace(config, styles=(style,)).resources()
                  for style in (("", "ultra") if ultra else ("",))]
-        assert all(column.takes[0] == need.dsp for need in needs)
+        assert all(column.takes.dsp == need.dsp for need in needs)
         taken = [(need.bram18, need.uram) for need in needs]
-        assert any(column.takes[3] >= blocks and column.takes[4] >= ultras
+        assert any(column.takes.bram18 >= blocks and column.takes.uram >= ultras
                    for blocks, ultras in taken)
         assert unpaced is not None
         same = stream.slots == unpaced.slots
         if folding.tile in known:
-            assert not same or column.takes[3:5] in taken
+            assert not same or (column.takes.bram18, column.takes.uram) in taken
             return
-        assert not same or any(column.takes[3] <= 2 * blocks + 4 and column.takes[4] <= ultras
+        assert not same or any(column.takes.bram18 <= 2 * blocks + 4 and column.takes.uram <= ultras
                                for blocks, ultras in taken)
         depth = order.whole(2 * order.cycle)
-        known[folding.tile] = config.window.sites, min(config.queue_depths[0], depth)
+        known[folding.tile] = TileSizes(config.window.sites,
+                                        min(config.queue_depths[0], depth))

@@ -15,9 +15,12 @@ from hwgen import boards
 from hwgen.blocks.registry import block_config
 from hwgen.design import DesignPoint
 from hwgen.device.cost import Resources
-from hwgen.dse.design.bounds import divided
-from hwgen.dse.design.foldings import RESOURCES, ConvTable
-from hwgen.dse.design.search import check_design, design_for, search
+from hwgen.dse.design.amounts import RESOURCES, Amounts
+from hwgen.dse.design.bounds import Work, divided
+from hwgen.dse.design.check import check_design
+from hwgen.dse.design.convolution import ConvTable
+from hwgen.dse.design.search import design_for, search
+from hwgen.dse.design.workload import Workload
 from hwgen.errors import HwgenError
 from hwgen.models.load import read
 from hwgen.parts.stream import StreamType
@@ -81,8 +84,8 @@ def test_work_divided_among_two_kinds_of_multipliers() -> None:
         sides[0, :-1], sides[1, :-1], sides[:, -1] = -work[:, 0], work[:, 1], -1
         found = linprog(np.r_[np.zeros(count), 1], sides, [-work[:, 0].sum(), 0],
                         bounds=[(0, 1)] * count + [(0, None)])
-        assert divided([(a, b) for a, b in work]) == pytest.approx(found.fun)
-    assert divided([(1e30, 4.0), (1e29, 5.0)]) == pytest.approx(9)
+        assert divided([Work(a, b) for a, b in work]) == pytest.approx(found.fun)
+    assert divided([Work(1e30, 4.0), Work(1e29, 5.0)]) == pytest.approx(9)
 
 
 def test_what_a_board_cannot_do() -> None:
@@ -238,16 +241,17 @@ def test_tables_say_what_blocks_say(name: str, seed: int, multiplier: str) -> No
     pixels = [(1, 1), (2, 2), (1, 2), (2, 1)][seed % 4]
     conv = node.op.as_conv(tensor)
     assert conv is not None
-    table = ConvTable(conv, tensor, lanes_in, lanes_out, *pixels, multiplier, ultra=True)
+    table = ConvTable(Workload(conv, tensor, lanes_in, lanes_out, *pixels, multiplier))
     table.limit(1 << 40)
-    (way,), _ = table.cheapest(random.random((1, 6)) * [1, 0, 0.01, 1, 1, 1] + 1e-6)
+    dear = np.array(Amounts(1, 0, 0.01, 1, 1, 1))
+    (way,), _ = table.cheapest(random.random((1, len(RESOURCES))) * dear + 1e-6)
     column = table.column(way)
     streams = (StreamType(tensor, lanes_in, pixels[0]),)
     config = block_config(node.op, streams, column.choice, lanes_out, pixels[1])
     assert column.cycles == config.interval
     need = config.resources()
-    assert column.takes[0] == need.dsp
-    assert sum(column.takes[3:]) <= need.bram18 + need.uram + 30
+    assert column.takes.dsp == need.dsp
+    assert column.takes.bram18 + column.takes.uram <= need.bram18 + need.uram + 30
 
 
 @pytest.mark.parametrize("change, named", [

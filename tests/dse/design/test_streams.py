@@ -46,11 +46,11 @@ def test_depthwise_convolutions_compute_pairs() -> None:
     alone, paired = (Streams(graph).choose(4096, pairs) for pairs in (False, True))
     assert alone is not None
     assert paired is not None
-    assert set(alone[1].values()) == {1}
-    assert {name for name, n in paired[1].items() if n == 2} == {"dw"}
+    assert set(alone.pixels.values()) == {1}
+    assert {name for name, n in paired.pixels.items() if n == 2} == {"dw"}
 
 
 def test_no_pairs_where_the_width_is_odd() -> None:
     found = Streams(stem(30)).choose(4096, pairs=True)
     assert found is not None
-    assert set(found[1].values()) == {1}
+    assert set(found.pixels.values()) == {1}

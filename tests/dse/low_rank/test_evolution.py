@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from hwgen.dse.low_rank.evolution import Loss, Space, Work, evolve, stage_work
-from hwgen.dse.low_rank.problem import Judge, Problem, Way, ways
+from hwgen.dse.low_rank.problem import Problem
+from hwgen.dse.low_rank.ways import Way, ways
 from hwgen.dse.tradeoff.front import Front, Hardware
+from hwgen.dse.tradeoff.judge import Judge
 from hwgen.errors import HwgenError
 from hwgen.ir import Conv, Graph
 from hwgen.models.compression import lowrank

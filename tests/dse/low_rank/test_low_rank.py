@@ -7,9 +7,10 @@ import pytest
 
 from hwgen import boards
 from hwgen.build import main
-from hwgen.dse.low_rank.journal import Journal
-from hwgen.dse.low_rank.problem import Judge, Problem, Way, chosen, designed, rich_ranks, ways
+from hwgen.dse.low_rank.problem import Problem, chosen, designed, save
 from hwgen.dse.low_rank.ranks import busy, fit
+from hwgen.dse.low_rank.ways import Way, rich_ranks, ways
+from hwgen.dse.tradeoff.judge import Judge
 from hwgen.errors import HwgenError
 from hwgen.ir import Graph
 from hwgen.models.compression.decomposition import Decomposition, cost
@@ -89,7 +90,7 @@ def test_floor():
     assert point.design is None
     assert (point.interval, point.dsp) == (judge.reference.interval, judge.reference.dsp)
     with pytest.raises(HwgenError, match="no design"):
-        judge.save(point, None)
+        save(judge, point, None)
     with pytest.raises(HwgenError, match="Floor must be 0 or more"):
         Judge(given, floor=-1)
 
@@ -102,7 +103,7 @@ def test_found_point_is_built(choice, steps, tmp_path):
     given, _ = problem(steps=steps)
     judge = Judge(given)
     point = judge(choice)
-    judge.save(point, tmp_path / "point")
+    save(judge, point, tmp_path / "point")
     saved = Graph.load(tmp_path / "point" / "graph.npz")
     assert len(saved.nodes) == 3
     out = tmp_path / "out"
@@ -169,12 +170,6 @@ def test_rich_ranks():
 def test_no_frames():
     with pytest.raises(HwgenError, match="needs frames"):
         Problem(NET, [], lambda graph: 0.0, lambda graph: (0, 0))
-
-
-def test_journal_without_file():
-    journal = Journal(None, {})
-    journal.note("a", [1])
-    assert journal.entries == {"a": [1]}
 
 
 def test_choice_is_one_whatever_its_order():

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from hwgen.dse.low_rank.problem import Judge, Problem, chosen, ways
+from hwgen.dse.low_rank.problem import Problem, chosen
 from hwgen.dse.low_rank.relaxation import relax
+from hwgen.dse.low_rank.ways import ways
+from hwgen.dse.tradeoff.judge import Judge
 from hwgen.errors import HwgenError
 from hwgen.ir import Graph
 from hwgen.models.compression.decomposition import Decomposition

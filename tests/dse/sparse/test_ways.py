@@ -11,7 +11,8 @@ import pytest
 from hwgen import boards
 from hwgen.blocks.sparse_conv import SparseConvConfig
 from hwgen.design import DesignPoint
-from hwgen.dse.design.search import Found, search
+from hwgen.dse.design.found import Found
+from hwgen.dse.design.search import search
 from hwgen.dse.sparse.statistics import Statistics, measure, stated
 from hwgen.dse.sparse.ways import sparse_ways
 from hwgen.ir import Graph, Quantisation

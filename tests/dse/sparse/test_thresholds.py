@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import types
 from collections.abc import Mapping
@@ -13,15 +12,8 @@ import pytest
 
 from hwgen import boards
 from hwgen.blocks.sparse_conv import SparseConvConfig, even_streams
-from hwgen.dse.tradeoff.front import Front, Point, best, pareto
-from hwgen.dse.tradeoff.thresholds import (
-    Hardware,
-    Space,
-    applied,
-    designed,
-    search_thresholds,
-    space,
-)
+from hwgen.dse.sparse.thresholds import Space, applied, designed, search_thresholds, space
+from hwgen.dse.tradeoff.front import Front, Hardware, best
 from hwgen.errors import HwgenError
 from hwgen.ir import Conv, Graph
 from hwgen.models.compression.pruning import channel_means, prune, threshold
@@ -103,57 +95,53 @@ def test_no_design_for_what_is_too_wrong() -> None:
     assert all(point.accuracy >= 0.9 for point in (*front.points, *front.others))
 
 
-@pytest.mark.parametrize("name", ["study.db", "study.journal"])
-def test_resumed_as_if_never_stopped(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
+def test_resumed_as_if_never_stopped(sampler: str, tmp_path: Path) -> None:
+    """What the file knows is not judged again, also if the search was stopped within a trial."""
     b = network()
-    options = {"floor": 0.4, "where": Space({"c1": 0.9}, {"c1": 0.8}, 2)}
-    whole = search(b, trials=13, **options)
-    tried = []
+    tried: list[Graph] = []
 
-    def stops(graph: Graph) -> float:
-        tried.append(graph)
-        if len(tried) == 2:
-            raise KeyboardInterrupt
-        return agreement(b)(graph)
+    def resumed(most: int, **options) -> Front:
+        tried.clear()
 
-    file = tmp_path / name
-    first = search(b, storage=file, trials=11, **options)
-    assert first.meta["trials"] == 11
-    calls: list[str] = []
-    resumed = search(b, storage=file, trials=13, progress=calls.append, **options)
-    assert len(calls) == 2
-    assert resumed == whole
-    # Interrupted within a trial, it goes on, too.
+        def accuracy(graph: Graph) -> float:
+            if len(tried) == most:
+                raise KeyboardInterrupt
+            tried.append(graph)
+            return agreement(b)(graph)
+
+        return search_thresholds(
+            b.graph, b.frames(4), accuracy, work, where=Space({"c1": 0.9}, {"c1": 0.8}, 2),
+            floor=0.4, trials=14, sampler=sampler, **options)
+
+    whole, judged = resumed(99), len(tried)
+    assert judged > 11
+    file = tmp_path / "search.journal"
     with pytest.raises(KeyboardInterrupt):
-        search_thresholds(b.graph, b.frames(4), stops, work, storage=file, trials=30, **options)
-    assert search(b, storage=file, trials=16, **options).meta["trials"] == 16
+        resumed(11, storage=file)
+    assert resumed(99, storage=file) == whole
+    assert len(tried) == judged - 11
+    assert resumed(0, storage=file) == whole
 
 
 @pytest.mark.parametrize("change,message", [
-    ({"board": "zcu104"}, "is a study of board 'zcu102', not 'zcu104': give another file"),
-    ({"where": Space({"c1": 0.5}, {})}, "is a study of other layers or shares"),
-    ({"floor": 0.2}, "is a study of floor 0.05, not 0.2"),
+    ({"board": "zcu104"}, "over board 'zcu102', not 'zcu104': give another file"),
+    ({"where": Space({"c1": 0.5}, {})}, "over other layers or shares"),
+    ({"floor": 0.2}, "over floor 0.05, not 0.2"),
 ])
-def test_study_of_something_else(change: dict, message: str, tmp_path: Path) -> None:
+def test_journal_of_something_else(change: dict, message: str, tmp_path: Path) -> None:
     b = network()
-    given = {"storage": tmp_path / "study", "board": "zcu102", "trials": 1}
+    given = {"storage": tmp_path / "journal", "board": "zcu102", "trials": 1}
     search(b, **given)
-    with pytest.raises(HwgenError, match=message):
+    with pytest.raises(HwgenError, match=rf"journal is the journal of a search {message}"):
         search(b, **{**given, **change})
 
 
-def test_study_of_another_network(tmp_path: Path) -> None:
-    file = tmp_path / "study"
+def test_journal_of_another_network(tmp_path: Path) -> None:
+    file = tmp_path / "journal"
     search(network(), storage=file, trials=1)
-    with pytest.raises(HwgenError, match=r"study is a study of another network: give another"):
+    with pytest.raises(HwgenError, match=r"a search over another network: give another file"):
         search(network(seed=1), storage=file, trials=1)
-    (tmp_path / "damaged.db").write_text("no database, " * 100)
-    (tmp_path / "damaged").write_text("no journal\n" * 100)
-    for name in ("damaged.db", "damaged"):
-        with pytest.raises(HwgenError, match=f"{name} is not a study that can be opened: "):
-            search(network(), storage=tmp_path / name, trials=1)
-    with pytest.raises(HwgenError, match="is not a directory"):
-        search(network(), storage=tmp_path / "none" / "study.db", trials=1)
 
 
 @pytest.mark.parametrize("options,message", [
@@ -222,47 +210,3 @@ def test_thresholds_of_tensors_reach_the_graph() -> None:
     got = applied(b.graph, choice).evaluate(frames)["scores"]
     want = threshold(b.graph, {"c0": 30}, unit="codes").evaluate(frames)["scores"]
     np.testing.assert_array_equal(got, want)
-
-
-# Fronts
-
-def point(accuracy: float, interval: float, dsp: int) -> Point:
-    return Point({"n": interval}, accuracy, interval, dsp)
-
-
-FRONT = Front.of(
-    [point(0.9, 100, 10), point(0.9, 100, 10), point(0.895, 50, 10), point(0.7, 10, 10),
-     point(0.89, 60, 10), point(0.9, 200, 4)],
-    point(0.9, 100, 10), {"network": "n"},
-)
-
-
-def test_pareto() -> None:
-    assert FRONT.points == (point(0.7, 10, 10), point(0.895, 50, 10), point(0.9, 100, 10),
-                            point(0.9, 200, 4))
-    assert len(FRONT.others) == 2
-    assert pareto([]) == ()
-
-
-def test_best_for_a_loss() -> None:
-    assert best(FRONT) == point(0.895, 50, 10)
-    assert best(FRONT, 0.0) == point(0.9, 200, 4)
-    assert best(FRONT, 0.5) == point(0.7, 10, 10)
-    assert best(FRONT, 0.0).efficiency == 1250
-    for loss in (-0.1, float("nan")):
-        with pytest.raises(HwgenError, match=r"^Loss must be 0 or more, not "):
-            best(FRONT, loss)
-
-
-def test_saved_and_drawn(tmp_path: Path) -> None:
-    FRONT.save(tmp_path / "front.json")
-    assert Front.load(tmp_path / "front.json") == FRONT
-    png, svg = FRONT.plot(tmp_path / "front", "A network", 250.0)
-    assert png.read_bytes().startswith(b"\x89PNG")
-    assert "</svg>" in svg.read_text()
-    for text in ("{}", "[", json.dumps({"format": "other"}), "3"):
-        (tmp_path / "bad.json").write_text(text)
-        with pytest.raises(HwgenError, match=r"bad\.json is not the front of a search"):
-            Front.load(tmp_path / "bad.json")
-    with pytest.raises(HwgenError, match=r"none\.json cannot be read"):
-        Front.load(tmp_path / "none.json")

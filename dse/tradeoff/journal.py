@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +11,24 @@ from hwgen.errors import HwgenError, reason
 
 __all__ = ["Journal"]
 
-FORMAT = "hwgen-low-rank-1"
-WHAT = {"network": "another network", "frames": "other frames"}
+FORMATS = "hwgen-journal-1", "hwgen-low-rank-1"
+"""Formats that can be read; the first one is written."""
+WHAT = {"network": "another network", "frames": "other frames", "space": "other layers or shares"}
+"""How it is called if a fingerprint differs, by its name."""
+STUDIES = b"SQLite format 3", b'{"op_code"'
+"""How files of Optuna's begin."""
 
 
 class Journal:
     """Lines of JSON: the first says what they are about, each other one is a key and its value.
 
-    A search that is run again with the same arguments asks for the same things in the same order;
-    what the file knows it is told at once.  A last line that was cut off is dropped.
+    A search that is run again with the same arguments asks for the same things in the same order,
+    and is told at once what the file knows.  A last line that was cut off is dropped.
 
     Parameters
     ----------
     path : of the file; None: nothing is kept
-    about : plain data; a file about something else is refused
+    about : what is searched, as plain data
 
     Members
     -------
@@ -33,7 +37,8 @@ class Journal:
     Raises
     ------
     :exc:`HwgenError`
-        If the file cannot be read or written, is damaged, or about something else.
+        If the file cannot be read or written, is damaged, or says something else of what it is
+        about.
     """
 
     def __init__(self, path: Path | None, about: Mapping[str, Any]) -> None:
@@ -44,7 +49,7 @@ class Journal:
         try:
             whole = path.exists() and self._read(path, about)
             if not whole:
-                path.write_text(json.dumps({"format": FORMAT, "about": dict(about)}) + "\n")
+                path.write_text(json.dumps({"format": FORMATS[0], "about": dict(about)}) + "\n")
                 for key, value in self.entries.items():
                     self._append(key, value)
         except OSError as error:
@@ -56,6 +61,12 @@ class Journal:
         self.entries[key] = value
         self._append(key, value)
 
+    def once(self, key: str, make: Callable[[], Any]) -> Any:
+        """The value of a key; if it has none, one is made and kept."""
+        if key not in self.entries:
+            self.note(key, make())
+        return self.entries[key]
+
     def _append(self, key: str, value: Any) -> None:
         if self.path is not None:
             with self.path.open("a") as file:
@@ -63,25 +74,29 @@ class Journal:
 
     def _read(self, path: Path, about: Mapping[str, Any]) -> bool:
         """Take over a file's entries; returns whether it ended with a whole line."""
-        text = path.read_text()
-        whole = text.endswith("\n")
-        lines = text.split("\n")[:-1]
+        content = path.read_bytes()
+        if content.startswith(STUDIES):
+            raise HwgenError(f"{path} is a study of Optuna's, which no search goes on with: give "
+                             f"another file, or remove it")
         try:
+            text = content.decode()
+            lines = text.split("\n")[:-1]
             if not lines:
                 if text:
                     raise ValueError("no line is whole")
                 return False
             header = json.loads(lines[0])
             have = dict(header["about"])
-            if header["format"] != FORMAT:
+            if header["format"] not in FORMATS:
                 raise ValueError(f"its format is {header['format']!r}")
             self.entries = dict(map(json.loads, lines[1:]))
         except (ValueError, KeyError, TypeError) as error:
             raise HwgenError(f"{path} is not the journal of a search: {error}; give another file, "
                              f"or remove it") from None
         for name, value in json.loads(json.dumps(dict(about))).items():
-            if have.get(name) != value:
-                other = WHAT.get(name) or f"{name} {have.get(name)!r}, not {value!r}"
+            # What a file does not state, it does not contradict.
+            if have.get(name, value) != value:
+                other = WHAT.get(name) or f"{name} {have[name]!r}, not {value!r}"
                 raise HwgenError(f"{path} is the journal of a search over {other}: give another "
                                  f"file, or remove it")
-        return whole
+        return text.endswith("\n")

@@ -1,0 +1,124 @@
+"""The parts of a network and the tables of the ways to build them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from hwgen.blocks.registry import block_config
+from hwgen.boards import Board
+from hwgen.design import Folding
+from hwgen.device.arithmetic import signed_width
+from hwgen.dse.design.amounts import Amounts, vector
+from hwgen.dse.design.convolution import ConvTable
+from hwgen.dse.design.learned import QUEUE, Learned
+from hwgen.dse.design.streaming import External
+from hwgen.dse.design.streams import Beats, is_depthwise
+from hwgen.dse.design.table import Column, FixedTable, Part
+from hwgen.dse.design.workload import Workload
+from hwgen.dse.sparse.statistics import Statistics
+from hwgen.ir import AveragePool, Convolution, GlobalAveragePool, Graph, Mul, Node, TensorType
+
+__all__ = ["Tables"]
+
+
+class _Convolved(NamedTuple):
+    """A node that is a convolution, and what its foldings depend on beside its streams."""
+
+    node: Node
+    conv: Convolution
+    geometry: tuple
+
+
+class Tables:
+    """The tables of a network; parts that are alike share one, and it is kept.
+
+    Parameters
+    ----------
+    graph, board : the network and the board
+    statistics : of zeros, for convolutions that may be sparse
+    """
+
+    def __init__(self, graph: Graph, board: Board, statistics: Statistics | None = None) -> None:
+        self.graph, self.board, self.statistics = graph, board, statistics
+        self._convolutions = list(self._find())
+        self._known: dict[tuple, ConvTable] = {}
+
+    def _find(self) -> Iterator[_Convolved]:
+        for node in self.graph.nodes:
+            tensor = self.graph.types[node.inputs[0]]
+            conv = node.op.as_conv(tensor)
+            if conv is not None:
+                yield _Convolved(node, conv, _geometry(conv, tensor))
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether there is a depthwise convolution."""
+        return any(is_depthwise(each.conv) for each in self._convolutions)
+
+    def parts(self, beats: Beats, learned: Learned, external: External | None) -> list[Part]:
+        """What is to be built between streams of given lanes and pixels.
+
+        Parameters
+        ----------
+        beats : the streams
+        learned : sizes of buffers and queues
+        external : off-chip memory, if it may be used
+        """
+        parts = [Part((each.node.name,), self._convolution(each, beats, learned, external))
+                 for each in self._convolutions]
+        for node in self.graph.nodes:
+            if isinstance(node.op, AveragePool | GlobalAveragePool | Mul):
+                parts.append(Part((node.name,), self._scaled(node, beats)))
+        for edge, queue in learned.queues.items():
+            more = queue.off_chip if external else []
+            parts.append(Part((QUEUE + edge,), FixedTable([*queue.on_chip, *more])))
+        return parts
+
+    def _convolution(
+        self, each: _Convolved, beats: Beats, learned: Learned, external: External | None
+    ) -> ConvTable:
+        name, source = each.node.name, each.node.inputs[0]
+        tiles = learned.tiles.get(name, {}) if external else {}
+        layer = self.statistics.layers.get(name) if self.statistics else None
+        work = Workload(
+            each.conv, self.graph.types[source], lanes_in=beats.lanes[source],
+            lanes_out=beats.lanes[name], pixels_in=beats.pixels[source],
+            pixels_out=beats.pixels[name], multiplier=self.board.multiplier,
+            family=self.board.family, ultra=self.board.uram > 0, sites=learned.sites.get(name, 0),
+        )
+        key = (
+            each.geometry, work.lanes_in, work.lanes_out, work.pixels_in, work.pixels_out,
+            work.sites, external, tuple(sorted(tiles.items())), layer,
+        )
+        if key not in self._known:
+            self._known[key] = ConvTable(work, external, dict(tiles), layer)
+        return self._known[key]
+
+    def _scaled(self, node: Node, beats: Beats) -> FixedTable:
+        """An op without weights that multiplies: by the board's multipliers, or in the fabric."""
+        inputs = tuple(beats.stream(t, self.graph.types[t]) for t in node.inputs)
+        columns = []
+        for multiplier in dict.fromkeys((self.board.multiplier, "fabric")):
+            folding = Folding(multiplier=multiplier)
+            config = block_config(
+                node.op, inputs, folding, beats.lanes[node.name], beats.pixels[node.name])
+            takes = vector(config.resources(self.board.family))
+            columns.append(Column(Amounts(*takes), 0, folding))
+        # The rest of it is counted with all that the tables miss.
+        least = np.minimum.reduce([np.array(c.takes) for c in columns])
+        return FixedTable([
+            replace(c, takes=Amounts(*(np.array(c.takes) - least))) for c in columns])
+
+
+def _geometry(conv: Convolution, tensor: TensorType) -> tuple:
+    """What foldings of a convolution depend on, beside its streams."""
+    return (
+        type(conv), conv.window, conv.repeat, conv.crop, conv.groups, conv.cout,
+        conv.weight.shape[-1], conv.weight_bits, conv.weight_limit, tensor.shape, tensor.bits,
+        signed_width(*conv.accumulator_range(tensor)), conv.requantise.multiplier_bits,
+        int(conv.requantise.shift.min()), conv.output.bits,
+    )
