@@ -9,6 +9,7 @@ from typing import NamedTuple
 from hwgen.boards import Board
 from hwgen.device.arithmetic import signed_width
 from hwgen.device.multiplier import Packing
+from hwgen.device.storage import BLOCK_WIDTH, LUT_BITS, ULTRA_WIDTH
 from hwgen.dse.design.streams import Streams, is_depthwise
 from hwgen.ir import Convolution, Graph, TensorType
 from hwgen.parts.mac import MacArrayConfig
@@ -122,11 +123,11 @@ def bounds(graph: Graph, board: Board, streams: Streams, clock_mhz: float) -> Bo
         weights += conv.weight.size * conv.weight_bits
     traffic = sum(type.size * -(-type.bits // 8) * 8
                   for type in (*graph.inputs.values(), *(graph.types[n] for n in graph.outputs)))
-    held = 18432 * usable.bram18 + 72 * 4096 * usable.uram + 64 * usable.lut
+    held = usable.memory_bits + LUT_BITS * usable.lut
     excess = max(weights - held, 0)
     rate = board.offchip_practical_gbps * 1e3 / clock_mhz
-    # Bits a cycle: a block gives 36, an UltraRAM two words, a LUT one bit.
-    ports = 36 * usable.bram18 + 144 * usable.uram + usable.lut
+    # Bits a cycle: a block gives a word, an UltraRAM two, a LUT one bit.
+    ports = BLOCK_WIDTH * usable.bram18 + 2 * ULTRA_WIDTH * usable.uram + usable.lut
     shared = max((each.extent for each in streams.classes.values() if not each.single), default=1)
     return Bounds(
         dsp=math.ceil(sum(each.by_dsp for each in work)) if usable.dsp else 0,

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hwgen.design import Folding
-from hwgen.device.storage import STYLES
+from hwgen.device.storage import BLOCK_BITS, STYLES
 from hwgen.dse.design.amounts import BANDWIDTH, LOGIC, MEMORY, RESOURCES, Amounts
 from hwgen.dse.design.foldings import (
     DENSE,
@@ -36,7 +36,7 @@ from hwgen.dse.sparse.layer import Layer
 
 __all__ = ["ConvTable"]
 
-LARGE_WEIGHTS = 6 * 18432
+LARGE_WEIGHTS = 6 * BLOCK_BITS
 """Bits of weights from which on they may be streamed."""
 
 

@@ -19,6 +19,8 @@ from hwgen.device.cost import estimate
 from hwgen.device.multiplier import Packing
 from hwgen.device.storage import (
     STYLES,
+    TABLE_DEPTH,
+    ULTRA_DEPTH,
     block_count,
     choice_luts,
     ram_luts,
@@ -37,6 +39,7 @@ from hwgen.dse.sparse.ways import Way, sparse_ways
 from hwgen.ir import Conv
 from hwgen.parts.mac import chain_length
 from hwgen.parts.sparse_mac import centred_bits
+from hwgen.parts.weights import LOAD_BITS
 
 __all__ = ["DENSE", "Foldings", "dense_foldings", "sparse_foldings", "sparse_ways_of"]
 
@@ -299,8 +302,8 @@ def _weights(width: np.ndarray, depth: np.ndarray, chain: np.ndarray, family: st
 
     return _styles(
         (np.where(depth <= DEEPEST_LUTS, rom_luts(width, depth, family), NONE),
-         choice_luts(width, -(-depth // 2048), family),
-         choice_luts(width, -(-depth // 4096), family) + 60 * ports + width // 36),
+         choice_luts(width, -(-depth // TABLE_DEPTH), family),
+         choice_luts(width, -(-depth // ULTRA_DEPTH), family) + 60 * ports + width // LOAD_BITS),
         both(table_count), both(ultra_weights),
         estimate("weights", "ff", family, ff_words=width),
     )

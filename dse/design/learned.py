@@ -15,6 +15,7 @@ from hwgen.blocks.evict import EvictionConfig
 from hwgen.boards import Board
 from hwgen.design import EdgeName
 from hwgen.device.cost import Resources
+from hwgen.device.storage import BLOCK_BITS
 from hwgen.dse.design.allocate import Allocation
 from hwgen.dse.design.amounts import BANDWIDTH, RESOURCES, Amounts, vector
 from hwgen.dse.design.memories import memory, ways, window_memory
@@ -32,7 +33,7 @@ QUEUE = "queue "
 LARGE_LUTS = 300
 """LUTs above which it is decided for each queue where it is."""
 
-LARGE_BITS = 6 * 18432
+LARGE_BITS = 6 * BLOCK_BITS
 """Bits above which a queue may be off chip."""
 
 

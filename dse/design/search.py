@@ -249,7 +249,7 @@ def _ports(external: External | None, best: _Best) -> Iterator[External]:
 
 def large_windows(graph: Graph, board: Board, share: float) -> tuple[str, ...]:
     """Nodes whose windows keep rows that are large for a board."""
-    held = 18432 * board.bram18 + 72 * 4096 * board.uram
+    held = board.resources.memory_bits
     found = []
     for node in graph.nodes:
         if isinstance(node.op, Conv | MaxPool | AveragePool) and node.op.window.kernel:

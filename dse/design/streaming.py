@@ -11,9 +11,10 @@ import numpy as np
 
 from hwgen.boards import Board
 from hwgen.design import MemoryPorts
-from hwgen.device.storage import block_ram, ram_luts, ultra_count
+from hwgen.device.storage import BLOCK_DEPTH, block_ram, ram_luts, ultra_count
 from hwgen.dse.design.amounts import BRAM18, LUT, RESOURCES, URAM
 from hwgen.dse.design.workload import Workload
+from hwgen.offchip.bus import BURST, REQUEST_LIMIT
 from hwgen.offchip.layout import PORT_SHARE
 
 __all__ = [
@@ -60,8 +61,9 @@ class External:
 
     def _with_bits(self, bits: int) -> External:
         rate = min(self.bytes_per_cycle, self.ports.count * bits / 8 * 0.95)
-        return External(replace(self.ports, data_bits=bits, burst=min(64, 4096 * 8 // bits),
-                                rate=round(rate, 3)), rate)
+        burst = min(BURST, REQUEST_LIMIT * 8 // bits)
+        return External(
+            replace(self.ports, data_bits=bits, burst=burst, rate=round(rate, 3)), rate)
 
     @property
     def narrower(self) -> External | None:
@@ -197,7 +199,7 @@ def streamed(
     slots = 1 + np.ceil(late / turn + np.maximum(depth * columns / turn, PORT_SHARE)).astype(int)
     resident = np.ceil(share * f.folds).astype(int)
     # As many more as there is memory for anyway.
-    blocks = 512 * -(-(resident + slots) * depth // 512)
+    blocks = BLOCK_DEPTH * -(-(resident + slots) * depth // BLOCK_DEPTH)
     resident = np.maximum(blocks // depth - slots, 0)
     good = np.flatnonzero((f.folds >= LEAST_FOLDS) & (slots + resident < f.folds))
     f, which, depth, columns, slots, resident, rows_per_word, count, per_tile = (

@@ -22,8 +22,10 @@ from operator import attrgetter
 from typing import Any, ClassVar
 
 from hwgen.device.storage import (
+    BLOCK_BITS,
     FAMILY,
     FOUR_INPUTS,
+    ULTRA_BITS,
     block_count,
     choice_luts,
     memory_part,
@@ -60,6 +62,11 @@ class Resources:
 
     def __add__(self, other: Resources) -> Resources:
         return Resources(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    @property
+    def memory_bits(self) -> int:
+        """Bits of block memories and UltraRAMs."""
+        return BLOCK_BITS * self.bram18 + ULTRA_BITS * self.uram
 
     @staticmethod
     @cache

@@ -40,6 +40,23 @@ TABLE_SHAPES = BLOCK_SHAPES[3:]
 ULTRA_SHAPE = (72, 4096)
 """Width and depth of an UltraRAM."""
 
+BLOCK_WIDTH, BLOCK_DEPTH = BLOCK_SHAPES[-1]
+"""The widest shape of a block: what it can read in a cycle."""
+
+BLOCK_BITS = BLOCK_WIDTH * BLOCK_DEPTH
+"""Bits of an 18 Kb block."""
+
+TABLE_DEPTH = TABLE_SHAPES[0][1]
+"""Most words of a table in one block."""
+
+ULTRA_WIDTH, ULTRA_DEPTH = ULTRA_SHAPE
+
+ULTRA_BITS = ULTRA_WIDTH * ULTRA_DEPTH
+"""Bits of an UltraRAM."""
+
+LUT_BITS = 64
+"""Bits of a LUT of six inputs that is a memory."""
+
 BLOCK_LUTS = 96
 """LUTs that are worth a block."""
 

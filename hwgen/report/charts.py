@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from hwgen.device.storage import BLOCK_BITS, ULTRA_BITS
+
 __all__ = ["Chart", "Mark", "Tick", "memory_mbit", "pareto"]
 
 WIDTH, HEIGHT = 480.0, 300.0
@@ -66,7 +68,7 @@ class Chart:
 
 def memory_mbit(amounts: Mapping) -> float:
     """Block RAM and UltraRAM together, in Mbit."""
-    return (amounts["bram18"] * 18 + amounts["uram"] * 288) / 1024
+    return (amounts["bram18"] * BLOCK_BITS + amounts["uram"] * ULTRA_BITS) / 2**20
 
 
 def pareto(

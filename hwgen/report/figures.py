@@ -172,9 +172,9 @@ def _speed(data: Mapping) -> Iterator[Row]:
 def _taken(data: Mapping, have: Resources) -> Iterator[Row]:
     """What the design takes, of the off-chip memory and of the device."""
     if offchip := data["offchip"]:
-        yield ("off-chip memory", f"{offchip['gbps']:,.1f}",
-               f"Gbit/s; a frame reads {offchip['bytes_read']:,} bytes, "
-               f"writes {offchip['bytes_written']:,}")
+        moved = (f"Gbit/s; a frame reads {offchip['bytes_read']:,} bytes, "
+                 f"writes {offchip['bytes_written']:,}")
+        yield "off-chip memory", f"{offchip['gbps']:,.1f}", moved
     for key in ("dsp", "bram18", "uram", "lut", "ff"):
         if data[key]:
             held = getattr(have, key)
@@ -207,6 +207,6 @@ def _simulated(data: Mapping) -> Iterator[Row]:
     yield ("simulated interval", "-" if interval is None else f"{interval:,}",
            f"latency {run['latency_cycles']:,}, first output {run['first_output_cycles']:,}")
     if memory := run["runs"][0].get("memory"):
-        yield ("memory stalls", f"{memory['waits']:,}",
-               f"cycles; {memory['bytes_read']:,} bytes read a frame, "
-               f"{memory['bytes_written']:,} written")
+        moved = (f"cycles; {memory['bytes_read']:,} bytes read a frame, "
+                 f"{memory['bytes_written']:,} written")
+        yield "memory stalls", f"{memory['waits']:,}", moved
