@@ -13,7 +13,6 @@ if __name__ == "__main__":
 
 import argparse
 import gc
-import json
 import os
 import shutil
 import sys
@@ -21,38 +20,25 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import hwgen.boards as boards
 from hwgen import __version__, extras, options
-from hwgen.boards import Board
-from hwgen.design import DesignPoint
-from hwgen.dse.design.check import check_design
-from hwgen.dse.design.found import Found
-from hwgen.dse.design.search import OBJECTIVES, OFFCHIP, search
-from hwgen.emit.verilog import emit
+from hwgen.dse.design.search import OBJECTIVES, OFFCHIP
 from hwgen.errors import HwgenError, HwgenWarning, named_reason
 from hwgen.interrupt import Interrupted, ending_with_signals, private_temporary
-from hwgen.ir import Graph
-from hwgen.netlist import Netlist
+from hwgen.options import MEASURE, Options
 from hwgen.output import Output
-from hwgen.plan import plan
-from hwgen.provenance import command_line, provenance
-from hwgen.timing import analyse
+from hwgen.provenance import command_line
 
 with extras.or_exit():
     from rich.console import Console
     from rich.markup import escape
 
-    from hwgen.report.figures import left_to_host, report, summary
-    from hwgen.report.page import render
-
-if TYPE_CHECKING:
-    from hwgen.dse.sparse.statistics import Statistics
-    from hwgen.models.accuracy import Accuracy
-    from hwgen.models.load import Source
+    from hwgen.flow import build
+    from hwgen.report.figures import left_to_host, summary
 
 __all__ = ["main"]
 
@@ -71,10 +57,6 @@ class Phases:
             yield lambda detail: status.update(f"{name}: {detail}")
         self.seconds[name] = round(time.perf_counter() - begin, 3)
         self.console.print(f"[green]done[/] {name} ({self.seconds[name]:.1f} s)", highlight=False)
-
-
-MEASURE = ""
-"""Statistics of zeros that are measured, not read."""
 
 
 class _Console(Console):
@@ -188,6 +170,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _dashed(name: str) -> str:
+    """How an option is written on the command line."""
+    return f"--{name.replace('_', '-')}"
+
+
 UNSET = object()
 """Stands for options that were not given."""
 
@@ -199,89 +186,10 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     # argparse leaves alone what has a value already, unless it is given.
     found = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(vars(arguments), UNSET)))
     given = [name for name, value in vars(found).items() if value is not UNSET]
-    options.check(given, arguments.model)
+    options.check(given, arguments.model, _dashed)
     arguments.given = given
     arguments.command = command_line(parser.prog, argv)
     return arguments
-
-
-def _given(graph: Graph, board: Board, path: Path) -> Found:
-    """A design from a file, checked: it fits the board, and its queues cannot deadlock."""
-    design = DesignPoint.load(path)
-    if design.board != board.name:
-        raise HwgenError(f"{path} is a design for board {design.board!r}, not {board.name!r}")
-    netlist = plan(graph, design)
-    timing = analyse(netlist)
-    foldings, short = dict(design.foldings), []
-    for name, depth in timing.depths.items():
-        if name in design.depths and design.depths[name] < depth:
-            short.append(f"edge {name!r} needs a depth of {depth}, not {design.depths[name]}")
-    for name, capacity in timing.capacities.items():
-        have = foldings[name].capacity if name in foldings else 0
-        if 0 < have < capacity:
-            short.append(
-                f"the buffer of {name!r} needs a capacity of {capacity} pixels, not {have}")
-        if not have and name in foldings:
-            foldings[name] = replace(foldings[name], capacity=capacity)
-    if short:
-        raise HwgenError(
-            f"{path}: {'; '.join(short[:8])}{f'; and {len(short) - 8} more' if short[8:] else ''}: "
-            f"with less the pipeline slows down or deadlocks; where it says 0, what is needed is "
-            f"found"
-        )
-    design = replace(design, depths={**timing.depths, **design.depths}, foldings=foldings)
-    return check_design(graph, board, design, timing)
-
-
-def _statistics(source: Source, path: str) -> Statistics:
-    """Statistics of zeros: of a file, or of the frames that the network was calibrated with."""
-    from hwgen.dse.sparse.statistics import Statistics, measure
-
-    if path != MEASURE:
-        return Statistics.load(path, source.graph)
-    return measure(source.graph, source.calibration())
-
-
-def _provenance(arguments: argparse.Namespace, board: Board, graph: Graph) -> dict[str, str]:
-    """Where the design comes from."""
-    sparse = Path(arguments.sparse) if arguments.sparse else None
-    return provenance(
-        arguments.command, arguments.model, f"{board.name}, {board.part}", graph.meta,
-        {"weights": arguments.weights, "decomposition": arguments.decomposition,
-         "precision file": Path(arguments.precision) if "." in arguments.precision else None,
-         "calibration file": arguments.calibration, "sparsity": sparse,
-         "design": arguments.design},
-    )
-
-
-def _sparsity(netlist: Netlist, statistics: Statistics | None, seeded: bool) -> dict:
-    """What ``report.json`` says about zeros that are passed over."""
-    return {
-        "source": "the design" if statistics is None else statistics.source,
-        "assumptions": [
-            "Times are averages: a frame with fewer zeros takes longer, one with more is quicker.",
-            "Zeros are as frequent as in the frames that were measured.",
-            "Values are exact whatever the zeros, and nothing can stop for good.",
-            *(["Weights are seeded, not trained: a trained network has other zeros."]
-              if seeded else []),
-        ],
-        "layers": {
-            name: None if statistics is None else {"density": statistics[name].mean_density}
-            for name in netlist.sparse
-        },
-    }
-
-
-def _accuracy(found: Accuracy) -> dict:
-    """What ``report.json`` says about the accuracy."""
-    worst = found.worst
-    return {
-        "accuracy": found.plain(),
-        "worst_layer": None if worst is None else {
-            "name": worst.name, "own_db": round(worst.own_db, 3), "cause": worst.cause,
-            "hint": worst.hint,
-        },
-    }
 
 
 @contextmanager
@@ -306,101 +214,37 @@ def _build(
     arguments: argparse.Namespace, console: Console, warned: list[str],
     cleaners: list[Callable[[], None]],
 ) -> dict:
-    # Imported here: it is the slowest import, and wrong options should not wait for it.
-    from hwgen.models.accuracy import measure
-    from hwgen.models.load import read
-
+    values = vars(arguments)
+    asked = Options(**{each.name: values[each.name] for each in fields(Options)})
     phases = Phases(console)
-    board = boards.load(arguments.board)
-    board.check_clock(arguments.clock or board.clock_mhz, "--clock")
-    known = not arguments.model.endswith((".npz", ".onnx"))
-    name = arguments.model if known else Path(arguments.model).stem
-    out = arguments.out or Path("build") / f"{name}-{board.name}"
-    if arguments.design:
-        DesignPoint.load(arguments.design)
+    out = arguments.out or Path("build") / f"{asked.name}-{boards.load(asked.board).name}"
     output = Output(out)
     cleaners.append(output.discard)
     with output.replaced() as folder:
-        with phases("network") as say:
-            source = read(
-                arguments.model, size=arguments.size, weights=arguments.weights,
-                calibration=arguments.calibration, precision=arguments.precision,
-                decomposition=arguments.decomposition,
-                calibrate=arguments.calibrate, equalise=arguments.equalise,
-                correct_bias=arguments.correct_bias, outputs=arguments.outputs,
-                seed=arguments.seed, progress=say,
-            )
-        options.check_frames(
-            arguments.given, arguments.model, calibrated=source.calibrated, seeded=source.seeded,
-            drawn=source.feeds.seeded)
-        graph = source.graph
-        more: dict = {}
-        if arguments.accuracy:
-            with phases("accuracy"):
-                accuracy = measure(source.network, graph, source.feeds)
-            console.print(accuracy.table())
-            more = _accuracy(accuracy)
-        statistics = None
-        if arguments.sparse is not None:
-            with phases("sparsity"):
-                statistics = _statistics(source, arguments.sparse)
-                statistics.save(folder / "sparsity.npz")
-        with phases("search") as say:
-            if arguments.design:
-                found = _given(graph, board, arguments.design)
-            else:
-                found = search(
-                    graph, board, clock_mhz=arguments.clock, target_fps=arguments.target_fps,
-                    objective=arguments.objective, offchip=arguments.offchip,
-                    statistics=statistics, progress=say,
-                )
-        design, netlist, timing = found.design, found.netlist, found.timing
-        data = report(
-            netlist, design, model=name, interval=timing.interval, latency=timing.latency,
-            first_output=timing.first_output, board=board.resources, usable=board.usable,
-        )
-        data["seeded"] = bool(graph.meta.get("seeded"))
-        data["provenance"] = _provenance(arguments, board, graph)
-        data["search"] = found.plain()
-        if netlist.sparse:
-            data["sparsity"] = _sparsity(netlist, statistics, data["seeded"])
-        data |= more
-        design.save(folder / "design.json")
-        graph.save(folder / "graph.npz")
-        if source.host is not None:
-            (folder / "host.onnx").write_bytes(source.host.SerializeToString())
-            data["host"] = source.left_to_host
-        if not arguments.report_only:
-            with phases("emit") as say:
-                rtl = emit(netlist, progress=say, provenance=data["provenance"])
-                rtl.write(folder / "rtl")
-            if arguments.simulate:
-                with phases("simulate") as say:
-                    from hwgen.sim.verilator import prove
-
-                    data["simulated"] = prove(
-                        source.frames(arguments.simulate, arguments.seed), graph, netlist, rtl,
-                        board=board, clock_mhz=design.clock_mhz, interval=timing.interval,
-                        seed=arguments.seed, progress=say,
-                    ).plain()
+        built = build(asked, phase=phases, show=console.print, given=arguments.given,
+                      spelled=_dashed, command=arguments.command)
+        data = built.report
         if warned:
             data["warnings"] = warned
         data["seconds"] = phases.seconds
-        page = render(data, netlist, board.resources)
-        (folder / "report.html").write_text(page, encoding="utf-8")
-        (folder / "report.json").write_text(json.dumps(data, indent=1) + "\n")
-    console.print(summary(data, board.resources))
+        built.write(folder)
+    console.print(summary(data, built.board.resources))
     if data.get("host"):
         console.print(f"left to the host (host.onnx): {left_to_host(data['host'])}",
                       highlight=False, markup=False)
+    _say_what_stayed(console, output)
+    console.print(f"written to {out}", highlight=False)
+    return data
+
+
+def _say_what_stayed(console: Console, output: Output) -> None:
+    """Name the files of the user's in the output that were kept."""
     for name in output.beside:
         console.print(f"[yellow]kept[/] {escape(name)}, which is not as it was written: the new "
                       f"one is {escape(name)}.new", highlight=False)
     if others := sorted(set(output.kept) - set(output.beside)):
         console.print(f"kept what no build wrote: {escape(', '.join(others[:6]))}"
                       f"{f' and {len(others) - 6} more' if others[6:] else ''}", highlight=False)
-    console.print(f"written to {out}", highlight=False)
-    return data
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,12 +1,83 @@
-"""Which options of the command line go together: none is overridden in silence."""
+"""What can be asked for, and which of it goes together: nothing is overridden in silence."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
 
 from hwgen.errors import HwgenError
 
-__all__ = ["check", "check_frames"]
+__all__ = ["MEASURE", "Options", "check", "check_frames"]
+
+MEASURE = ""
+"""Statistics of zeros that are measured, not read."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to build; the options of the command line have the same names.
+
+    Parameters
+    ----------
+    model : zoo name, path of an ``.onnx`` file, or of a ``graph.npz`` of an earlier build
+    board : board name, or path of a ``.toml`` file
+    size, weights, calibration, calibrate, equalise, correct_bias, precision, decomposition, \
+    outputs, seed : see :func:`hwgen.models.load.read`; the seed is also that of frames and stalls
+    accuracy : compare with the float network, tensor by tensor
+    clock : MHz; 0: the board's
+    target_fps, objective, offchip : see :func:`hwgen.dse.design.search.search`
+    sparse : file of statistics of zeros, by which they are passed over; :data:`MEASURE`: those of
+        the calibration frames; None: nothing is
+    design : file of a design point that is used instead of a search
+    simulate : frames that run through the Verilog
+    report_only : no Verilog
+    """
+
+    model: str
+    board: str
+    size: int | None = None
+    weights: Path | None = None
+    calibration: Path | None = None
+    calibrate: str = "minmax"
+    equalise: bool = False
+    correct_bias: bool = False
+    precision: str = "w8a8"
+    decomposition: Path | None = None
+    outputs: tuple[str, ...] = ()
+    accuracy: bool = False
+    clock: float = 0.0
+    target_fps: float = 0.0
+    objective: str = "throughput"
+    offchip: str = "auto"
+    sparse: str | None = None
+    design: Path | None = None
+    simulate: int = 0
+    report_only: bool = False
+    seed: int = 0
+
+    @property
+    def given(self) -> list[str]:
+        """Names of the options that are not at their defaults."""
+        return [each.name for each in fields(self)
+                if getattr(self, each.name) != each.default and each.name not in ("model", "board")]
+
+    @property
+    def name(self) -> str:
+        """What the network is called."""
+        known = not self.model.endswith((".npz", ".onnx"))
+        return self.model if known else Path(self.model).stem
+
+    @property
+    def files(self) -> dict[str, Path | None]:
+        """The files that were given beside the network, by what they are."""
+        return {
+            "weights": self.weights, "decomposition": self.decomposition,
+            "precision file": Path(self.precision) if "." in self.precision else None,
+            "calibration file": self.calibration,
+            "sparsity": Path(self.sparse) if self.sparse else None, "design": self.design,
+        }
+
 
 OVERRIDDEN = {
     "design": (
@@ -36,13 +107,16 @@ SHOWN = ("accuracy", "sparse")
 """Options that show a network its calibration frames once more."""
 
 
-def check(given: Collection[str], model: str) -> None:
+def check(
+    given: Collection[str], model: str, spelled: Callable[[str], str] = str
+) -> None:
     """Refuse options that would have no effect.
 
     Parameters
     ----------
-    given : names of the options on the command line, as Python has them
+    given : names of the options that were given, as :class:`Options` has them
     model : the network, as it was given
+    spelled : how messages spell an option
 
     Raises
     ------
@@ -52,29 +126,31 @@ def check(given: Collection[str], model: str) -> None:
     for one, (others, why) in OVERRIDDEN.items():
         for other in others:
             if one in given and other in given:
-                raise HwgenError(f"{_dashed(other)} has no effect with {_dashed(one)}: {why}; "
+                raise HwgenError(f"{spelled(other)} has no effect with {spelled(one)}: {why}; "
                                  f"leave out one of them")
     for ending, (others, why) in MODELS.items():
         for other in others:
             if model.endswith(ending) and other in given:
-                raise HwgenError(f"{_dashed(other)} has no effect on {model}: {why}")
+                raise HwgenError(f"{spelled(other)} has no effect on {model}: {why}")
     if model.endswith(".npz") and "seed" in given and not set(SEEDED) & set(given):
-        raise HwgenError(f"--seed has no effect on {model} without {_either(SEEDED)}: nothing is "
-                         f"drawn")
+        raise HwgenError(f"{spelled('seed')} has no effect on {model} without "
+                         f"{_either(SEEDED, spelled)}: nothing is drawn")
 
 
 def check_frames(
-    given: Collection[str], model: str, *, calibrated: bool, seeded: bool, drawn: bool
+    given: Collection[str], model: str, *, calibrated: bool, seeded: bool, drawn: bool,
+    spelled: Callable[[str], str] = str,
 ) -> None:
     """Refuse calibration frames and a seed that had no effect on a network, now that it is read.
 
     Parameters
     ----------
-    given : names of the options on the command line, as Python has them
+    given : names of the options that were given, as :class:`Options` has them
     model : the network, as it was given
     calibrated : whether the calibration frames decided any codes
     seeded : whether the seed decided weights or codes
     drawn : whether the calibration frames depend on the seed
+    spelled : how messages spell an option
 
     Raises
     ------
@@ -83,19 +159,16 @@ def check_frames(
     """
     shown = set(SHOWN) & set(given)
     if "calibration" in given and not calibrated and not shown:
-        raise HwgenError(f"--calibration has no effect on {model} without {_either(SHOWN)}: it "
-                         f"states the codes of all its weights and tensors")
+        raise HwgenError(f"{spelled('calibration')} has no effect on {model} without "
+                         f"{_either(SHOWN, spelled)}: it states the codes of all its weights and "
+                         f"tensors")
     if "seed" in given and not seeded and "simulate" not in given and not (drawn and shown):
         ways = ("simulate", *SHOWN) if drawn else ("simulate",)
-        raise HwgenError(f"--seed has no effect on {model} without {_either(ways)}: nothing is "
-                         f"drawn")
+        raise HwgenError(f"{spelled('seed')} has no effect on {model} without "
+                         f"{_either(ways, spelled)}: nothing is drawn")
 
 
-def _either(names: Sequence[str]) -> str:
-    """Options as a choice: ``--a, --b or --c``."""
-    *others, last = map(_dashed, names)
+def _either(names: Sequence[str], spelled: Callable[[str], str]) -> str:
+    """Options as a choice: ``a, b or c``."""
+    *others, last = map(spelled, names)
     return f"{', '.join(others)} or {last}" if others else last
-
-
-def _dashed(name: str) -> str:
-    return f"--{name.replace('_', '-')}"

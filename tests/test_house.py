@@ -22,6 +22,7 @@ LAYERS = (
     ("timing", "top"),
     ("emit",),
     ("sim", "dse", "report"),
+    ("flow",),
     ("build",),
     ("__main__",),
 )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import MISSING, fields
 from itertools import combinations
 
 import pytest
 
 from hwgen import options
-from hwgen.build import _parser
+from hwgen.build import _dashed, _parser
 from hwgen.errors import HwgenError
 
 NAMES = [action.dest for action in _parser()._actions if action.option_strings]
@@ -28,7 +29,7 @@ FLOATS = {"size", "weights", "calibration", "calibrate", "equalise", "correct_bi
 def refused(given: list[str], model: str) -> str:
     """The message, if there is one."""
     try:
-        options.check(given, model)
+        options.check(given, model, _dashed)
     except HwgenError as error:
         return str(error)
     return ""
@@ -63,7 +64,7 @@ def test_a_seed_of_frames() -> None:
 def refused_frames(given: list[str], **known: bool) -> str:
     """The message of what is known after reading, if there is one."""
     try:
-        options.check_frames(given, "net.onnx", **known)
+        options.check_frames(given, "net.onnx", **known, spelled=_dashed)
     except HwgenError as error:
         return str(error)
     return ""
@@ -91,3 +92,20 @@ def test_frames_that_decided_codes() -> None:
     # Frames of files are the same whatever the seed.
     message = refused_frames(given, calibrated=True, seeded=False, drawn=False)
     assert message == "--seed has no effect on net.onnx without --simulate: nothing is drawn"
+
+
+def test_the_command_line_has_the_options_of_python() -> None:
+    """The same names and the same defaults."""
+    here = {each.name: each.default for each in fields(options.Options)}
+    there = {action.dest: action.default for action in _parser()._actions
+             if action.dest not in ("help", "version", "list", "out")}
+    assert there == {name: None if default is MISSING else default
+                     for name, default in here.items()}
+
+
+def test_messages_for_python() -> None:
+    """Options are spelled as Python has them unless the caller says otherwise."""
+    asked = options.Options("graph.npz", "zedboard", target_fps=5.0, equalise=True)
+    assert asked.given == ["equalise", "target_fps"]
+    with pytest.raises(HwgenError, match=r"^equalise has no effect on graph\.npz: "):
+        options.check(asked.given, asked.model)

@@ -18,9 +18,47 @@ from hwgen.errors import HwgenError
 from hwgen.ir import Graph
 from hwgen.netlist import Netlist
 from hwgen.plan import plan
-from hwgen.timing import Timing
+from hwgen.timing import Timing, analyse
 
-__all__ = ["check_design"]
+__all__ = ["check_design", "complete"]
+
+
+def complete(graph: Graph, board: Board, design: DesignPoint, name: str = "The design") -> Found:
+    """A design that was given, with all depths and capacities, checked.
+
+    Parameters
+    ----------
+    graph, board, design : the network, what it must fit, and the design
+    name : what messages call the design
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If the design is for another board or does not fit it, or if a queue or a buffer is so small
+        that the pipeline slows down or deadlocks.
+    """
+    if design.board != board.name:
+        raise HwgenError(f"{name} is a design for board {design.board!r}, not {board.name!r}")
+    timing = analyse(plan(graph, design))
+    foldings, short = dict(design.foldings), []
+    for edge, depth in timing.depths.items():
+        if edge in design.depths and design.depths[edge] < depth:
+            short.append(f"edge {edge!r} needs a depth of {depth}, not {design.depths[edge]}")
+    for node, capacity in timing.capacities.items():
+        have = foldings[node].capacity if node in foldings else 0
+        if 0 < have < capacity:
+            short.append(
+                f"the buffer of {node!r} needs a capacity of {capacity} pixels, not {have}")
+        if not have and node in foldings:
+            foldings[node] = replace(foldings[node], capacity=capacity)
+    if short:
+        more = f"; and {len(short) - 8} more" if short[8:] else ""
+        raise HwgenError(
+            f"{name}: {'; '.join(short[:8])}{more}: with less the pipeline slows down or "
+            f"deadlocks; where it says 0, what is needed is found"
+        )
+    design = replace(design, depths={**timing.depths, **design.depths}, foldings=foldings)
+    return check_design(graph, board, design, timing)
 
 
 def check_design(graph: Graph, board: Board, design: DesignPoint, timing: Timing) -> Found:

@@ -11,7 +11,7 @@ from hwgen.design import DesignPoint
 from hwgen.device.cost import Resources
 from hwgen.netlist import Netlist
 
-__all__ = ["fabric_share", "left_to_host", "report", "summary"]
+__all__ = ["fabric_share", "left_to_host", "report", "sparsity", "summary"]
 
 
 def report(
@@ -55,6 +55,32 @@ def report(
         "board_resources": asdict(board),
         "usable": asdict(usable),
         "layers": layers,
+    }
+
+
+def sparsity(netlist: Netlist, source: str, densities: Mapping[str, float], seeded: bool) -> dict:
+    """What ``report.json`` says about zeros that are passed over.
+
+    Parameters
+    ----------
+    netlist : the design
+    source : what the statistics of zeros are of
+    densities : per layer, the share of its activations that are not zero, where it is known
+    seeded : whether the weights are not trained
+    """
+    return {
+        "source": source,
+        "assumptions": [
+            "Times are averages: a frame with fewer zeros takes longer, one with more is quicker.",
+            "Zeros are as frequent as in the frames that were measured.",
+            "Values are exact whatever the zeros, and nothing can stop for good.",
+            *(["Weights are seeded, not trained: a trained network has other zeros."]
+              if seeded else []),
+        ],
+        "layers": {
+            name: {"density": densities[name]} if name in densities else None
+            for name in netlist.sparse
+        },
     }
 
 

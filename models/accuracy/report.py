@@ -101,13 +101,18 @@ class Accuracy:
         layers = [row for row in self.rows if row.op != "Input"]
         return min(layers, key=lambda row: row.own_db, default=None)
 
-    def plain(self) -> list[dict]:
-        """Plain data for ``report.json``."""
-        return [
+    def plain(self) -> dict:
+        """What ``report.json`` says of it: all rows, and the worst layer."""
+        rows = [
             {key: round(value, 3) if isinstance(value, float) else value
              for key, value in asdict(row).items()} | {"cause": row.cause}
             for row in self.rows
         ]
+        worst = self.worst
+        return {"accuracy": rows, "worst_layer": None if worst is None else {
+            "name": worst.name, "own_db": round(worst.own_db, 3), "cause": worst.cause,
+            "hint": worst.hint,
+        }}
 
     def table(self, limit: int = 20) -> Table:
         """The layers with the lowest ratios of their own, worst first."""

@@ -171,7 +171,7 @@ def test_missing_and_unknown_names(case):
 def test_report(case):
     net, feeds, ranges = case
     accuracy = measure(net, build(net, ranges), feeds)
-    plain = json.loads(json.dumps(accuracy.plain(), allow_nan=False))
+    plain = json.loads(json.dumps(accuracy.plain(), allow_nan=False))["accuracy"]
     assert [row["tensor"] for row in plain] == [row.tensor for row in accuracy.rows]
     assert {"own_db", "snr_db", "clipped", "cause", "weight_bits"} <= set(plain[1])
     stream = io.StringIO()

@@ -1,0 +1,196 @@
+"""The whole road from a network to a proven design, as one call: what the command line runs.
+
+    from hwgen.flow import Options, build
+
+    built = build(Options("resnet8", "zedboard", target_fps=100, simulate=4))
+    built.report["interval_cycles"], built.simulated.mismatches
+    built.write(Path("out"))
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import hwgen.boards as boards
+from hwgen import options
+from hwgen.boards import Board
+from hwgen.design import DesignPoint
+from hwgen.dse.design.check import complete
+from hwgen.dse.design.found import Found
+from hwgen.dse.design.search import search
+from hwgen.emit.verilog import Rtl, emit
+from hwgen.options import MEASURE, Options
+from hwgen.provenance import provenance
+from hwgen.report.figures import report, sparsity
+from hwgen.report.page import render
+
+if TYPE_CHECKING:
+    from hwgen.dse.sparse.statistics import Statistics
+    from hwgen.models.accuracy import Accuracy
+    from hwgen.models.load import Source
+    from hwgen.sim.verilator import Proof
+
+__all__ = ["Built", "Options", "Phase", "build", "quiet"]
+
+Phase = Callable[[str], AbstractContextManager[Callable[[str], None]]]
+"""Called with the name of a phase: a context in which it runs, which gives a function to be called
+with what is being done."""
+
+
+@contextmanager
+def quiet(name: str) -> Iterator[Callable[[str], None]]:
+    """A phase of which nothing is shown."""
+    yield lambda detail: None
+
+
+@dataclass
+class Built:
+    """What was built.
+
+    Members
+    -------
+    source : the network
+    board : what it is for
+    found : the design, its netlist and its timing
+    report : what ``report.json`` holds
+    rtl : the Verilog; None if only a report was wanted
+    accuracy, statistics, simulated : what was measured, as far as it was asked for
+    """
+
+    source: Source
+    board: Board
+    found: Found
+    report: dict = field(default_factory=dict)
+    rtl: Rtl | None = None
+    accuracy: Accuracy | None = None
+    statistics: Statistics | None = None
+    simulated: Proof | None = None
+
+    def write(self, folder: Path) -> None:
+        """Write design, network, report, page and Verilog into a directory that is there."""
+        self.found.design.save(folder / "design.json")
+        self.source.graph.save(folder / "graph.npz")
+        if self.source.host is not None:
+            (folder / "host.onnx").write_bytes(self.source.host.SerializeToString())
+        if self.statistics is not None:
+            self.statistics.save(folder / "sparsity.npz")
+        if self.rtl is not None:
+            self.rtl.write(folder / "rtl")
+        page = render(self.report, self.found.netlist, self.board.resources)
+        (folder / "report.html").write_text(page, encoding="utf-8")
+        (folder / "report.json").write_text(json.dumps(self.report, indent=1) + "\n")
+
+
+def build(
+    asked: Options, *, phase: Phase = quiet, show: Callable[[object], None] = lambda _: None,
+    given: Collection[str] | None = None, spelled: Callable[[str], str] = str,
+    command: str = "from Python",
+) -> Built:
+    """Build a network for a board; nothing is written before :meth:`Built.write`.
+
+    Parameters
+    ----------
+    asked : what to build
+    phase : what each phase runs in
+    show : called with tables that are ready before the end
+    given : names of the options that were given, which must not be without effect; default those
+        that are not at their defaults
+    spelled : how messages spell an option
+    command : what the report calls the origin
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If something that was given is wrong, does not go together, or does not fit the board.
+    """
+    # Imported here: it is the slowest import, and wrong options should not wait for it.
+    from hwgen.models.load import read
+
+    given = asked.given if given is None else given
+    options.check(given, asked.model, spelled)
+    board = boards.load(asked.board)
+    board.check_clock(asked.clock or board.clock_mhz, spelled("clock"))
+    design = DesignPoint.load(asked.design) if asked.design else None
+    with phase("network") as say:
+        source = read(
+            asked.model, size=asked.size, weights=asked.weights, calibration=asked.calibration,
+            calibrate=asked.calibrate, equalise=asked.equalise, correct_bias=asked.correct_bias,
+            precision=asked.precision, decomposition=asked.decomposition, outputs=asked.outputs,
+            seed=asked.seed, progress=say,
+        )
+    options.check_frames(given, asked.model, calibrated=source.calibrated, seeded=source.seeded,
+                         drawn=source.feeds.seeded, spelled=spelled)
+    accuracy = statistics = None
+    if asked.accuracy:
+        from hwgen.models.accuracy import measure
+
+        with phase("accuracy"):
+            accuracy = measure(source.network, source.graph, source.feeds)
+        show(accuracy.table())
+    if asked.sparse is not None:
+        with phase("sparsity"):
+            statistics = _statistics(source, asked.sparse)
+    with phase("search") as say:
+        if design is not None:
+            found = complete(source.graph, board, design, str(asked.design))
+        else:
+            found = search(
+                source.graph, board, clock_mhz=asked.clock, target_fps=asked.target_fps,
+                objective=asked.objective, offchip=asked.offchip, statistics=statistics,
+                progress=say,
+            )
+    built = Built(source, board, found, accuracy=accuracy, statistics=statistics)
+    origin = provenance(command, asked.model, f"{board.name}, {board.part}", source.graph.meta,
+                        asked.files)
+    if not asked.report_only:
+        with phase("emit") as say:
+            built.rtl = emit(found.netlist, progress=say, provenance=origin)
+    if built.rtl is not None and asked.simulate:
+        from hwgen.sim.verilator import prove
+
+        with phase("simulate") as say:
+            built.simulated = prove(
+                source.frames(asked.simulate, asked.seed), source.graph, found.netlist, built.rtl,
+                board=board, clock_mhz=found.design.clock_mhz, interval=found.timing.interval,
+                seed=asked.seed, progress=say,
+            )
+    built.report = _report(built, asked.name, origin)
+    return built
+
+
+def _statistics(source: Source, path: str) -> Statistics:
+    """Statistics of zeros: of a file, or of the frames that the network was calibrated with."""
+    from hwgen.dse.sparse.statistics import Statistics, measure
+
+    if path != MEASURE:
+        return Statistics.load(path, source.graph)
+    return measure(source.graph, source.calibration())
+
+
+def _report(built: Built, name: str, origin: dict[str, str]) -> dict:
+    """What ``report.json`` holds."""
+    found, board, meta = built.found, built.board, built.source.graph.meta
+    data = report(
+        found.netlist, found.design, model=name, interval=found.timing.interval,
+        latency=found.timing.latency, first_output=found.timing.first_output,
+        board=board.resources, usable=board.usable,
+    )
+    data |= {"seeded": bool(meta.get("seeded")), "provenance": origin, "search": found.plain()}
+    if found.netlist.sparse:
+        known = built.statistics
+        densities = {} if known is None else {
+            name: known[name].mean_density for name in found.netlist.sparse}
+        data["sparsity"] = sparsity(found.netlist, known.source if known else "the design",
+                                    densities, data["seeded"])
+    if built.accuracy is not None:
+        data |= built.accuracy.plain()
+    if built.source.host is not None:
+        data["host"] = built.source.left_to_host
+    if built.simulated is not None:
+        data["simulated"] = built.simulated.plain()
+    return data

@@ -1,0 +1,59 @@
+"""The whole road from Python: what the command line runs, without it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx
+import pytest
+
+from hwgen.errors import HwgenError
+from hwgen.flow import Options, build
+from tests.models.onnx.test_reader import CASES
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> str:
+    """A small network with a residual, from a file."""
+    path = tmp_path / "small.onnx"
+    onnx.save(CASES["residual"], path)
+    return str(path)
+
+
+def test_a_build_from_python(network: str, tmp_path: Path) -> None:
+    """It is the one of the command line: phases in order, and a design that can be given back."""
+    phases = []
+
+    @contextmanager
+    def phase(name: str) -> Iterator:
+        phases.append(name)
+        yield lambda detail: None
+
+    shown: list[object] = []
+    built = build(Options(network, "zedboard", target_fps=20000, accuracy=True), phase=phase,
+                  show=shown.append)
+    assert phases == ["network", "accuracy", "search", "emit"]
+    assert len(shown) == 1
+    assert built.report["fps"] >= 20000
+    assert built.report["interval_cycles"] == built.found.timing.interval
+    assert built.report["worst_layer"]
+    folder = tmp_path / "written"
+    folder.mkdir()
+    built.write(folder)
+    assert {path.name for path in folder.iterdir()} >= {
+        "rtl", "design.json", "graph.npz", "report.json", "report.html"}
+    assert json.loads((folder / "report.json").read_text()) == built.report
+    again = build(Options(str(folder / "graph.npz"), "zedboard", design=folder / "design.json",
+                          report_only=True))
+    assert again.rtl is None
+    assert again.found.design == built.found.design
+
+
+def test_what_does_not_go_together_is_refused(network: str) -> None:
+    with pytest.raises(HwgenError, match=r"^simulate has no effect with report_only: "):
+        build(Options(network, "zedboard", simulate=3, report_only=True))
+    with pytest.raises(HwgenError, match=r"^clock must be "):
+        build(Options(network, "zedboard", clock=99999))
