@@ -6,9 +6,9 @@ from itertools import combinations
 
 import pytest
 
-from hwgen import options
 from hwgen.build import _parser
 from hwgen.errors import HwgenError
+from hwgen.options import check
 
 NAMES = [action.dest for action in _parser()._actions if action.option_strings]
 
@@ -28,7 +28,7 @@ FLOATS = {"size", "weights", "calibration", "calibrate", "equalise", "correct_bi
 def refused(given: list[str], model: str) -> str:
     """The message, if there is one."""
     try:
-        options.check(given, model)
+        check(given, model)
     except HwgenError as error:
         return str(error)
     return ""

@@ -11,7 +11,6 @@ import sys
 import pytest
 
 from benchmarks import kill
-from hwgen import output as module
 from hwgen.errors import HwgenError
 from hwgen.output import MANIFEST, Output
 
@@ -35,7 +34,7 @@ def contents(path):
 def place(tmp_path, request, monkeypatch):
     """An output; with and without a system that lets directories change places."""
     if not request.param:
-        monkeypatch.setattr(module, "_exchange", lambda one, other: False)
+        monkeypatch.setattr("hwgen.output._exchange", lambda one, other: False)
     yield tmp_path / "out"
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 

@@ -123,6 +123,7 @@ def test_memory_parts_for_synthesis(tmp_path):
     design = DesignPoint("zcu102", 250.0, {"out": Folding(tap_lanes=25)}, {"image": 8, "out": 8})
     _, netlist, timing = sized(b.graph, design)
     window = netlist.blocks["out"].window
+    assert window is not None
     width = window.word_lanes * 8
     part_width, part_depth = block_shape(width, window.depth)
     assert width > part_width

@@ -129,10 +129,10 @@ def test_transposed_convolution_and_its_phases(data, groups, seed):
     views = op.window.views(x, Q.zero_point)
     for phase, position in enumerate(product(*map(range, op.repeat))):
         flat = op.kernels[phase].reshape(groups, 2, op.window.taps, 2)
-        acc = sum(
+        acc = np.sum([
             np.einsum("...gi,goi->...go", view.reshape(*view.shape[:-1], groups, 2), flat[:, :, k])
             for k, view in enumerate(views)
-        ).reshape(*views[0].shape[:-1], -1) + op.biases(type)[phase]
+        ], axis=0).reshape(*views[0].shape[:-1], -1) + op.biases(type)[phase]
         grid[tuple(slice(p, None, r) for p, r in zip(position, op.repeat))] = acc[0]
     assert all(0 <= n < r for cut, r in zip(op.crop, op.repeat) for n in cut)
     cut = tuple(slice(a, n - b) for (a, b), n in zip(op.crop, grid.shape))

@@ -33,6 +33,7 @@ from tests.cocotb.traffic import (
     write_all,
     writer,
 )
+from tests.typed import ports
 
 LIMIT = 20_000
 """Cycles of a run."""
@@ -61,7 +62,7 @@ class Bench:
             name: [] for name in ("ask", "aw", "w", "b", "ar", "r", "data", "done", "aw_valid",
                                   "ar_valid", "error", "word")
         }
-        self.dut = config.create()
+        self.dut = ports(config.create())
         self.base = base
 
     def run(self, *phases) -> Bench:

@@ -15,6 +15,7 @@ from hwgen.device.multiplier import MULTIPLIERS, Packing
 from hwgen.errors import HwgenError
 from hwgen.parts.mac import MacArrayConfig
 from hwgen.parts.stream import pack_rows
+from tests.typed import ports
 
 PRECISIONS = [(8, 127), (8, 128), (8, 7), (5, 15), (4, 7), (2, 1)]
 """Activation bits and largest weight."""
@@ -37,7 +38,7 @@ def run_array(config: MacArrayConfig, x: np.ndarray, w: np.ndarray, add: np.ndar
     """Accumulators ``(cycles, groups * pe)``, ``config.latency`` cycles after each input."""
     xs = pack_rows(x.reshape(len(x), -1), config.x_bits)
     ws = [pack_rows(words, config.w_bits) for words in config.weight_words(w)]
-    dut = config.create()
+    dut = ports(config.create())
     simulator = Simulator(dut)
     simulator.add_clock(1e-6)
     seen = []

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from amaranth.hdl import Module
+from amaranth.hdl import Module, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from hypothesis import given
@@ -36,6 +36,9 @@ from tests.vectors import in_amaranth, in_verilator
 
 class Table(wiring.Component):
     """A table with an address and a word."""
+
+    address: Value
+    data: Value
 
     def __init__(self, table: ReadOnlyMemory, rows: list[int]) -> None:
         self.table = table

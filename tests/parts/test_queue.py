@@ -22,6 +22,7 @@ from hwgen.ir import TensorType
 from hwgen.parts.queue import QUEUE_LATENCY, Queue, queue_depth
 from hwgen.parts.stream import StreamType, in_order
 from tests.blocks.checks import check_on_time, check_under_stalls, divisors
+from tests.typed import ports
 
 
 @given(st.integers(1, 9), st.integers(1, 3), st.floats(0, 1), st.floats(0, 1),
@@ -33,7 +34,7 @@ def test_queue_against_a_model(
     """Claims where there is room, fills them later in order; a model follows cycle by cycle."""
     random = np.random.default_rng(seed)
     claims = (min(group, depth), 1)
-    dut = Queue(signed(8), depth, claims, style)
+    dut = ports(Queue(signed(8), depth, claims, style))
     simulator = Simulator(dut)
     simulator.add_clock(1e-6)
 

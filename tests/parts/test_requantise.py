@@ -15,12 +15,13 @@ from hwgen.ir import Quantisation, Requantise, requantise
 from hwgen.parts.requantise import RequantiserConfig, RoundShift
 from hwgen.parts.stream import pack_rows, unpack_rows
 from tests.blocks.checks import quantisations
+from tests.typed import ports
 
 
 def run_round(width: int, shifts: tuple[int, int], output: Quantisation, values: np.ndarray,
               shift: np.ndarray) -> np.ndarray:
     """Results, as seen ``RoundShift.latency`` cycles after each input."""
-    dut = RoundShift(width, shifts, output)
+    dut = ports(RoundShift(width, shifts, output))
     simulator = Simulator(dut)
     simulator.add_clock(1e-6)
     seen = []
@@ -83,7 +84,7 @@ def run_requantiser(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Activations of accumulators ``(beats, lanes)``, and the delay of each; pauses as given."""
     beats = pack_rows(acc, config.acc_bits)
-    dut = config.create()
+    dut = ports(config.create())
     simulator = Simulator(dut)
     simulator.add_clock(1e-6)
     sent, seen, times = np.cumsum(1 + gaps), [], []

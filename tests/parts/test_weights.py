@@ -6,14 +6,15 @@ import random
 from pathlib import Path
 
 import pytest
-from amaranth.hdl import Module
-from amaranth.lib import wiring
+from amaranth.hdl import Module, Value
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.device.storage import ultra_weights
 from hwgen.errors import HwgenError
 from hwgen.parts.weights import LOAD_BITS, WeightMemory, WeightMemoryConfig
 from tests.emit.synthesis import synthesised
+from tests.typed import ports
 from tests.vectors import Vectors, in_amaranth, in_verilator
 
 SHAPES = [
@@ -32,19 +33,23 @@ def random_rows(config: WeightMemoryConfig, seed: int) -> list[int]:
 class Chain(wiring.Component):
     """Memories, one behind the other on the chain; each has its own address and data."""
 
+    load: stream.Interface
+    next: stream.Interface
+    loaded: Value
+
     def __init__(self, *memories: WeightMemory) -> None:
         self.memories = memories
         last = memories[-1].config.signature.members
         super().__init__({
             "load": last["load"], "next": last["next"], "loaded": Out(len(memories)),
-            **{f"address_{k}": In(len(memory.address)) for k, memory in enumerate(memories)},
+            **{f"address_{k}": In(len(ports(memory).address)) for k, memory in enumerate(memories)},
             **{f"data_{k}": Out(memory.config.width) for k, memory in enumerate(memories)},
         })
 
     def elaborate(self, platform):
         m = Module()
         load = wiring.flipped(self.load)
-        for k, memory in enumerate(self.memories):
+        for k, memory in enumerate(map(ports, self.memories)):
             m.submodules[f"memory_{k}"] = memory
             wiring.connect(m, load, memory.load)
             load = memory.next

@@ -20,6 +20,7 @@ from hwgen.parts.walk import Course
 from hwgen.parts.window import READ_LATENCY, SlidingWindowConfig, WindowSchedule
 from hwgen.sim.amaranth.testbench import Run, run_streams
 from tests.blocks.checks import FRAMES, STALLS, affordable_taps, divisors, quantisations, windows
+from tests.typed import ports
 
 
 @st.composite
@@ -99,6 +100,9 @@ class Windows(wiring.Component):
     Behind its words, a beat has a bit for each tap that lies in the frame, and then the phase.
     """
 
+    i: stream.Interface
+    o: stream.Interface
+
     def __init__(self, config: SlidingWindowConfig) -> None:
         self.config = config
         self.bits = (config.payload.size + config.show_inside * config.tap_lanes
@@ -111,10 +115,10 @@ class Windows(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self.config
-        m.submodules.window = window = config.create()
+        m.submodules.window = window = ports(config.create())
         cycles = READ_LATENCY + QUEUE_LATENCY + config.steps
         depth = config.steps * (-(-cycles // config.fold_cycles) + 1)
-        m.submodules.queue = queue = Queue(self.bits, depth, (config.steps,))
+        m.submodules.queue = queue = ports(Queue(self.bits, depth, (config.steps,)))
         wiring.connect(m, wiring.flipped(self.i), window.i)
         wiring.connect(m, queue.o, wiring.flipped(self.o))
         parts = [window.o.p.as_value(), *([window.inside] if config.show_inside else [])]

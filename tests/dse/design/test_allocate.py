@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from hwgen.dse.design.allocate import WEIGHTS, Part, allocate, fits
 from hwgen.dse.design.foldings import RESOURCES, Column, FixedTable
+from tests.typed import of_kind
 
 
 def parts_of(seed: int, count: int, ways: int) -> list[Part]:
@@ -26,8 +27,9 @@ def parts_of(seed: int, count: int, ways: int) -> list[Part]:
 
 def every_way(parts: list[Part]) -> np.ndarray:
     """What each combination of ways takes."""
+    tables = [of_kind(part.table, FixedTable) for part in parts]
     return np.array([np.sum([c.takes for c in columns], axis=0)
-                     for columns in product(*(part.table.columns for part in parts))])
+                     for columns in product(*(table.columns for table in tables))])
 
 
 @given(st.integers(0, 9999), st.integers(1, 5), st.integers(1, 4), st.integers(8, 30))

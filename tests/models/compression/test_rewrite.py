@@ -380,7 +380,9 @@ def expected(net, choices):
     found = []
     for name, choice in choices.items():
         ((first, second),) = factorise(layers(net)[name].weight, choice)
-        found += [np.moveaxis(f.coded.integers, 1, -1) for f in (first, second)]
+        for factor in (first, second):
+            assert factor.coded is not None
+            found.append(np.moveaxis(factor.coded.integers, 1, -1))
     return found
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
@@ -84,6 +85,9 @@ class Master(wiring.Component):
     ----------
     write, read : where, from the base of the memory
     """
+
+    axi_0: Any
+    memory_base: Value
 
     def __init__(self, axi: AxiConfig, write: int, read: int) -> None:
         self.write = write
