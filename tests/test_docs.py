@@ -43,6 +43,7 @@ def test_make_targets():
         assert re.search(rf"^{command}:", makefile, re.M)
 
 
+@pytest.mark.slow
 def test_conformance_page():
     from benchmarks import conformance
 

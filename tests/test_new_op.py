@@ -33,6 +33,8 @@ from hwgen.sim.verilator import VerilatorModel
 from hwgen.timing import sized
 from tests.typed import ports
 
+pytestmark = pytest.mark.verilator
+
 BIT = Quantisation(1.0, 0, 2)
 
 

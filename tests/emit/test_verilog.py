@@ -27,6 +27,7 @@ def built(tmp_path_factory):
     return builder, netlist, timing, rtl, tmp_path_factory.mktemp("verilator")
 
 
+@pytest.mark.verilator
 def test_every_op_in_verilator(built):
     builder, netlist, timing, rtl, folder = built
     model = VerilatorModel(rtl, netlist, folder, monitor=True)
@@ -50,6 +51,7 @@ def test_every_op_in_verilator(built):
         model.run(frames, idle_limit=10)
 
 
+@pytest.mark.verilator
 def test_lint_and_shape(built, tmp_path):
     rtl = built[3]
     rtl.write(tmp_path)
@@ -67,6 +69,7 @@ def test_lint_and_shape(built, tmp_path):
     assert len(re.findall(r"^  mac_column_\d+ ", text, re.M)) > len(columns) > 0
 
 
+@pytest.mark.verilator
 def test_lint_refuses(built, tmp_path):
     rtl = built[3]
     rtl.write(tmp_path)
@@ -81,6 +84,7 @@ def test_same_bytes(built):
     assert emit(netlist).files == rtl.files
 
 
+@pytest.mark.verilator
 def test_narrow_and_wide_elements(tmp_path):
     """4-bit activations travel in whole bytes; a single beat a frame still has its tlast."""
     q4 = Quantisation(0.4, -2, 4)
@@ -95,6 +99,7 @@ def test_narrow_and_wide_elements(tmp_path):
     assert np.abs(run.outputs["out"]).max() <= 8
 
 
+@pytest.mark.synthesis
 def test_dsp_count_after_synthesis(tmp_path):
     """Yosys maps exactly the multipliers that the report counts."""
     b = Builder((8, 8, 3))
@@ -116,6 +121,7 @@ def test_dsp_count_after_synthesis(tmp_path):
     assert cells["DSP48E2"] == netlist.resources().dsp
 
 
+@pytest.mark.verilator
 def test_memory_parts_for_synthesis(tmp_path):
     """What synthesis sees of a memory of several blocks, one after the other and side by side."""
     b = Builder((8, 34, 64))

@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 from amaranth.sim import Simulator
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hwgen.device.arithmetic import signed_width
@@ -15,6 +15,7 @@ from hwgen.device.multiplier import MULTIPLIERS, Packing
 from hwgen.errors import HwgenError
 from hwgen.parts.mac import MacArrayConfig
 from hwgen.parts.stream import pack_rows
+from tests.profiles import examples
 from tests.typed import ports
 
 PRECISIONS = [(8, 127), (8, 128), (8, 7), (5, 15), (4, 7), (2, 1)]
@@ -139,7 +140,7 @@ def test_chains_are_as_long_as_fields_allow(
 
 @given(st.sampled_from(sorted(MULTIPLIERS)), st.integers(1, 35), st.integers(1, 6),
        st.integers(1, 2), st.integers(2, 9), st.integers(1, 127), st.integers(0, 999))
-@settings(max_examples=60)
+@examples(60)
 def test_accumulates(
     multiplier: str, simd: int, pe: int, groups: int, bits: int, limit: int, seed: int
 ) -> None:
@@ -163,7 +164,7 @@ def test_accumulates(
 @given(st.sampled_from(sorted(MULTIPLIERS)), st.integers(1, 20), st.integers(1, 3),
        st.integers(1, 3), st.integers(1, 5), st.sampled_from([(8, 127), (8, 128), (4, 8), (4, 7)]),
        st.sampled_from(["activation", "weight"]), st.integers(0, 999))
-@settings(max_examples=60)
+@examples(60)
 def test_several_pixels(
     multiplier: str, simd: int, pe: int, groups: int, pixels: int, precision: tuple[int, int],
     shared: str, seed: int,

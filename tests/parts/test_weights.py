@@ -153,6 +153,7 @@ def test_chain_in_simulation(gaps: float) -> None:
     check_chain(in_amaranth(dut, vectors), configs, rows, vectors, extra)
 
 
+@pytest.mark.verilator
 @pytest.mark.parametrize("flags", [(), ("-DSYNTHESIS",)], ids=["simulation", "synthesis"])
 def test_chain_in_verilator(flags: tuple[str, ...], tmp_path: Path) -> None:
     configs, rows, dut = chain(3)
@@ -160,6 +161,7 @@ def test_chain_in_verilator(flags: tuple[str, ...], tmp_path: Path) -> None:
     check_chain(in_verilator(dut, vectors, tmp_path, flags), configs, rows, vectors, extra)
 
 
+@pytest.mark.verilator
 def test_preloaded_in_verilator(tmp_path: Path) -> None:
     """The rows are there from the beginning, and all words are passed on."""
     configs, rows, dut = chain(5)
@@ -175,6 +177,7 @@ def test_preloaded_in_verilator(tmp_path: Path) -> None:
     assert [(t, x["next__payload"]) for t, x in enumerate(seen) if x["next__valid"]] == [(6, 99)]
 
 
+@pytest.mark.verilator
 @pytest.mark.parametrize("style, width, depth", [
     ("block", 13, 2311), ("block", 400, 1100), ("distributed", 9, 100),
 ])
@@ -186,6 +189,7 @@ def test_tables_in_verilator(style: str, width: int, depth: int, tmp_path: Path)
     check_rows(config, rows, vectors, seen, 0)
 
 
+@pytest.mark.synthesis
 def test_counts_after_synthesis() -> None:
     """Yosys takes as many blocks and UltraRAMs as the configurations say."""
     configs = [

@@ -30,6 +30,8 @@ from hwgen.sim.verilator.memory import FAULTS, MemoryModel, MemoryUse
 from hwgen.timing import Timing, sized
 from tests.networks import Builder, Q, every_op
 
+pytestmark = pytest.mark.verilator
+
 FRAMES = 5
 
 

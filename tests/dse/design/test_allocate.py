@@ -6,11 +6,12 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hwgen.dse.design.allocate import WEIGHTS, Part, allocate, fits
 from hwgen.dse.design.foldings import RESOURCES, Column, FixedTable
+from tests.profiles import examples
 from tests.typed import of_kind
 
 
@@ -33,7 +34,7 @@ def every_way(parts: list[Part]) -> np.ndarray:
 
 
 @given(st.integers(0, 9999), st.integers(1, 5), st.integers(1, 4), st.integers(8, 30))
-@settings(max_examples=60)
+@examples(60)
 def test_against_trying_everything(seed: int, count: int, ways: int, each: int) -> None:
     parts, have = parts_of(seed, count, ways), np.full(len(RESOURCES), float(each))
     takes = every_way(parts)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
@@ -24,7 +24,10 @@ from hwgen.models.load import read
 from hwgen.parts.stream import StreamType
 from hwgen.timing import sized
 from tests.networks import Builder
+from tests.profiles import examples
 from tests.typed import of_kind
+
+pytestmark = pytest.mark.network
 
 
 def network(size: int = 32):
@@ -227,7 +230,7 @@ def test_too_small() -> None:
 
 @given(st.sampled_from(["c0", "c1", "dw", "c2"]), st.integers(0, 9999),
        st.sampled_from(["dsp48e2", "dsp48e1", "mult18"]))
-@settings(max_examples=60)
+@examples(60)
 def test_tables_say_what_blocks_say(name: str, seed: int, multiplier: str) -> None:
     """Cycles and DSPs of a table are those of the block; memories nearly so."""
     graph, random = network(), np.random.default_rng(seed)

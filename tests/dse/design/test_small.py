@@ -93,6 +93,7 @@ def test_the_jet_tagger_takes_one_cycle():
     assert search(graph, boards.load("zedboard")).timing.interval <= 8
 
 
+@pytest.mark.verilator
 @pytest.mark.parametrize("name, precision, board", [
     ("jet tagging", "w6a6", "zedboard"), ("there and back", "w8a8", "vcu118"),
     ("one channel", "w8a8", "zcu102")])

@@ -15,6 +15,8 @@ from hwgen.models.quantisation.calibrate import probe, statistics
 from hwgen.models.quantisation.precision import Precision
 from tests.models.float_networks import N, constants_of, network, noise
 
+pytestmark = pytest.mark.network
+
 POOLS = {
     "ceil": {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1},
     "pads": {"kernel_shape": [3, 2], "strides": [2, 1], "pads": [1, 0, 1, 1]},

@@ -3,7 +3,7 @@
 import numpy as np
 import onnxruntime
 import pytest
-from hypothesis import assume, given, reject, settings
+from hypothesis import assume, given, reject
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
@@ -12,6 +12,7 @@ from hwgen.models.accuracy import measure
 from hwgen.models.lowering import lower
 from hwgen.models.onnx.reader import normalise
 from hwgen.models.quantisation.calibrate import statistics
+from tests.profiles import examples
 
 N = helper.make_node
 
@@ -57,7 +58,7 @@ def pairs(low, high):
 
 @given(st.sampled_from(["MaxPool", "AveragePool"]), pairs(1, 4), pairs(1, 4), pairs(4, 11),
        st.data())
-@settings(max_examples=120)
+@examples(120)
 def test_against_onnxruntime(kind, kernel, stride, extents, data):
     pads = [data.draw(st.integers(0, k - 1)) for k in (*kernel, *kernel)]
     more = {}

@@ -203,6 +203,7 @@ def test_a_sign_is_exact():
         assert set(np.unique(got)) == {-1, 1}
 
 
+@pytest.mark.slow
 def test_brevitas(tmp_path):
     pytest.importorskip("brevitas")
     with warnings.catch_warnings():

@@ -15,6 +15,8 @@ from hwgen.models.frames.images import photographs
 from hwgen.models.load import read
 from tests.typed import of_kind
 
+pytestmark = pytest.mark.network
+
 
 @pytest.mark.parametrize("name, size, message", [
     ("yolov5n", 100, "needs a size that is a multiple of 32, not 100: try --size 96 or 128$"),

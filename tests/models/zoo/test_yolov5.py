@@ -14,6 +14,8 @@ from hwgen.models.frames.images import photographs, to_stream
 from hwgen.models.onnx.export import from_onnx_layout, to_integer, to_onnx_layout, to_qdq
 from hwgen.models.onnx.reader import session
 
+pytestmark = pytest.mark.network
+
 
 @cache
 def graph():

@@ -14,6 +14,8 @@ from hwgen.sim.verilator import RUNTIME, VerilatorModel, compile_verilog, lint
 from hwgen.timing import sized
 from tests.networks import Builder
 
+pytestmark = pytest.mark.verilator
+
 TOP = "module top(input wire clk, output reg [3:0] n = 0); always @(posedge clk) n <= n + 1;"
 MAIN = """
 #include <cstdio>
