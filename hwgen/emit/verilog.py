@@ -29,7 +29,7 @@ from amaranth.hdl import (
     Signal,
     Value,
 )
-from amaranth.hdl._ir import PortDirection
+from amaranth.hdl._ir import PortDirection  # what `rtlil.convert` takes is in no public module
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out

@@ -423,6 +423,7 @@ def test_depth_for_a_late_consumer(config: EvictionConfig, seed: int) -> None:
     np.testing.assert_array_equal(seen.times, pops)
 
 
+@pytest.mark.slow
 def test_waits_tells_of_a_slow_memory() -> None:
     config = evict(256, 8, 4, burst=8)
     frames = several(config, 0, 3)

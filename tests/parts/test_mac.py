@@ -98,6 +98,7 @@ def test_all_corners_of_a_product(multiplier: str, bits: int, limit: int) -> Non
     check_sums(config, every[:, :1], every[:, 1:, None])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("multiplier", MULTIPLIERS)
 @pytest.mark.parametrize("bits, limit", PRECISIONS)
 @pytest.mark.parametrize("simd", [2, 3, 8, 17, 33])
@@ -114,6 +115,7 @@ def test_corners_in_all_lanes(multiplier: str, bits: int, limit: int, simd: int)
     check_sums(config, np.concatenate([x, some_x]), np.concatenate([w, some_w]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("multiplier, bits, limit, products, field, chain", [
     ("dsp48e2", 8, 127, 2, 19, 16),
     ("dsp48e2", 8, 128, 2, 18, 7),

@@ -146,6 +146,7 @@ def chain_vectors(configs, rows, gaps: float, seed: int):
     return vectors, extra
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gaps", [0.0, 0.4])
 def test_chain_in_simulation(gaps: float) -> None:
     configs, rows, dut = chain(1)
