@@ -14,6 +14,7 @@ from hwgen.emit.verilog import Rtl, emit_component
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
+@pytest.mark.slow
 def test_conv_in_your_design(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -195,6 +195,7 @@ def test_locks_end_with_their_process(tmp_path):
     build(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_killed_builds():
     """One moment for each signal; ``benchmarks.kill`` has more."""
     shown = []

@@ -79,6 +79,7 @@ def test_lint_refuses(built, tmp_path):
         lint(rtl, tmp_path)
 
 
+@pytest.mark.slow
 def test_same_bytes(built):
     netlist, rtl = built[1], built[3]
     assert emit(netlist).files == rtl.files

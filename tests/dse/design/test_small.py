@@ -73,6 +73,7 @@ def lowered(name, precision):
     return lower(net, statistics(net, noise(net)).ranges, Precision.parse(precision))
 
 
+@pytest.mark.network
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_board_and_precision_has_a_design(name):
     for precision in PRECISIONS:

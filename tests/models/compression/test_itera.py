@@ -94,6 +94,7 @@ def digits(tmp_path_factory):
     return layers(onnx_import.read(path, None))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [3, 4, 6, 8])
 @pytest.mark.parametrize("scheme, groups", [
     ("svd_spatial", 1), ("svd_last", 1), ("svd_last", 4), ("svd_first", 1), ("svd_first", 2)])

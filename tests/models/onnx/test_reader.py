@@ -219,7 +219,8 @@ def test_sizes_that_do_not_fit(tmp_path):
         given(dense, tmp_path, size=32)
     fixed = model([CONV, N("Flatten", ["c"], ["f"]), N("Gemm", ["f", "d"], ["y"])],
                   {**W, "d": weights(8 * 256, 4)})
-    with pytest.raises(HwgenError, match="with images of 8 x 8, the size that was given: "):
+    # Earlier releases of ONNX find it when the network is run.
+    with pytest.raises(HwgenError, match=r"images of 8 x 8, the size that was given: |cannot be run"):
         given(fixed, tmp_path, size=8)
 
 

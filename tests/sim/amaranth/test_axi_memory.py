@@ -45,6 +45,7 @@ def residual(streamed: bool = True) -> tuple[Builder, Netlist, Timing]:
     return b, netlist, timing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streamed", [False, True])
 def test_on_time(streamed: bool) -> None:
     """Cycles count from when everything is there that comes ahead of the frames.
@@ -65,6 +66,7 @@ def test_on_time(streamed: bool) -> None:
     assert run.accepts[0][0] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stall, back_pressure, latency, seed", [
     (0.0, 0.0, 200, 0), (0.3, 0.7, 1, 1),
 ])
