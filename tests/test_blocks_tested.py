@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from hwgen import blocks, ir
+import hwgen.blocks as blocks
+import hwgen.ir as ir
 from hwgen.blocks import registry
 from hwgen.blocks.base import BlockConfig
 from hwgen.ir.op import Op
