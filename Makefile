@@ -1,12 +1,23 @@
-# make .venv   set up the environment from nothing but Python 3.11
-# make demo    build YOLOv5n at 640x640 for the ZCU102
-# make test    lint, type check, tests
-# make lint    lint and type check alone
+# make .venv      set up the environment from nothing but Python 3.11
+# make demo       build YOLOv5n at 640x640 for the ZCU102
+# make quick      for the loop at the desk: lint, then every block and op with few random examples
+# make test       lint, type check, tests
+# make lint       lint and type check alone
+# make thorough   the tests with ten times the random examples, different in every run
+# make coverage   the tests, and which lines none of them runs
+# make blocks     which tests exercise which block and op
+# make clean      all that can be made again
+# make help       this list
 
 PYTHON ?= python3
 BIN := .venv/bin
+# A file that says which versions pip shall install, such as oldest.txt.
+CONSTRAINTS ?=
 
-.PHONY: demo test lint clean
+.PHONY: demo quick test lint thorough coverage blocks clean help
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
 # The stamp is written last, so an interrupted install is done again; an environment whose
 # creation was interrupted has no pip, and is made anew.
@@ -14,8 +25,12 @@ BIN := .venv/bin
 
 .venv/stamp: pyproject.toml
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
-	$(BIN)/python -m pip install --quiet --editable '.[network,zoo,search,dev]'
+	$(BIN)/python -m pip install --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) \
+		--editable '.[network,zoo,search,dev]'
 	touch $@
+
+oldest.txt: pyproject.toml
+	$(PYTHON) -m tests.oldest > $@
 
 demo: .venv/stamp
 	$(BIN)/python -m hwgen.build yolov5n --board zcu102
@@ -24,8 +39,23 @@ lint: .venv/stamp
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 
+quick: .venv/stamp
+	$(BIN)/ruff check .
+	HYPOTHESIS_PROFILE=quick $(BIN)/python -m pytest \
+		-m 'not network and not slow and not synthesis and not verilator'
+
 test: lint
 	$(BIN)/python -m pytest --durations 20
 
+thorough: .venv/stamp
+	HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest --durations 20
+
+coverage: .venv/stamp
+	$(BIN)/python -m pytest --cov --cov-report term:skip-covered --cov-report html
+
+blocks: .venv/stamp
+	$(BIN)/python -m tests.test_blocks_tested
+
 clean:
-	rm -rf .venv build .pytest_cache .ruff_cache .hypothesis hwgen.egg-info
+	rm -rf .venv build oldest.txt htmlcov .coverage* .pytest_cache .ruff_cache .hypothesis \
+		hwgen.egg-info

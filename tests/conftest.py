@@ -1,9 +1,12 @@
-"""Settings of all tests: hypothesis derandomised, so that a run can be repeated."""
+"""Settings of all tests.
 
-from hypothesis import HealthCheck, settings
+:mod:`tests.profiles` says how many random examples are tried: ``HYPOTHESIS_PROFILE`` is ``quick``,
+``ci`` (the default, repeatable) or ``thorough``.  Markers (``pytest --markers``) say what a test
+needs; ``make quick`` leaves out those with any of them.
+"""
 
-settings.register_profile(
-    "repeatable", derandomize=True, deadline=None, database=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
-settings.load_profile("repeatable")
+from tests.profiles import PROFILE
+
+
+def pytest_report_header() -> str:
+    return f"profile of random examples: {PROFILE}"

@@ -25,6 +25,8 @@ from tests.models.float_networks import network as float_network
 from tests.models.onnx.test_quantisers import all_coded
 from tests.models.onnx.test_reader import CASES
 
+pytestmark = pytest.mark.network
+
 KEYS = {
     "model", "board", "clock_mhz", "macs", "interval_cycles", "latency_cycles", "fps", "dsp", "lut",
     "ff", "bram18", "uram", "offchip", "offchip_bytes_per_frame", "mac_per_dsp_cycle", "layers",

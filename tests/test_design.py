@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hwgen.blocks.conv import FoldedConvConfig
@@ -21,6 +21,7 @@ from hwgen.device.storage import STYLES
 from hwgen.errors import HwgenError
 from hwgen.plan import plan
 from tests.networks import Builder, every_op
+from tests.profiles import examples
 
 NAMES = st.text("abc>~:_ 1é", min_size=1, max_size=6)
 COUNTS = st.integers(1, 1 << 40)
@@ -50,7 +51,7 @@ DESIGNS = st.builds(
 
 
 @given(DESIGNS)
-@settings(max_examples=60)
+@examples(60)
 def test_any_design_is_kept(tmp_path_factory: pytest.TempPathFactory, design: DesignPoint) -> None:
     path = tmp_path_factory.getbasetemp() / "any.json"
     design.save(path)

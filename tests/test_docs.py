@@ -9,10 +9,12 @@ from amaranth.back import verilog
 from hwgen.build import _parser
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*(ROOT / f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING")),
+         *sorted((ROOT / "docs").glob("*.md"))]
 SNIPPETS = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(SNIPPETS)))
 def test_snippets_of_the_readme_run(number, capsys):
     names: dict = {}
@@ -43,6 +45,7 @@ def test_make_targets():
         assert re.search(rf"^{command}:", makefile, re.M)
 
 
+@pytest.mark.slow
 def test_conformance_page():
     from benchmarks import conformance
 

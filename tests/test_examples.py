@@ -14,6 +14,7 @@ from hwgen.emit.verilog import Rtl, emit_component
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
+@pytest.mark.slow
 def test_conv_in_your_design(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -28,6 +29,7 @@ def test_conv_in_your_design(
     assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".v", ".hex"}
 
 
+@pytest.mark.synthesis
 @pytest.mark.parametrize("way", ["emit_component", "verilog.convert"])
 @pytest.mark.parametrize("multiplier, script, primitive", [
     ("dsp48e2", "synth_xilinx -family xcup -flatten", "DSP48E2"),
@@ -51,6 +53,7 @@ def test_yosys_maps_a_design_with_a_block_in_it(
         assert cells[primitive] == example["edge_detector"](multiplier).resources().dsp
 
 
+@pytest.mark.verilator
 def test_detect_photograph(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

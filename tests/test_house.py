@@ -62,6 +62,13 @@ def imported(tree: ast.Module) -> Iterator[str]:
             yield from (a.name for a in node.names if a.name.split(".")[0] == "hwgen")
 
 
+def test_one_module_asks_for_what_amaranth_keeps_private():
+    private = re.compile(r"^\s*(from|import) amaranth(\.\w+)*\._", re.M)
+    found = [path for folder in (*FOLDERS, "benchmarks", "examples", "tests")
+             for path in (ROOT / folder).rglob("*.py") if private.search(path.read_text())]
+    assert found == [ROOT / "hwgen" / "emit" / "verilog.py"]
+
+
 def room(name: str) -> str:
     """The room that a module or a name is in."""
     parts = name.split(".")

@@ -73,6 +73,7 @@ def run(command: list[str | Path], folder: Path) -> subprocess.CompletedProcess[
                           check=False)
 
 
+@pytest.mark.slow
 def test_wheel_has_all_packages_and_their_data(wheel: Path) -> None:
     held = set(zipfile.ZipFile(wheel).namelist())
     for package in PACKAGES:
@@ -91,6 +92,7 @@ def colliding(folder: Path) -> None:
         (folder / name / "__init__.py").write_text("raise ImportError('not hwgen')")
 
 
+@pytest.mark.slow
 def test_the_checkout_runs_among_packages_of_the_same_names(tmp_path: Path) -> None:
     colliding(tmp_path)
     built = run([sys.executable, "-m", "hwgen.build", "resnet8", "--board", "zedboard",
@@ -98,6 +100,7 @@ def test_the_checkout_runs_among_packages_of_the_same_names(tmp_path: Path) -> N
     assert built.returncode == 0, built.stderr
 
 
+@pytest.mark.slow
 def test_wheel_builds_a_network_elsewhere(wheel: Path, tmp_path: Path) -> None:
     bin = installed(wheel, tmp_path / "env", None)
     code = ("import hwgen, hwgen.boards; "
@@ -116,6 +119,7 @@ def test_wheel_builds_a_network_elsewhere(wheel: Path, tmp_path: Path) -> None:
     assert (out / "rtl" / "hwgen_ram.v").exists()
 
 
+@pytest.mark.slow
 def test_without_extras_one_line_names_what_is_missing(wheel: Path, tmp_path: Path) -> None:
     bin = installed(wheel, tmp_path / "env", BASE)
     for command in ([bin / "hwgen"], [bin / "python", "-m", "hwgen.build"]):

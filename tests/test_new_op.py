@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from amaranth.hdl import Cat, Module, Signal
-from amaranth.lib import wiring
+from amaranth.lib import stream, wiring
 from onnx import TensorProto, helper, numpy_helper
 
 from hwgen.blocks.base import OpConfig
@@ -30,6 +30,9 @@ from hwgen.models.lowering.core import Lowering, handles
 from hwgen.models.onnx.session import session
 from hwgen.sim.verilator import VerilatorModel
 from hwgen.timing import sized
+from tests.typed import ports
+
+pytestmark = pytest.mark.verilator
 
 BIT = Quantisation(1.0, 0, 2)
 
@@ -73,13 +76,16 @@ class HardmaxConfig(BeatConfig, OpConfig):
 class HardmaxBlock(wiring.Component):
     """Compares every pair of channels."""
 
+    i: stream.Interface
+    o: stream.Interface
+
     def __init__(self, config: HardmaxConfig) -> None:
         self.config = config
         super().__init__(config.signature)
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.queue = queue = output_queue(self.config)
+        m.submodules.queue = queue = ports(output_queue(self.config))
         wiring.connect(m, queue.o, wiring.flipped(self.o))
         fire = Signal()
         m.d.comb += [

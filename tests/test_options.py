@@ -7,9 +7,9 @@ from itertools import combinations
 
 import pytest
 
-from hwgen import options
 from hwgen.build import _dashed, _parser
 from hwgen.errors import HwgenError
+from hwgen.options import Options, check, check_frames
 
 NAMES = [action.dest for action in _parser()._actions if action.option_strings]
 
@@ -29,7 +29,7 @@ FLOATS = {"size", "weights", "calibration", "calibrate", "equalise", "correct_bi
 def refused(given: list[str], model: str) -> str:
     """The message, if there is one."""
     try:
-        options.check(given, model, _dashed)
+        check(given, model, _dashed)
     except HwgenError as error:
         return str(error)
     return ""
@@ -64,7 +64,7 @@ def test_a_seed_of_frames() -> None:
 def refused_frames(given: list[str], **known: bool) -> str:
     """The message of what is known after reading, if there is one."""
     try:
-        options.check_frames(given, "net.onnx", **known, spelled=_dashed)
+        check_frames(given, "net.onnx", **known, spelled=_dashed)
     except HwgenError as error:
         return str(error)
     return ""
@@ -96,7 +96,7 @@ def test_frames_that_decided_codes() -> None:
 
 def test_the_command_line_has_the_options_of_python() -> None:
     """The same names and the same defaults."""
-    here = {each.name: each.default for each in fields(options.Options)}
+    here = {each.name: each.default for each in fields(Options)}
     there = {action.dest: action.default for action in _parser()._actions
              if action.dest not in ("help", "version", "list", "out")}
     assert there == {name: None if default is MISSING else default
@@ -105,7 +105,7 @@ def test_the_command_line_has_the_options_of_python() -> None:
 
 def test_messages_for_python() -> None:
     """Options are spelled as Python has them unless the caller says otherwise."""
-    asked = options.Options("graph.npz", "zedboard", target_fps=5.0, equalise=True)
+    asked = Options("graph.npz", "zedboard", target_fps=5.0, equalise=True)
     assert asked.given == ["equalise", "target_fps"]
     with pytest.raises(HwgenError, match=r"^equalise has no effect on graph\.npz: "):
-        options.check(asked.given, asked.model)
+        check(asked.given, asked.model)

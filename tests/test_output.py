@@ -12,7 +12,6 @@ import sys
 import pytest
 
 from benchmarks import kill
-from hwgen import output as module
 from hwgen.errors import HwgenError, named_reason
 from hwgen.output import MANIFEST, Output
 
@@ -36,7 +35,7 @@ def contents(path):
 def place(tmp_path, request, monkeypatch):
     """An output; with and without a system that lets directories change places."""
     if not request.param:
-        monkeypatch.setattr(module, "_exchange", lambda one, other: False)
+        monkeypatch.setattr("hwgen.output._exchange", lambda one, other: False)
     yield tmp_path / "out"
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
@@ -239,6 +238,7 @@ def test_locks_end_with_their_process(tmp_path):
     build(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_killed_builds():
     """One moment for each signal; ``benchmarks.kill`` has more."""
     shown = []

@@ -8,6 +8,8 @@ from benchmarks.random_blocks import component, draw
 from benchmarks.resources import MEASURED, TEST, TEST_SEED, error
 from hwgen.device.multiplier import FAMILIES
 
+pytestmark = pytest.mark.synthesis
+
 
 @pytest.mark.parametrize("family", MEASURED)
 @pytest.mark.parametrize("kind", TEST)

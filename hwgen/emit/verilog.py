@@ -18,7 +18,7 @@ from pathlib import Path
 
 from amaranth.back import rtlil
 from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, ResetSignal, Value
-from amaranth.hdl._ir import PortDirection
+from amaranth.hdl._ir import PortDirection  # what `rtlil.convert` takes is in no public module
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 

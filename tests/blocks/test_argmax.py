@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hwgen.blocks.argmax import ArgMaxConfig
@@ -13,6 +13,7 @@ from hwgen.ir import ArgMax, TensorType
 from hwgen.sim.amaranth import simulate
 from tests.blocks.checks import check_on_time, check_under_stalls, divisors, quantisations
 from tests.blocks.places import check_least_places
+from tests.profiles import examples
 
 
 @st.composite
@@ -25,19 +26,19 @@ def choices(draw: st.DrawFn) -> ArgMaxConfig:
 
 
 @given(choices(), st.integers(0, 999))
-@settings(max_examples=60)
+@examples(60)
 def test_values_and_times(config: ArgMaxConfig, seed: int) -> None:
     check_on_time(config, seed)
 
 
 @given(choices(), st.integers(0, 999))
-@settings(max_examples=30)
+@examples(30)
 def test_least_places(config: ArgMaxConfig, seed: int) -> None:
     check_least_places(config, seed)
 
 
 @given(choices(), st.integers(0, 999), st.integers(1, 8))
-@settings(max_examples=40)
+@examples(40)
 def test_values_under_stalls(config: ArgMaxConfig, seed: int, depth: int) -> None:
     check_under_stalls(config, seed, depths=(depth,))
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hwgen.blocks.conv import FoldedConvConfig
@@ -34,6 +34,7 @@ from tests.blocks.checks import (
     quantisations,
     windows,
 )
+from tests.profiles import examples
 
 
 def make_weights(
@@ -172,11 +173,15 @@ def several_pixels(draw: st.DrawFn) -> FoldedConvConfig:
     )
 
 
-@given(several_pixels(), st.integers(0, 999))
-@settings(max_examples=70)
-def test_several_pixels(config: FoldedConvConfig, seed: int) -> None:
-    check_on_time(config, seed)
-    check_under_stalls(config, seed)
+def check_either(config: FoldedConvConfig, seed: int, stalls: bool) -> None:
+    """Exact times or values under stalls; the simulation is what costs, so each example has one."""
+    (check_under_stalls if stalls else check_on_time)(config, seed)
+
+
+@given(several_pixels(), st.integers(0, 999), st.booleans())
+@examples(90)
+def test_several_pixels(config: FoldedConvConfig, seed: int, stalls: bool) -> None:
+    check_either(config, seed, stalls)
 
 
 MEMORY_LATENCY = 20
@@ -200,13 +205,13 @@ def tiled(draw: st.DrawFn) -> FoldedConvConfig:
 
 
 @given(tiled().filter(lambda config: sum(config.array.weight_widths) <= 1024), st.integers(0, 999))
-@settings(max_examples=70)
+@examples(70)
 def test_tiles(config: FoldedConvConfig, seed: int) -> None:
     check_on_time(config, seed)
 
 
 @given(tiled(), st.sampled_from([32, 64, 128]), st.integers(0, 999), st.data())
-@settings(max_examples=50)
+@examples(50)
 def test_tiles_under_stalls(
     config: FoldedConvConfig, data_bits: int, seed: int, data: st.DataObject
 ) -> None:
@@ -218,9 +223,9 @@ def test_tiles_under_stalls(
 
 
 @given(convolutions() | transposed_convolutions() | several_pixels(), st.integers(0, 20),
-       st.integers(0, 999))
-@settings(max_examples=30)
-def test_even_pace(config: FoldedConvConfig, more: int, seed: int) -> None:
+       st.integers(0, 999), st.booleans())
+@examples(40)
+def test_even_pace(config: FoldedConvConfig, more: int, seed: int, stalls: bool) -> None:
     """Folds that are slower than they need be, whose cycles are exact."""
     window = config.window
     config = replace(config, fold_cycles=window.fold_cycles + more)
@@ -229,13 +234,13 @@ def test_even_pace(config: FoldedConvConfig, more: int, seed: int) -> None:
     assert config.interval == max(config.inputs[0].beats, config.window.windows * folds
                                   * (window.fold_cycles + more))
     assert config.resources().dsp == replace(config, fold_cycles=0).resources().dsp
-    check_on_time(config, seed)
-    check_under_stalls(config, seed)
+    check_either(config, seed, stalls)
 
 
-@given(convolutions() | several_pixels(), st.sampled_from([2, 4, 8, 11]), st.integers(0, 999))
-@settings(max_examples=30)
-def test_lookup(config: FoldedConvConfig, bits: int, seed: int) -> None:
+@given(convolutions() | several_pixels(), st.sampled_from([2, 4, 8, 11]),
+       st.integers(0, 999), st.booleans())
+@examples(40)
+def test_lookup(config: FoldedConvConfig, bits: int, seed: int, stalls: bool) -> None:
     """A function of the results, in LUTs or in block memory."""
     random = np.random.default_rng(seed)
     q = Quantisation(0.3, 1, bits)
@@ -243,8 +248,7 @@ def test_lookup(config: FoldedConvConfig, bits: int, seed: int) -> None:
     looked_up = replace(config, lookup=Table(values, q))
     assert looked_up.interval == config.interval
     assert looked_up.outputs[0].tensor.quantisation == q
-    check_on_time(looked_up, seed)
-    check_under_stalls(looked_up, seed)
+    check_either(looked_up, seed, stalls)
 
 
 @pytest.mark.parametrize("values", [np.zeros(8), np.zeros((4, 256))])
@@ -258,7 +262,7 @@ def test_lookup_that_does_not_fit(values: np.ndarray) -> None:
 
 @given(tiled().filter(lambda config: sum(config.array.weight_widths) <= 1024),
        st.integers(1, 20), st.integers(0, 999))
-@settings(max_examples=30)
+@examples(30)
 def test_tiles_at_an_even_pace(config: FoldedConvConfig, more: int, seed: int) -> None:
     """Weights have longer to come, so that there may be fewer places for them."""
     slow = replace(config, fold_cycles=config.window.fold_cycles + more)
@@ -310,13 +314,13 @@ def test_memories(weight_style: str, window_style: str) -> None:
 
 
 @given(convolutions(), st.integers(0, 999))
-@settings(max_examples=100)
+@examples(100)
 def test_values_and_times(config: FoldedConvConfig, seed: int) -> None:
     check_on_time(config, seed)
 
 
 @given(convolutions(), st.integers(0, 999), st.data())
-@settings(max_examples=60)
+@examples(60)
 def test_values_under_stalls(config: FoldedConvConfig, seed: int, data: st.DataObject) -> None:
     fold = int(config.fold_results.max()) // config.lanes_out
     depth = data.draw(st.integers(fold, config.least_depths[0] + 2))
@@ -324,13 +328,13 @@ def test_values_under_stalls(config: FoldedConvConfig, seed: int, data: st.DataO
 
 
 @given(transposed_convolutions(), st.integers(0, 999))
-@settings(max_examples=50)
+@examples(50)
 def test_transposed_values_and_times(config: FoldedConvConfig, seed: int) -> None:
     check_on_time(config, seed)
 
 
 @given(transposed_convolutions(), st.integers(0, 999), st.data())
-@settings(max_examples=30)
+@examples(30)
 def test_transposed_values_under_stalls(
     config: FoldedConvConfig, seed: int, data: st.DataObject
 ) -> None:

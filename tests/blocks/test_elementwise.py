@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hwgen.blocks.adder import AdderConfig
@@ -13,6 +13,7 @@ from hwgen.errors import HwgenError
 from hwgen.ir import Add, Quantisation, Table, TensorType
 from hwgen.sim.amaranth import simulate
 from tests.blocks.checks import check_on_time, check_under_stalls, divisors, quantisations
+from tests.profiles import examples
 
 
 @st.composite
@@ -47,13 +48,13 @@ def adders(draw: st.DrawFn) -> AdderConfig:
 
 
 @given(st.one_of(tables(), adders()), st.integers(0, 999))
-@settings(max_examples=60)
+@examples(60)
 def test_values_and_times(config: TableLookupConfig | AdderConfig, seed: int) -> None:
     check_on_time(config, seed)
 
 
 @given(st.one_of(tables(), adders()), st.integers(0, 999), st.integers(1, 12))
-@settings(max_examples=40)
+@examples(40)
 def test_values_under_stalls(
     config: TableLookupConfig | AdderConfig, seed: int, depth: int
 ) -> None:

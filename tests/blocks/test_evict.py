@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from amaranth.sim import Simulator
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hwgen.blocks.base import Schedule
@@ -27,6 +27,7 @@ from hwgen.parts.queue import queue_depth
 from hwgen.parts.stream import StreamType, in_order
 from hwgen.sim.verilator import lint
 from tests.blocks.checks import STALLS, random_arrivals, random_frames
+from tests.profiles import examples
 
 BASE = 0x3000
 """Where rings begin."""
@@ -290,7 +291,7 @@ def several(config: EvictionConfig, seed: int, count: int) -> np.ndarray:
 
 
 @given(buffers(), st.integers(0, 999))
-@settings(max_examples=40)
+@examples(40)
 def test_values_under_stalls(config: EvictionConfig, seed: int) -> None:
     """Whoever stalls: the source, the sink, the memory, some of them, or nobody."""
     frames = several(config, seed, 2 + 150 // config.stream.beats)
@@ -341,7 +342,7 @@ def kept(seen: Seen, schedule: Schedule) -> bool:
 
 
 @given(buffers(), st.integers(0, 999))
-@settings(max_examples=30)
+@examples(30)
 def test_times(config: EvictionConfig, seed: int) -> None:
     """With a memory that has exactly its latency, and whose words come without a gap.
 
@@ -375,7 +376,7 @@ def test_times(config: EvictionConfig, seed: int) -> None:
 
 
 @given(buffers(), st.integers(0, 999))
-@settings(max_examples=15)
+@examples(15)
 def test_bound(config: EvictionConfig, seed: int) -> None:
     """With a memory that is now quick, now slow, but keeps its latency."""
     config = replace(config, depths=())
@@ -403,7 +404,7 @@ def test_full_speed(bits: int, lanes: int, data_bits: int) -> None:
 
 
 @given(buffers(), st.integers(0, 999))
-@settings(max_examples=25)
+@examples(25)
 def test_depth_for_a_late_consumer(config: EvictionConfig, seed: int) -> None:
     """With the depth that its schedule asks for, the producer is never held up."""
     config = replace(config, depths=())
@@ -422,6 +423,7 @@ def test_depth_for_a_late_consumer(config: EvictionConfig, seed: int) -> None:
     np.testing.assert_array_equal(seen.times, pops)
 
 
+@pytest.mark.slow
 def test_waits_tells_of_a_slow_memory() -> None:
     config = evict(256, 8, 4, burst=8)
     frames = several(config, 0, 3)
@@ -489,6 +491,7 @@ def test_resources_count_the_memories() -> None:
     assert deep.lut - config.resources().lut < 60
 
 
+@pytest.mark.verilator
 @pytest.mark.parametrize("bits, lanes, data_bits", WIDTHS[2::4])
 def test_verilog_has_no_warnings(bits: int, lanes: int, data_bits: int, tmp_path: Path) -> None:
     rtl = emit_component(evict(23, bits, lanes, data_bits).create())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hwgen.blocks.gather import GatherConfig
@@ -13,6 +13,7 @@ from hwgen.ir import GatherChannels, TensorType
 from hwgen.sim.amaranth import simulate
 from tests.blocks.checks import check_on_time, check_under_stalls, quantisations
 from tests.blocks.places import check_least_places
+from tests.profiles import examples
 
 
 def shuffle(channels: int, groups: int) -> GatherChannels:
@@ -39,19 +40,19 @@ def gathers(draw: st.DrawFn) -> GatherConfig:
 
 
 @given(gathers(), st.integers(0, 999))
-@settings(max_examples=100)
+@examples(100)
 def test_values_and_times(config: GatherConfig, seed: int) -> None:
     check_on_time(config, seed)
 
 
 @given(gathers(), st.integers(0, 999))
-@settings(max_examples=40)
+@examples(40)
 def test_least_places(config: GatherConfig, seed: int) -> None:
     check_least_places(config, seed)
 
 
 @given(gathers(), st.integers(0, 999), st.integers(1, 8))
-@settings(max_examples=60)
+@examples(60)
 def test_values_under_stalls(config: GatherConfig, seed: int, depth: int) -> None:
     check_under_stalls(config, seed, depths=(depth,))
 

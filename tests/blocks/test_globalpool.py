@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hwgen.blocks.globalpool import GlobalPoolConfig
@@ -14,6 +14,7 @@ from hwgen.ir import GlobalAveragePool, GlobalMaxPool, Quantisation, Requantise,
 from hwgen.sim.amaranth import simulate
 from tests.blocks.checks import check_on_time, check_under_stalls, multipliers, quantisations
 from tests.blocks.places import check_least_places
+from tests.profiles import examples
 
 MEAN = GlobalAveragePool(Requantise.from_scale(0.1), Quantisation())
 
@@ -36,19 +37,19 @@ def pools(draw: st.DrawFn) -> GlobalPoolConfig:
 
 
 @given(pools(), st.integers(0, 999))
-@settings(max_examples=60)
+@examples(60)
 def test_values_and_times(config: GlobalPoolConfig, seed: int) -> None:
     check_on_time(config, seed)
 
 
 @given(pools(), st.integers(0, 999))
-@settings(max_examples=30)
+@examples(30)
 def test_least_places(config: GlobalPoolConfig, seed: int) -> None:
     check_least_places(config, seed)
 
 
 @given(pools(), st.integers(0, 999), st.integers(1, 12))
-@settings(max_examples=40)
+@examples(40)
 def test_values_under_stalls(config: GlobalPoolConfig, seed: int, depth: int) -> None:
     check_under_stalls(config, seed, depths=(depth,))
 

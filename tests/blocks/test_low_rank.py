@@ -12,7 +12,7 @@ import pytest
 from amaranth.back import verilog
 from amaranth.hdl import Cat, Elaboratable, Module
 from amaranth.lib import stream
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hwgen.blocks.low_rank import LowRankLinearConfig
@@ -28,6 +28,7 @@ from tests.blocks.checks import (
     quantisations,
 )
 from tests.blocks.test_conv import make_weights
+from tests.profiles import examples
 
 BITS = st.sampled_from([4, 6, 8])
 INPUT, MIDDLE, OUTPUT = Quantisation(0.1, 3), Quantisation(0.2, -1, 6), Quantisation(0.1, -7)
@@ -91,13 +92,13 @@ def layers(draw: st.DrawFn) -> LowRankLinearConfig:
 
 
 @given(layers(), st.integers(0, 999))
-@settings(max_examples=14)
+@examples(14)
 def test_values_and_times(config: LowRankLinearConfig, seed: int) -> None:
     check_on_time(config, seed)
 
 
 @given(layers(), st.integers(0, 999), st.data())
-@settings(max_examples=10)
+@examples(10)
 def test_values_under_stalls(config: LowRankLinearConfig, seed: int, data: st.DataObject) -> None:
     least = config.foldings[1].fold_beats
     depth = data.draw(st.integers(least, config.least_depths[0] + 2))

@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hwgen.blocks.pad import PadConfig
 from hwgen.errors import HwgenError
 from hwgen.ir import Pad, TensorType
 from tests.blocks.checks import check_on_time, check_under_stalls, divisors, quantisations
+from tests.profiles import examples
 
 
 @st.composite
@@ -39,13 +40,13 @@ def paddings(draw: st.DrawFn) -> PadConfig:
 
 
 @given(paddings(), st.integers(0, 999))
-@settings(max_examples=60)
+@examples(60)
 def test_values_and_times(config: PadConfig, seed: int) -> None:
     check_on_time(config, seed)
 
 
 @given(paddings(), st.integers(0, 999), st.integers(1, 5))
-@settings(max_examples=40)
+@examples(40)
 def test_values_under_stalls(config: PadConfig, seed: int, depth: int) -> None:
     check_under_stalls(config, seed, depths=(max(depth, config.claim),))
 

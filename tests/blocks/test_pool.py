@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hwgen.blocks.pool import PoolConfig
@@ -21,6 +21,7 @@ from tests.blocks.checks import (
     quantisations,
     windows,
 )
+from tests.profiles import examples
 
 
 @st.composite
@@ -48,13 +49,13 @@ def pools(draw: st.DrawFn) -> PoolConfig:
 
 
 @given(pools(), st.integers(0, 999))
-@settings(max_examples=60)
+@examples(60)
 def test_values_and_times(config: PoolConfig, seed: int) -> None:
     check_on_time(config, seed)
 
 
 @given(pools(), st.integers(0, 999), st.data())
-@settings(max_examples=40)
+@examples(40)
 def test_values_under_stalls(config: PoolConfig, seed: int, data: st.DataObject) -> None:
     depth = data.draw(st.integers(1, config.least_depths[0] + 2))
     check_under_stalls(config, seed, depths=(depth,))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hwgen.blocks.product import ProductConfig
@@ -19,6 +19,7 @@ from tests.blocks.checks import (
     multipliers,
     quantisations,
 )
+from tests.profiles import examples
 
 
 @st.composite
@@ -38,13 +39,13 @@ def products(draw: st.DrawFn) -> ProductConfig:
 
 
 @given(products(), st.integers(0, 999))
-@settings(max_examples=40)
+@examples(40)
 def test_values_and_times(config: ProductConfig, seed: int) -> None:
     check_on_time(config, seed)
 
 
 @given(products(), st.integers(0, 999), st.integers(1, 16))
-@settings(max_examples=20)
+@examples(20)
 def test_values_under_stalls(config: ProductConfig, seed: int, depth: int) -> None:
     check_under_stalls(config, seed, depths=(depth,))
 

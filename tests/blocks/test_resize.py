@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hwgen.blocks.resize import NearestResizeConfig
 from hwgen.errors import HwgenError
 from hwgen.ir import Resize, TensorType
 from tests.blocks.checks import check_on_time, check_under_stalls, divisors, quantisations
+from tests.profiles import examples
 
 
 @st.composite
@@ -26,13 +27,13 @@ def resizes(draw: st.DrawFn) -> NearestResizeConfig:
 
 
 @given(resizes(), st.integers(0, 999))
-@settings(max_examples=40)
+@examples(40)
 def test_values_and_times(config: NearestResizeConfig, seed: int) -> None:
     check_on_time(config, seed)
 
 
 @given(resizes(), st.integers(0, 999), st.integers(1, 5))
-@settings(max_examples=25)
+@examples(25)
 def test_values_under_stalls(config: NearestResizeConfig, seed: int, depth: int) -> None:
     check_under_stalls(config, seed, depths=(max(depth, config.claim),))
 

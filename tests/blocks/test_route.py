@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hwgen.blocks.base import BlockConfig
@@ -14,6 +14,7 @@ from hwgen.blocks.splitter import SplitterConfig
 from hwgen.errors import HwgenError
 from hwgen.ir import Quantisation, Split, TensorType
 from tests.blocks.checks import check_on_time, check_under_stalls, divisors, quantisations
+from tests.profiles import examples
 
 
 @st.composite
@@ -38,13 +39,13 @@ def routes(draw: st.DrawFn) -> BlockConfig:
 
 
 @given(routes(), st.integers(0, 999))
-@settings(max_examples=80)
+@examples(80)
 def test_values_and_times(config: BlockConfig, seed: int) -> None:
     check_on_time(config, seed)
 
 
 @given(routes(), st.integers(0, 999), st.data())
-@settings(max_examples=50)
+@examples(50)
 def test_values_under_stalls(config: BlockConfig, seed: int, data: st.DataObject) -> None:
     depths = [data.draw(st.integers(1, 6)) for _ in config.outputs]
     check_under_stalls(config, seed, depths=tuple(depths))

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hwgen.blocks.sparse_conv import SparseConvConfig, even_streams, fold_ends
@@ -18,6 +18,7 @@ from hwgen.parts.window import READ_LATENCY
 from hwgen.sim.amaranth import simulate
 from tests.blocks.checks import STALLS, divisors, quantisations, windows
 from tests.blocks.test_conv import make_conv, make_weights
+from tests.profiles import examples
 
 LOW = Quantisation(0.1, -128)
 
@@ -75,7 +76,7 @@ def configs(draw: st.DrawFn) -> SparseConvConfig:
     return replace(config, lanes_out=lanes_out, queue=queue)
 
 
-@settings(max_examples=15)
+@examples(15)
 @given(configs(), st.sampled_from([0.0, 0.3, 0.6, 0.8, 0.95]), st.integers(0, 999))
 def test_values_under_stalls(config: SparseConvConfig, sparsity: float, seed: int) -> None:
     """Data equal at any sparsity, whoever pauses, with the least places in queues, too."""

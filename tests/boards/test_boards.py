@@ -161,7 +161,8 @@ def test_own_file_is_checked(tmp_path, change, message):
 def test_the_one_of_the_guide(tmp_path):
     guide = (Path(__file__).parents[2] / "docs" / "guide.md").read_text()
     own = tmp_path / "mine.toml"
-    own.write_text(re.search(r"^```toml\n(part = .*?)^```", guide, re.M | re.S)[1])
+    (body,) = re.findall(r"^```toml\n(part = .*?)^```", guide, re.M | re.S)
+    own.write_text(body)
     mine, zcu104 = boards.load(own), boards.load("zcu104")
     assert (mine.resources, mine.memory) == (zcu104.resources, zcu104.memory)
     assert mine.shares == Shares(lut=0.6)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module
+from amaranth.hdl import Module, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.offchip.bus import AxiConfig, axi_ports, connect_axi
 from hwgen.offchip.port import AxiPortConfig
+from tests.typed import ports
 
 CONFIG = AxiPortConfig(
     axi=AxiConfig(), reads=3, writes=2, outstanding=4, timeout=300,
@@ -17,6 +18,10 @@ CONFIG = AxiPortConfig(
 
 class PortTop(wiring.Component):
     """A port whose AXI4 master has pins."""
+
+    base: Value
+    error: Value
+    idle: Value
 
     def __init__(self, config: AxiPortConfig) -> None:
         self.config = config
@@ -29,7 +34,7 @@ class PortTop(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.port = port = self.config.create()
+        m.submodules.port = port = ports(self.config.create())
         connect_axi(m, self.config.axi, port.axi, self, "m_axi_0")
         for name in (*self.config.read_ports, *self.config.write_ports):
             wiring.connect(m, wiring.flipped(getattr(self, name)), getattr(port, name))

@@ -14,6 +14,8 @@ from hwgen.emit.verilog import emit_component
 from tests.cocotb.axi_port import SEEDS
 from tests.cocotb.port_top import CONFIG, PortTop
 
+pytestmark = pytest.mark.verilator
+
 
 def test_axi_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One build and one simulation for all of them."""

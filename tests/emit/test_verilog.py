@@ -27,6 +27,7 @@ def built(tmp_path_factory):
     return builder, netlist, timing, rtl, tmp_path_factory.mktemp("verilator")
 
 
+@pytest.mark.verilator
 def test_every_op_in_verilator(built):
     builder, netlist, timing, rtl, folder = built
     model = VerilatorModel(rtl, netlist, folder, monitor=True)
@@ -50,6 +51,7 @@ def test_every_op_in_verilator(built):
         model.run(frames, idle_limit=10)
 
 
+@pytest.mark.verilator
 def test_lint_and_shape(built, tmp_path):
     rtl = built[3]
     rtl.write(tmp_path)
@@ -67,6 +69,7 @@ def test_lint_and_shape(built, tmp_path):
     assert len(re.findall(r"^  mac_column_\d+ ", text, re.M)) > len(columns) > 0
 
 
+@pytest.mark.verilator
 def test_lint_refuses(built, tmp_path):
     rtl = built[3]
     rtl.write(tmp_path)
@@ -76,11 +79,13 @@ def test_lint_refuses(built, tmp_path):
         lint(rtl, tmp_path)
 
 
+@pytest.mark.slow
 def test_same_bytes(built):
     netlist, rtl = built[1], built[3]
     assert emit(netlist).files == rtl.files
 
 
+@pytest.mark.verilator
 def test_narrow_and_wide_elements(tmp_path):
     """4-bit activations travel in whole bytes; a single beat a frame still has its tlast."""
     q4 = Quantisation(0.4, -2, 4)
@@ -95,6 +100,7 @@ def test_narrow_and_wide_elements(tmp_path):
     assert np.abs(run.outputs["out"]).max() <= 8
 
 
+@pytest.mark.synthesis
 def test_dsp_count_after_synthesis(tmp_path):
     """Yosys maps exactly the multipliers that the report counts."""
     b = Builder((8, 8, 3))
@@ -116,6 +122,7 @@ def test_dsp_count_after_synthesis(tmp_path):
     assert cells["DSP48E2"] == netlist.resources().dsp
 
 
+@pytest.mark.verilator
 def test_memory_parts_for_synthesis(tmp_path):
     """What synthesis sees of a memory of several blocks, one after the other and side by side."""
     b = Builder((8, 34, 64))
@@ -123,6 +130,7 @@ def test_memory_parts_for_synthesis(tmp_path):
     design = DesignPoint("zcu102", 250.0, {"out": Folding(tap_lanes=25)}, {"image": 8, "out": 8})
     _, netlist, timing = sized(b.graph, design)
     window = netlist.blocks["out"].window
+    assert window is not None
     width = window.word_lanes * 8
     part_width, part_depth = block_shape(width, window.depth)
     assert width > part_width

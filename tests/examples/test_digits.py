@@ -16,6 +16,8 @@ from examples import digits
 from examples.digits import Images, Network
 from hwgen.ir import ArgMax, Conv, Gemm
 
+pytestmark = pytest.mark.network
+
 EPOCHS = 4
 
 

@@ -4,7 +4,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hwgen.errors import HwgenError
@@ -32,6 +32,7 @@ from hwgen.ir import (
     Window,
     requantise,
 )
+from tests.profiles import examples
 
 Q = Quantisation(0.1, 3)
 
@@ -65,7 +66,7 @@ def slow_windows(x, window):
         yield position, taps
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(windows(), st.sampled_from([(1, 3, 2), (2, 2, 3), (4, 1, 1), (3, 1, 2)]), st.integers(0, 99))
 def test_conv(window, channels, seed):
     spatial, window = window
@@ -95,7 +96,7 @@ def test_conv(window, channels, seed):
                 assert got[(frame, *position, channel)] == want
 
 
-@settings(max_examples=80)
+@examples(80)
 @given(st.data(), st.integers(1, 3), st.integers(0, 99))
 def test_transposed_convolution_and_its_phases(data, groups, seed):
     """As a sum over input pixels; and as hardware sees it, phase by phase over windows."""
@@ -129,10 +130,10 @@ def test_transposed_convolution_and_its_phases(data, groups, seed):
     views = op.window.views(x, Q.zero_point)
     for phase, position in enumerate(product(*map(range, op.repeat))):
         flat = op.kernels[phase].reshape(groups, 2, op.window.taps, 2)
-        acc = sum(
+        acc = np.sum([
             np.einsum("...gi,goi->...go", view.reshape(*view.shape[:-1], groups, 2), flat[:, :, k])
             for k, view in enumerate(views)
-        ).reshape(*views[0].shape[:-1], -1) + op.biases(type)[phase]
+        ], axis=0).reshape(*views[0].shape[:-1], -1) + op.biases(type)[phase]
         grid[tuple(slice(p, None, r) for p, r in zip(position, op.repeat))] = acc[0]
     assert all(0 <= n < r for cut, r in zip(op.crop, op.repeat) for n in cut)
     cut = tuple(slice(a, n - b) for (a, b), n in zip(op.crop, grid.shape))
@@ -164,7 +165,7 @@ def test_an_accumulator_too_wide_to_requantise_is_refused():
         op.evaluate([np.zeros((1, 1, 1), np.int8)], [TensorType((1, 1))])
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(windows(), st.integers(0, 99))
 def test_pools(window, seed):
     spatial, window = window

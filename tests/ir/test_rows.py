@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hwgen.errors import HwgenError
@@ -26,6 +26,7 @@ from hwgen.ir import (
 )
 from hwgen.ir.rows import row_edges, split_rows
 from tests.networks import Builder, every_op
+from tests.profiles import examples
 
 Q = Quantisation(0.1, 3)
 
@@ -81,7 +82,7 @@ def meets(window: Window, spatial: list[int]) -> bool:
                for o in range(out) for k in range(window.kernel[0]))
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(windows(), st.sampled_from([(1, 3, 2), (2, 2, 3), (4, 1, 1), (3, 1, 2)]), st.integers(0, 99))
 def test_convolutions(geometry, channels, seed: int) -> None:
     spatial, window = geometry
@@ -96,7 +97,7 @@ def test_convolutions(geometry, channels, seed: int) -> None:
             check(op, type, seed)
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(windows(), st.booleans(), st.integers(0, 99))
 def test_pools(geometry, largest: bool, seed: int) -> None:
     spatial, window = geometry

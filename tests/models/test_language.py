@@ -23,6 +23,8 @@ from benchmarks.language import (
 from hwgen.dse.design.search import search
 from hwgen.models.quantisation.calibrate import probe, statistics
 
+pytestmark = pytest.mark.network
+
 TINY = Settings(width=32, blocks=1, heads=2, context=32, steps=80, batch=8, rate=6e-3)
 TOKENS = 16
 

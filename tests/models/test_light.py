@@ -18,6 +18,8 @@ from hwgen.models.lowering import lower
 from hwgen.models.onnx.reader import normalise, read
 from hwgen.models.quantisation.calibrate import probe, statistics
 
+pytestmark = pytest.mark.network
+
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 BUILT = {
     # Name to the least signal-to-noise ratio of the result at 8 bits, in dB.

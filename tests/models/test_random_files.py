@@ -4,6 +4,8 @@ import pytest
 
 from benchmarks.random_files import check
 
+pytestmark = pytest.mark.network
+
 
 @pytest.mark.parametrize("seed", range(1000, 1040))
 def test_random_file(seed):

@@ -13,7 +13,7 @@ import pytest
 from amaranth.hdl import ResetInserter, Signal
 from amaranth.lib.wiring import Out
 from amaranth.sim import Simulator
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.synthesis import Synthesis
@@ -33,6 +33,8 @@ from tests.cocotb.traffic import (
     write_all,
     writer,
 )
+from tests.profiles import examples
+from tests.typed import ports
 
 LIMIT = 20_000
 """Cycles of a run."""
@@ -61,7 +63,7 @@ class Bench:
             name: [] for name in ("ask", "aw", "w", "b", "ar", "r", "data", "done", "aw_valid",
                                   "ar_valid", "error", "word")
         }
-        self.dut = config.create()
+        self.dut = ports(config.create())
         self.base = base
 
     def run(self, *phases) -> Bench:
@@ -209,7 +211,7 @@ def until_idle(cycles: int):
 @given(st.sampled_from([32, 64, 128]), st.integers(0, 3), st.integers(0, 3), st.integers(1, 9),
        st.sampled_from([1.0, 0.5, 0.1]), st.sampled_from([0.0, 0.6]), st.integers(0, 40),
        st.sampled_from([0, 0x230, 0xFF0]), st.integers(0, 999))
-@settings(max_examples=25)
+@examples(25)
 def test_values(
     data_bits: int, reads: int, writes: int, outstanding: int, ready: float, gap: float,
     latency: int, unaligned: int, seed: int,
@@ -296,7 +298,7 @@ def test_turns(writes: int) -> None:
 
 
 @given(st.integers(2, 5), st.floats(0, 0.9), st.integers(0, 999))
-@settings(max_examples=8)
+@examples(8)
 def test_nobody_waits_for_more_than_the_others(clients: int, pause: float, seed: int) -> None:
     """While a client asks, no other is served twice."""
     config = port(clients, 0, 32)
@@ -576,6 +578,7 @@ def test_pins() -> None:
     simulator.run_until(1e-6)
 
 
+@pytest.mark.verilator
 @pytest.mark.parametrize("config", [
     port(1, 1, 32, outstanding=1), port(3, 0, 128, outstanding=5), port(0, 5, 1024),
 ], ids=str)

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 from amaranth.sim import Simulator
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hwgen.device.storage import STYLES
 from hwgen.errors import HwgenError
 from hwgen.offchip.bus import AxiConfig
 from hwgen.offchip.weight_stream import WeightStreamConfig
+from tests.profiles import examples
 
 BASE = 0x5400
 """Where folds begin."""
@@ -239,7 +240,7 @@ class Run:
 
 @given(streams(), st.sampled_from([(0.0, 0.0), (0.5, 0.0), (0.0, 0.5), (0.3, 0.3)]),
        st.sampled_from([1, 3, 40]), st.integers(0, 999))
-@settings(max_examples=60)
+@examples(60)
 def test_all_rows_in_turn(
     config: WeightStreamConfig, stall: tuple[float, float], latency: int, seed: int
 ) -> None:
@@ -315,7 +316,7 @@ def decoded(config: WeightStreamConfig, image: bytes) -> list[list[int]]:
 
 
 @given(streams(), st.integers(0, 999))
-@settings(max_examples=60)
+@examples(60)
 def test_image_of_any_stream(config: WeightStreamConfig, seed: int) -> None:
     rows = random_rows(config, seed)
     assert decoded(config, config.image(rows)) == rows

@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 from amaranth.sim import Simulator
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hwgen.device.arithmetic import signed_width
@@ -15,6 +15,8 @@ from hwgen.device.multiplier import MULTIPLIERS, Packing
 from hwgen.errors import HwgenError
 from hwgen.parts.mac import MacArrayConfig
 from hwgen.parts.stream import pack_rows
+from tests.profiles import examples
+from tests.typed import ports
 
 PRECISIONS = [(8, 127), (8, 128), (8, 7), (5, 15), (4, 7), (2, 1)]
 """Activation bits and largest weight."""
@@ -37,7 +39,7 @@ def run_array(config: MacArrayConfig, x: np.ndarray, w: np.ndarray, add: np.ndar
     """Accumulators ``(cycles, groups * pe)``, ``config.latency`` cycles after each input."""
     xs = pack_rows(x.reshape(len(x), -1), config.x_bits)
     ws = [pack_rows(words, config.w_bits) for words in config.weight_words(w)]
-    dut = config.create()
+    dut = ports(config.create())
     simulator = Simulator(dut)
     simulator.add_clock(1e-6)
     seen = []
@@ -96,6 +98,7 @@ def test_all_corners_of_a_product(multiplier: str, bits: int, limit: int) -> Non
     check_sums(config, every[:, :1], every[:, 1:, None])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("multiplier", MULTIPLIERS)
 @pytest.mark.parametrize("bits, limit", PRECISIONS)
 @pytest.mark.parametrize("simd", [2, 3, 8, 17, 33])
@@ -112,6 +115,7 @@ def test_corners_in_all_lanes(multiplier: str, bits: int, limit: int, simd: int)
     check_sums(config, np.concatenate([x, some_x]), np.concatenate([w, some_w]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("multiplier, bits, limit, products, field, chain", [
     ("dsp48e2", 8, 127, 2, 19, 16),
     ("dsp48e2", 8, 128, 2, 18, 7),
@@ -138,7 +142,7 @@ def test_chains_are_as_long_as_fields_allow(
 
 @given(st.sampled_from(sorted(MULTIPLIERS)), st.integers(1, 35), st.integers(1, 6),
        st.integers(1, 2), st.integers(2, 9), st.integers(1, 127), st.integers(0, 999))
-@settings(max_examples=60)
+@examples(60)
 def test_accumulates(
     multiplier: str, simd: int, pe: int, groups: int, bits: int, limit: int, seed: int
 ) -> None:
@@ -162,7 +166,7 @@ def test_accumulates(
 @given(st.sampled_from(sorted(MULTIPLIERS)), st.integers(1, 20), st.integers(1, 3),
        st.integers(1, 3), st.integers(1, 5), st.sampled_from([(8, 127), (8, 128), (4, 8), (4, 7)]),
        st.sampled_from(["activation", "weight"]), st.integers(0, 999))
-@settings(max_examples=60)
+@examples(60)
 def test_several_pixels(
     multiplier: str, simd: int, pe: int, groups: int, pixels: int, precision: tuple[int, int],
     shared: str, seed: int,

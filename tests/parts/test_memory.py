@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from amaranth.hdl import Module
+from amaranth.hdl import Module, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from hypothesis import given
@@ -36,6 +36,9 @@ from tests.vectors import in_amaranth, in_verilator
 
 class Table(wiring.Component):
     """A table with an address and a word."""
+
+    address: Value
+    data: Value
 
     def __init__(self, table: ReadOnlyMemory, rows: list[int]) -> None:
         self.table = table
@@ -105,6 +108,7 @@ def test_buffer_in_simulation(style: str) -> None:
     check_buffer(vectors, in_amaranth(BufferMemory(9, 70, style), vectors))
 
 
+@pytest.mark.verilator
 @pytest.mark.parametrize("style, width, depth", [
     ("block", 40, 2500), ("block", 5, 513), ("ultra", 80, 4200), ("distributed", 9, 70),
 ])
@@ -121,6 +125,7 @@ def test_buffer_refuses() -> None:
     gc.collect()  # Amaranth complains of the half-made memory when it goes: here, not later.
 
 
+@pytest.mark.synthesis
 @pytest.mark.parametrize("family", ["xcup", "xc7"])
 def test_counts_after_synthesis(family: str) -> None:
     """Yosys takes the blocks and UltraRAMs that are counted, and about the LUTs."""
@@ -138,6 +143,7 @@ def test_counts_after_synthesis(family: str) -> None:
         assert abs(resources.lut - due[name].lut) <= 0.2 * due[name].lut + 8, name
 
 
+@pytest.mark.synthesis
 def test_counts_after_synthesis_for_ecp5() -> None:
     """Yosys takes the EBRs that are counted, and about the LUTs: DPR16X4 and a choice."""
     for width, depth in [(13, 2311), (37, 1152), (72, 100), (5, 4097)]:
@@ -154,6 +160,7 @@ def test_counts_after_synthesis_for_ecp5() -> None:
         assert abs(taken.lut - due.lut) <= 0.01 * due.lut + 1, (width, depth)
 
 
+@pytest.mark.synthesis
 def test_luts_after_synthesis() -> None:
     """Memories in LUTs: RAMs but for the decoders, and tables of random bits, exactly."""
     shapes = [(1, 16), (16, 32), (16, 64), (64, 48), (40, 256), (8, 96)]

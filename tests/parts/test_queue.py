@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from amaranth.hdl import signed
 from amaranth.sim import Simulator
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hwgen.blocks.fifo import FifoConfig
@@ -21,18 +21,20 @@ from hwgen.ir import TensorType
 from hwgen.parts.queue import QUEUE_LATENCY, Queue, queue_area, queue_depth
 from hwgen.parts.stream import StreamType, in_order
 from tests.blocks.checks import check_on_time, check_under_stalls, divisors
+from tests.profiles import examples
+from tests.typed import ports
 
 
 @given(st.integers(1, 9), st.integers(1, 3), st.floats(0, 1), st.floats(0, 1),
        st.sampled_from(["", *STYLES]), st.integers(0, 999))
-@settings(max_examples=40)
+@examples(40)
 def test_queue_against_a_model(
     depth: int, group: int, busy: float, ready: float, style: str, seed: int
 ) -> None:
     """Claims where there is room, fills them later in order; a model follows cycle by cycle."""
     random = np.random.default_rng(seed)
     claims = (min(group, depth), 1)
-    dut = Queue(signed(8), depth, claims, style)
+    dut = ports(Queue(signed(8), depth, claims, style))
     simulator = Simulator(dut)
     simulator.add_clock(1e-6)
 
@@ -109,13 +111,13 @@ def fifo(lanes: int = 2, branches: int = 1, shape: tuple[int, ...] = (4, 3, 4)) 
 
 
 @given(divisors(6), st.integers(1, 3), st.integers(0, 999))
-@settings(max_examples=8)
+@examples(8)
 def test_fifo(lanes: int, branches: int, seed: int) -> None:
     check_on_time(fifo(lanes, branches, (3, 4, 6)), seed)
 
 
 @given(st.lists(st.integers(1, 7), min_size=1, max_size=3), st.integers(0, 999))
-@settings(max_examples=12)
+@examples(12)
 def test_fifo_of_any_depth_under_stalls(depths: list[int], seed: int) -> None:
     check_under_stalls(fifo(branches=len(depths)), seed, depths=tuple(depths))
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from amaranth.hdl import unsigned
 from amaranth.sim import Simulator
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hwgen.device.storage import STYLES
@@ -20,6 +20,7 @@ from hwgen.errors import HwgenError
 from hwgen.parts.queue import QUEUE_LATENCY, queue_depth
 from hwgen.parts.reorder import ReorderQueue, TileOrder
 from hwgen.parts.stream import in_order
+from tests.profiles import examples
 
 TILES = 4
 
@@ -149,7 +150,7 @@ def first_parts(order: TileOrder, starts: np.ndarray) -> np.ndarray:
 
 @given(orders(), st.integers(0, 60), st.sampled_from(["", *STYLES]),
        st.sampled_from([0.0, 0.2, 0.8]), st.sampled_from([1.0, 0.6, 0.2]), st.integers(0, 999))
-@settings(max_examples=60)
+@examples(60)
 def test_against_a_model(
     order: TileOrder, depth: int, style: str, pauses: float, ready: float, seed: int
 ) -> None:
@@ -165,7 +166,7 @@ def test_against_a_model(
 
 
 @given(orders(), st.sampled_from([0.0, 0.3]), st.integers(0, 999))
-@settings(max_examples=40)
+@examples(40)
 def test_on_time(order: TileOrder, pauses: float, seed: int) -> None:
     """Times as said, and never a wait with as many places as are claimed at once."""
     starts = random_starts(order, np.random.default_rng(seed), pauses)
@@ -203,7 +204,7 @@ def test_times() -> None:
 
 
 @given(orders(), st.integers(0, 999))
-@settings(max_examples=40)
+@examples(40)
 def test_times_of_any_order(order: TileOrder, seed: int) -> None:
     """Site by site, found from the list of what comes."""
     starts = random_starts(order, np.random.default_rng(seed), 0.4)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from amaranth.sim import Simulator
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hwgen.device.arithmetic import signed_width
@@ -15,12 +15,14 @@ from hwgen.ir import Quantisation, Requantise, requantise
 from hwgen.parts.requantise import RequantiserConfig, RoundShift
 from hwgen.parts.stream import pack_rows, unpack_rows
 from tests.blocks.checks import quantisations
+from tests.profiles import examples
+from tests.typed import ports
 
 
 def run_round(width: int, shifts: tuple[int, int], output: Quantisation, values: np.ndarray,
               shift: np.ndarray) -> np.ndarray:
     """Results, as seen ``RoundShift.latency`` cycles after each input."""
-    dut = RoundShift(width, shifts, output)
+    dut = ports(RoundShift(width, shifts, output))
     simulator = Simulator(dut)
     simulator.add_clock(1e-6)
     seen = []
@@ -51,7 +53,7 @@ def test_all_values(shifts: tuple[int, int], output: Quantisation) -> None:
 
 @given(st.integers(2, 48), st.integers(1, 47), st.integers(1, 47),
        quantisations(st.sampled_from([2, 4, 8, 16])), st.integers(0, 999))
-@settings(max_examples=60)
+@examples(60)
 def test_any_width_and_shifts(width: int, a: int, b: int, output: Quantisation, seed: int) -> None:
     shifts = min(a, b), max(a, b)
     random = np.random.default_rng(seed)
@@ -83,7 +85,7 @@ def run_requantiser(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Activations of accumulators ``(beats, lanes)``, and the delay of each; pauses as given."""
     beats = pack_rows(acc, config.acc_bits)
-    dut = config.create()
+    dut = ports(config.create())
     simulator = Simulator(dut)
     simulator.add_clock(1e-6)
     sent, seen, times = np.cumsum(1 + gaps), [], []
@@ -110,7 +112,7 @@ def run_requantiser(
        st.integers(12, 32), st.integers(4, 24), quantisations(st.sampled_from([4, 8, 16])),
        st.sampled_from(sorted(MULTIPLIERS)), st.sampled_from([0, 0, 1, 20, 51]),
        st.integers(0, 999))
-@settings(max_examples=80)
+@examples(80)
 def test_requantiser(
     beats: int, lanes: int, sets: int, one_scale: bool, multiplier_bits: int, acc_bits: int,
     output: Quantisation, multiplier_name: str, offset_bits: int, seed: int,

@@ -6,14 +6,15 @@ import random
 from pathlib import Path
 
 import pytest
-from amaranth.hdl import Module
-from amaranth.lib import wiring
+from amaranth.hdl import Module, Value
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.device.storage import ultra_weights
 from hwgen.errors import HwgenError
 from hwgen.parts.weights import LOAD_BITS, WeightMemory, WeightMemoryConfig
 from tests.emit.synthesis import synthesised
+from tests.typed import ports
 from tests.vectors import Vectors, in_amaranth, in_verilator
 
 SHAPES = [
@@ -32,19 +33,23 @@ def random_rows(config: WeightMemoryConfig, seed: int) -> list[int]:
 class Chain(wiring.Component):
     """Memories, one behind the other on the chain; each has its own address and data."""
 
+    load: stream.Interface
+    next: stream.Interface
+    loaded: Value
+
     def __init__(self, *memories: WeightMemory) -> None:
         self.memories = memories
         last = memories[-1].config.signature.members
         super().__init__({
             "load": last["load"], "next": last["next"], "loaded": Out(len(memories)),
-            **{f"address_{k}": In(len(memory.address)) for k, memory in enumerate(memories)},
+            **{f"address_{k}": In(len(ports(memory).address)) for k, memory in enumerate(memories)},
             **{f"data_{k}": Out(memory.config.width) for k, memory in enumerate(memories)},
         })
 
     def elaborate(self, platform):
         m = Module()
         load = wiring.flipped(self.load)
-        for k, memory in enumerate(self.memories):
+        for k, memory in enumerate(map(ports, self.memories)):
             m.submodules[f"memory_{k}"] = memory
             wiring.connect(m, load, memory.load)
             load = memory.next
@@ -141,6 +146,7 @@ def chain_vectors(configs, rows, gaps: float, seed: int):
     return vectors, extra
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gaps", [0.0, 0.4])
 def test_chain_in_simulation(gaps: float) -> None:
     configs, rows, dut = chain(1)
@@ -148,6 +154,7 @@ def test_chain_in_simulation(gaps: float) -> None:
     check_chain(in_amaranth(dut, vectors), configs, rows, vectors, extra)
 
 
+@pytest.mark.verilator
 @pytest.mark.parametrize("flags", [(), ("-DSYNTHESIS",)], ids=["simulation", "synthesis"])
 def test_chain_in_verilator(flags: tuple[str, ...], tmp_path: Path) -> None:
     configs, rows, dut = chain(3)
@@ -155,6 +162,7 @@ def test_chain_in_verilator(flags: tuple[str, ...], tmp_path: Path) -> None:
     check_chain(in_verilator(dut, vectors, tmp_path, flags), configs, rows, vectors, extra)
 
 
+@pytest.mark.verilator
 def test_preloaded_in_verilator(tmp_path: Path) -> None:
     """The rows are there from the beginning, and all words are passed on."""
     configs, rows, dut = chain(5)
@@ -170,6 +178,7 @@ def test_preloaded_in_verilator(tmp_path: Path) -> None:
     assert [(t, x["next__payload"]) for t, x in enumerate(seen) if x["next__valid"]] == [(6, 99)]
 
 
+@pytest.mark.verilator
 @pytest.mark.parametrize("style, width, depth", [
     ("block", 13, 2311), ("block", 400, 1100), ("distributed", 9, 100),
 ])
@@ -181,6 +190,7 @@ def test_tables_in_verilator(style: str, width: int, depth: int, tmp_path: Path)
     check_rows(config, rows, vectors, seen, 0)
 
 
+@pytest.mark.synthesis
 def test_counts_after_synthesis() -> None:
     """Yosys takes as many blocks and UltraRAMs as the configurations say."""
     configs = [

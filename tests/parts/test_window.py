@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import stream, wiring
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hwgen.errors import HwgenError
@@ -20,6 +20,8 @@ from hwgen.parts.walk import Course
 from hwgen.parts.window import READ_LATENCY, SlidingWindowConfig, WindowSchedule
 from hwgen.sim.amaranth import Beats, run_streams
 from tests.blocks.checks import FRAMES, STALLS, affordable_taps, divisors, quantisations, windows
+from tests.profiles import examples
+from tests.typed import ports
 
 
 @st.composite
@@ -99,6 +101,9 @@ class Windows(wiring.Component):
     Behind its words, a beat has a bit for each tap that lies in the frame, and then the phase.
     """
 
+    i: stream.Interface
+    o: stream.Interface
+
     def __init__(self, config: SlidingWindowConfig) -> None:
         self.config = config
         self.bits = (config.payload.size + config.show_inside * config.tap_lanes
@@ -111,10 +116,10 @@ class Windows(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self.config
-        m.submodules.window = window = config.create()
+        m.submodules.window = window = ports(config.create())
         cycles = READ_LATENCY + QUEUE_LATENCY + config.steps
         depth = config.steps * (-(-cycles // config.fold_cycles) + 1)
-        m.submodules.queue = queue = Queue(self.bits, depth, (config.steps,))
+        m.submodules.queue = queue = ports(Queue(self.bits, depth, (config.steps,)))
         wiring.connect(m, wiring.flipped(self.i), window.i)
         wiring.connect(m, queue.o, wiring.flipped(self.o))
         parts = [window.o.p.as_value(), *([window.inside] if config.show_inside else [])]
@@ -204,7 +209,7 @@ def same_beats(config: SlidingWindowConfig, seen: np.ndarray, frames: np.ndarray
 
 
 @given(window_configs())
-@settings(max_examples=150)
+@examples(150)
 def test_bounds_hold_for_every_pixel_that_is_read(config: SlidingWindowConfig) -> None:
     where, phases = positions(config)
     spatial = np.array(config.spatial)
@@ -228,7 +233,7 @@ def test_bounds_hold_for_every_pixel_that_is_read(config: SlidingWindowConfig) -
 
 
 @given(window_configs())
-@settings(max_examples=150)
+@examples(150)
 def test_a_period_is_walked_like_the_frame(config: SlidingWindowConfig) -> None:
     """What is needed and free, where windows start and what of them is inside, window by window."""
     course, period = config.course, config.course.period
@@ -282,7 +287,7 @@ def check_beats_and_times(
 
 
 @given(several_columns(), st.integers(0, 999))
-@settings(max_examples=70)
+@examples(70)
 def test_several_columns(config: SlidingWindowConfig, seed: int) -> None:
     frames = random_frames(config, seed)
     check_beats_and_times(config, frames, seed)
@@ -291,7 +296,7 @@ def test_several_columns(config: SlidingWindowConfig, seed: int) -> None:
 
 
 @given(window_configs(), st.integers(0, 999))
-@settings(max_examples=70)
+@examples(70)
 def test_beats_and_times(config: SlidingWindowConfig, seed: int) -> None:
     schedule, marks, run = check_beats_and_times(config, random_frames(config, seed), seed)
     np.testing.assert_array_equal(marks, np.tile(expected_marks(config), FRAMES))
@@ -302,7 +307,7 @@ def test_beats_and_times(config: SlidingWindowConfig, seed: int) -> None:
 
 
 @given(window_configs(), st.integers(0, 999))
-@settings(max_examples=50)
+@examples(50)
 def test_beats_with_the_least_capacity_under_stalls(
     config: SlidingWindowConfig, seed: int
 ) -> None:
@@ -313,7 +318,7 @@ def test_beats_with_the_least_capacity_under_stalls(
 
 
 @given(window_configs())
-@settings(max_examples=50)
+@examples(50)
 def test_one_pixel_less_than_the_schedule_asks_for_delays_the_input(
     config: SlidingWindowConfig,
 ) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from hwgen import boards
 from hwgen.blocks.base import KINDS as BLOCK_KINDS
+from hwgen.blocks.conv import FoldedConvConfig
 from hwgen.blocks.evict import EvictionConfig
 from hwgen.blocks.fifo import FifoConfig
 from hwgen.blocks.low_rank import LowRankLinearConfig
@@ -26,6 +27,7 @@ from hwgen.report.figures import report
 from hwgen.report.layered import SPACE, layered
 from hwgen.report.page import KINDS, render
 from tests.networks import Builder, Q, every_op
+from tests.typed import of_kind
 
 BOARD = boards.load("zcu102")
 HOSTILE = 'a<b>&"c\'</title><script>alert(1)</script>'
@@ -279,7 +281,7 @@ def test_resources_by_kind():
 def test_use_of_dsps():
     netlist, data = small()
     layer = next(n for n in data["layers"] if n["name"] == "c0")
-    dsps = netlist.blocks["c0"].array.resources().dsp
+    dsps = of_kind(netlist.blocks["c0"], FoldedConvConfig).array.resources().dsp
     assert 0 < dsps < layer["dsp"]  # requantisers have some, too
     assert layer["dsp_products"] == 2 * dsps
     use = layer["macs"] / (data["interval_cycles"] * 2 * dsps)
@@ -298,7 +300,7 @@ def test_hostile_names():
     data["search"] = {"bottlenecks": [HOSTILE], "advice": [HOSTILE], "limit": HOSTILE,
                       "bounds": {HOSTILE: 5}, "bound_cycles": 5, "gap": 0.5, "dsp_bound_cycles": 6,
                       "dsp_gap": 0.25}
-    data["layers"] = [{**n, "parts": {HOSTILE: {"lut": 1}}} for n in data["layers"]]
+    data["layers"] = [n | {"parts": {HOSTILE: {"lut": 1}}} for n in of_kind(data["layers"], list)]
     text = render(data, netlist, BOARD.resources)
     page = Page(text)
     assert "<script" not in text

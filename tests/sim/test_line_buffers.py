@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from hwgen.blocks.conv import FoldedConvConfig
 from hwgen.design import OFF_CHIP, DesignPoint, Folding, MemoryPorts
 from hwgen.emit.verilog import emit
@@ -16,6 +18,8 @@ from hwgen.sim.verilator import VerilatorModel
 from hwgen.sim.verilator.memory import MemoryModel
 from hwgen.timing import Timing, sized
 from tests.networks import Builder
+
+pytestmark = pytest.mark.verilator
 
 HEIGHT, WIDTH, CHANNELS, FRAMES = 6, 192, 8, 3
 ROW = WIDTH * CHANNELS

@@ -1,6 +1,7 @@
 """Decomposed networks in Verilator: every scheme, and a residual block, under random stalls."""
 
 import numpy as np
+import pytest
 
 from hwgen import boards
 from hwgen.dse.design.search import search
@@ -12,6 +13,8 @@ from hwgen.models.quantisation.calibrate import statistics
 from hwgen.models.quantisation.precision import Precision
 from hwgen.sim.verilator import VerilatorModel
 from tests.models.float_networks import N, constants_of, network, noise
+
+pytestmark = pytest.mark.verilator
 
 CHOICES = {
     "spatial": Decomposition("svd_spatial", 6),

@@ -31,6 +31,8 @@ from hwgen.timing import Timing, sized
 from hwgen.top import to_axi
 from tests.networks import Builder, Q, every_op
 
+pytestmark = pytest.mark.verilator
+
 FRAMES = 5
 
 
@@ -147,7 +149,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             made.write_bytes(pickle.dumps(build(request.param, folder)))
     case: Case = pickle.loads(made.read_bytes())
     # What a run reads and writes is the worker's own.
-    case.model.directory = tmp_path_factory.mktemp(request.param)
+    case.model.harness.directory = tmp_path_factory.mktemp(request.param)
     shutil.copy(folder / "memory.bin", case.model.directory)
     return case
 

@@ -4,6 +4,8 @@ import pytest
 
 from benchmarks.random_networks import check, drawn
 
+pytestmark = pytest.mark.verilator
+
 CASES = [case for case in drawn(12) if len(case[0].nodes) > 3][:3]
 
 

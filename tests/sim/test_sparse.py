@@ -61,6 +61,7 @@ def measured(b: Builder, design: DesignPoint, inputs: dict[str, np.ndarray]) -> 
     return design
 
 
+@pytest.mark.verilator
 def test_network(tmp_path: Path) -> None:
     b, design = residual()
     inputs = b.frames(FRAMES)

@@ -4,6 +4,8 @@ import pytest
 
 from benchmarks.zoo import run
 
+pytestmark = pytest.mark.verilator
+
 
 @pytest.mark.parametrize("name", ["resnet8", "squeezenet"])
 def test_verilog_is_right_and_on_time(name, capsys):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from hwgen import boards
@@ -28,6 +28,9 @@ from hwgen.ir import GlobalAveragePool, Graph, Requantise, Resize
 from hwgen.parts.stream import StreamType
 from hwgen.timing import sized
 from tests.networks import Builder, Q
+from tests.profiles import examples
+
+pytestmark = pytest.mark.network
 
 BOARD = boards.load("zcu102")
 TINY = replace(BOARD, dsp=200, bram18=24, lut=16000)
@@ -224,7 +227,7 @@ def convolutions() -> Graph:
 @given(st.sampled_from(["c3", "c3", "c3s", "c1", "c5"]), st.sampled_from([(1, 1), (2, 2), (1, 2)]),
        st.sampled_from(["dsp48e2", "dsp48e1", "mult18"]), st.booleans(),
        st.sampled_from([1, 2, 4, 8, 32]), st.integers(0, 999))
-@settings(max_examples=40)
+@examples(40)
 def test_tables_say_what_blocks_say(
     name: str, pixels: tuple[int, int], multiplier: str, ultra: bool, macs: int, seed: int
 ) -> None:

@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
 from hwgen import boards
+from hwgen.blocks.conv import FoldedConvConfig
 from hwgen.blocks.registry import block_config
 from hwgen.design import DesignPoint
 from hwgen.device.cost import Resources
@@ -26,6 +27,10 @@ from hwgen.models.load import read
 from hwgen.parts.stream import StreamType
 from hwgen.timing import sized
 from tests.networks import Builder
+from tests.profiles import examples
+from tests.typed import of_kind
+
+pytestmark = pytest.mark.network
 
 
 def network(size: int = 32):
@@ -164,7 +169,8 @@ def test_pixels_in_pairs_where_they_pay() -> None:
     (_, alone, _), (design, paired, _) = designs
     assert design.pixels["dw"] == 2
     assert design.foldings["dw"].shared == "weight"
-    depthwise = [netlist.blocks["dw"].array.resources().dsp for netlist in (alone, paired)]
+    depthwise = [of_kind(netlist.blocks["dw"], FoldedConvConfig).array.resources().dsp
+                 for netlist in (alone, paired)]
     assert depthwise[1] < 0.6 * depthwise[0]
 
 
@@ -228,7 +234,7 @@ def test_too_small() -> None:
 
 @given(st.sampled_from(["c0", "c1", "dw", "c2"]), st.integers(0, 9999),
        st.sampled_from(["dsp48e2", "dsp48e1", "mult18"]))
-@settings(max_examples=60)
+@examples(60)
 def test_tables_say_what_blocks_say(name: str, seed: int, multiplier: str) -> None:
     """Cycles and DSPs of a table are those of the block; memories nearly so."""
     graph, random = network(), np.random.default_rng(seed)

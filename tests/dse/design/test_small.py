@@ -73,6 +73,7 @@ def lowered(name, precision):
     return lower(net, statistics(net, noise(net)).ranges, Precision.parse(precision))
 
 
+@pytest.mark.network
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_board_and_precision_has_a_design(name):
     for precision in PRECISIONS:
@@ -93,6 +94,7 @@ def test_the_jet_tagger_takes_one_cycle():
     assert search(graph, boards.load("zedboard")).timing.interval <= 8
 
 
+@pytest.mark.verilator
 @pytest.mark.parametrize("name, precision, board", [
     ("jet tagging", "w6a6", "zedboard"), ("there and back", "w8a8", "vcu118"),
     ("one channel", "w8a8", "zcu102")])

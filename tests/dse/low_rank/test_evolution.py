@@ -17,6 +17,8 @@ from hwgen.models.compression import lowrank
 from hwgen.models.compression.decomposition import Decomposition, cost
 from tests.models.float_networks import N, constants_of, network, noise
 
+pytestmark = pytest.mark.network
+
 SENSITIVITY = {"one": 1.0, "two": 1.0, "three": 1.0}
 
 

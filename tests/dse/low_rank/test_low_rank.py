@@ -19,6 +19,8 @@ from hwgen.models.compression.rewrite import decompose
 from hwgen.models.load import read
 from tests.models.float_networks import N, constants_of, network, noise
 
+pytestmark = pytest.mark.network
+
 NET = network(
     [N("Conv", ["x", "w"], ["c"], name="one", pads=[1, 1, 1, 1]), N("Relu", ["c"], ["r"]),
      N("Conv", ["r", "v"], ["d"], name="two", pads=[1, 1, 1, 1]), N("Relu", ["d"], ["y"])],

@@ -13,6 +13,8 @@ from hwgen.models.compression.decomposition import Decomposition
 from hwgen.models.compression.rewrite import factorise, reconstruct
 from tests.models.float_networks import N, constants_of, network, noise
 
+pytestmark = pytest.mark.network
+
 SHAPES = {"w": (16, 3, 3, 3), "v": (16, 16, 3, 3), "u": (16, 16, 3, 3)}
 
 

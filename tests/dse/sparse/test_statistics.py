@@ -16,6 +16,7 @@ from hwgen.ir import Conv, Graph, Quantisation, TensorType
 from hwgen.sim.amaranth import simulate
 from tests.blocks.test_sparse import pruned
 from tests.networks import Builder
+from tests.typed import of_kind
 
 RELU = Quantisation(0.05, -128)
 
@@ -140,7 +141,8 @@ def test_of_another_network(tmp_path) -> None:
     for node in graph.nodes:
         op = node.op
         if node.name == "grouped":
-            op = replace(op, bias=op.bias + 1)
+            conv = of_kind(op, Conv)
+            op = replace(conv, bias=conv.bias + 1)
         changed.add(op, *node.inputs, name=node.name)
     # What comes behind it has other zeros, too; the first is named.
     with pytest.raises(HwgenError, match=r"layer 'grouped' differs$"):

@@ -19,6 +19,8 @@ from hwgen.ir import Conv, Graph
 from hwgen.models.compression.pruning import channel_means, prune, threshold
 from tests.networks import Builder
 
+pytestmark = pytest.mark.network
+
 MULTIPLIERS = 2
 
 

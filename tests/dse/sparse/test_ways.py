@@ -15,9 +15,10 @@ from hwgen.dse.design.found import Found
 from hwgen.dse.design.search import search
 from hwgen.dse.sparse.statistics import Statistics, measure, stated
 from hwgen.dse.sparse.ways import sparse_ways
-from hwgen.ir import Graph, Quantisation
+from hwgen.ir import Conv, Graph, Quantisation
 from hwgen.plan import plan
 from tests.networks import Builder
+from tests.typed import of_kind
 
 BOARD = replace(boards.load("zcu102"), dsp=220, lut=60000)
 RELU = Quantisation(0.1, -128)
@@ -82,12 +83,12 @@ def test_the_design_alone_is_enough(tmp_path) -> None:
 def test_weights_count_where_they_vanish() -> None:
     """Rows of weights that are zero for all output channels computed together are passed over."""
     graph = network()
-    node = next(node for node in graph.nodes if node.name == "c1")
-    weight = node.op.weight.copy()
+    conv = of_kind(next(node.op for node in graph.nodes if node.name == "c1"), Conv)
+    weight = conv.weight.copy()
     weight[:, :, :, ::2] = 0
     b = Builder((16, 16, 8))
     x = b.conv("image", 32, 3, "c0", output=RELU)
-    b.graph.outputs = [b.graph.add(replace(node.op, weight=weight), x, name="c1")]
+    b.graph.outputs = [b.graph.add(replace(conv, weight=weight), x, name="c1")]
     random = np.random.default_rng(0)
     frames = {"image": random.integers(-128, 128, (2, 16, 16, 8))}
     layers = measure(b.graph, frames)

@@ -14,9 +14,10 @@ from hwgen.errors import HwgenError
 from hwgen.ir import Conv, Gemm, Graph, Quantisation, Requantise, Reshape, Table, TensorType
 from hwgen.models.accuracy import measure
 from hwgen.models.accuracy.frames import to_frame
-from hwgen.models.accuracy.report import CEILING, decibels
+from hwgen.models.accuracy.report import CEILING, Row, decibels
 from hwgen.models.quantisation.calibrate import probe, statistics
 from tests.models.float_networks import N, constants_of, network, noise
+from tests.typed import of_kind
 
 CONSTANTS = constants_of(w=(8, 3, 3, 3), b=(8,), v=(6, 8, 3, 3), m=(4, 216))
 NODES = [N("Conv", ["x", "w", "b"], ["c"], pads=[1, 1, 1, 1]), N("Relu", ["c"], ["r"]),
@@ -121,16 +122,17 @@ def test_figures(case):
 def test_worst_layer_and_hints(case):
     net, feeds, ranges = case
 
-    def worst(graph):
-        return measure(net, graph, feeds).worst
+    def worst(graph) -> Row:
+        return of_kind(measure(net, graph, feeds).worst, Row)
 
     row = worst(build(net, ranges, 8, 16, narrow=("second",)))
     assert (row.tensor, row.cause) == ("second", "weights")
     assert row.hint == "too few bits: give its weights more than 3"
     accuracy = measure(net, build(net, ranges, narrow=("t",)), feeds)
     assert by_name(accuracy)["tanh"].hint == "too few bits: give its activations more than 3"
-    assert (accuracy.worst.tensor, accuracy.worst.cause) == ("out", "input")
-    assert accuracy.worst.hint == "too few bits in front of it: see its input flat"
+    row = of_kind(accuracy.worst, Row)
+    assert (row.tensor, row.cause) == ("out", "input")
+    assert row.hint == "too few bits in front of it: see its input flat"
     row = worst(build(net, {**ranges, "d": (-0.3, 0.3)}))
     assert (row.tensor, row.cause) == ("second", "output")
     assert row.clipped > 0.1
@@ -178,7 +180,8 @@ def test_report(case):
     Console(file=stream, width=120).print(accuracy.table(limit=3))
     text = stream.getvalue()
     assert "accuracy over 3 frames" in text
-    assert f"{accuracy.worst.tensor}: {accuracy.worst.hint}" in text
+    row = of_kind(accuracy.worst, Row)
+    assert f"{row.tensor}: {row.hint}" in text
     assert text.count("Conv") + text.count("Table") + text.count("Gemm") + text.count("Resh") == 3
 
 

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hwgen.errors import HwgenError
@@ -14,6 +14,7 @@ from hwgen.models.compression.layers import layers
 from hwgen.models.compression.rewrite import decompose, squared_error
 from hwgen.models.quantisation.calibrate import probe
 from tests.models.float_networks import N, constants_of, network, noise
+from tests.profiles import examples
 
 
 def net(outputs=("y",)):
@@ -83,7 +84,7 @@ def tables(draw):
     return choices, sensitivity
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(tables(), st.integers(0, 60))
 def test_within_the_budget_and_near_the_best(table, extra):
     choices, sensitivity = table

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hwgen.errors import HwgenError
@@ -10,6 +10,7 @@ from hwgen.models.compression import lowrank
 from hwgen.models.compression.itera import decompose_then_quantise, iterate
 from hwgen.models.compression.layers import layers
 from hwgen.models.onnx import reader as onnx_import
+from tests.profiles import examples
 
 BALANCES = (0.0, 0.5, 1.0)
 """Who gets the singular values; no way to share them out shall be better."""
@@ -93,6 +94,7 @@ def digits(tmp_path_factory):
     return layers(onnx_import.read(path, None))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [3, 4, 6, 8])
 @pytest.mark.parametrize("scheme, groups", [
     ("svd_spatial", 1), ("svd_last", 1), ("svd_last", 4), ("svd_first", 1), ("svd_first", 2)])
@@ -123,7 +125,7 @@ def test_four_bits_are_worth_much():
     assert iterate(matrix, 64, 4).error(matrix) < usual / 2
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(st.data())
 def test_any_shape(data):
     taps, groups = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 3))
@@ -145,7 +147,7 @@ def test_any_shape(data):
     np.testing.assert_array_equal(again.product(), pair.product())
 
 
-@settings(max_examples=12)
+@examples(12)
 @given(st.integers(0, 50), st.sampled_from([1e-20, 1e-3, 1e6]))
 def test_scale_does_not_matter(seed, scale):
     matrix = np.random.default_rng(seed).standard_normal((6, 9))

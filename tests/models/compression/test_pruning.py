@@ -16,6 +16,7 @@ from hwgen.models.compression.pruning import (
     threshold,
 )
 from tests.networks import Builder, every_op
+from tests.typed import of_kind
 
 
 def network():
@@ -58,7 +59,7 @@ def test_threshold_is_exact(unit):
 def test_values_at_the_threshold_stay():
     b = network()
     new = threshold(b.graph, {"c0": 2}, unit="codes")
-    table = next(n.op for n in new.nodes if n.name == "c0/threshold")
+    table = of_kind(next(n.op for n in new.nodes if n.name == "c0/threshold"), Table)
     zero = b.graph.types["c0"].zero_point
     changed = np.flatnonzero(table.values != np.arange(-128, 128)) - 128
     assert changed.tolist() == [zero - 1, zero + 1]
@@ -131,8 +132,10 @@ def test_refused_thresholds(thresholds, unit, message):
 
 # Weights
 
-def op(graph, name):
-    return next(n.op for n in graph.nodes if n.name == name)
+def op(graph, name) -> Conv | Gemm:
+    found = next(n.op for n in graph.nodes if n.name == name)
+    assert isinstance(found, Conv | Gemm)
+    return found
 
 
 @pytest.mark.parametrize("pe", [1, 2, 4])
@@ -184,7 +187,7 @@ def test_bias_correction_keeps_the_mean():
         sums = []
         for g in (b.graph, new):
             x = b.graph.evaluate(frames, keep=["s1"])["s1"]
-            conv = op(g, "c2")
+            conv = of_kind(op(g, "c2"), Conv)
             sums.append(conv.accumulators(x, g.types["s1"]).reshape(-1, 8).mean(0))
         errors.append(abs(sums[1] - sums[0]).max())
     # Of a 1x1 convolution the mean is exact, but for rounding.

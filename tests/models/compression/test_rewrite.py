@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hwgen.errors import HwgenError
@@ -19,6 +19,7 @@ from hwgen.models.quantisation.calibrate import probe, statistics
 from hwgen.models.quantisation.equalise import equalise
 from hwgen.models.quantisation.precision import Precision
 from tests.models.float_networks import N, constants_of, network, noise
+from tests.profiles import examples
 
 SPARSE = Decomposition("sparse", density=0.1)
 CHOICES = {
@@ -136,7 +137,7 @@ def test_kernels(kind, kernel):
           {"conv": choice})
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(st.data())
 def test_any_geometry(data):
     kernel = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=2))
@@ -380,7 +381,9 @@ def expected(net, choices):
     found = []
     for name, choice in choices.items():
         ((first, second),) = factorise(layers(net)[name].weight, choice)
-        found += [np.moveaxis(f.coded.integers, 1, -1) for f in (first, second)]
+        for factor in (first, second):
+            assert factor.coded is not None
+            found.append(np.moveaxis(factor.coded.integers, 1, -1))
     return found
 
 

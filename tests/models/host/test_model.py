@@ -58,6 +58,7 @@ def test_refusal_names_outputs_that_work(tmp_path, nodes):
 def run(path, **options):
     """Source of a file; its outputs by onnxruntime, and by integer graph and host, a frame each."""
     source = read(str(path), **options)
+    assert source.host is not None
     onnx.checker.check_model(source.host, full_check=True)
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 4

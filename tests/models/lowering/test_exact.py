@@ -4,11 +4,12 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hwgen.ir import Quantisation
 from hwgen.models.lowering.exact import LARGEST_BIAS, exact_requantise, sign_requantise
+from tests.profiles import examples
 
 
 def codes(ratio, shift, low, high, output):
@@ -19,7 +20,7 @@ def codes(ratio, shift, low, high, output):
 
 
 @given(st.integers(2, 8), st.integers(0, 9999), st.floats(-9, 3), st.integers(1, 3000))
-@settings(max_examples=150)
+@examples(150)
 def test_every_sum(bits, seed, exponent, reach):
     random = np.random.default_rng(seed)
     output = Quantisation(1.0, int(random.integers(-(1 << bits - 1), 1 << bits - 1)), bits)

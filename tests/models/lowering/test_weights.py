@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from hwgen.ir import Conv
 from hwgen.models.lowering import lower
 from hwgen.models.onnx import reader as onnx_import
 from hwgen.models.quantisation.calibrate import probe, statistics
 from hwgen.models.quantisation.precision import Precision
 from tests.models.float_networks import N, constants_of, exact_values, network, noise
+from tests.typed import of_kind
 
 QONNX = "qonnx.custom_op.general"
 
@@ -88,10 +90,11 @@ def test_the_scale_is_raised_as_little_as_the_bias_needs(ratio):
     net = network([N("Conv", ["x", "w", "b"], ["y"])], {**c, "b": bias})
     graph = lower(net, {"x": (-1.0, 1.0), "y": (-1.0, float(bias[1]) + 1)})
     (node,) = graph.nodes
-    peaks = abs(node.op.weight.reshape(4, -1)).max(1)
+    conv = of_kind(node.op, Conv)
+    peaks = abs(conv.weight.reshape(4, -1)).max(1)
     assert (peaks[[0, 2, 3]] == 127).all()
     # The zero points of the input are part of it.
-    assert abs(node.op.bias).max() <= (1 << 30) + 27 * 127 * 128
+    assert abs(conv.bias).max() <= (1 << 30) + 27 * 127 * 128
     # Of 127 steps are left what 30 bits hold beside the bias.
     assert peaks[1] == min(127, round(127 * min(1, 2**30 / (ratio * 127 * 127.5))))
 

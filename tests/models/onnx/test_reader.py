@@ -7,11 +7,13 @@ from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from hwgen import models
 from hwgen.errors import HwgenError, HwgenWarning
+from hwgen.ir import Conv
 from hwgen.models.export import from_onnx_layout
 from hwgen.models.frames import images
 from hwgen.models.load import read
 from hwgen.models.onnx.reader import normalise
 from hwgen.models.onnx.session import session
+from tests.typed import of_kind
 
 RANDOM = np.random.default_rng(0)
 
@@ -91,7 +93,7 @@ def test_near_the_float_network(name, tmp_path):
     (out,) = graph.outputs
     for k, photo in enumerate(photos):
         x = photo.astype(np.float32).transpose(2, 0, 1)[None] / 255
-        (real,) = runner.run(["y"], {"x": x})
+        real = np.asarray(runner.run(["y"], {"x": x})[0])
         q = graph.types[out].quantisation
         want = from_onnx_layout(real)[0] if real.ndim > 2 else real[0]
         got = q.dequantise(ours[out][k])
@@ -136,7 +138,7 @@ def test_precision(tmp_path):
     onnx.save(CASES["relu"], tmp_path / "net.onnx")
     graph = models.load(str(tmp_path / "net.onnx"), precision="w4a6")
     assert graph.types[graph.outputs[0]].bits == 6
-    assert abs(graph.nodes[0].op.weight).max() == 7
+    assert abs(of_kind(graph.nodes[0].op, Conv).weight).max() == 7
     with pytest.raises(HwgenError, match="Precision must look like 'w8a8'"):
         models.load(str(tmp_path / "net.onnx"), precision="w9a8")
 
@@ -218,7 +220,8 @@ def test_sizes_that_do_not_fit(tmp_path):
         given(dense, tmp_path, size=32)
     fixed = model([CONV, N("Flatten", ["c"], ["f"]), N("Gemm", ["f", "d"], ["y"])],
                   {**W, "d": weights(8 * 256, 4)})
-    with pytest.raises(HwgenError, match="with images of 8 x 8, the size that was given: "):
+    # Earlier releases of ONNX find it when the network is run.
+    with pytest.raises(HwgenError, match=r"images of 8 x 8, the size that was given|cannot be run"):
         given(fixed, tmp_path, size=8)
 
 

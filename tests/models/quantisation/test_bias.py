@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hwgen.errors import HwgenError
 from hwgen.models.quantisation.bias import corrected_bias
 from hwgen.models.quantisation.calibrate import probe
 from tests.models.float_networks import N, constants_of, network
+from tests.profiles import examples
 
 
 def rounded(weight, bits):
@@ -17,7 +18,7 @@ def rounded(weight, bits):
     return (np.rint(weight / scale) * scale).astype(np.float32)
 
 
-@settings(max_examples=8)
+@examples(8)
 @given(st.sampled_from([1, 2, 6]), st.booleans(), st.integers(2, 4), st.integers(0, 99))
 def test_mean_of_the_output_is_kept(groups, with_bias, bits, seed):
     """Exact where the mean is the same at every tap: over a frame that is periodic."""

@@ -3,7 +3,7 @@
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hwgen.errors import HwgenError
@@ -11,6 +11,7 @@ from hwgen.ir import Quantisation
 from hwgen.models.quantisation.calibrate import probe, statistics
 from hwgen.models.quantisation.equalise import equalise
 from tests.models.float_networks import N, constants_of, network, noise
+from tests.profiles import examples
 
 FIRST = N("Conv", ["x", "w", "b"], ["c"], pads=[1, 1, 1, 1])
 SECOND = N("Conv", ["r", "v", "a"], ["y"], pads=[1, 1, 1, 1])
@@ -84,7 +85,7 @@ def test_nothing_between():
     assert {"w", "v"} <= changed(net, other)
 
 
-@settings(max_examples=10)
+@examples(10)
 @given(st.integers(0, 1000), st.sampled_from([1, 2]))
 def test_depthwise_between(seed, groups):
     """All three ranges meet: Nagel et al. write it as one rule, pairs converge to it."""

@@ -16,6 +16,8 @@ from hwgen.models.training.network import TorchNetwork
 from hwgen.models.training.tuning import distil, tune
 from tests.models.float_networks import N, constants_of, network, noise
 
+pytestmark = pytest.mark.network
+
 POOLS = {
     "ceil": {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1},
     "pads": {"kernel_shape": [3, 2], "strides": [2, 1], "pads": [1, 0, 1, 1]},

@@ -9,6 +9,8 @@ from hwgen.models.load import read
 from hwgen.models.onnx.session import session
 from hwgen.plan import plan
 
+pytestmark = pytest.mark.network
+
 SIZES = {
     "mobilenetv2": 32, "mobilenetv3-small": 32, "repvgg-a0": 32, "resnet8": 32, "resnet18": 32,
     "squeezenet": 32, "unet-bilinear": 16, "unet-transposed": 16, "x3d-m": 32, "yolov3-tiny": 32,

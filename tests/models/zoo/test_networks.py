@@ -15,6 +15,8 @@ from hwgen.models.frames.images import photographs
 from hwgen.models.onnx.reader import normalise
 from hwgen.models.onnx.session import session
 
+pytestmark = pytest.mark.network
+
 NORMS = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 WEIGHTED = nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.Linear
 OPS = {

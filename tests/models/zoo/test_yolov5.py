@@ -9,10 +9,13 @@ import torch
 
 from hwgen import models
 from hwgen.errors import HwgenError
-from hwgen.models import detect, zoo
+from hwgen.models import zoo
 from hwgen.models.export import from_onnx_layout, to_integer, to_onnx_layout, to_qdq
 from hwgen.models.frames.images import photographs, to_stream
+from hwgen.models.host import detect
 from hwgen.models.onnx.session import session
+
+pytestmark = pytest.mark.network
 
 
 @cache
@@ -97,7 +100,8 @@ def test_weights(tmp_path):
     path = tmp_path / "weights.pt"
     torch.save(module.state_dict(), path)
     loaded = zoo.find("yolov5n").module(path, photographs(1, (32, 32)), 0)
-    assert torch.equal(loaded.model[24].m[1].weight, module.model[24].m[1].weight)
+    name = "model.24.m.1.weight"
+    assert torch.equal(loaded.get_parameter(name), module.get_parameter(name))
     torch.save({"a": torch.zeros(3)}, path)
     with pytest.raises(HwgenError, match=r"weights\.pt is not a state dict of yolov5n"):
         zoo.find("yolov5n").module(path, photographs(1, (32, 32)), 0)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
@@ -41,6 +43,7 @@ def residual(streamed: bool = True) -> tuple[Builder, Netlist, Timing]:
     return b, netlist, timing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streamed", [False, True])
 def test_on_time(streamed: bool) -> None:
     """Cycles count from when everything is there that comes ahead of the frames.
@@ -60,6 +63,7 @@ def test_on_time(streamed: bool) -> None:
     assert run.start == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stall, back_pressure, latency, seed", [
     (0.0, 0.0, 200, 0), (0.3, 0.7, 1, 1),
 ])
@@ -80,6 +84,9 @@ class Master(wiring.Component):
     ----------
     write, read : where, from the base of the memory
     """
+
+    axi_0: Any
+    memory_base: Value
 
     def __init__(self, axi: AxiConfig, write: int, read: int) -> None:
         self.write = write

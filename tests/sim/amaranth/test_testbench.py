@@ -27,6 +27,9 @@ class Wire(wiring.Component):
         in every second cycle, whether the beat was taken or not.
     """
 
+    i: stream.Interface
+    o: stream.Interface
+
     def __init__(self, fault: str = "none") -> None:
         self.fault = fault
         super().__init__({

@@ -19,6 +19,8 @@ from hwgen.parts.stream import StreamType
 from hwgen.sim.verilator import Harness
 from hwgen.sim.verilator.memory import FAULTS, MemoryModel
 
+pytestmark = pytest.mark.verilator
+
 MASTER = r"""
 // usage: master SETTINGS PORTS WORD BASE SIZE SCRIPT RULE READY
 //   SCRIPT  lines "port kind address beats bytes"; kind r or w, or b: wait until all is answered

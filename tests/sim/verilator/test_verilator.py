@@ -15,6 +15,8 @@ from hwgen.sim.verilator.compiler import RUNTIME
 from hwgen.timing import sized
 from tests.networks import Builder
 
+pytestmark = pytest.mark.verilator
+
 TOP = "module top(input wire clk, output reg [3:0] n = 0); always @(posedge clk) n <= n + 1;"
 MAIN = """
 #include <cstdio>
