@@ -307,6 +307,8 @@ def test_same_input_same_bytes(network, tmp_path):
     (["ODD", "--board", "zcu102"], "op 'LpNormalization' is not supported here; docs/conformance"),
     (["NET", "--board", "zcu102", "--calibrate", "max"], "--calibrate: invalid choice: 'max'"),
     (["NET", "--board", "zcu102", "--precision", "none.toml"], "none.toml cannot be read"),
+    (["NET", "--board", "zcu102", "--decomposition", "none.json"],
+     "Decomposition file none.json cannot be read: No such file or directory"),
     (["NET", "--board", "zcu102", "--clock", "999999"],
      "--clock must be from 1 to 891 MHz on board zcu102, the most of ultrascale+ devices"),
     (["NET", "--board", "zcu102", "--target-fps", "1e-4"], "must be between 0.001 and 1e9"),
