@@ -2,11 +2,12 @@
 # make demo    build YOLOv5n at 640x640 for the ZCU102
 # make test    lint, type check, tests
 # make lint    lint and type check alone
+# make docs    the site, in build/docs
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 # The stamp is written last, so an interrupted install is done again; an environment whose
 # creation was interrupted has no pip, and is made anew.
@@ -14,7 +15,7 @@ BIN := .venv/bin
 
 .venv/stamp: pyproject.toml
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
-	$(BIN)/python -m pip install --quiet --editable '.[network,zoo,search,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[network,zoo,search,docs,dev]'
 	touch $@
 
 demo: .venv/stamp
@@ -23,6 +24,9 @@ demo: .venv/stamp
 lint: .venv/stamp
 	$(BIN)/ruff check .
 	$(BIN)/pyright
+
+docs: .venv/stamp
+	$(BIN)/python -m sphinx --builder html --nitpicky --fail-on-warning --keep-going docs build/docs
 
 test: lint
 	$(BIN)/python -m pytest --durations 20

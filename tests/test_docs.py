@@ -1,25 +1,62 @@
-"""README and docs say what is so: snippets run, options and files exist."""
+"""README and docs say what is so: snippets and commands run, options, files and names exist."""
 
+import contextlib
+import doctest
+import io
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from amaranth.back import verilog
 
+from benchmarks import packages
 from hwgen.build import _parser
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-SNIPPETS = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+FENCES = re.compile(r"^```(python|sh|text)\n(.*?)^```", re.M | re.S)
+AS_PRINTED = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 
 
-@pytest.mark.parametrize("number", range(len(SNIPPETS)))
-def test_snippets_of_the_readme_run(number, capsys):
+def ran(text: str, page: str) -> list[tuple[str, str]]:
+    """Run a page's Python, whose snippets share their names, and its commands.
+
+    Returns
+    -------
+    What each of them printed, and what the page says that it does.
+    """
     names: dict = {}
-    exec(compile(SNIPPETS[number], f"README snippet {number}", "exec"), names)
-    assert capsys.readouterr().out.strip()
-    if "component" in names:
-        assert "module snippet(" in verilog.convert(names["component"], name="snippet")
+    results: list[tuple[str, str]] = []
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    for kind, body in FENCES.findall(text):
+        if kind == "text":
+            results[-1] = (results[-1][0], body)
+        elif kind == "sh":
+            done = subprocess.run(["bash", "-e", "-c", body], capture_output=True, text=True,
+                                  check=False, env={**os.environ, "PATH": path, "COLUMNS": "80"})
+            assert done.returncode == 0, done.stderr
+            results.append((done.stdout, ""))
+        else:
+            printed = io.StringIO()
+            with contextlib.redirect_stdout(printed):
+                exec(compile(body, page, "exec"), names)
+            results.append((printed.getvalue(), ""))
+            if page == "README.md" and "component" in names:
+                assert "module snippet(" in verilog.convert(names["component"], name="snippet")
+    return results
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if FENCES.search(page.read_text())], ids=lambda p: p.name)
+def test_snippets_and_commands_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for printed, said in ran(page.read_text(), page.name):
+        said = said.replace("…", "...")
+        assert not said or doctest.OutputChecker().check_output(said, printed, AS_PRINTED), (
+            f"the page says\n{said}\nand it printed\n{printed}")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
@@ -39,8 +76,14 @@ def test_options_are_documented():
 
 def test_make_targets():
     makefile = (ROOT / "Makefile").read_text()
-    for command in re.findall(r"^    make (\S+)", (ROOT / "README.md").read_text(), re.M):
+    commands = [c for page in PAGES for c in re.findall(r"^    make (\S+)", page.read_text(), re.M)]
+    assert commands
+    for command in commands:
         assert re.search(rf"^{command}:", makefile, re.M)
+
+
+def test_drawing_of_the_packages():
+    assert packages.PAGE.read_text() == packages.drawing()
 
 
 def test_conformance_page():

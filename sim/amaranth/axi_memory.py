@@ -25,7 +25,7 @@ def serve_reads(client, memory: bytes, latency: int):
 
     Parameters
     ----------
-    client : see :attr:`hwgen.offchip.layout.bus.AxiConfig.read_client`
+    client : see :attr:`hwgen.offchip.bus.AxiConfig.read_client`
     memory : from address 0
     latency : cycles from a request to its first word
     """
@@ -73,7 +73,7 @@ class AxiMemory:
 
     Parameters
     ----------
-    axi : :class:`hwgen.offchip.layout.bus.AxiConfig`
+    axi : :class:`hwgen.offchip.bus.AxiConfig`
     image : what it holds at the beginning
     size : bytes; beyond the image they are random
     latency : cycles from an address to its first word, and from the last word to the response
