@@ -1,8 +1,6 @@
 """README and docs say what is so: snippets and commands run, options, files and names exist."""
 
-import contextlib
 import doctest
-import io
 import os
 import re
 import subprocess
@@ -21,42 +19,33 @@ FENCES = re.compile(r"^```(python|sh|text)\n(.*?)^```", re.M | re.S)
 AS_PRINTED = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 
 
-def ran(text: str, page: str) -> list[tuple[str, str]]:
-    """Run a page's Python, whose snippets share their names, and its commands.
-
-    Returns
-    -------
-    What each of them printed, and what the page says that it does.
-    """
-    names: dict = {}
-    results: list[tuple[str, str]] = []
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    for kind, body in FENCES.findall(text):
-        if kind == "text":
-            results[-1] = (results[-1][0], body)
-        elif kind == "sh":
-            done = subprocess.run(["bash", "-e", "-c", body], capture_output=True, text=True,
-                                  check=False, env={**os.environ, "PATH": path, "COLUMNS": "80"})
-            assert done.returncode == 0, done.stderr
-            results.append((done.stdout, ""))
-        else:
-            printed = io.StringIO()
-            with contextlib.redirect_stdout(printed):
-                exec(compile(body, page, "exec"), names)
-            results.append((printed.getvalue(), ""))
-            if page == "README.md" and "component" in names:
-                assert "module snippet(" in verilog.convert(names["component"], name="snippet")
-    return results
-
-
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if FENCES.search(page.read_text())], ids=lambda p: p.name)
-def test_snippets_and_commands_run(page, tmp_path, monkeypatch):
+def test_snippets_and_commands_run(page, tmp_path, monkeypatch, capsys):
+    """A page's Python shares its names; what is said behind a snippet is what it prints."""
     monkeypatch.chdir(tmp_path)
-    for printed, said in ran(page.read_text(), page.name):
-        said = said.replace("…", "...")
-        assert not said or doctest.OutputChecker().check_output(said, printed, AS_PRINTED), (
-            f"the page says\n{said}\nand it printed\n{printed}")
+    names: dict = {}
+    printed = ""
+    for kind, body in FENCES.findall(page.read_text()):
+        if kind == "python":
+            exec(compile(body, page.name, "exec"), names)
+            printed = capsys.readouterr().out
+        elif kind == "sh":
+            printed = shell(body)
+        else:
+            assert doctest.OutputChecker().check_output(
+                body.replace("…", "..."), printed, AS_PRINTED), f"{body}\nbut it is\n{printed}"
+    if page.name == "README.md":
+        assert "module snippet(" in verilog.convert(names["component"], name="snippet")
+
+
+def shell(commands: str) -> str:
+    """What commands print, with this environment's Python as ``python``."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(["bash", "-e", "-c", commands], capture_output=True, text=True,
+                          check=False, env={**os.environ, "PATH": path, "COLUMNS": "80"})
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
