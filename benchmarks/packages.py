@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -73,9 +74,12 @@ def helpers(needs: dict[str, set[str]], holds: dict[str, list[str]]) -> list[str
     return sorted(found)
 
 
-def below(needs: dict[str, set[str]], name: str) -> set[str]:
-    """All that a package imports, itself or through others."""
-    return needs[name].union(*(below(needs, other) for other in needs[name]))
+def below(needs: dict[str, set[str]]) -> dict[str, set[str]]:
+    """Per package all that it imports, itself or through others."""
+    found: dict[str, set[str]] = {}
+    for name in TopologicalSorter(needs).static_order():
+        found[name] = needs[name].union(*(found[other] for other in needs[name]))
+    return found
 
 
 def drawing() -> str:
@@ -83,19 +87,22 @@ def drawing() -> str:
     needs, holds = imports()
     aside = helpers(needs, holds)
     needs = {name: other - set(aside) for name, other in needs.items() if name not in aside}
-    order = sorted(needs, key=lambda name: (-len(below(needs, name)), name))
+    under = below(needs)
+    order = sorted(needs, key=lambda name: (-len(under[name]), name))
     edges = [(name, other) for name in order for other in sorted(needs[name])
-             if not any(other in below(needs, way) for way in needs[name])]
+             if not any(other in under[way] for way in needs[name])]
     lines = {name: wrapped(holds[name]) for name in order}
     sizes = {name: size(name, lines[name]) for name in order}
     laid = layered(sizes, edges)
     width, height = laid.width + 2 * PAD, laid.height + 4 * PAD + 3 * LINE
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" '
-        f'width="{width:.0f}" height="{height:.0f}">', f"<style>{STYLE}</style>",
-        '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
-        'markerHeight="7" orient="auto"><path d="M0 0L8 4L0 8z" style="fill:#5b6f95;stroke:none"/>'
-        "</marker></defs>", f'<g transform="translate({PAD:.0f} {PAD:.0f})">',
+        (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" '
+         f'width="{width:.0f}" height="{height:.0f}">'),
+        f"<style>{STYLE}</style>",
+        ('<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
+         'markerHeight="7" orient="auto">'
+         '<path d="M0 0L8 4L0 8z" style="fill:#5b6f95;stroke:none"/></marker></defs>'),
+        f'<g transform="translate({PAD:.0f} {PAD:.0f})">',
     ]
     parts += [f'<path marker-end="url(#tip)" d="{outline(points)}"/>' for points in laid.paths]
     for name in order:
@@ -131,8 +138,8 @@ def boxed(
     middle = x + width / 2
     text = [(name, "name"), *((line, "") for line in lines)]
     return [
-        f'<rect class="{kind}" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" '
-        'rx="4"/>',
+        (f'<rect class="{kind}" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" '
+         f'height="{height:.1f}" rx="4"/>'),
         *(f'<text class="{style}" x="{middle:.1f}" y="{y + PAD / 4 + LINE * (k + 1):.1f}" '
           f'text-anchor="middle">{escape(line)}</text>' for k, (line, style) in enumerate(text)),
     ]

@@ -55,8 +55,8 @@ napoleon_custom_sections = [("Members", "params_style"), "Timing"]
 def source(module: str) -> tuple[Path, ast.Module]:
     """File of a module, and what it holds."""
     spec = find_spec(module)
-    assert spec is not None and spec.origin is not None
-    return Path(spec.origin), ast.parse(Path(spec.origin).read_text())
+    path = Path((spec and spec.origin) or "")
+    return path, ast.parse(path.read_text())
 
 
 def modules(name: str) -> Iterator[str]:
