@@ -3,6 +3,7 @@
 # make quick      for the loop at the desk: lint, then every block and op with few random examples
 # make test       lint, type check, tests
 # make lint       lint and type check alone
+# make docs       the site, in build/docs
 # make thorough   the tests with ten times the random examples, different in every run
 # make coverage   the tests, and which lines none of them runs
 # make blocks     which tests exercise which block and op
@@ -14,7 +15,7 @@ BIN := .venv/bin
 # A file that says which versions pip shall install, such as oldest.txt.
 CONSTRAINTS ?=
 
-.PHONY: demo quick test lint thorough coverage blocks clean help
+.PHONY: demo quick test lint docs thorough coverage blocks clean help
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -26,7 +27,7 @@ help:
 .venv/stamp: pyproject.toml
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) \
-		--editable '.[network,zoo,search,dev]'
+		--editable '.[network,zoo,search,docs,dev]'
 	touch $@
 
 oldest.txt: pyproject.toml
@@ -43,6 +44,9 @@ quick: .venv/stamp
 	$(BIN)/ruff check .
 	HYPOTHESIS_PROFILE=quick $(BIN)/python -m pytest \
 		-m 'not network and not slow and not synthesis and not verilator'
+
+docs: .venv/stamp
+	$(BIN)/python -m sphinx --builder html --nitpicky --fail-on-warning --keep-going docs build/docs
 
 test: lint
 	$(BIN)/python -m pytest --durations 20

@@ -173,7 +173,7 @@ class MemoryPorts:
     count : :class:`int`
         Ports, if there are as many blocks that use them.
     data_bits : :class:`int`
-        Width; see :class:`hwgen.offchip.layout.bus.AxiConfig`.
+        Width; see :class:`hwgen.offchip.bus.AxiConfig`.
     burst : :class:`int`
         Most words of a request.
     memory_latency : :class:`int`

@@ -67,7 +67,7 @@ def _named(name: str) -> str:
 
 
 def comment(lines: Sequence[str]) -> str:
-    """Lines as a comment of Verilog, each after ``// - ``: what follows is no directive then."""
+    """Lines as a comment of Verilog, each after ``// -``: what follows is no directive then."""
     return "".join(f"// - {_plain(line)}\n" for line in lines)
 
 

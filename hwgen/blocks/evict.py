@@ -62,7 +62,7 @@ class EvictionConfig(BlockConfig):
     Parameters
     ----------
     stream : :class:`StreamType`
-    axi : :class:`hwgen.offchip.layout.bus.AxiConfig`
+    axi : :class:`hwgen.offchip.bus.AxiConfig`
     burst : :class:`int`
         Words of a request, and of a slot of the ring; a power of two, at most 4096 bytes.
     memory_latency : :class:`int`

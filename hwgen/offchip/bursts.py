@@ -40,7 +40,7 @@ class Issuer(wiring.Component):
 
     Parameters
     ----------
-    axi : :class:`hwgen.offchip.layout.bus.AxiConfig`
+    axi : :class:`hwgen.offchip.bus.AxiConfig`
     clients : :class:`int`
     outstanding : :class:`int`
         Bursts in flight.
@@ -143,7 +143,7 @@ class Writer(wiring.Component):
 
     Parameters
     ----------
-    axi : :class:`hwgen.offchip.layout.bus.AxiConfig`
+    axi : :class:`hwgen.offchip.bus.AxiConfig`
     clients : :class:`int`
     outstanding : :class:`int`
         Bursts in flight.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from hwgen.netlist import Edge, Netlist
 from hwgen.report.layered import Box, layered
 
-__all__ = ["Node", "Pipework", "Stream", "pipework"]
+__all__ = ["Node", "Pipework", "Stream", "outline", "pipework"]
 
 LABEL = 23
 """Characters of a block's name that have room in its box."""
@@ -107,7 +107,7 @@ def pipework(netlist: Netlist, layers: Sequence[Mapping], interval: int) -> Pipe
             f"{key[0]} {name}", f"{stream.tensor}, {stream.lanes} lanes",
         ]))
     streams = [
-        Stream(_path(points), _stream_text(edge, known))
+        Stream(outline(points), _stream_text(edge, known))
         for edge, points in zip(netlist.edges, drawing.paths, strict=True)
     ]
     return Pipework(drawing.width, drawing.height, nodes, streams)
@@ -149,7 +149,7 @@ def _stream_text(edge: Edge, known: Mapping[str, Mapping]) -> list[str]:
     return [edge.name, f"{lanes} lanes, {depth:,} beats deep"]
 
 
-def _path(points: Sequence[tuple[float, float]]) -> str:
+def outline(points: Sequence[tuple[float, float]]) -> str:
     """Straight down where a line is vertical, else a curve with vertical ends."""
     x, y = points[0]
     parts = [f"M{x:.1f} {y:.1f}"]

@@ -95,8 +95,8 @@ def decompose(
     that several nodes share are replaced only where named.  New nodes have the layer's name with
     ``/1``, ``/2``, ... behind it (``/a1``, ``/b1``, ..., ``/sum`` with two branches), for precision
     files; the bias stays with the first branch's last one.  Integer factors
-    (:attr:`Decomposition.bits`) are marked as a file's own: they are used as they are, whatever the
-    precision, and equalisation leaves them alone.
+    (:attr:`~hwgen.models.compression.decomposition.Decomposition.bits`) are marked as a file's own:
+    they are used as they are, whatever the precision, and equalisation leaves them alone.
 
     Parameters
     ----------
