@@ -1,1 +1,1 @@
-"""Design-space exploration: totals of a design, and the searches over foldings."""
+"""Design-space exploration: searches for a network's design, and for networks."""

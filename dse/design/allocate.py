@@ -229,11 +229,12 @@ def allocate(
     for k in range(len(prices)):
         near[:, k, k] *= NEAR
     master.name(*near.reshape(-1, len(prices)))
-    cost = weights @ master.takes()
+    takes = master.takes()
+    cost = weights @ takes
     if latency:
         cycles = np.array([master.column(n).cycles for n in range(len(cost))])
         cost = cycles / interval + 1e-3 * cost
-    counts = _whole(master, cost)
+    counts = _whole(master, takes, cost)
     if counts is None:
         return None
     chosen: dict[str, Column] = {}
@@ -242,7 +243,7 @@ def allocate(
         names, column = left[master.ways[n].part], master.column(n)
         for _ in range(int(counts[n])):
             chosen[names.pop(0)] = column
-    return Allocation(chosen, master.takes() @ counts)
+    return Allocation(chosen, takes @ counts)
 
 
 def _name_all(master: _Master, weights: np.ndarray) -> np.ndarray:
@@ -269,11 +270,16 @@ def _name_all(master: _Master, weights: np.ndarray) -> np.ndarray:
     return prices
 
 
-def _whole(master: _Master, cost: np.ndarray) -> np.ndarray | None:
-    """How often each way is built, in whole numbers, with the least cost; None: nothing fits."""
+def _whole(master: _Master, takes: np.ndarray, cost: np.ndarray) -> np.ndarray | None:
+    """How often each way is built, in whole numbers, with the least cost; None: nothing fits.
+
+    Parameters
+    ----------
+    takes : amounts that the ways take, shape ``(resources, ways)``
+    cost : of each way, shape ``(ways,)``
+    """
     from scipy.optimize import Bounds, LinearConstraint, milp
 
-    takes = master.takes()
     with _silent():
         result = milp(
             cost / max(cost.max(), 1e-12), integrality=np.ones(takes.shape[1]),

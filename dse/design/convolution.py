@@ -185,19 +185,19 @@ class ConvTable:
     def column(self, way: Kept | Streaming) -> Column:
         """See :meth:`Table.column`."""
         if isinstance(way, Streaming):
-            # The queue's style is decided when the design was planned.
-            index, weights, window, _ = np.unravel_index(way.stream, self._ways.takes.shape[:-1])
+            # The style of the queue is decided once the design is planned.
+            index, first, second, _ = np.unravel_index(way.stream, self._ways.takes.shape[:-1])
             tile, resident = int(self._ways.tile[index]), int(self._ways.resident[index])
             k = self._ways.folding[index]
             # As slow as it may be, so that the stream of weights is even.
             folds = -(-self.work.op.cout // int(self._foldings.pe[k]))
             pace = self._interval // (self.work.windows * folds)
-            styles = STREAM_STYLES[weights], STREAM_STYLES[window]
-            buffer = Amounts(*self._ways.window[index, window].tolist())
+            weights, window = STREAM_STYLES[first], STREAM_STYLES[second]
+            buffer = Amounts(*self._ways.window[index, second].tolist())
         else:
             k = self._kept[way.folding]
             tile = resident = pace = 0
-            styles = STYLES[way.weights], STYLES[way.window]
+            weights, window = STYLES[way.weights], STYLES[way.window]
             memory = np.zeros(len(RESOURCES))
             memory[MEMORY] = self._foldings.window[:, way.window, k]
             buffer = Amounts(*memory.tolist())
@@ -210,7 +210,7 @@ class ConvTable:
             group_lanes=int(found.group_lanes[k]), pe=int(found.pe[k]), multiplier=multiplier,
             requantiser_multiplier="" if requantiser == multiplier else requantiser,
             shared=self.work.shared(multiplier) if dense else "activation",
-            weight_style=styles[0], window_style=styles[1], tile=tile, resident=resident,
+            weight_style=weights, window_style=window, tile=tile, resident=resident,
             fold_cycles=pace,
             sparse=None if dense else self._sparse[found.sparse[k]].sparse,
         )

@@ -17,7 +17,7 @@ from hwgen.design import EdgeName
 from hwgen.device.cost import Resources
 from hwgen.device.storage import BLOCK_BITS
 from hwgen.dse.design.allocate import Allocation
-from hwgen.dse.design.amounts import BANDWIDTH, RESOURCES, Amounts, vector
+from hwgen.dse.design.amounts import BANDWIDTH, LUT, RESOURCES, Amounts, vector
 from hwgen.dse.design.memories import memory, ways, window_memory
 from hwgen.dse.design.streaming import External, TileSizes
 from hwgen.dse.design.table import Column
@@ -31,7 +31,7 @@ QUEUE = "queue "
 """Before the names of edges, where queues are parts."""
 
 LARGE_LUTS = 300
-"""LUTs above which it is decided for each queue where it is."""
+"""LUTs of a queue in LUTs above which it is decided where the queue is."""
 
 LARGE_BITS = 6 * BLOCK_BITS
 """Bits above which a queue may be off chip."""
@@ -130,10 +130,10 @@ class Learned:
             for k, (stream, depth, style) in enumerate(zip(
                 config.outputs, config.queue_depths, config.queue_styles, strict=True
             )):
-                on_chip = ways(stream.width, depth, self.board)
-                if on_chip[0].takes.lut > LARGE_LUTS:
+                luts = memory(stream.width, depth, "distributed", self.board.family)[LUT]
+                if luts > LARGE_LUTS:
                     known = known + self._learn_queue(
-                        edges[name, k], stream, depth, style, on_chip, built, offered)
+                        edges[name, k], stream, depth, style, built, offered)
         self.missing = vector(built.need) - known
         if external is not None:
             streams = (*built.netlist.inputs.values(), *built.netlist.outputs.values())
@@ -160,18 +160,17 @@ class Learned:
         more = depth - ordered
         if more * stream.width < LARGE_BITS:
             return np.zeros(len(RESOURCES))
-        on_chip = ways(stream.width, more, self.board)
-        return self._learn_queue(edge, stream, more, style, on_chip, built, offered)
+        return self._learn_queue(edge, stream, more, style, built, offered)
 
     def _learn_queue(
-        self, edge: Edge, stream: StreamType, depth: int, style: str, on_chip: list[Column],
-        built: Built, offered: External | None,
+        self, edge: Edge, stream: StreamType, depth: int, style: str, built: Built,
+        offered: External | None,
     ) -> np.ndarray:
         """Take up a queue, for which it is decided where it is; returns the amounts it takes."""
         off_chip: list[Column] = []
         if offered is not None and depth * stream.width >= LARGE_BITS:
             off_chip = self._eviction(edge, stream, depth, built, offered)
-        self.queues[_use(edge)] = Queue(on_chip, off_chip)
+        self.queues[_use(edge)] = Queue(ways(stream.width, depth, self.board), off_chip)
         return memory(stream.width, depth, style, self.board.family)
 
     def _eviction(

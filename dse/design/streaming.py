@@ -1,4 +1,8 @@
-"""Convolutions whose weights are in off-chip memory: what tiles and residents cost and save."""
+"""Convolutions whose weights are in off-chip memory: what it takes to stream the weights.
+
+A *tile* of output rows is computed fold by fold, so that weights are fetched once a tile; some of
+the folds may be *resident*, which is to stay on the chip.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +31,13 @@ STREAM_STYLES = ("", "ultra")
 UltraRAMs."""
 
 READ_AHEAD = 32
-"""Cycles that a fold of weights takes beside those of the memory, more or less."""
+"""Cycles from the request of a fold of weights to its use beside those of the memory, about."""
 
 LEAST_FOLDS = 3
 """Folds below which nothing is gained."""
 
 RESIDENT = (0.0, 0.35, 0.7)
-"""Shares of the folds that stay on chip, at least; they fill the memory that is there anyway."""
+"""Least shares of the folds that stay on chip; as many more do as the memory has room for."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,8 @@ class External:
 
     Members
     -------
-    ports : how it is reached
-    bytes_per_cycle : what it moves in practice
+    ports : ports through which it is reached
+    bytes_per_cycle : bytes that it moves in practice
     """
 
     ports: MemoryPorts
@@ -51,7 +55,7 @@ class External:
 
     @classmethod
     def of_board(cls, board: Board, clock_mhz: float) -> External | None:
-        """That of a board, if it has any."""
+        """The fastest memory of a board; None: it has none."""
         if not board.memory:
             return None
         main = max(board.memory, key=lambda memory: memory.total_gbps)
@@ -67,8 +71,10 @@ class External:
 
     @property
     def narrower(self) -> External | None:
-        """With half as wide ports, which are slower, but what is behind them has smaller memories;
-        None: there are none."""
+        """The same memory with ports half as wide; None: there are none.
+
+        They are slower, but what is behind them takes fewer memories.
+        """
         bits = self.ports.data_bits // 2
         return self._with_bits(bits) if bits >= 32 else None
 

@@ -1,7 +1,7 @@
 """Lanes and pixels a beat: the fewest with which every stream carries a frame in an interval.
 
-Tensors at blocks that keep lanes and pixels form a class and are decided together; convolutions
-lie between classes.
+A block that keeps lanes and pixels has the same of both in all its streams, so their tensors form a
+class, which is decided as a whole.  Convolutions lie between classes.
 """
 
 from __future__ import annotations
@@ -80,12 +80,12 @@ class StreamClass:
         self.elements = max(self.elements, type.size)
 
     def lanes(self, interval: int, pixels: int) -> int | None:
-        """Fewest lanes that carry a frame in an interval; None: all of them are too few."""
+        """Fewest lanes that carry a frame in an interval; None: all are too few."""
         least = -(-self.elements // (interval * pixels))
         return next((n for n in self._divisors if n >= least), None)
 
     def pixels(self, interval: int) -> int | None:
-        """Fewest pixels a beat with which there are such lanes."""
+        """Fewest pixels a beat with which some lanes carry a frame in an interval; None: none."""
         for pixels in range(1, (1 if self.single else MOST_PIXELS) + 1):
             if self.extent % pixels == 0 and self.lanes(interval, pixels) is not None:
                 return pixels
@@ -145,7 +145,7 @@ class Streams:
         Parameters
         ----------
         interval : cycles a frame
-        pairs : depthwise convolutions compute pixels in pairs, which share multipliers
+        pairs : whether depthwise convolutions compute pixels in pairs, which share multipliers
         """
         pixels: dict[int, int] = {}
         for each in self.classes.values():
@@ -168,7 +168,7 @@ class Streams:
         return Beats(lanes, {name: pixels[id(each)] for name, each in self.of.items()})
 
     def _pair(self, node: Node, pixels: dict[int, int]) -> None:
-        """Let a convolution compute pixels in pairs, if all that touch its output can do so."""
+        """Let a convolution compute pixels in pairs, if all nodes at its output can take them."""
         each = self.of[node.name]
         if each.single or each.extent % 2 or pixels[id(each)] > 1:
             return
@@ -179,7 +179,7 @@ class Streams:
             pixels[id(each)] = 1
 
     def _fits(self, node: Node, pixels: dict[int, int]) -> bool:
-        """Whether a convolution's window can take and send so many pixels a beat."""
+        """Whether a node can take and send so many pixels a beat; others than convolutions can."""
         before = pixels[id(self.of[node.inputs[0]])]
         after = pixels[id(self.of[node.name])]
         if not isinstance(node.op, Conv) or before == after == 1:

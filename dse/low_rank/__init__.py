@@ -1,1 +1,1 @@
-"""Searches over low-rank decompositions, all on the real timing and resource models."""
+"""Searches over low-rank decompositions; hardware is designed for what they choose."""

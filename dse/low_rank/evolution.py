@@ -2,11 +2,11 @@
 
 After Yu and Bouganis, "Mixed-TD: Efficient Neural Network Accelerator with Layer-Specific Tensor
 Decomposition", 2023: every layer stays, or becomes an SVD scheme or a CPD, with a rank that is rich
-in factors, for foldings; evolution chooses, and asks a predictor of throughput that was learned
-from designs, as to design hardware for every candidate would take too long.  Here the predictors
-learn all the time: of throughput and of accuracy, they are fitted to what was judged; evolution
-finds what none beats by their word; of that the few choices that promise most are judged, tuned and
-designed as they are; and so on.
+in factors, because that can be folded in many ways.  Evolution chooses, and asks a predictor of
+throughput that was learned from designs, because it would take too long to design hardware for
+every candidate.  Here two predictors, of throughput and of accuracy, learn all the time.  They are
+fitted to what was judged; evolution finds the choices that none beats by their word; the few of
+these that promise most are tuned, designed and judged; and the predictors are fitted again.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ __all__ = ["Loss", "Space", "Work", "evolve", "stage_work"]
 STARTS = 0.5, 0.3, 0.7, 0.2, 0.4
 """Shares of the products that are left in what is judged first."""
 PRIOR = 0.05
-"""What a guess counts against judged points in a fit: their error's share, squared."""
+"""How much the squared distance to a guess counts in a fit, against squared relative errors."""
 POWERS = 1.0, 1.5, 2.0, 3.0
-"""How accuracy may be lost with the outputs' error."""
+"""Powers of the outputs' error with which accuracy may be lost."""
 
 Genome = tuple[int, ...]
 """Which of its ways each layer takes."""
@@ -51,15 +51,15 @@ def evolve(
 
     Parameters
     ----------
-    judge : of choices; what its file knows is not judged again, so that a search which was
+    judge : judges choices; what its file knows is not judged again, so that a search which was
         interrupted goes on when it is called again with the same arguments
-    offered : what layers may become; default all :func:`hwgen.dse.low_rank.ways.ways`
-        A layer may always stay; what would make it larger is left out.
-    trials : choices that are judged, with those that the file knows, without the network as it is
-    population, generations : of each evolution, which asks the models only
+    offered : what layers may become; default all :func:`hwgen.dse.low_rank.ways.ways`.  A layer
+        may always stay, and what would make it larger is left out.
+    trials : choices that are judged beside the network as it is, with those that the file knows
+    population, generations : size and length of each evolution, which asks only the models
     batch : choices that are judged before the models learn again
-    loss : of accuracy, up to which choices are of interest
-    sensitivity : what a layer's relative squared error counts at first; default
+    loss : loss of accuracy up to which choices are of interest
+    sensitivity : how much a layer's relative squared error counts at first; default
         :func:`hwgen.dse.low_rank.ranks.measured`
     seed : same seed, same search
     progress : called with what was judged
@@ -101,7 +101,13 @@ def evolve(
 
 
 def _judged(judge: Judge[Problem], space: Space, genome: Genome) -> tuple[Point | None, str]:
-    """A choice's point, and what to say about it; None: it cannot be built."""
+    """Judge a choice.
+
+    Returns
+    -------
+    point, said
+        What to say about it in a line.  Without a point, it cannot be built.
+    """
     choice = space.choice(genome)
     name = f"failed {judge.problem.key(choice)}"
     if name not in judge.journal.entries:
@@ -119,14 +125,15 @@ def _judged(judge: Judge[Problem], space: Space, genome: Genome) -> tuple[Point 
 
 @dataclass(frozen=True, eq=False)
 class Space:
-    """What layers may become, with what the models go by.
+    """What layers may become, and what the models predict from.
 
     Members
     -------
-    ways : of each layer, the cheapest first; last, the layer itself
-    work : of each layer's ways, see :func:`stage_work`, shape ``(ways, 4)``
-    lost : by each layer's ways, of the outputs, as its sensitivity has it, shape ``(ways,)``
-    fixed : work of the layers that have no choice
+    ways : the ways of each layer, the cheapest first; last, the layer itself
+    work : for each layer the work of its ways, see :func:`stage_work`, shape ``(ways, 4)``
+    lost : for each layer how much its ways change the outputs, by its sensitivity, shape
+        ``(ways,)``
+    fixed : work of the layers that have no choice, shape ``(4,)``
     """
 
     ways: Mapping[str, Sequence[Way]]
@@ -181,7 +188,7 @@ class Space:
         return math.prod(map(len, self.ways.values()))
 
     def choice(self, genome: Genome) -> dict[str, Decomposition]:
-        """What a genome stands for."""
+        """The choice that a genome stands for."""
         found = {}
         for (name, some), at in zip(self.ways.items(), genome, strict=True):
             if (decomposition := some[at].decomposition) is not None:
@@ -189,16 +196,19 @@ class Space:
         return found
 
     def work_of(self, people: np.ndarray) -> np.ndarray:
-        """Work of the whole network, ``(genomes, 4)``."""
+        """Work of the whole network, shape ``(genomes, 4)``."""
         return self.fixed + sum(table[people[:, k]] for k, table in enumerate(self.work))
 
     def lost_of(self, people: np.ndarray) -> np.ndarray:
-        """What the outputs lose by each layer, ``(genomes, layers)``."""
+        """How much each layer changes the outputs, shape ``(genomes, layers)``."""
         return np.stack([table[people[:, k]] for k, table in enumerate(self.lost)], 1)
 
     def starts(self, count: int, random: np.random.Generator) -> np.ndarray:
-        """Genomes to begin with, not the whole: what loses least with some shares of the products,
-        if the sensitivities are right; then others at random around these."""
+        """Genomes to begin with, none of them the network as it is.
+
+        The first are those that lose least with some shares of the products, if the sensitivities
+        are right; others are drawn at random around these.
+        """
         options = {
             name: [Option(way.decomposition, way.cost.macs, error)
                    for way, error in zip(some, lost.tolist(), strict=True)]
@@ -225,8 +235,9 @@ def stage_work(layer: Layer, decomposition: Decomposition | None = None) -> np.n
 
     Returns
     -------
-    products in layers without groups, products in layers with groups, values that are made,
-    layers in a row
+    work
+        Shape ``(4,)``: products in layers without groups, products in layers with groups, values
+        that are made, layers in a row.
     """
     if decomposition is None:
         size = math.prod(layer.outputs)
@@ -243,18 +254,18 @@ def stage_work(layer: Layer, decomposition: Decomposition | None = None) -> np.n
 class Work:
     """Predicts cycles times DSPs from what there is to do.
 
-    It learns what a product counts, one in a layer with groups, a value and a layer: 0 or more,
-    with the least relative error.  The guess is two products a DSP and cycle, or one with groups.
-    These are so few numbers that a handful of designs teaches them.
+    It learns what a product costs, a product in a layer with groups, a value and a layer: 0 or
+    more, with the least relative error.  The guess is that a DSP makes two products a cycle, or
+    one in a layer with groups.  These are so few numbers that a handful of designs teaches them.
 
     Parameters
     ----------
-    work : of the points, ``(points, 4)``; first, of the network as it is
-    cost : cycles times DSPs of the points, ``(points,)``
+    work : work of the points, shape ``(points, 4)``; the first is the network as it is
+    cost : cycles times DSPs of the points, shape ``(points,)``
 
     Members
     -------
-    price : of each kind of work
+    price : cycles times DSPs of a unit of each kind of work, shape ``(4,)``
     """
 
     def __init__(self, work: np.ndarray, cost: np.ndarray) -> None:
@@ -270,20 +281,21 @@ class Work:
 
 
 class Loss:
-    """Predicts how much accuracy is lost, from what the outputs lose by each layer.
+    """Predicts how much accuracy is lost, from how much each layer changes the outputs.
 
-    Accuracy is lost with a power of the sum over the layers; how much each counts is learned, from
-    a guess that all count alike.
+    Accuracy is lost with a power of the sum over the layers.  How much each of them counts is
+    learned, from a guess that all count alike.
 
     Parameters
     ----------
-    lost : of the points, ``(points, layers)``
-    loss : of accuracy, of the points, ``(points,)``
-    scale : a loss that is worth to be known
+    lost : how much layers change the outputs, shape ``(points, layers)``
+    loss : loss of accuracy of the points, shape ``(points,)``
+    scale : a loss that is worth knowing
 
     Members
     -------
-    power, price : of the sum, and of each layer
+    power : of the sum
+    price : how much each layer counts, shape ``(layers,)``
     """
 
     def __init__(self, lost: np.ndarray, loss: np.ndarray, scale: float) -> None:
@@ -333,8 +345,14 @@ class _Models:
         self.points = self._scaled(losses, costs)
 
     def __call__(self, people: np.ndarray) -> np.ndarray:
-        """What genomes will be, ``(genomes, 2)``: loss, 1 the largest of interest; and the
-        logarithm of cycles times DSPs against those of the network as it is."""
+        """Predict what genomes will be.
+
+        Returns
+        -------
+        values
+            Shape ``(genomes, 2)``: the loss, which is 1 for the largest of interest, and the
+            logarithm of cycles times DSPs against those of the network as it is.
+        """
         return self._scaled(self.loss(self.space.lost_of(people)),
                             self.cost(self.space.work_of(people)))
 
@@ -349,7 +367,7 @@ def _evolution(
     space: Space, models: _Models, people: np.ndarray, population: int, generations: int,
     random: np.random.Generator,
 ) -> np.ndarray:
-    """What survives, by the word of the models: NSGA-II (Deb et al., 2002)."""
+    """The genomes that survive by the word of the models: NSGA-II (Deb et al., 2002)."""
     sizes = np.array([len(some) for some in space.ways.values()])
     people = np.unique(np.vstack([
         people, space.whole, random.integers(0, sizes, (population, len(sizes)))]), axis=0)
@@ -372,9 +390,10 @@ def _evolution(
 
 
 def _worth(values: np.ndarray) -> np.ndarray:
-    """Places of points, the best 0: by how many fronts are before theirs, then lonely ones first.
+    """The places of points in order, the best at 0.
 
-    Of losses beyond what is of interest, little ones come first whatever they cost.
+    Points of an earlier front come first; within a front, those that are far from their neighbours.
+    Of losses beyond what is of interest, small ones come first whatever they cost.
     """
     beyond = values[:, 0] > 1
     values = np.where(beyond[:, None], values[:, :1] * [1, 0] + [0, 1e3], values)
@@ -404,8 +423,11 @@ def _promising(
     space: Space, models: _Models, people: np.ndarray, known: Mapping[Genome, Point | None],
     count: int, random: np.random.Generator,
 ) -> list[Genome]:
-    """Genomes to judge: one by one, what adds most to the area that known points beat; then, if
-    nothing would add to it, neighbours of what is best."""
+    """Genomes to judge.
+
+    One by one, each is the one that adds most to the area that known points beat.  If none would
+    add to it, they are neighbours of the best.
+    """
     new = [genome for genome in map(tuple, people.tolist()) if genome not in known]
     values = models(np.array(new)) if new else np.zeros((0, 2))
     beaten, chosen = models.points, []
@@ -426,7 +448,7 @@ def _promising(
 
 
 def _area(values: np.ndarray) -> float:
-    """Of losses up to 1 and costs below 0, how much points beat."""
+    """The area of losses up to 1 and costs below 0 that points beat."""
     area, low = 0.0, 0.0
     for loss, cost in values[np.lexsort((values[:, 1], values[:, 0]))].tolist():
         if loss < 1 and cost < low:

@@ -45,16 +45,16 @@ class Problem:
     ----------
     network : float
     frames : float inputs without labels: for calibration, sensitivities and distillation
-    accuracy : share, 0..1, that an integer graph gets right on a validation set
-        Or any other measure for which more is better.
+    accuracy : share, 0..1, that an integer graph gets right on a validation set; or any other
+        measure of which more is better
     hardware : cycles and DSPs of an integer graph; see :func:`designed`
-    precision : of weights and activations that are not decomposed into integers; or text, see
+    precision : bits of activations, and of weights that are not integers already; text is read by
         :meth:`hwgen.models.quantisation.precision.Precision.parse`
-    steps : of distillation (:func:`hwgen.models.training.tuning.distil`) of each network that
-        is judged; 0: none
-    rate, batch : of the distillation
-    tuned : instead of that distillation: what becomes of a float network that was decomposed
-    corrected : biases make up for the rounding of weights
+    steps : steps that each network is distilled for
+        (:func:`hwgen.models.training.tuning.distil`); 0: it is not
+    rate, batch : learning rate and batch of the distillation
+    tuned : takes a decomposed float network and returns a better one, instead of the distillation
+    corrected : whether biases make up for the rounding of weights
     """
 
     network: Network

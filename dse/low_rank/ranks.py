@@ -1,4 +1,4 @@
-"""Ranks and bits under limits of time: the search of ITERA-LLM.
+"""Ranks and bits of least error under limits of time: the search of ITERA-LLM.
 
 After Zheng, Huang, Yu and Bouganis, "ITERA-LLM: Boosting Sub-8-Bit Large Language Model Inference
 via Iterative Tensor Decomposition", 2025, section IV: every layer has options with a cost and an
@@ -36,7 +36,7 @@ def fit(
     sensitivity: Mapping[str, float] | None = None, multiplier: str = "dsp48e2",
     progress: Callable[[str], None] = lambda _: None,
 ) -> Front:
-    """The least error within each limit of the interval, with its hardware.
+    """The choices of least error within each limit of the interval, with their hardware.
 
     Parameters
     ----------
@@ -44,10 +44,10 @@ def fit(
     offered : what layers may become; default all :func:`hwgen.dse.low_rank.ways.ways` of SVD
         schemes
     limits : intervals, as shares of that of the network as it is
-    corrections : times that the budget is corrected for the hardware that it gave; more often
-        only as long as no hardware is within the limit
-    sensitivity : what a layer's relative squared error counts; default :func:`measured`
-    multiplier : of the device, of :data:`hwgen.device.multiplier.MULTIPLIERS`
+    corrections : times that the budget is corrected for the hardware that it gave; it goes on only
+        as long as no hardware is within the limit
+    sensitivity : how much a layer's relative squared error counts; default :func:`measured`
+    multiplier : the device's, one of :data:`hwgen.device.multiplier.MULTIPLIERS`
     progress : called with what was found
 
     Raises
@@ -84,7 +84,11 @@ def fit(
 
 
 def measured(judge: Judge[Problem], offered: Mapping[str, Sequence[Way]]) -> dict[str, float]:
-    """How much of each layer's error reaches the network's outputs, with a middling way."""
+    """How much of each layer's error reaches the network's outputs.
+
+    Each layer is tried with the middle one of its ways, see
+    :func:`hwgen.models.compression.allocate.sensitivities`.
+    """
     def made() -> dict[str, float]:
         trials = {}
         for name, some in offered.items():
@@ -96,13 +100,13 @@ def measured(judge: Judge[Problem], offered: Mapping[str, Sequence[Way]]) -> dic
 
 
 def busy(layer: Layer, way: Way, problem: Problem, multiplier: str = "dsp48e2") -> int:
-    """DSPs that a layer keeps busy for a cycle, each frame, times 1,000.
+    """Cycles times DSPs that a layer takes a frame, times 1,000.
 
     Parameters
     ----------
-    layer, way : what becomes of the layer
-    problem : its precision is that of weights that are not integers, and of activations
-    multiplier : of the device
+    layer, way : the layer and what becomes of it
+    problem : has the bits of activations, and of weights that are not integers
+    multiplier : the device's
     """
     precision = problem.bits
     if way.decomposition is None:

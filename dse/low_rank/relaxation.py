@@ -1,10 +1,10 @@
 """Schemes, groups and ranks chosen by gradient: the search of SVD-NAS.
 
 After Yu and Bouganis, "SVD-NAS: Coupling Low-Rank Approximation and Neural Architecture Search",
-2023: of each layer all its decompositions are there at once, weighted by probabilities that descend
-the sum of a loss of accuracy and of hardware.  The first is how far features and outputs are from
-those of the network as it was, so a few frames without labels will do.  The second is here what
-foldings need: the DSPs with which a layer keeps up with the interval that is asked for.
+2023: all decompositions of a layer are there at once, weighted by probabilities that descend the
+sum of two losses, of accuracy and of hardware.  The first is how far features and outputs are from
+those of the network as it was, so a few frames without labels will do.  The second is here the
+number of DSPs with which the foldings of a layer keep up with the interval that is asked for.
 
 All decompositions of a layer amount to weights of one shape, and those of lower rank are the first
 terms of those of higher rank.  So the relaxed layer is the layer itself, with weights whose terms
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 
 import numpy as np
@@ -56,22 +56,22 @@ from hwgen.models.training.tuning import imitation
 __all__ = ["needed", "relax", "synthetic"]
 
 TEMPERATURES = 1.0, 0.2
-"""Of the draws, at the first and the last step."""
+"""Temperatures of the draws, at the first and the last step."""
 PRICE, FIRMNESS, STIFFNESS = 1.0, 0.05, 2.0
-"""Of the logarithm of what is needed beyond the budget: the multiplier that it starts with, how
-fast that grows, and the penalty of its square."""
+"""How the logarithm of what is needed beyond the budget counts: the multiplier that it starts with,
+how fast that grows, and the penalty of its square."""
 SLACK = 1.1
-"""Ways are looked at if none that needs less loses less weight by as much."""
+"""A way is looked at if its error is at most so many times that of any way that needs less."""
 SAMPLES = 32
 """Frames that choices are compared on."""
 MISSED = 0.98, 1.04
-"""What becomes of the room, and of what its ways need, when a choice turned out to be slower."""
+"""Factors of the room, and of what the ways of a choice need, when it turned out to be slower."""
 LOOKS = 24
-"""Hardware designed for a budget, at most."""
+"""Choices that hardware is designed for, at most, for each budget."""
 ROUNDS = 3
-"""Of the repair."""
+"""Rounds of the repair."""
 MOST = 4096
-"""Ranks that are offered of a scheme."""
+"""Most ranks that are offered of a scheme."""
 
 Ways = Mapping[str, Sequence[Decomposition | None]]
 """What each layer may become; None: it stays."""
@@ -83,20 +83,20 @@ def relax(
     tries: int = 2, multiplier: str = "dsp48e2", seed: int = 0,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Front:
-    """The best that is found for each budget, and its hardware.
+    """The best choices that are found for each budget, with their hardware.
 
     A search that was stopped goes on where it was, if the judge has a file.
 
     Parameters
     ----------
-    judge : of choices; what its file knows is not judged again
+    judge : judges choices; what its file knows is not judged again
     offered : what layers may become, by SVD schemes with real factors; default all ranks of all
         these schemes in 1, 2 and 4 groups
     budgets : intervals, as shares of that of the network as it is; each is held
-    steps, rate : of a descent; rate of the logits
+    steps, rate : steps of a descent, and learning rate of the logits
     tries : choices that are judged for a budget
-    multiplier : of the device, of :data:`hwgen.device.multiplier.MULTIPLIERS`
-    seed : of the draws
+    multiplier : the device's, one of :data:`hwgen.device.multiplier.MULTIPLIERS`
+    seed : seed of the draws
     progress : called with what was found
 
     Raises
@@ -152,7 +152,13 @@ class _Search:
         self._lost: dict[tuple[int, ...], float] = {}
 
     def within(self, limit: float, steps: int, rate: float, tries: int) -> list[Choice]:
-        """What keeps within an interval, the nearest to the network as it was first."""
+        """Choices that keep within an interval, first the nearest to the network as it was.
+
+        Raises
+        ------
+        :exc:`HwgenError`
+            If none was found.
+        """
         known = self.problem.layers
         needs = {name: np.array([self._needed(name, choice, limit) for choice in some])
                  for name, some in self.offered.items()}
@@ -220,7 +226,7 @@ class _Search:
         self, descended: Mapping[str, np.ndarray], needs: Mapping[str, np.ndarray],
         useful: Mapping[str, np.ndarray], room: float,
     ) -> dict[tuple[int, ...], float]:
-        """Choices that fit, and what they lose.
+        """Choices that fit, as indices of the layers' ways, and what they lose.
 
         The first is the likeliest that fits; then each layer's ways are tried, all others being as
         they are, and the best that fits if their losses add up is the next.
@@ -260,7 +266,7 @@ class _Search:
 
 
 class _Relaxed:
-    """A network some of whose layers are all their ways at once.
+    """A network with layers that are all their ways at once.
 
     Parameters
     ----------
@@ -287,12 +293,12 @@ class _Relaxed:
     def run(
         self, probabilities: Mapping[str, Tensor], useful: Mapping[str, np.ndarray]
     ) -> Callable[..., dict[str, Tensor]]:
-        """A function like :class:`TorchNetwork`, of the network with ways by their probabilities.
+        """The network with ways by their probabilities, called like :class:`TorchNetwork`.
 
         Parameters
         ----------
-        probabilities : of each layer's ways
-        useful : which of those that are offered they are
+        probabilities : for each layer, of some of its ways
+        useful : for each layer, the indices of these ways among those that are offered
         """
         weights = {}
         for name, chances in probabilities.items():
@@ -310,7 +316,7 @@ class _Relaxed:
         return whole
 
     def errors(self, name: str) -> np.ndarray:
-        """What ways lose of a layer's weights: squared Frobenius norm, relative to theirs."""
+        """The squared error of a layer's weights with each way, relative to their squared norm."""
         stays = self._stays[name]
         total = self._weights[name].square().sum() + 1e-30
         kept = stays * total
@@ -324,17 +330,17 @@ def needed(
     problem: Problem, layer: Layer, choice: Decomposition | None, interval: float,
     multiplier: str = "dsp48e2",
 ) -> float:
-    """DSPs of the foldings with which what becomes of a layer keeps up; infinite: it cannot.
+    """DSPs with which what becomes of a layer keeps up with an interval; infinite: it cannot.
 
     Each layer in a row has the cheapest folding that is fast enough, with a requantiser for each
     result that leaves in a cycle.  Queues and lanes of the streams between them are left out.
 
     Parameters
     ----------
-    problem : gives the bits of weights and activations
-    layer, choice : what becomes of it; None: it stays
+    problem : has the bits of weights and activations
+    layer, choice : the layer and what becomes of it; None: it stays
     interval : cycles a frame
-    multiplier : of the device
+    multiplier : the device's
     """
     bits, wide = problem.bits.weights(layer.name), problem.bits.activations(layer.name)
     products = Packing.densest(multiplier, wide, bits, (1 << (bits - 1)) - 1).products
@@ -348,22 +354,23 @@ def synthetic(
     network: Network, count: int, *, mean: float = 0.0, deviation: float = 1.0,
     limits: tuple[float, float] | None = None, seed: int = 0,
 ) -> list[Feed]:
-    """Frames where there are none: noise at all scales, as pictures have it.
+    """Make frames where there are none, of noise at all scales, because pictures have that.
 
     Nothing is known of what the network was trained on but the usual statistics of its inputs, so
     expect less of them than of even a few real frames.
 
     Parameters
     ----------
-    network : whose inputs are wanted
+    network : the network that takes the frames
     count : number of frames
-    mean, deviation : of the values
+    mean, deviation : of the values, the mean and the standard deviation
     limits : least and greatest value
+    seed : same seed, same frames
 
     Raises
     ------
     :exc:`HwgenError`
-        If there is no frame to be made.
+        If the number is below 1.
     """
     if count < 1:
         raise HwgenError(f"There must be 1 or more frames, not {count!r}")
@@ -387,7 +394,13 @@ def synthetic(
 
 
 def _constant(network: Network, name: str) -> tuple[str, bool]:
-    """The constant that has a layer's weights, and whether that is their transpose."""
+    """Find a layer's weights.
+
+    Returns
+    -------
+    constant, transposed
+        The constant's name, and whether it is the transpose of the weights.
+    """
     node = find(network, name)
     constant = node.input[1]
     if sum(list(other.input).count(constant) for other in network.nodes) > 1:
@@ -396,9 +409,17 @@ def _constant(network: Network, name: str) -> tuple[str, bool]:
     return constant, node.op_type != "Conv" and not attributes(node).get("transB")
 
 
-def _families(layer: Layer, some: Sequence[Decomposition | None]):
-    """Scheme, left and right factors of the highest rank, and which terms each way has; for all
-    that differ but in rank."""
+def _families(
+    layer: Layer, some: Sequence[Decomposition | None]
+) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
+    """Families of ways that differ only in their rank.
+
+    Yields
+    ------
+    scheme, left, right, masks
+        The factors are those of the highest rank; masks say which terms each way has, shape
+        ``(ways, terms)``.
+    """
     members: dict[tuple[str, int], list[int]] = {}
     for k, choice in enumerate(some):
         if choice is None:
@@ -420,7 +441,7 @@ def _families(layer: Layer, some: Sequence[Decomposition | None]):
 
 
 def _folded(matrices: Tensor, scheme: str, shape: tuple[int, ...]) -> Tensor:
-    """What :func:`hwgen.models.compression.lowrank.unfold` made matrices of."""
+    """The weights that :func:`hwgen.models.compression.lowrank.unfold` made matrices of."""
     cout, cin, *kernel = shape
     groups = len(matrices)
     if scheme == "svd_first":
@@ -436,7 +457,7 @@ def _folded(matrices: Tensor, scheme: str, shape: tuple[int, ...]) -> Tensor:
 def _foldings(
     shape: tuple[int, ...], groups: int, windows: int, products: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cycles and DSPs of the foldings of a convolution that none beats, the slowest first."""
+    """Cycles and DSPs of the foldings of a convolution that no other beats, the slowest first."""
     cout, cin, taps = shape[0] // groups, shape[1], math.prod(shape[2:])
     lanes, tap, pe = (a.ravel() for a in np.meshgrid(
         *(fold_choices(n) for n in (cin, taps, cout)), indexing="ij"))
@@ -460,8 +481,11 @@ def _least(
 def _useful(
     some: Sequence[Decomposition | None], needs: np.ndarray, errors: np.ndarray
 ) -> np.ndarray:
-    """The ways to look at: the best of its scheme and groups for what it needs, and hardly worse
-    than any other."""
+    """Indices of the ways to look at.
+
+    Each is the best of its scheme and groups for the DSPs that it needs, and hardly worse than any
+    other way that needs no more.
+    """
     lowest: dict[tuple, float] = {}
     kept = []
     for k in np.lexsort((errors, needs)):
@@ -477,7 +501,7 @@ def _useful(
 def _knapsack(
     scores: Sequence[np.ndarray], needs: Sequence[np.ndarray], room: float
 ) -> tuple[int, ...]:
-    """One of each, with the least sum of scores among those whose needs have room together."""
+    """Choose one of each so that the scores' sum is least and the needs' sum is within the room."""
     states: list[tuple[float, float, tuple[int, ...]]] = [(0.0, 0.0, ())]
     rest = [sum(min(need) for need in needs[k + 1 :]) for k in range(len(needs))]
     for score, need, later in zip(scores, needs, rest, strict=True):

@@ -38,16 +38,16 @@ def ways(
     groups: Sequence[int] = (1,), ranks: int = 8, bits: Sequence[int | None] = (None,),
     budget: str = "macs",
 ) -> list[Way]:
-    """What a layer may become so that it is smaller, the cheapest first; last, the layer itself.
+    """All that makes a layer smaller, the cheapest first; last, the layer itself.
 
     Parameters
     ----------
-    layer : to decompose
-    schemes, groups : to try with each other; what the layer's shape does not allow gives nothing
-    ranks : how many of each, at most: such as are rich in factors (:func:`rich_ranks`), for
-        foldings, and evenly far from each other in cost
-    bits : of integer factors, for SVD schemes; None: real ones
-    budget : by which they are in order, ``macs`` or ``parameters``
+    layer : what is to be decomposed
+    schemes, groups : tried with each other; what the layer's shape does not allow gives nothing
+    ranks : most ranks of each; they are evenly spaced and rich in factors (:func:`rich_ranks`), for
+        those can be folded in many ways
+    bits : bits of integer factors, for SVD schemes; None: factors are real
+    budget : the cost by which ways are in order, ``macs`` or ``parameters``
 
     Raises
     ------
@@ -70,8 +70,10 @@ def ways(
 
 
 def rich_ranks(most: int, count: int) -> list[int]:
-    """Up to ``count`` ranks of at most ``most``, evenly spaced, each the one nearby with most
-    divisors: those can be folded in most ways."""
+    """Up to ``count`` ranks of at most ``most``, evenly spaced.
+
+    Each is the one nearby that has the most divisors, because it can be folded in the most ways.
+    """
     if most < 1:
         return []
     wanted = np.unique(np.rint(np.linspace(0, most, count + 1)[1:]).astype(int))

@@ -1,7 +1,7 @@
-"""A sparse layer's time, from a sample of its windows, whichever the folding.
+"""The time that a sparse layer takes, for any folding, from a sample of its windows.
 
-The sample is kept bit by bit and in order: what a folding takes is computed from it, for any
-division of streams among multipliers and any depth of the queues.
+The sample is kept bit by bit and in order, so that the cycles of a folding can be computed from it
+for any division of streams among multipliers and any depth of the queues.
 """
 
 from __future__ import annotations
@@ -64,11 +64,11 @@ class Layer:
     -------
     name : of its node
     op, tensor : the convolution, and the type of its input
-    density : share of the activations that are not zero, by tap and channel, ``(taps, channels)``;
-        over all windows, padding included
-    sample : which activations of some windows are not zero, ``(taps, channels, samples)``: runs
-        of consecutive windows, one run after the other
-    places : number of each of these windows, counted through all frames
+    density : share of the activations that are not zero over all windows, padding included, shape
+        ``(taps, channels)``
+    sample : which activations of some windows are not zero, shape ``(taps, channels, samples)``:
+        runs of consecutive windows, one run after the other
+    places : numbers of these windows, counted through all frames, shape ``(samples,)``
     """
 
     name: str
@@ -100,7 +100,7 @@ class Layer:
         return self.places // self.windows
 
     def remember(self, key: tuple, make: Callable[[], Any]) -> Any:
-        """What is made once for a key, and kept as long as the layer."""
+        """The value of a key, which is made once and kept as long as the layer."""
         if key not in self._found:
             self._found[key] = make()
         return self._found[key]
@@ -108,7 +108,7 @@ class Layer:
     # What the papers plot
 
     def histogram(self, channel_lanes: int, tap_lanes: int) -> np.ndarray:
-        """Beats with 0, 1, … N activations that are not zero, for N = channel times tap lanes."""
+        """Count beats by their activations that are not zero: 0, 1, … channel times tap lanes."""
         counts = [part.sum(1, dtype=np.int64).ravel()
                   for part in self._beats(channel_lanes, tap_lanes)]
         return np.bincount(np.concatenate(counts), minlength=channel_lanes * tap_lanes + 1)
@@ -130,7 +130,8 @@ class Layer:
                                for run in runs])
 
     def correlation(self, channel_lanes: int, tap_lanes: int) -> np.ndarray:
-        """Correlation of the streams with each other, ``(N, N)``; 0 with one that is constant."""
+        """Correlation of the streams with each other, shape ``(streams, streams)``; that with a
+        constant stream is 0."""
         parts = [part.swapaxes(0, 1).reshape(channel_lanes * tap_lanes, -1)
                  for part in self._beats(channel_lanes, tap_lanes)]
         beats = np.concatenate(parts, 1).astype(np.float32)
@@ -145,16 +146,16 @@ class Layer:
         self, channel_lanes: int, tap_lanes: int, pe: int, streams: Streams,
         skip: str = "activation", *, lanes_out: int = 0, queue: int = 0,
     ) -> float:
-        """Cycles of a fold on average, quickly.
+        """Cycles of a fold on average, nearly :attr:`SparseConvConfig.mean_cycles` of the sample.
 
-        Nearly :attr:`SparseConvConfig.mean_cycles` of the sample: a fold takes as long as its
-        multiplier with the most products, and the window runs ahead as far as queues let it, in
-        folds and parts of folds.  Too low for a queue that is shorter than usual.
+        It is quick: a fold is taken to last as long as its multiplier with the most products, and
+        the window to run ahead as far as queues let it, in folds and parts of folds.  That is too
+        low for a queue that is shorter than usual.
 
         Parameters
         ----------
         channel_lanes, tap_lanes, pe, streams, skip, lanes_out, queue :
-            See :class:`SparseConvConfig`; without lanes_out, the output is never waited for.
+            See :class:`SparseConvConfig`; without ``lanes_out``, nothing waits for the output.
         """
         times, folds = self._times(channel_lanes, tap_lanes, pe, streams, skip, lanes_out, queue)
         return float(times.sum() / (len(times) * folds))
@@ -169,7 +170,7 @@ class Layer:
         Parameters
         ----------
         channel_lanes, tap_lanes, pe, streams, skip, lanes_out, queue : see :meth:`cycles`
-        quantiles : 5, 50 and 95 %
+        quantiles : shares, 0..1
         """
         times, _ = self._times(channel_lanes, tap_lanes, pe, streams, skip, lanes_out, queue)
         if skip == "weight":
@@ -183,16 +184,16 @@ class Layer:
         self, channel_lanes: int, tap_lanes: int, multipliers: int, *,
         skip: str = "activation", pe: int = 1,
     ) -> Streams:
-        """Streams for each multiplier, so that none has much more to do than the others.
+        """Deal streams out to multipliers so that none has much more to do than the others.
 
-        The stream with the most products goes to the multiplier with the fewest, and so on; then
-        streams are exchanged as long as that lowers the mean of what is most.  That mean is never
-        above the one of :func:`even_streams`, on the sample.
+        Streams go, those with the most products first, to the multiplier that then has the fewest.
+        Then streams are exchanged as long as that lowers the mean of the cycles of a fold, which
+        on the sample is never above that of :func:`even_streams`.
 
         Parameters
         ----------
         channel_lanes, tap_lanes, skip, pe : see :class:`SparseConvConfig`
-        multipliers : how many
+        multipliers : number of multipliers
 
         Raises
         ------
@@ -212,7 +213,7 @@ class Layer:
     def work(self, config: SparseConvConfig, windows: int | None = None) -> np.ndarray:
         """Products of each beat for windows of the sample, as :meth:`SparseConvConfig.work`.
 
-        Of fewer ``windows`` than there are, runs from all over the sample.
+        If ``windows`` are fewer than there are, they are runs from all over the sample.
         """
         which = self._spread(len(self.places) if windows is None else windows)
         self._check_config(config)
@@ -229,12 +230,12 @@ class Layer:
     def exact_cycles(
         self, config: SparseConvConfig, windows: int | None = None, queue: int = 0
     ) -> float:
-        """Cycles of a fold on average, by :func:`fold_ends`: exact for the sample.
+        """Cycles of a fold on average, by :func:`fold_ends`, which is exact for the sample.
 
         Parameters
         ----------
         config : a folding
-        windows : how many of the sample, more or less; None: all
+        windows : number of windows of the sample, more or less; None: all
         queue : beats that wait for each multiplier; 0: as configured
         """
         return _mean_of(self.work(config, windows), config, queue or config.mac.depth)
@@ -245,8 +246,8 @@ class Layer:
         Parameters
         ----------
         config : a folding; its ``queue`` does not matter
-        stall : 0.01, say
-        folds : how many of them are looked at, in their order
+        stall : share of the cycles, 0..1
+        folds : number of consecutive folds that are looked at
 
         Raises
         ------
@@ -296,15 +297,15 @@ class Layer:
         return ceil(self.op.cout // self.op.groups / pe)
 
     def _runs(self, pe: int, skip: str) -> int:
-        """Times that are computed of a window: folds that differ in activations only are one."""
+        """Number of times that are computed for a window; folds that see the same zeros are one."""
         return self.op.groups * (1 if skip == "activation" else self._folds(pe))
 
     def _chosen(self, pe: int, skip: str) -> np.ndarray:
-        """Windows of the sample that are looked at: not too many folds, in runs over all of it."""
+        """Indices of the windows that are looked at, so that folds are not too many."""
         return self._spread(MOST_FOLDS // self._runs(pe, skip))
 
     def _spread(self, windows: int) -> np.ndarray:
-        """So many windows of the sample, more or less: runs from all over it."""
+        """Indices of so many windows of the sample, more or less: runs from all over it."""
         total, blocks = len(self.places), max(1, windows // SHORTEST)
         if total <= blocks * SHORTEST:
             return np.arange(total)
@@ -312,14 +313,14 @@ class Layer:
         return np.unique(starts[:, None] + np.arange(SHORTEST))
 
     def _beats(self, channel_lanes: int, tap_lanes: int, which=slice(None)) -> Iterator[np.ndarray]:
-        """For each group, which activations are not zero: ``(steps, streams, windows)``."""
+        """For each group, which activations are not zero, shape ``(steps, streams, windows)``."""
         self._check(channel_lanes, tap_lanes, 1, "activation")
         sample, cin = self.sample[..., which], self.op.weight.shape[-1]
         for group in range(self.op.groups):
             yield _fold(sample[:, group * cin : (group + 1) * cin], channel_lanes, tap_lanes)
 
     def kept(self, pe: int) -> np.ndarray:
-        """Weights that are not all zero in a fold, ``(groups, folds, taps, channels)``."""
+        """Which weights are not all zero in a fold, shape ``(groups, folds, taps, channels)``."""
         def found() -> np.ndarray:
             groups, cin, folds = self.op.groups, self.op.weight.shape[-1], self._folds(pe)
             there = self.op.weight.reshape(groups, -1, self.op.window.taps, cin) != 0
@@ -329,7 +330,7 @@ class Layer:
         return self.remember(("kept", pe), found)
 
     def _work(self, channel_lanes: int, tap_lanes: int, pe: int, skip: str) -> np.ndarray:
-        """Products of each stream in folds that follow each other, ``(streams, folds)``."""
+        """Products of each stream in consecutive folds, shape ``(streams, folds)``."""
         key = "work", channel_lanes, tap_lanes, skip, pe if skip != "activation" else 0
         return self.remember(key, lambda: self._counted(channel_lanes, tap_lanes, pe, skip))
 
@@ -363,7 +364,13 @@ class Layer:
         self, channel_lanes: int, tap_lanes: int, pe: int, streams: Streams, skip: str,
         lanes_out: int, queue: int,
     ) -> tuple[np.ndarray, int]:
-        """Cycles of runs of equal folds, and folds of a run."""
+        """Times of runs of equal folds.
+
+        Returns
+        -------
+        times, folds
+            The cycles of each run, and the number of folds in a run.
+        """
         self._check(channel_lanes, tap_lanes, pe, skip)
         check_streams(streams)
         count, steps = channel_lanes * tap_lanes, self._steps(channel_lanes, tap_lanes)
@@ -384,7 +391,7 @@ class Layer:
 
 
 def _fold(taps: np.ndarray, channel_lanes: int, tap_lanes: int) -> np.ndarray:
-    """Of each tap and channel ``(taps, channels, …)``, the beats ``(steps, streams, …)``."""
+    """Fold an array of shape ``(taps, channels, …)`` into beats, ``(steps, streams, …)``."""
     folds, words = -(-taps.shape[0] // tap_lanes), -(-taps.shape[1] // channel_lanes)
     short = folds * tap_lanes - taps.shape[0], words * channel_lanes - taps.shape[1]
     if any(short):
@@ -394,10 +401,14 @@ def _fold(taps: np.ndarray, channel_lanes: int, tap_lanes: int) -> np.ndarray:
 
 
 def _run_ahead(most: list[int], folds: int, steps: int, room: float) -> list[float]:
-    """Cycles of runs of ``folds`` equal folds.
+    """Cycles of runs of equal folds.
 
-    Each fold takes the multipliers so many cycles, and the window ``steps``; the window is ahead by
-    ``room`` folds at most.
+    Parameters
+    ----------
+    most : cycles that the multipliers take for each fold of a run
+    folds : number of folds in a run
+    steps : cycles that the window takes for a fold
+    room : folds that the window may be ahead
     """
     ahead, times = 0.0, []
     for each in most:
@@ -413,7 +424,14 @@ def _mean_of(work: np.ndarray, config: SparseConvConfig, depth: int) -> float:
 
 
 def _balanced(work: np.ndarray, multipliers: int, least: int) -> Streams:
-    """Streams for multipliers; ``work (streams, folds)``, and cycles that a fold takes anyhow."""
+    """See :meth:`Layer.balanced`.
+
+    Parameters
+    ----------
+    work : products of each stream, shape ``(streams, folds)``
+    multipliers : number of multipliers
+    least : cycles that a fold takes anyhow
+    """
     owners = [[] for _ in range(multipliers)]
     loads = [(0, 0, k) for k in range(multipliers)]
     totals = work.sum(1)

@@ -1,4 +1,4 @@
-"""Statistics of zeros: measured with calibration frames, what sparse layers are planned with.
+"""Statistics of zeros, measured with calibration frames; sparse layers are planned with them.
 
 PASS (Montgomerie-Corcoran et al., "PASS: Exploiting Post-Activation Sparsity in Streaming
 Architectures for CNN Acceleration", 2023) measures the density of every stream of a layer, and
@@ -26,20 +26,21 @@ __all__ = ["Depth", "Layer", "Statistics", "layers_of", "measure", "stated"]
 
 FORMAT = "hwgen-sparsity-1"
 SAMPLES = 1024
-"""Windows that are kept of a layer."""
+"""Windows that are kept of a layer, if nothing else is said."""
 LARGEST = 1 << 23
 """Activations that are kept of a layer, at most."""
 
 
 @dataclass(eq=False)
 class Statistics:
-    """What was measured of the convolutions of a network, in a file if wanted.
+    """What was measured of the convolutions of a network.
 
     Members
     -------
-    layers : name of the node to :class:`Layer`
+    layers : what was measured, by the name of the node
     source : where the numbers come from: "4 frames", "stated"
-    digests : of each layer's network up to it: statistics of another network are refused
+    digests : fingerprint of each layer and the network before it, by which statistics of another
+        network are refused
     """
 
     layers: dict[str, Layer]
@@ -131,7 +132,7 @@ def measure(
     graph : the network
     frames : its inputs, integer arrays ``(frames, *shape)``
     samples : windows that are kept of each layer
-    seed : of which ones
+    seed : seed of their choice
 
     Raises
     ------
@@ -178,8 +179,9 @@ def stated(
     Parameters
     ----------
     graph : the network
-    density : share that is not zero, of all layers or by name; 1 for those that are not named
-    samples, seed : as for :func:`measure`
+    density : share of activations that are not zero, of all layers or by name; a layer that is not
+        named has 1
+    samples, seed : see :func:`measure`
     """
     layers, random = layers_of(graph), np.random.default_rng(seed)
     shares = dict.fromkeys(layers, density) if isinstance(density, float | int) else dict(density)
@@ -201,7 +203,7 @@ def stated(
 def _places(
     frames: int, windows: int, size: int, samples: int, random: np.random.Generator
 ) -> np.ndarray:
-    """Windows that are kept: runs, one in each of as many equal parts of all windows."""
+    """Numbers of the windows that are kept: runs, one in each of several equal parts of all."""
     total = frames * windows
     samples = max(1, min(samples, LARGEST // size))
     if total <= samples:
@@ -214,7 +216,7 @@ def _places(
 
 
 def _digests(graph: Graph) -> dict[str, str]:
-    """For each convolution, a digest of all that its input and itself are computed from."""
+    """For each convolution, a digest of itself and of all that its input is computed from."""
     known = {name: hashlib.sha256(f"{name} {type!r}".encode()).digest()
              for name, type in graph.inputs.items()}
     layers, found = layers_of(graph), {}

@@ -2,8 +2,8 @@
 
 After HASS (Yu et al., "HASS: Hardware-Aware Sparsity Search for Dataflow DNN Accelerator", 2024,
 section V): how much of each layer becomes zero is chosen by black-box optimisation, and every
-choice is judged by the accuracy that is left and by the hardware that is designed for it.  Theirs
-adds the terms up with weights; here they stay apart, and the result is all that none beats.
+choice is judged by the accuracy that is left and by the hardware that is designed for it.  HASS
+adds these up with weights; here they stay apart, and the result is all choices that none beats.
 
 Accuracy and hardware are functions that are given, so the search works for any network and task.
 """
@@ -39,7 +39,7 @@ SAMPLERS = "tpe", "nsga2"
 BEYOND = "beyond"
 """Where a trial has how much more accuracy is lost than the floor allows."""
 STARTS = 0.25, 0.5, 0.75
-"""Parts of the largest shares that all layers alike start with."""
+"""Parts of the largest shares that the search starts with."""
 
 Shares = Mapping[str, Mapping[str, float]]
 """Shares that become zero, of ``"weights"`` by layer and of ``"activations"`` by tensor."""
@@ -78,13 +78,14 @@ def space(
     graph: Graph, *, weights: float = 0.9, activations: float = 0.8,
     pe: int | Mapping[str, int] = 1,
 ) -> Space:
-    """All that may become zero: what layers with several input channels read, and their weights.
+    """All that may become zero: the weights and the inputs of layers with several input channels.
 
     Parameters
     ----------
     graph : integer graph
     weights, activations : largest shares; 0: none of them
-    pe : output channels of a group of weights, at most those of the layer
+    pe : output channels of a group of weights, one number or by layer; a layer with fewer has as
+        many as it has channels
     """
     layers = [n for n in graph.nodes if isinstance(n.op, Conv | Gemm) and n.op.weight.shape[-1] > 1]
     sizes = {}
@@ -106,7 +107,7 @@ def applied(graph: Graph, choice: Mapping, means: Mapping[str, np.ndarray] | Non
     Parameters
     ----------
     graph : as it was given to the search
-    choice : of a :class:`hwgen.dse.tradeoff.front.Point`: shares of weights, codes of activations
+    choice : choice of a :class:`hwgen.dse.tradeoff.front.Point`
     means : see :func:`hwgen.models.compression.pruning.prune`; those of the frames that the search
         had
     """
@@ -287,7 +288,8 @@ def _sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
 
 
 def _starts(where: Space) -> Iterator[dict[str, float]]:
-    """All layers alike: nothing is zero; then some of weights, of activations, of both."""
+    """Trials to start with, all layers alike: nothing becomes zero; then some of weights and
+    activations, of weights alone, of activations alone."""
     for part in (0.0, *STARTS):
         for of_weights, of_values in ((part, part), (part, 0.0), (0.0, part)):
             yield {

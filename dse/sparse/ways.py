@@ -1,4 +1,5 @@
-"""Ways to pass over the zeros of a convolution: what is tested in parallel, and what multiplies."""
+"""Ways to pass over the zeros of a convolution: how many pairs are tested, and how many multiplied.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +30,12 @@ LOADS = (0.6, 0.8, 1.0, 1.25, 1.6)
 DENSE = 0.85
 """Density above which there is nothing to be gained."""
 PRUNED = 0.95
-"""Share of the weights, zero for no output channel computed together, below which they count."""
+"""Share of the weights that are not zero for all output channels computed together, below which
+their zeros count."""
 BEATS = 30000
-"""Beats from which a layer's cycles are computed exactly, and so within a few per cent."""
+"""Beats of a layer that its cycles are computed from; that many give them within a few per cent."""
 LEAST = 64
-"""Windows that they are computed from at least."""
+"""Windows that the cycles are computed from, at least."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,8 @@ class Way:
     Members
     -------
     channel_lanes, tap_lanes, pe : see :class:`hwgen.blocks.sparse_conv.SparseConvConfig`
-    sparse : who multiplies what
-    cycles : of a fold, on average
+    sparse : which multiplier serves which pairs
+    cycles : cycles of a fold, on average
     """
 
     channel_lanes: int
@@ -60,13 +62,13 @@ class Way:
 
 
 def sparse_ways(layer: Layer, step: int, lanes_out: int) -> tuple[Way, ...]:
-    """Ways to compute a convolution, streams dealt out evenly.
+    """Ways to compute a convolution, with streams dealt out evenly.
 
     Parameters
     ----------
     layer : its statistics
-    step : channels in parallel are a multiple of it
-    lanes_out : what divides the output channels in parallel
+    step : number of which the channels in parallel are a multiple
+    lanes_out : number of which the output channels in parallel are a multiple
     """
     return layer.remember(
         ("ways", step, lanes_out), lambda: tuple(_ways(layer, step, lanes_out))
@@ -100,7 +102,7 @@ def _ways(layer: Layer, step: int, lanes_out: int) -> Iterator[Way]:
 
 
 def _choices(extent: int, step: int) -> list[int]:
-    """Multiples of a step up to an extent, of those with as many folds the least; a few."""
+    """A few numbers of lanes up to an extent: multiples of a step, the least for their folds."""
     lanes = fold_choices(extent, step).tolist()
     if len(lanes) <= CHOICES:
         return lanes
@@ -109,7 +111,13 @@ def _choices(extent: int, step: int) -> list[int]:
 
 
 def _density(layer: Layer, pe: int) -> tuple[float, str]:
-    """Share of the products that are computed, and which zeros are passed over."""
+    """Find which zeros to pass over.
+
+    Returns
+    -------
+    density, skip
+        The share of the products that are computed, and the kind of zeros.
+    """
     kept = float(layer.kept(pe).mean())
     if kept > PRUNED:
         return layer.mean_density, "activation"
@@ -120,14 +128,14 @@ def as_measured(
     graph: Graph, design: DesignPoint, statistics: Statistics, balanced: bool = True,
     beats: int = BEATS,
 ) -> DesignPoint:
-    """The design with the cycles that its folds take, computed exactly.
+    """A design with the cycles that its sparse folds take, computed exactly.
 
     Parameters
     ----------
-    graph, design : the design
+    graph, design : the network and its design
     statistics : of the network
-    balanced : whether streams are dealt out again, so that multipliers have as much to do
-    beats : of each layer that times are computed from, about
+    balanced : whether streams are dealt out anew, so that multipliers have as much to do as others
+    beats : beats of each layer that times are computed from, about
     """
     foldings = dict(design.foldings)
     netlist = plan(graph, design)

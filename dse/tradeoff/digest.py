@@ -1,4 +1,4 @@
-"""Fingerprints of networks and data, by which files know what they are about."""
+"""Fingerprints of networks and data, by which files state what they are about."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def digest(value: object) -> str:
 
 
 def parts(value: object) -> Iterator[bytes | memoryview]:
-    """All that a value is made of; mappings in the order of their keys."""
+    """All bytes that a value is made of, with mappings in the order of their keys."""
     if isinstance(value, np.ndarray):
         yield f"{value.dtype}{value.shape}".encode()
         yield np.ascontiguousarray(value).data
     elif is_dataclass(value):
         yield type(value).__name__.encode()
         for f in fields(value):
-            # What a model is called makes it no other one.
+            # A graph by another name is the same graph.
             if f.name != "meta":
                 yield f.name.encode()
                 yield from parts(getattr(value, f.name))

@@ -1,5 +1,4 @@
-"""What a search over networks found: accuracy, cycles and DSPs, and the points none of which beats
-another."""
+"""What a search over networks found: points of accuracy, cycles and DSPs, and the best of them."""
 
 from __future__ import annotations
 
@@ -21,7 +20,14 @@ FORMAT = "hwgen-front-1"
 
 
 class Hardware(NamedTuple):
-    """What a network takes: cycles a frame, DSPs, and the design, if there is one."""
+    """What a network takes.
+
+    Members
+    -------
+    interval : cycles a frame
+    dsp : multipliers of the device
+    design : the design point, if there is one
+    """
 
     interval: float
     dsp: int
@@ -39,7 +45,7 @@ class Point:
 
     Members
     -------
-    choice : what was chosen, as plain data; its meaning is that of the search
+    choice : what was chosen, as plain data that the search knows how to read
     accuracy : share that is right, 0..1
     interval : cycles a frame
     dsp : multipliers of the device
@@ -54,7 +60,13 @@ class Point:
 
     @classmethod
     def of(cls, choice: dict, accuracy: float, made: tuple) -> Point:
-        """A point in plain data only, as a file gives it back; ``made`` is a :class:`Hardware`."""
+        """A point with nothing but plain data, so that a file gives back an equal one.
+
+        Parameters
+        ----------
+        choice, accuracy : see :class:`Point`
+        made : the fields of a :class:`Hardware`
+        """
         found = Hardware(*made)
         design = found.design
         if isinstance(design, DesignPoint):
@@ -68,18 +80,18 @@ class Point:
 
     @property
     def efficiency(self) -> float:
-        """Frames a million cycles and DSP."""
+        """Frames for each million cycles and DSP."""
         return 1e6 / (max(self.interval, 1) * max(self.dsp, 1))
 
     def beats(self, other: Point) -> bool:
-        """Whether it is as good in everything and better in something."""
+        """Whether it is at least as good in everything and better in something."""
         mine = -self.accuracy, self.interval, self.dsp
         others = -other.accuracy, other.interval, other.dsp
         return mine != others and all(a <= b for a, b in zip(mine, others, strict=True))
 
 
 def pareto(points: Iterable[Point]) -> tuple[Point, ...]:
-    """The points that no other beats, the fastest first; of equal ones, the first."""
+    """The points that no other beats, the fastest first; of equal points, the first one."""
     unequal: dict[tuple[float, float, int], Point] = {}
     for point in points:
         unequal.setdefault((point.accuracy, point.interval, point.dsp), point)
@@ -138,13 +150,18 @@ class Front:
             raise HwgenError(f"{path} is not the front of a search: {error}") from None
 
     def plot(self, path: Path, title: str = "", clock_mhz: float = 0.0) -> tuple[Path, Path]:
-        """Draw accuracy over throughput for each DSP; returns the files, ``.png`` and ``.svg``.
+        """Draw accuracy over the throughput for each DSP.
 
         Parameters
         ----------
         path : of the files, less their suffix
         title : above
-        clock_mhz : if given, throughput is in frames a second, else in frames a million cycles
+        clock_mhz : with it throughput is in frames a second; 0: in frames a million cycles
+
+        Returns
+        -------
+        png, svg
+            The files.
         """
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator
@@ -185,7 +202,7 @@ def _point(plain: dict) -> Point:
 
 
 def best(front: Front, loss: float = 0.01) -> Point:
-    """The most frames for each DSP at no more than some loss of accuracy.
+    """The point with the most frames for each DSP that loses no more than some accuracy.
 
     Parameters
     ----------
