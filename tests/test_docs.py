@@ -10,13 +10,19 @@ from hwgen.build import _parser
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-SNIPPETS = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+SNIPPETS = [
+    pytest.param(snippet, id=f"{page.stem}-{number}")
+    for page in (ROOT / "README.md", ROOT / "docs" / "guide.md")
+    for number, snippet in enumerate(
+        re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S))
+]
 
 
-@pytest.mark.parametrize("number", range(len(SNIPPETS)))
-def test_snippets_of_the_readme_run(number, capsys):
+@pytest.mark.parametrize("snippet", SNIPPETS)
+def test_snippets_run(snippet, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     names: dict = {}
-    exec(compile(SNIPPETS[number], f"README snippet {number}", "exec"), names)
+    exec(compile(snippet, "snippet", "exec"), names)
     assert capsys.readouterr().out.strip()
     if "component" in names:
         assert "module snippet(" in verilog.convert(names["component"], name="snippet")

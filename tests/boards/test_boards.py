@@ -126,7 +126,7 @@ BRAM = "bram18 = 1824"
     (("clock_mhz = 250", "clock_mhz = [250]"), r"clock_mhz must be from 1 to 891 .*, not \[250\]"),
     ((BRAM, f"{BRAM}\nmost_mhz = 0.5"), r"most_mhz must be a number from 1 to 891, not 0\.5"),
     (('part = "xczu9eg-ffvb1156-2-e"', "part = 9"), r"part must be the device's name, not 9"),
-    (("gbps = 153.6", "gbps = inf"), r"memory 1: gbps must be a number from 0\.001 to 1.*, not inf"),
+    (("gbps = 153.6", "gbps = inf"), r"memory 1: gbps must be a number from 0\.001 .*, not inf"),
     (("gbps = 153.6", "gbps = -1"), r"memory 1: gbps must be a number from 0\.001 to 1.*, not -1"),
     (("gbps = 153.6", ""), r"memory 1: gbps missing"),
     (("DDR4", "DDR9"), r"memory 1: kind must be one of DDR3, DDR4, HBM, SDRAM, not 'DDR9'"),
