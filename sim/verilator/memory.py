@@ -31,7 +31,7 @@ _NANOSECONDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryModel:
-    """How the memory behaves.  Times are in cycles of the design's clock.
+    """How off-chip memory behaves.  Times are in cycles of the design's clock.
 
     Parameters
     ----------
@@ -40,22 +40,23 @@ class MemoryModel:
     efficiency : :class:`float`
         Part of the peak that long bursts reach, refresh included: above 0, at most 1.
     latency : :class:`int`
-        From a read's address to its first data at least, and from a write's last data to its
+        Fewest cycles from a read's address to its first data, and from a write's last data to its
         response.
     jitter : :class:`int`
-        Up to so many cycles are added to a latency, at random.
+        Most cycles that are added to a latency, at random.
     refresh_interval, refresh_cycles : :class:`int`
-        So often, and so long, nothing moves; 0 cycles: never.
+        Cycles from one refresh to the next, and those of a refresh, in which nothing moves; if they
+        are 0, there is none.
     back_pressure : :class:`float`
         Probability that a channel pauses, each cycle; below 1.
     clock_mhz : :class:`float`
         The design's clock.
     fault : :class:`str`
-        Nothing, or one of :data:`FAULTS`, a colon and a number.  ``read_slverr:3``: the fourth
-        read (from reset, of all ports) comes back with one bad word, marked SLVERR.
-        ``read_decerr:3``: all words of it are bad, marked DECERR.  ``write_…``: the write is
-        answered so, and not done.  ``silent:3``: three reads and writes are answered, the others
-        never.
+        Empty, or one of :data:`FAULTS`, a colon and a number.  With ``read_slverr:3`` the fourth
+        read (from reset, of all ports) comes back with one bad word, marked SLVERR; with
+        ``read_decerr:3`` all its words are bad, marked DECERR.  With ``write_…`` a write is
+        answered so, and not done.  With ``silent:3`` three reads and writes are answered, and none
+        after them.
     seed : :class:`int`
         Of what is random: jitter, pauses, and the bytes that nothing has been written to.
 
@@ -101,7 +102,12 @@ class MemoryModel:
 
     @classmethod
     def of_board(cls, board: Board, clock_mhz: float | None = None) -> MemoryModel:
-        """All memory of a board as one, at a clock; default: the board's.
+        """All memory of a board as one.
+
+        Parameters
+        ----------
+        board : :class:`hwgen.boards.Board`
+        clock_mhz : the design's clock; default: the board's
 
         Raises
         ------
@@ -124,13 +130,13 @@ class MemoryModel:
 
     @property
     def bytes_per_cycle(self) -> float:
-        """What long bursts reach, refresh included."""
+        """Bytes a cycle that long bursts reach on average, refresh included."""
         return self.gbps * self.efficiency * 125 / self.clock_mhz
 
     @property
     def rate(self) -> float:
-        """Bytes a cycle while there is no refresh: what it takes for the mean to be
-        :attr:`bytes_per_cycle`, as far as the peak allows.
+        """Bytes a cycle while there is no refresh: as many as make the mean
+        :attr:`bytes_per_cycle`, unless the peak is less.
         """
         share = self.refresh_cycles / self.refresh_interval if self.refresh_cycles else 0
         return min(self.bytes_per_cycle / (1 - share), self.gbps * 125 / self.clock_mhz)
@@ -152,16 +158,16 @@ class MemoryUse:
 
     Members
     -------
-    bytes_read, bytes_written : from the first frame's beginning to the last one's end
-    read, written : the same of each port
-    total_read, total_written : from reset on, so with what is fetched ahead of the first frame
+    bytes_read, bytes_written : bytes from the first frame's beginning to the last one's end
+    read, written : the same for each port
+    total_read, total_written : bytes from reset on, so with what is fetched ahead of the frames
     frame_read, frame_written : array ``(frames - 1,)``
         Bytes between the last output beat of a frame and that of the next one.  At the end of a
         run the first blocks have no more frames to work on: what says most of the steady state is
         the middle of a long one.
     waits : cycles, from the first frame on, in which something in the design waited for the memory
     held : cycles, likewise, in which data were due and bandwidth or refresh held them back
-    ready : cycles from reset to the first frame, until all was there that is fetched ahead
+    ready : cycles from reset until all was there that is fetched ahead of the first frame
     """
 
     bytes_read: int
@@ -190,7 +196,9 @@ class MemoryUse:
 
     @property
     def bytes_per_frame(self) -> float:
-        """Bytes read and written, over the whole run: what is fetched ahead of the first frame
-        stands for what has been fetched ahead at the end.
+        """Mean of the bytes read and written for a frame, over the whole run.
+
+        What was fetched ahead of the first frame is not counted, because at the end as much has
+        been fetched ahead of a frame that does not come.
         """
         return (self.bytes_read + self.bytes_written) / (len(self.frame_read) + 1)
