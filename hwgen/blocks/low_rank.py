@@ -12,6 +12,9 @@ no stream between them but a small memory, in which the first array's results ar
 the words that the second one reads, once for each of its folds.  A token claims a place there when
 it starts, and a fold of the second array its places in the output's queue; nothing ever stops on
 its way.
+
+This block is for designs of one's own: no op of the graph asks for it, because the search makes two
+convolutions of such a layer, each with a folding of its own.
 """
 
 from __future__ import annotations

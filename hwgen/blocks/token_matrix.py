@@ -1,8 +1,8 @@
 """A matrix times each token of a stream: a fully connected layer, or a convolution of kernel 1.
 
 A buffer puts the beats of a token together to words, which are read once for each fold of outputs.
-Tokens have no neighbours, so all that a sliding window does for its pixels is left out.
-:mod:`hwgen.blocks.low_rank` has two of them, one after the other.
+Tokens have no neighbours, so all that a sliding window does for its pixels is left out.  It is part
+of :mod:`hwgen.blocks.low_rank`, which has two of them, one after the other; designs reach it there.
 """
 
 from __future__ import annotations
