@@ -272,12 +272,12 @@ class EvictionConfig(BlockConfig):
             beat = 2 * _end_bits(beats, self.stream.beats) + levels(beats)
             # Packing takes a LUT a bit, unless places are so few or many that synthesis uses the
             # enables of flip-flops; unpacking always does.
-            out += logic("packed beats", lut_unpack=self.word_bits,
+            out += logic("packed beats", one=1, lut_unpack=self.word_bits,
                          lut_pack=self.word_bits * (4 < beats <= 16), lut_beat=beat,
                          ff_register=2 * self.word_bits + beat)
         if words > 1:
             chosen = self.axi.data_bits * -(-(words - 1) // 3)
-            out += logic("split beats", lut_choice=chosen, lut_word=levels(words),
+            out += logic("split beats", one=1, lut_choice=chosen, lut_word=levels(words),
                          ff_register=words * self.axi.data_bits + 3 * levels(words))
         return out
 

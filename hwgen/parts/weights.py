@@ -106,7 +106,7 @@ class WeightMemoryConfig(Part):
         bits = (self.depth - 1).bit_length()
         ultra = counted(uram=int(ultra_weights(self.width, self.depth)))
         return choice_area(self.width, self.parts) + ultra + logic(
-            "loaded weights", lut_address=bits, lut_enable=self.columns * (self.parts + 1),
+            "loaded weights", one=1, lut_address=bits, lut_enable=self.columns * (self.parts + 1),
             ff_register=bits + self.columns + LOAD_BITS,
         )
 
