@@ -51,7 +51,7 @@ from hwgen.models.frames.samples import Feed, Feeds
 from hwgen.models.lowering import lower
 from hwgen.models.onnx.network import Network
 from hwgen.models.onnx.reader import normalise
-from hwgen.models.quantisation.calibrate import Statistics, statistics
+from hwgen.models.quantisation.calibrate import TensorStatistics, statistics
 from hwgen.models.quantisation.precision import Precision, Rule
 from hwgen.models.training.repeatable import repeatable
 
@@ -406,7 +406,9 @@ def _inputs(model: LanguageModel, sequences: Tensor, tokens: int) -> dict[str, n
     return found
 
 
-def integer(network: Network, found: Statistics, precision: str, corrected: bool = True) -> Graph:
+def integer(
+    network: Network, found: TensorStatistics, precision: str, corrected: bool = True
+) -> Graph:
     """The integer graph of the linear layers.
 
     Parameters

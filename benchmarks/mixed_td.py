@@ -44,12 +44,12 @@ from hwgen.boards import Board
 from hwgen.dse.design.search import search
 from hwgen.dse.low_rank.evolution import evolve
 from hwgen.dse.low_rank.problem import Problem, chosen, designed, save
-from hwgen.dse.low_rank.ways import Way, ways
+from hwgen.dse.low_rank.ways import LayerChoice, ways
 from hwgen.dse.tradeoff.front import Hardware, Point, best
 from hwgen.dse.tradeoff.judge import Judge
 from hwgen.errors import HwgenError
 from hwgen.ir import Graph
-from hwgen.models.compression.layers import Layer
+from hwgen.models.compression.layers import FloatLayer
 from hwgen.models.onnx.reader import read
 
 LOSS = 0.01
@@ -109,7 +109,7 @@ def part(board: Board, dsp: int) -> Board:
     return replace(board, dsp=dsp, lut=board.lut * dsp // board.dsp)
 
 
-def offered(layer: Layer, cpds: int) -> list[Way]:
+def offered(layer: FloatLayer, cpds: int) -> list[LayerChoice]:
     """What a layer may become: SVDs of many ranks, CPDs of few."""
     return [*ways(layer, schemes=("cpd",), ranks=cpds)[:-1],
             *ways(layer, schemes=("svd_spatial", "svd_last", "svd_first"))]

@@ -41,7 +41,7 @@ from hwgen.blocks.sparse_conv import SparseConvConfig, even_streams
 from hwgen.device.multiplier import Packing
 from hwgen.dse.design.search import search
 from hwgen.dse.design.streams import fold_choices
-from hwgen.dse.sparse.statistics import Layer as Measured
+from hwgen.dse.sparse.statistics import SparseLayer as Measured
 from hwgen.dse.sparse.statistics import layers_of, measure
 from hwgen.dse.sparse.thresholds import applied, designed, search_thresholds, space
 from hwgen.dse.tradeoff.front import Front, Hardware, Point, best

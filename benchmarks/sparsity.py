@@ -28,7 +28,7 @@ import numpy as np
 from examples.digits import digits, export, quantise, to_codes, train
 from hwgen.blocks.conv import FoldedConvConfig
 from hwgen.blocks.sparse_conv import SparseConvConfig, even_streams, usual_queue
-from hwgen.dse.sparse.statistics import Layer, Statistics, layers_of, measure, stated
+from hwgen.dse.sparse.statistics import SparseLayer, Statistics, layers_of, measure, stated
 from hwgen.ir import Graph, TensorType
 from hwgen.models.load import read
 from hwgen.sim.amaranth import simulate
@@ -99,7 +99,7 @@ def lanes_of(count: int) -> list[int]:
 
 # Dense and sparse foldings of a layer
 
-def input_lanes(layer: Layer, most: float) -> int:
+def input_lanes(layer: SparseLayer, most: float) -> int:
     """Fewest lanes with which a frame comes in within so many cycles."""
     cin = layer.op.weight.shape[-1]
     return next((n for n in range(1, cin) if cin % n == 0 and layer.tensor.size <= n * most), cin)
@@ -111,7 +111,7 @@ def output_lanes(cout: int, pe: int, cycles: float) -> int:
     return next((n for n in range(1, results + 1) if results % n == 0 and pe <= n * cycles), 0)
 
 
-def dense(layer: Layer, macs: int) -> Design:
+def dense(layer: SparseLayer, macs: int) -> Design:
     """The quickest folding of at most so many multiplications a cycle; of several the cheapest."""
     (cin, cout), taps = (layer.op.weight.shape[-1], layer.op.cout), layer.op.window.taps
     lanes_in = input_lanes(layer, layer.windows * taps * cin * cout / macs)
@@ -138,7 +138,7 @@ def built(config: FoldedConvConfig | SparseConvConfig, cycles: float) -> Design:
     return Design(config, math.ceil(cycles), need.dsp, need.lut)
 
 
-def sparse(layer: Layer, shape: tuple[int, int, int], most: int, balanced: bool = False
+def sparse(layer: SparseLayer, shape: tuple[int, int, int], most: int, balanced: bool = False
            ) -> Sparse | None:
     """The folding of a shape that is no slower than ``most`` cycles a frame, and its cycles."""
     cout, (lanes, taps, count) = layer.op.cout, shape
@@ -163,7 +163,7 @@ def sparse(layer: Layer, shape: tuple[int, int, int], most: int, balanced: bool 
     return None
 
 
-def shapes(layer: Layer) -> Iterator[tuple[int, int, int]]:
+def shapes(layer: SparseLayer) -> Iterator[tuple[int, int, int]]:
     """Channel lanes, tap lanes and multipliers that are tried: up to eight streams for each."""
     cin, taps = layer.op.weight.shape[-1], layer.op.window.taps
     for tap_lanes in (n for n in lanes_of(taps) if n <= 9):
@@ -174,7 +174,7 @@ def shapes(layer: Layer) -> Iterator[tuple[int, int, int]]:
                             sorted({math.ceil(count / n) for n in each}, reverse=True))
 
 
-def best_sparse(layer: Layer, most: int) -> tuple[Design, Design] | None:
+def best_sparse(layer: SparseLayer, most: int) -> tuple[Design, Design] | None:
     """The cheapest sparse foldings that take at most so many cycles a frame, if there are any.
 
     One with one product a DSP, one with two.
@@ -194,7 +194,7 @@ def best_sparse(layer: Layer, most: int) -> tuple[Design, Design] | None:
     return None if None in best else (best[0], best[1])
 
 
-def compare(statistics: Statistics, macs: int, only: int = 0) -> list[Layer]:
+def compare(statistics: Statistics, macs: int, only: int = 0) -> list[SparseLayer]:
     """The table of the layers of a network; returns those that are in it."""
     header(LAYERS)
     layers = [layer for layer in statistics.layers.values()
@@ -221,7 +221,7 @@ def compare(statistics: Statistics, macs: int, only: int = 0) -> list[Layer]:
     return layers
 
 
-def choices(layer: Layer, macs: int) -> None:
+def choices(layer: SparseLayer, macs: int) -> None:
     """For a layer, how many streams share how many multipliers."""
     reference = dense(layer, macs)
     taps = layer.op.window.taps
@@ -245,8 +245,10 @@ def choices(layer: Layer, macs: int) -> None:
 
 # In the simulator
 
-def reduced(layer: Layer, values: np.ndarray, extent: int, outputs: int, shape: tuple[int, int, int]
-            ) -> tuple[SparseConvConfig, np.ndarray]:
+def reduced(
+    layer: SparseLayer, values: np.ndarray, extent: int, outputs: int,
+    shape: tuple[int, int, int],
+) -> tuple[SparseConvConfig, np.ndarray]:
     """A layer with fewer outputs on a piece of its input, and frames for it."""
     op, (lanes, taps, k) = layer.op, shape
     place = tuple(slice((n - min(n, extent)) // 2, (n + min(n, extent)) // 2)
@@ -296,7 +298,9 @@ def check(name: str, graph: Graph, frames: Mapping[str, np.ndarray], names: list
 
 # Queues
 
-def stalls(layers: list[tuple[str, Layer, tuple[int, int, int]]], folds: int, out: Path) -> None:
+def stalls(
+    layers: list[tuple[str, SparseLayer, tuple[int, int, int]]], folds: int, out: Path
+) -> None:
     """Cycles that queues of some depths lose to endless ones; a table, and a plot."""
     header(("layer", "multipliers / streams", "beats of a fold", "cycles of a fold, endless",
             *(f"queue for {stall:.0%} lost" for stall in STALLS), "lost at the usual depth",
@@ -333,7 +337,7 @@ def stalls(layers: list[tuple[str, Layer, tuple[int, int, int]]], folds: int, ou
     print(f"\nplot: {out / 'stalls.svg'}")
 
 
-def stalling(layer: Layer, lanes: int, taps: int, k: int) -> SparseConvConfig:
+def stalling(layer: SparseLayer, lanes: int, taps: int, k: int) -> SparseConvConfig:
     """A folding that is as quick as its window and so may stall."""
     pe = math.ceil(layer.op.cout / 4)
     return SparseConvConfig(

@@ -26,7 +26,7 @@ from typing import NoReturn
 
 import hwgen.boards as boards
 from hwgen import __version__, extras, options
-from hwgen.dse.design.search import OBJECTIVES, OFFCHIP
+from hwgen.dse.design.search import OBJECTIVES, OFFCHIP_POLICIES
 from hwgen.errors import HwgenError, HwgenWarning, named_reason
 from hwgen.interrupt import Interrupted, ending_with_signals, private_temporary
 from hwgen.options import MEASURE, Options
@@ -156,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
                         help="reach F frames a second with as little as possible")
     parser.add_argument("--objective", choices=OBJECTIVES, default="throughput",
                         help="what the search is after")
-    parser.add_argument("--offchip", choices=OFFCHIP, default="auto",
+    parser.add_argument("--offchip", choices=OFFCHIP_POLICIES, default="auto",
                         help="when queues and weights may be in off-chip memory")
     parser.add_argument("--sparse", nargs="?", const=MEASURE, metavar="FILE",
                         help="pass over zeros where that pays, by the statistics of a file that an "

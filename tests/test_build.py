@@ -254,7 +254,7 @@ def test_edited_design(network, tmp_path, capsys):
     ("ops", "pe", 0, r"op '{name}': pe must be a positive integer, not 0"),
     ("ops", "pe", "8", r"op '{name}': pe must be a positive integer, not '8'"),
     ("ops", "multiplier", "abacus", r"op '{name}': multiplier must be one of 'dsp48e2', .*abacus"),
-    ("ops", "weights", "tape", r"op '{name}': weights must be one of '', 'distributed', .*'tape'"),
+    ("ops", "weight_style", "tape", r"op '{name}': weight_style must be one of '', .*'tape'"),
     ("ops", "lane", 1, r"op '{name}': lane is not one of channel_lanes, tap_lanes, "),
     ("tensors", "lanes", 7, r"[Ll]anes must (divide|be)"),
     ("tensors", "pixels", 5, r"Pixels a beat must divide the extent \d+, not 5"),

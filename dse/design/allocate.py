@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from hwgen.dse.design.amounts import RESOURCES, Amounts
-from hwgen.dse.design.table import Column, Part
+from hwgen.dse.design.table import Column, Consumer
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -82,7 +82,7 @@ class _Named(NamedTuple):
 class _Master:
     """The ways named so far, and the programs over them."""
 
-    def __init__(self, parts: Sequence[Part], have: np.ndarray) -> None:
+    def __init__(self, parts: Sequence[Consumer], have: np.ndarray) -> None:
         self.parts = parts
         self.have = np.maximum(have, 1e-3)
         self.ways: list[_Named] = []
@@ -156,7 +156,7 @@ def _share(master: _Master) -> Share:
 
 
 def fits(
-    parts: Sequence[Part], have: np.ndarray, interval: int, exact: bool = False,
+    parts: Sequence[Consumer], have: np.ndarray, interval: int, exact: bool = False,
     prices: np.ndarray | None = None,
 ) -> Share:
     """How scarce resources are for some parts.
@@ -206,7 +206,7 @@ def _silent() -> Iterator[None]:
 
 
 def allocate(
-    parts: Sequence[Part], have: np.ndarray, interval: int, latency: bool = False,
+    parts: Sequence[Consumer], have: np.ndarray, interval: int, latency: bool = False,
     weights: np.ndarray = WEIGHTS,
 ) -> Allocation | None:
     """A way to build every part with as little as possible; None: there is none.

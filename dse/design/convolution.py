@@ -32,7 +32,7 @@ from hwgen.dse.design.streaming import (
 )
 from hwgen.dse.design.table import Cheapest, Column
 from hwgen.dse.design.workload import Workload
-from hwgen.dse.sparse.layer import Layer
+from hwgen.dse.sparse.layer import SparseLayer
 
 __all__ = ["ConvTable"]
 
@@ -97,7 +97,7 @@ class ConvTable:
 
     def __init__(
         self, work: Workload, external: External | None = None,
-        known: Mapping[int, TileSizes] = MappingProxyType({}), layer: Layer | None = None,
+        known: Mapping[int, TileSizes] = MappingProxyType({}), layer: SparseLayer | None = None,
     ) -> None:
         self.work = work
         self.styles = len(STYLES) if work.ultra else len(STYLES) - 1

@@ -34,8 +34,8 @@ from hwgen.dse.design.logic import Datapath, datapath_logic
 from hwgen.dse.design.streaming import Shapes, memory_takes
 from hwgen.dse.design.streams import fold_choices
 from hwgen.dse.design.workload import Workload
-from hwgen.dse.sparse.layer import Layer
-from hwgen.dse.sparse.ways import Way, sparse_ways
+from hwgen.dse.sparse.layer import SparseLayer
+from hwgen.dse.sparse.ways import SparseFolding, sparse_ways
 from hwgen.ir import Conv
 from hwgen.parts.mac import chain_length
 from hwgen.parts.sparse_mac import centred_bits
@@ -202,7 +202,7 @@ def _dense_part(work: Workload, kind: int, packing: Packing, parallel: Parallel)
 
 # Foldings that pass over zeros
 
-def sparse_ways_of(work: Workload, layer: Layer) -> tuple[Way, ...]:
+def sparse_ways_of(work: Workload, layer: SparseLayer) -> tuple[SparseFolding, ...]:
     """The ways to pass over the zeros of a convolution; none, where no block can."""
     one = work.pixels_in == work.pixels_out == 1
     if (not one or not isinstance(work.op, Conv) or work.tensor.bits > 8
@@ -211,7 +211,7 @@ def sparse_ways_of(work: Workload, layer: Layer) -> tuple[Way, ...]:
     return sparse_ways(layer, math.gcd(work.lanes_in, work.cin), work.lanes_out)
 
 
-def sparse_foldings(work: Workload, ways: Sequence[Way]) -> Foldings:
+def sparse_foldings(work: Workload, ways: Sequence[SparseFolding]) -> Foldings:
     """The foldings of some ways to pass over zeros."""
     op, cin, cout = work.op, work.cin, work.cout
     channel_lanes, tap_lanes, pe, multipliers = (

@@ -1,6 +1,6 @@
 """LUTs and flip-flops of convolutions, for many foldings at once.
 
-The features are those of :mod:`hwgen.device.area`, as arrays.
+The features are those that the parts themselves name (:func:`hwgen.device.cost.logic`), as arrays.
 """
 
 from __future__ import annotations

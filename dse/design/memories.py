@@ -13,7 +13,7 @@ from hwgen.device.cost import Resources
 from hwgen.device.storage import STYLES
 from hwgen.dse.design.allocate import allocate
 from hwgen.dse.design.amounts import Amounts, vector
-from hwgen.dse.design.table import Column, FixedTable, Part
+from hwgen.dse.design.table import Column, Consumer, FixedTable
 from hwgen.ir import Graph
 from hwgen.netlist import Netlist
 from hwgen.plan import plan
@@ -54,7 +54,7 @@ def assign_memories(
     """
     queues: dict[str, str] = {}
     windows: dict[str, str] = {}
-    parts: list[Part] = []
+    parts: list[Consumer] = []
     fixed = vector(netlist.resources())
     into = {edge.source: edge.name for edge in netlist.edges}
     for name, config in netlist.blocks.items():
@@ -66,13 +66,13 @@ def assign_memories(
             fixed -= memory(stream.width, depth, style, board.family)
             part = f"queue {name} {k}"
             queues[part] = into[name, k]
-            parts.append(Part((part,), FixedTable(ways(stream.width, depth, board))))
+            parts.append(Consumer((part,), FixedTable(ways(stream.width, depth, board))))
         if config.window is not None and name in design.foldings:
             width, depth, copies = window_memory(config)
             fixed -= copies * memory(width, depth, config.window.style, board.family)
             part = f"window {name}"
             windows[part] = name
-            parts.append(Part((part,), FixedTable(ways(width, depth, board, copies))))
+            parts.append(Consumer((part,), FixedTable(ways(width, depth, board, copies))))
     allocation = allocate(parts, vector(board.usable) - fixed, 1)
     if allocation is None:
         return design, netlist

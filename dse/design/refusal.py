@@ -10,7 +10,7 @@ import numpy as np
 from hwgen.device.cost import Resources
 from hwgen.dse.design.allocate import fits
 from hwgen.dse.design.amounts import PLENTY, RESOURCES
-from hwgen.dse.design.table import Part
+from hwgen.dse.design.table import Consumer
 
 if TYPE_CHECKING:
     from hwgen.dse.design.state import SearchState
@@ -39,7 +39,7 @@ class _Look(NamedTuple):
     """Designs for an interval: what is to be built, and how scarce resources are for it."""
 
     interval: int
-    parts: list[Part]
+    parts: list[Consumer]
     share: float
     prices: np.ndarray
 

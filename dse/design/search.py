@@ -34,10 +34,10 @@ from hwgen.errors import HwgenError
 from hwgen.ir import AveragePool, Conv, Graph, MaxPool, split_rows
 from hwgen.timing import sized
 
-__all__ = ["OBJECTIVES", "OFFCHIP", "design_for", "search"]
+__all__ = ["OBJECTIVES", "OFFCHIP_POLICIES", "design_for", "search"]
 
 OBJECTIVES = ("throughput", "latency")
-OFFCHIP = ("auto", "never", "prefer")
+OFFCHIP_POLICIES = ("auto", "never", "prefer")
 """When off-chip memory is used: where a design is short of memory; not at all; wherever it can."""
 PASSES = 6
 """Times that the device is divided, at most, until division and plan agree."""
@@ -101,7 +101,7 @@ def search(
     target_fps : frames a second to reach with as little as possible; 0: as many as fit
     objective : ``"throughput"``; or ``"latency"``: at the shortest interval, the rest of the board
         makes ops faster than they need to be
-    offchip : when queues and weights may be in off-chip memory, one of :data:`OFFCHIP`
+    offchip : when queues and weights may be in off-chip memory, one of :data:`OFFCHIP_POLICIES`
     statistics : of the network's zeros, for convolutions that pass over them where that pays
     progress : called with what is at work
 
@@ -110,7 +110,9 @@ def search(
     :exc:`HwgenError`
         If nothing fits, or the target is out of reach.
     """
-    for name, value, legal in (("Objective", objective, OBJECTIVES), ("Offchip", offchip, OFFCHIP)):
+    for name, value, legal in (
+        ("Objective", objective, OBJECTIVES), ("Offchip", offchip, OFFCHIP_POLICIES),
+    ):
         if value not in legal:
             raise HwgenError(f"{name} must be one of {', '.join(legal)}, not {value!r}")
     clock = clock_mhz or board.clock_mhz

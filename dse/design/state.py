@@ -26,7 +26,7 @@ from hwgen.dse.design.point import fill_in
 from hwgen.dse.design.refusal import Lack, lacking, refusal
 from hwgen.dse.design.streaming import External
 from hwgen.dse.design.streams import Beats, Streams
-from hwgen.dse.design.table import Part
+from hwgen.dse.design.table import Consumer
 from hwgen.dse.design.tables import Tables
 from hwgen.dse.sparse.statistics import Statistics
 from hwgen.errors import HwgenError
@@ -127,11 +127,11 @@ class SearchState:
             have[BANDWIDTH] = interval * self.external.bytes_per_cycle
         return have * (1 - RESERVE) - self.learned.missing
 
-    def parts(self, beats: Beats) -> list[Part]:
+    def parts(self, beats: Beats) -> list[Consumer]:
         """What is to be built between streams of given lanes and pixels."""
         return self._tables.parts(beats, self.learned, self.external)
 
-    def allocate(self, parts: list[Part], interval: int, latency: bool = False,
+    def allocate(self, parts: list[Consumer], interval: int, latency: bool = False,
                  have: np.ndarray | None = None) -> Allocation | None:
         """Divide what there is; see :func:`hwgen.dse.design.allocate.allocate`."""
         have = self.have(interval) if have is None else have

@@ -10,7 +10,7 @@ import numpy as np
 
 from hwgen.dse.design.amounts import Amounts
 
-__all__ = ["Cheapest", "Column", "FixedTable", "Part", "Table"]
+__all__ = ["Cheapest", "Column", "Consumer", "FixedTable", "Table"]
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Table(Protocol):
 
 
 @dataclass(frozen=True)
-class Part:
+class Consumer:
     """Something to be built, perhaps several times.
 
     Members

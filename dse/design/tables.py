@@ -17,7 +17,7 @@ from hwgen.dse.design.convolution import ConvTable
 from hwgen.dse.design.learned import QUEUE, Learned
 from hwgen.dse.design.streaming import External
 from hwgen.dse.design.streams import Beats, is_depthwise
-from hwgen.dse.design.table import Column, FixedTable, Part
+from hwgen.dse.design.table import Column, Consumer, FixedTable
 from hwgen.dse.design.workload import Workload
 from hwgen.dse.sparse.statistics import Statistics
 from hwgen.ir import AveragePool, Convolution, GlobalAveragePool, Graph, Mul, Node, TensorType
@@ -59,7 +59,7 @@ class Tables:
         """Whether there is a depthwise convolution."""
         return any(is_depthwise(each.conv) for each in self._convolutions)
 
-    def parts(self, beats: Beats, learned: Learned, external: External | None) -> list[Part]:
+    def parts(self, beats: Beats, learned: Learned, external: External | None) -> list[Consumer]:
         """What is to be built between streams of given lanes and pixels.
 
         Parameters
@@ -68,14 +68,14 @@ class Tables:
         learned : sizes of buffers and queues
         external : off-chip memory, if it may be used
         """
-        parts = [Part((each.node.name,), self._convolution(each, beats, learned, external))
+        parts = [Consumer((each.node.name,), self._convolution(each, beats, learned, external))
                  for each in self._convolutions]
         for node in self.graph.nodes:
             if isinstance(node.op, AveragePool | GlobalAveragePool | Mul):
-                parts.append(Part((node.name,), self._scaled(node, beats)))
+                parts.append(Consumer((node.name,), self._scaled(node, beats)))
         for edge, queue in learned.queues.items():
             more = queue.off_chip if external else []
-            parts.append(Part((QUEUE + edge,), FixedTable([*queue.on_chip, *more])))
+            parts.append(Consumer((QUEUE + edge,), FixedTable([*queue.on_chip, *more])))
         return parts
 
     def _convolution(

@@ -20,13 +20,13 @@ from scipy.optimize import nnls
 
 from hwgen.dse.low_rank.problem import Problem, weight_error
 from hwgen.dse.low_rank.ranks import measured
-from hwgen.dse.low_rank.ways import Way, ways
+from hwgen.dse.low_rank.ways import LayerChoice, ways
 from hwgen.dse.tradeoff.front import Front, Point
 from hwgen.dse.tradeoff.judge import Judge
 from hwgen.errors import HwgenError
 from hwgen.models.compression.allocate import Option, allocate
 from hwgen.models.compression.decomposition import Decomposition, stages
-from hwgen.models.compression.layers import Layer
+from hwgen.models.compression.layers import FloatLayer
 
 __all__ = ["Loss", "Space", "Work", "evolve", "stage_work"]
 
@@ -42,9 +42,9 @@ Genome = tuple[int, ...]
 
 
 def evolve(
-    judge: Judge[Problem], offered: Mapping[str, Sequence[Way]] | None = None, *, trials: int = 64,
-    population: int = 64, generations: int = 20, batch: int = 4, loss: float = 0.02,
-    sensitivity: Mapping[str, float] | None = None, seed: int = 0,
+    judge: Judge[Problem], offered: Mapping[str, Sequence[LayerChoice]] | None = None, *,
+    trials: int = 64, population: int = 64, generations: int = 20, batch: int = 4,
+    loss: float = 0.02, sensitivity: Mapping[str, float] | None = None, seed: int = 0,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Front:
     """Choices that trade accuracy for frames a DSP, with their hardware.
@@ -136,14 +136,14 @@ class Space:
     fixed : work of the layers that have no choice, shape ``(4,)``
     """
 
-    ways: Mapping[str, Sequence[Way]]
+    ways: Mapping[str, Sequence[LayerChoice]]
     work: Sequence[np.ndarray]
     lost: Sequence[np.ndarray]
     fixed: np.ndarray
 
     @classmethod
     def of(
-        cls, judge: Judge[Problem], offered: Mapping[str, Sequence[Way]] | None = None,
+        cls, judge: Judge[Problem], offered: Mapping[str, Sequence[LayerChoice]] | None = None,
         sensitivity: Mapping[str, float] | None = None,
         progress: Callable[[str], None] = lambda _: None,
     ) -> Space:
@@ -155,7 +155,7 @@ class Space:
             raise HwgenError(f"Layer {unknown[0]!r} is unknown, or cannot be decomposed")
         found = {}
         for name, some in offered.items():
-            whole = Way.of(layers[name])
+            whole = LayerChoice.of(layers[name])
             smaller = {way.decomposition: way for way in some
                        if way.decomposition is not None and way.cost.below(whole.cost)}
             if smaller:
@@ -230,7 +230,7 @@ class Space:
         return np.array(unequal[:count])
 
 
-def stage_work(layer: Layer, decomposition: Decomposition | None = None) -> np.ndarray:
+def stage_work(layer: FloatLayer, decomposition: Decomposition | None = None) -> np.ndarray:
     """What hardware has to do for a layer, each frame.
 
     Returns

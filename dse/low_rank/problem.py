@@ -23,7 +23,7 @@ from hwgen.models.compression.decomposition import (
     from_json,
     to_json,
 )
-from hwgen.models.compression.layers import Layer, layers
+from hwgen.models.compression.layers import FloatLayer, layers
 from hwgen.models.compression.rewrite import decompose, squared_error
 from hwgen.models.frames.samples import Feed
 from hwgen.models.lowering import lower
@@ -95,7 +95,7 @@ class Problem:
         return {"layers": json.loads(self.key(choice))}
 
     @cached_property
-    def layers(self) -> dict[str, Layer]:
+    def layers(self) -> dict[str, FloatLayer]:
         """Layers that could be decomposed, by name."""
         return layers(self.network)
 
@@ -146,7 +146,7 @@ def hardware(judge: Judge[Problem], choice: Choice) -> Hardware:
 
 
 def weight_error(
-    judge: Judge[Problem], layer: Layer, decomposition: Decomposition | None
+    judge: Judge[Problem], layer: FloatLayer, decomposition: Decomposition | None
 ) -> float:
     """Relative squared error of a layer's weights; 0 if it stays."""
     if decomposition is None:

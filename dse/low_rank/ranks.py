@@ -16,13 +16,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 from hwgen.device.multiplier import Packing
 from hwgen.dse.low_rank.problem import Choice, Problem, hardware, weight_error
-from hwgen.dse.low_rank.ways import Way, ways
+from hwgen.dse.low_rank.ways import LayerChoice, ways
 from hwgen.dse.tradeoff.front import Front
 from hwgen.dse.tradeoff.judge import Judge
 from hwgen.errors import HwgenError
 from hwgen.models.compression.allocate import Option, allocate, sensitivities
 from hwgen.models.compression.decomposition import stages
-from hwgen.models.compression.layers import Layer
+from hwgen.models.compression.layers import FloatLayer
 
 __all__ = ["busy", "fit", "measured"]
 
@@ -31,7 +31,7 @@ CLOSE = 0.02
 
 
 def fit(
-    judge: Judge[Problem], offered: Mapping[str, Sequence[Way]] | None = None, *,
+    judge: Judge[Problem], offered: Mapping[str, Sequence[LayerChoice]] | None = None, *,
     limits: Sequence[float] = (0.8, 0.7, 0.6, 0.5), corrections: int = 4,
     sensitivity: Mapping[str, float] | None = None, multiplier: str = "dsp48e2",
     progress: Callable[[str], None] = lambda _: None,
@@ -69,7 +69,7 @@ def fit(
         sensitivity = measured(judge, offered)
     choices = {name: _options(judge, problem.layers[name], some, multiplier)
                for name, some in offered.items()}
-    whole = sum(busy(layer, Way.of(layer), problem, multiplier)
+    whole = sum(busy(layer, LayerChoice.of(layer), problem, multiplier)
                 for layer in problem.layers.values())
     fixed = whole - sum(max(o.cost for o in some if o.decomposition is None)
                         for some in choices.values())
@@ -83,7 +83,9 @@ def fit(
     return judge.front({"limits": list(limits)})
 
 
-def measured(judge: Judge[Problem], offered: Mapping[str, Sequence[Way]]) -> dict[str, float]:
+def measured(
+    judge: Judge[Problem], offered: Mapping[str, Sequence[LayerChoice]]
+) -> dict[str, float]:
     """How much of each layer's error reaches the network's outputs.
 
     Each layer is tried with the middle one of its ways, see
@@ -99,7 +101,7 @@ def measured(judge: Judge[Problem], offered: Mapping[str, Sequence[Way]]) -> dic
     return dict(judge.journal.once(f"sensitivity {sorted(offered)}", made))
 
 
-def busy(layer: Layer, way: Way, problem: Problem, multiplier: str = "dsp48e2") -> int:
+def busy(layer: FloatLayer, way: LayerChoice, problem: Problem, multiplier: str = "dsp48e2") -> int:
     """Cycles times DSPs that a layer takes a frame, times 1,000.
 
     Parameters
@@ -121,7 +123,7 @@ def busy(layer: Layer, way: Way, problem: Problem, multiplier: str = "dsp48e2") 
 
 
 def _options(
-    judge: Judge[Problem], layer: Layer, some: Sequence[Way], multiplier: str
+    judge: Judge[Problem], layer: FloatLayer, some: Sequence[LayerChoice], multiplier: str
 ) -> list[Option]:
     return [Option(way.decomposition, busy(layer, way, judge.problem, multiplier),
                    weight_error(judge, layer, way.decomposition)) for way in some]

@@ -31,7 +31,7 @@ from torch.nn import functional as F
 from hwgen.device.multiplier import Packing
 from hwgen.dse.design.streams import fold_choices
 from hwgen.dse.low_rank.problem import Choice, Problem, hardware
-from hwgen.dse.low_rank.ways import Way, ways
+from hwgen.dse.low_rank.ways import LayerChoice, ways
 from hwgen.dse.tradeoff.digest import digest
 from hwgen.dse.tradeoff.front import Front
 from hwgen.dse.tradeoff.judge import Judge
@@ -45,7 +45,7 @@ from hwgen.models.compression.decomposition import (
     stages,
     to_json,
 )
-from hwgen.models.compression.layers import Layer, find
+from hwgen.models.compression.layers import FloatLayer, find
 from hwgen.models.frames.samples import Feed
 from hwgen.models.onnx.network import Network
 from hwgen.models.onnx.nodes import attributes
@@ -78,7 +78,7 @@ Ways = Mapping[str, Sequence[Decomposition | None]]
 
 
 def relax(
-    judge: Judge[Problem], offered: Mapping[str, Sequence[Way]] | None = None, *,
+    judge: Judge[Problem], offered: Mapping[str, Sequence[LayerChoice]] | None = None, *,
     budgets: Sequence[float] = (0.8, 0.6, 0.5, 0.4, 0.3), steps: int = 300, rate: float = 0.1,
     tries: int = 2, multiplier: str = "dsp48e2", seed: int = 0,
     progress: Callable[[str], None] = lambda _: None,
@@ -279,7 +279,7 @@ class _Relaxed:
         If a way is of another kind, or weights are shared.
     """
 
-    def __init__(self, network: Network, layers: Mapping[str, Layer], offered: Ways) -> None:
+    def __init__(self, network: Network, layers: Mapping[str, FloatLayer], offered: Ways) -> None:
         self.layers = layers
         self.model = TorchNetwork(network)
         self._constants = {name: _constant(network, name) for name in layers}
@@ -327,7 +327,7 @@ class _Relaxed:
 
 
 def needed(
-    problem: Problem, layer: Layer, choice: Decomposition | None, interval: float,
+    problem: Problem, layer: FloatLayer, choice: Decomposition | None, interval: float,
     multiplier: str = "dsp48e2",
 ) -> float:
     """DSPs with which what becomes of a layer keeps up with an interval; infinite: it cannot.
@@ -410,7 +410,7 @@ def _constant(network: Network, name: str) -> tuple[str, bool]:
 
 
 def _families(
-    layer: Layer, some: Sequence[Decomposition | None]
+    layer: FloatLayer, some: Sequence[Decomposition | None]
 ) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
     """Families of ways that differ only in their rank.
 

@@ -9,13 +9,13 @@ import numpy as np
 
 from hwgen.errors import HwgenError
 from hwgen.models.compression.decomposition import SCHEMES, Cost, Decomposition, cost
-from hwgen.models.compression.layers import Layer
+from hwgen.models.compression.layers import FloatLayer
 
-__all__ = ["Way", "rich_ranks", "ways"]
+__all__ = ["LayerChoice", "rich_ranks", "ways"]
 
 
 @dataclass(frozen=True)
-class Way:
+class LayerChoice:
     """What a layer may become.
 
     Members
@@ -28,16 +28,16 @@ class Way:
     cost: Cost
 
     @classmethod
-    def of(cls, layer: Layer, decomposition: Decomposition | None = None) -> Way:
+    def of(cls, layer: FloatLayer, decomposition: Decomposition | None = None) -> LayerChoice:
         """That way, with its cost for a layer."""
         return cls(decomposition, cost(layer, decomposition))
 
 
 def ways(
-    layer: Layer, *, schemes: Sequence[str] = ("svd_spatial", "svd_last", "svd_first", "cpd"),
+    layer: FloatLayer, *, schemes: Sequence[str] = ("svd_spatial", "svd_last", "svd_first", "cpd"),
     groups: Sequence[int] = (1,), ranks: int = 8, bits: Sequence[int | None] = (None,),
     budget: str = "macs",
-) -> list[Way]:
+) -> list[LayerChoice]:
     """All that makes a layer smaller, the cheapest first; last, the layer itself.
 
     Parameters
@@ -58,14 +58,14 @@ def ways(
         raise HwgenError(f"Schemes must be of {', '.join(SCHEMES[:-1])}, not {unknown[0]!r}")
     if ranks < 1:
         raise HwgenError(f"There must be 1 or more ranks to choose from, not {ranks!r}")
-    found = [Way.of(layer)]
+    found = [LayerChoice.of(layer)]
     for scheme in schemes:
         for count in groups if scheme != "cpd" else (1,):
             most = _most(layer, scheme, count, found[0].cost)
             for rank in rich_ranks(most, ranks):
                 for width in bits if scheme != "cpd" else (None,):
                     found.append(
-                        Way.of(layer, Decomposition(scheme, rank, count, bits=width)))
+                        LayerChoice.of(layer, Decomposition(scheme, rank, count, bits=width)))
     return sorted(found, key=lambda way: (way.decomposition is None, getattr(way.cost, budget)))
 
 
@@ -89,7 +89,7 @@ def _divisors(number: int) -> int:
     return sum(number % k == 0 for k in range(1, number + 1))
 
 
-def _most(layer: Layer, scheme: str, groups: int, whole: Cost) -> int:
+def _most(layer: FloatLayer, scheme: str, groups: int, whole: Cost) -> int:
     """The largest rank with which a layer becomes smaller; 0: none."""
     low, high = 0, int(np.prod(layer.shape))
     while low < high:

@@ -24,7 +24,7 @@ from hwgen.errors import HwgenError
 from hwgen.ir import Conv, TensorType
 from hwgen.parts.sparse_mac import SKIPS, check_streams
 
-__all__ = ["SHORTEST", "Depth", "Layer"]
+__all__ = ["SHORTEST", "Depth", "SparseLayer"]
 
 SHORTEST = 16
 """Windows side by side, at least, where not all are kept or looked at."""
@@ -57,7 +57,7 @@ class Depth:
 
 
 @dataclass(frozen=True, eq=False)
-class Layer:
+class SparseLayer:
     """What was measured of a convolution.
 
     Members
@@ -424,7 +424,7 @@ def _mean_of(work: np.ndarray, config: SparseConvConfig, depth: int) -> float:
 
 
 def _balanced(work: np.ndarray, multipliers: int, least: int) -> Streams:
-    """See :meth:`Layer.balanced`.
+    """See :meth:`SparseLayer.balanced`.
 
     Parameters
     ----------

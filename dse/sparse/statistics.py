@@ -3,7 +3,7 @@
 PASS (Montgomerie-Corcoran et al., "PASS: Exploiting Post-Activation Sparsity in Streaming
 Architectures for CNN Acceleration", 2023) measures the density of every stream of a layer, and
 sizes what is in front of the multipliers by moving averages of it.  Here a sample of windows is
-kept, from which :class:`hwgen.dse.sparse.layer.Layer` computes what any folding takes.
+kept, from which :class:`hwgen.dse.sparse.layer.SparseLayer` computes what any folding takes.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
-from hwgen.dse.sparse.layer import SHORTEST, Depth, Layer
+from hwgen.dse.sparse.layer import SHORTEST, Depth, SparseLayer
 from hwgen.dse.tradeoff.digest import parts
 from hwgen.errors import HwgenError, reason
 from hwgen.ir import Conv, Graph, TensorType
 
-__all__ = ["Depth", "Layer", "Statistics", "layers_of", "measure", "stated"]
+__all__ = ["Depth", "SparseLayer", "Statistics", "layers_of", "measure", "stated"]
 
 FORMAT = "hwgen-sparsity-1"
 SAMPLES = 1024
@@ -43,11 +43,11 @@ class Statistics:
         network are refused
     """
 
-    layers: dict[str, Layer]
+    layers: dict[str, SparseLayer]
     source: str
     digests: dict[str, str]
 
-    def __getitem__(self, name: str) -> Layer:
+    def __getitem__(self, name: str) -> SparseLayer:
         if name not in self.layers:
             raise HwgenError(f"There are no statistics of layer {name!r}: it is no convolution of "
                              f"the network that was measured")
@@ -107,7 +107,7 @@ class Statistics:
                     or density.shape != shape[:2] or len(sample) != -(-size // 8)):
                 raise HwgenError(f"{path} is not a file of statistics: layer {name!r} is damaged")
             bits = np.unpackbits(sample, count=size).reshape(shape)
-            layers[name] = Layer(name, op, tensor, density, bits, places)
+            layers[name] = SparseLayer(name, op, tensor, density, bits, places)
         return cls(layers, source, digests)
 
 
@@ -165,7 +165,7 @@ def measure(
             mine = mine[(mine >= 0) & (mine < len(views[0]))]
             samples_of[name].append(np.stack([view[mine].T for view in views]))
     return Statistics({
-        name: Layer(name, op, tensor, density[name].astype(np.float32),
+        name: SparseLayer(name, op, tensor, density[name].astype(np.float32),
                     np.concatenate(samples_of[name], -1).astype(np.uint8), places[name])
         for name, (op, tensor) in layers.items()
     }, f"{count} frames", _digests(graph))
@@ -195,7 +195,7 @@ def stated(
         shape, share = (op.window.taps, tensor.channels), shares.get(name, 1.0)
         count = max(1, min(samples, LARGEST // (shape[0] * shape[1])))
         sample = (random.random((*shape, count), np.float32) < share).astype(np.uint8)
-        found[name] = Layer(name, op, tensor, np.full(shape, share, np.float32), sample,
+        found[name] = SparseLayer(name, op, tensor, np.full(shape, share, np.float32), sample,
                             np.arange(count))
     return Statistics(found, "stated", _digests(graph))
 

@@ -14,12 +14,12 @@ import numpy as np
 from hwgen.blocks.sparse_conv import even_streams
 from hwgen.design import DesignPoint, Sparse
 from hwgen.dse.design.streams import fold_choices
-from hwgen.dse.sparse.layer import Layer
+from hwgen.dse.sparse.layer import SparseLayer
 from hwgen.dse.sparse.statistics import Statistics
 from hwgen.ir import Graph
 from hwgen.plan import plan
 
-__all__ = ["Way", "as_measured", "sparse_ways"]
+__all__ = ["SparseFolding", "as_measured", "sparse_ways"]
 
 LARGEST = 96
 """Pairs that are tested in parallel, at most."""
@@ -39,7 +39,7 @@ LEAST = 64
 
 
 @dataclass(frozen=True)
-class Way:
+class SparseFolding:
     """A folding that passes over zeros.
 
     Members
@@ -61,7 +61,7 @@ class Way:
         return len(self.sparse.streams)
 
 
-def sparse_ways(layer: Layer, step: int, lanes_out: int) -> tuple[Way, ...]:
+def sparse_ways(layer: SparseLayer, step: int, lanes_out: int) -> tuple[SparseFolding, ...]:
     """Ways to compute a convolution, with streams dealt out evenly.
 
     Parameters
@@ -75,7 +75,7 @@ def sparse_ways(layer: Layer, step: int, lanes_out: int) -> tuple[Way, ...]:
     )
 
 
-def _ways(layer: Layer, step: int, lanes_out: int) -> Iterator[Way]:
+def _ways(layer: SparseLayer, step: int, lanes_out: int) -> Iterator[SparseFolding]:
     op = layer.op
     cin, cout = op.weight.shape[-1], op.cout // op.groups
     channels, pes = _choices(cin, step), _choices(cout, lanes_out)
@@ -98,7 +98,7 @@ def _ways(layer: Layer, step: int, lanes_out: int) -> Iterator[Way]:
                     alike = pe if skip != "activation" else max(cout // 2, 1)
                     way = cl, tl, alike, streams, skip
                     cycles = layer.remember(("cycles", *way), partial(layer.cycles, *way))
-                    yield Way(cl, tl, pe, Sparse(streams, skip), cycles)
+                    yield SparseFolding(cl, tl, pe, Sparse(streams, skip), cycles)
 
 
 def _choices(extent: int, step: int) -> list[int]:
@@ -110,7 +110,7 @@ def _choices(extent: int, step: int) -> list[int]:
     return sorted({min(lanes, key=lambda n, w=w: abs(n - w)) for w in wanted})
 
 
-def _density(layer: Layer, pe: int) -> tuple[float, str]:
+def _density(layer: SparseLayer, pe: int) -> tuple[float, str]:
     """Find which zeros to pass over.
 
     Returns

@@ -306,7 +306,9 @@ def _ends(m: Module, group: int, total: int, step: Value, name: str) -> Value:
     return last
 
 
-def _any(m: Module, name: str, most: int, more: Value, less: Value, init: int = 0) -> Value:
+def _nonzero_count(
+    m: Module, name: str, most: int, more: Value, less: Value, init: int = 0
+) -> Value:
     """Whether a number of things, at most ``most``, is positive: the sign of a register."""
     left = Signal(signed(most.bit_length() + 1), init=init - 1, name=name)
     m.d.sync += left.eq(add_carry(left, less.replicate(2).as_signed(), more))
@@ -365,13 +367,13 @@ class EvictionBuffer(Configured[EvictionConfig]):
             freed.eq(tail.i.valid & _ends(m, *words, tail.i.valid, "freeing")),
         ]
         due, made, _ = self._requests(m, "write", self.write.request)
-        free = _any(m, "free", config.slots, freed, made, init=config.slots)
-        m.d.comb += due.eq(free & _any(m, "full", config.head_words, closed, made))
+        free = _nonzero_count(m, "free", config.slots, freed, made, init=config.slots)
+        m.d.comb += due.eq(free & _nonzero_count(m, "full", config.head_words, closed, made))
         # Not in the cycle in which a slot became free, for which the head had to wait.
         m.d.sync += self.waits.eq(self.i.valid & ~head.room & free & ~made)
 
         due, made, short = self._requests(m, "read", self.read.request)
-        written = _any(m, "written", config.slots, self.write.done, made)
+        written = _nonzero_count(m, "written", config.slots, self.write.done, made)
         m.d.comb += due.eq(written & Mux(short, tail.room[-1], tail.room[0]))
         claims = (made & ~short, made & short)
         m.d.comb += tail.reserve.eq(Cat(claims[: len(config.request_words)]))

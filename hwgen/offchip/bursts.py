@@ -98,7 +98,7 @@ class Issuer(wiring.Component):
         for k, request in enumerate(requests):
             m.d.comb += request.ready.eq(grant[k])
         asked = Signal(axi.request_layout)
-        m.d.comb += asked.eq(_any(
+        m.d.comb += asked.eq(_or_all(
             Value.cast(request.p) & grant[k].replicate(len(Value.cast(request.p)))
             for k, request in enumerate(requests)
         ))
@@ -108,7 +108,7 @@ class Issuer(wiring.Component):
             m.d.sync += [
                 held.eq(1), word.eq(self.base[shift:] + asked.address[shift:]),
                 left.eq(size[shift:]), tail.eq(size[:shift]),
-                client.eq(_any(Mux(grant[k], k, 0) for k in range(self.clients))),
+                client.eq(_or_all(Mux(grant[k], k, 0) for k in range(self.clients))),
             ]
 
         # A burst ends with the request, or at the next boundary: as many words are before that,
@@ -219,6 +219,6 @@ def _first(bits: Value) -> Value:
     return (bits & -bits)[: len(bits)]
 
 
-def _any(values: Iterable[Value]) -> Value:
+def _or_all(values: Iterable[Value]) -> Value:
     """Or of values."""
     return reduce(or_, values)

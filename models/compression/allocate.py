@@ -11,7 +11,7 @@ import numpy as np
 from hwgen.errors import HwgenError, naming
 from hwgen.models.compression import lowrank
 from hwgen.models.compression.decomposition import SVD, Decomposition, cost
-from hwgen.models.compression.layers import Layer, find, read_layer
+from hwgen.models.compression.layers import FloatLayer, find, read_layer
 from hwgen.models.compression.rewrite import decompose, squared_error
 from hwgen.models.frames.samples import Feed
 from hwgen.models.onnx.network import Network
@@ -41,7 +41,7 @@ class Option:
 
 
 def options(
-    layer: Layer, schemes: Sequence[str] = SVD, groups: Sequence[int] = (1,),
+    layer: FloatLayer, schemes: Sequence[str] = SVD, groups: Sequence[int] = (1,),
     budget: str = "macs", bits: int | None = None,
 ) -> list[Option]:
     """All ranks of SVD schemes that make a layer smaller, and the layer itself, cheapest first.

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from hwgen.errors import HwgenError, naming
-from hwgen.models.compression.layers import Layer
+from hwgen.models.compression.layers import FloatLayer
 
 __all__ = ["SCHEMES", "Cost", "Decomposition", "Stage", "cost", "from_json", "plan",
            "stages", "to_json"]
@@ -159,7 +159,7 @@ def plan(
     return tuple(branches)
 
 
-def cost(layer: Layer, decomposition: Decomposition | None = None) -> Cost:
+def cost(layer: FloatLayer, decomposition: Decomposition | None = None) -> Cost:
     """Weights and MACs of a layer, as it is or decomposed.
 
     Zeros of a sparse branch are not counted: hardware that does not skip them multiplies them all.
@@ -179,7 +179,7 @@ def cost(layer: Layer, decomposition: Decomposition | None = None) -> Cost:
     return Cost(parameters, macs)
 
 
-def stages(layer: Layer, decomposition: Decomposition) -> Iterator[tuple[Stage, int]]:
+def stages(layer: FloatLayer, decomposition: Decomposition) -> Iterator[tuple[Stage, int]]:
     """The layers of all branches, each with the number of pixels that it makes.
 
     Raises

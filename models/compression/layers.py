@@ -11,13 +11,13 @@ from hwgen.errors import HwgenError, naming
 from hwgen.models.onnx.network import Network
 from hwgen.models.onnx.nodes import attributes, spatial_pads
 
-__all__ = ["Layer", "find", "layers", "read_layer"]
+__all__ = ["FloatLayer", "find", "layers", "read_layer"]
 
 KINDS = ("Conv", "Gemm", "MatMul")
 
 
 @dataclass(frozen=True, eq=False)
-class Layer:
+class FloatLayer:
     """A convolution without groups, or a product with a constant matrix.
 
     Members
@@ -46,7 +46,7 @@ class Layer:
         return self.weight.shape
 
 
-def layers(network: Network) -> dict[str, Layer]:
+def layers(network: Network) -> dict[str, FloatLayer]:
     """All layers of a network that can be decomposed, by name, in its order."""
     found = {}
     for node in network.nodes:
@@ -75,7 +75,7 @@ def find(network: Network, name: str) -> onnx.NodeProto:
     return nodes[0]
 
 
-def read_layer(network: Network, node: onnx.NodeProto) -> Layer:
+def read_layer(network: Network, node: onnx.NodeProto) -> FloatLayer:
     """A node as a layer.
 
     Raises
@@ -109,7 +109,7 @@ def _listed(names: list[str]) -> str:
     return f"{shown}, ..." if len(names) > 20 else shown or "none that could be decomposed"
 
 
-def _conv(network: Network, node: onnx.NodeProto, weight: np.ndarray) -> Layer:
+def _conv(network: Network, node: onnx.NodeProto, weight: np.ndarray) -> FloatLayer:
     at = attributes(node)
     groups, kernel = int(at.get("group", 1)), weight.shape[2:]
     if groups != 1:
@@ -119,11 +119,12 @@ def _conv(network: Network, node: onnx.NodeProto, weight: np.ndarray) -> Layer:
     dilation = tuple(at.get("dilations", (1,) * len(kernel)))
     extent = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True))
     inputs = network.shapes[node.input[0]][2:]
-    return Layer(_label(node), "Conv", weight, inputs, network.shapes[node.output[0]][2:], stride,
-                 dilation, spatial_pads(at, extent, stride, inputs))
+    return FloatLayer(
+        _label(node), "Conv", weight, inputs, network.shapes[node.output[0]][2:], stride, dilation,
+        spatial_pads(at, extent, stride, inputs))
 
 
-def _matrix(network: Network, node: onnx.NodeProto, weight: np.ndarray) -> Layer:
+def _matrix(network: Network, node: onnx.NodeProto, weight: np.ndarray) -> FloatLayer:
     at = attributes(node)
     if at.get("transA"):
         raise HwgenError("transA = 1 is not supported: a frame is one row")
@@ -132,4 +133,4 @@ def _matrix(network: Network, node: onnx.NodeProto, weight: np.ndarray) -> Layer
     if not at.get("transB"):
         weight = weight.T
     rows = network.shapes[node.input[0]][1:-1]
-    return Layer(_label(node), node.op_type, weight, rows, rows)
+    return FloatLayer(_label(node), node.op_type, weight, rows, rows)

@@ -14,7 +14,7 @@ from hwgen.errors import HwgenError, naming
 from hwgen.models.compression import lowrank
 from hwgen.models.compression.decomposition import Decomposition, Stage, cost, plan
 from hwgen.models.compression.itera import iterate
-from hwgen.models.compression.layers import Layer, find, read_layer
+from hwgen.models.compression.layers import FloatLayer, find, read_layer
 from hwgen.models.onnx.network import Network
 from hwgen.models.onnx.nodes import attributes
 from hwgen.models.onnx.quantisers import CodedConstant
@@ -128,7 +128,7 @@ def decompose(
     return edit.finish()
 
 
-def _check_smaller(layer: Layer, choice: Decomposition) -> None:
+def _check_smaller(layer: FloatLayer, choice: Decomposition) -> None:
     before, after = cost(layer), cost(layer, choice)
     for what in ("parameters", "macs"):
         old, new = getattr(before, what), getattr(after, what)
@@ -204,7 +204,7 @@ class _Edit:
         self.taken |= {value.name for value in graph.initializer}
 
     def replace(
-        self, node: onnx.NodeProto, layer: Layer, branches: tuple[tuple[Factor, ...], ...]
+        self, node: onnx.NodeProto, layer: FloatLayer, branches: tuple[tuple[Factor, ...], ...]
     ) -> None:
         """Put the layers of the branches in the place of a node."""
         new: list[onnx.NodeProto] = []
@@ -261,7 +261,7 @@ class _Edit:
         )
 
     def _node(
-        self, node: onnx.NodeProto, layer: Layer, factor: Factor, name: str, tensor: str,
+        self, node: onnx.NodeProto, layer: FloatLayer, factor: Factor, name: str, tensor: str,
         output: str, last: bool, biased: bool,
     ) -> onnx.NodeProto:
         weight, coded = factor.weight, factor.coded
@@ -289,7 +289,7 @@ class _Edit:
             }
         return helper.make_node(layer.kind, inputs, [output], name=name, **at)
 
-    def _shape(self, layer: Layer, stage: Stage, shape: list[int]) -> list[int]:
+    def _shape(self, layer: FloatLayer, stage: Stage, shape: list[int]) -> list[int]:
         """Shape behind a layer, from that before it."""
         if layer.kind != "Conv":
             return [*shape[:-1], stage.shape[0]]

@@ -15,7 +15,7 @@ from hwgen.models.lowering.core import Lowering, Result, multiplier_bits, scales
 from hwgen.models.lowering.exact import LARGEST_BIAS, exact_requantise, sign_requantise
 from hwgen.models.quantisation.bias import corrected_bias
 
-__all__ = ["Layer", "integers", "scaled"]
+__all__ = ["IntegerLayer", "integers", "scaled"]
 
 WIDE_BIAS = 1 << 36
 """Largest bias of a layer that reads more than 8 bits; integer ONNX has no such layers anyway."""
@@ -31,7 +31,7 @@ Arrange = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
-class Layer:
+class IntegerLayer:
     """What a layer with weights is in integers.
 
     Members
@@ -121,7 +121,7 @@ def _channel_scale(scale: np.ndarray, least: np.ndarray) -> np.ndarray:
 def integers(
     low: Lowering, node: onnx.NodeProto, source: str, arrange: Arrange, affine: Affine,
     factor: float = 1.0, order: np.ndarray | None = None,
-) -> Layer:
+) -> IntegerLayer:
     """A layer with weights, and the scales and shifts behind it.
 
     Where the file states the weights' integers and the result's codes, every sum gets the code
@@ -177,7 +177,7 @@ def integers(
 
 def scaled(
     low: Lowering, source: str, scale: np.ndarray, shift: np.ndarray, result: Result
-) -> Layer:
+) -> IntegerLayer:
     """``scale * x + shift`` per channel: weights of 1 or -1, and a requantisation."""
     type = low.type(source)
     scale = np.broadcast_to(scale, (type.channels,)).astype(np.float64)
@@ -195,18 +195,18 @@ def _least_scale(bias: np.ndarray, type: TensorType) -> np.ndarray:
 def _layer(
     low: Lowering, weights: _Weights, bias: np.ndarray, type: TensorType, result: Result,
     exact: bool,
-) -> Layer:
+) -> IntegerLayer:
     output = result.quantisation
     if result.sign is not None:
         sums = weights.sums(type)
         whole, requantise = sign_requantise(
             bias / (weights.scale * type.scale), *sums, result.sign)
-        return Layer(weights.integers, weights.bits, whole, requantise, result)
+        return IntegerLayer(weights.integers, weights.bits, whole, requantise, result)
     if exact and weights.given and result.name in low.network.codes and output.bits <= 8:
         ratio = weights.scale * type.scale / output.scale
         found = exact_requantise(ratio, bias / output.scale, *weights.sums(type), output,
                                  multiplier_bits(output))
-        return Layer(weights.integers, weights.bits, found.bias, found.requantise, result)
+        return IntegerLayer(weights.integers, weights.bits, found.bias, found.requantise, result)
     if weights.given:
         weights = weights.raised(_least_scale(bias, type))
     # A channel that is 0 whatever comes may have any scale: one that requantisation has, too.
@@ -220,4 +220,4 @@ def _layer(
     if abs(left).max() > COARSE:
         offset = np.rint(np.ldexp(left, requantise.shift)).astype(np.int64)
         requantise = replace(requantise, offset=offset)
-    return Layer(weights.integers, weights.bits, whole.astype(np.int64), requantise, result)
+    return IntegerLayer(weights.integers, weights.bits, whole.astype(np.int64), requantise, result)

@@ -20,7 +20,7 @@ from hwgen.models.onnx.nodes import WEIGHTED
 from hwgen.models.onnx.session import session
 from hwgen.models.quantisation.histogram import Histogram
 
-__all__ = ["METHODS", "Statistics", "probe", "statistics"]
+__all__ = ["METHODS", "TensorStatistics", "probe", "statistics"]
 
 METHODS = ("minmax", "percentile", "mse")
 
@@ -28,7 +28,7 @@ Ranges = dict[str, tuple[float, float]]
 
 
 @dataclass(frozen=True)
-class Statistics:
+class TensorStatistics:
     """What calibration found out about a network.
 
     Members
@@ -83,7 +83,7 @@ def statistics(
     method: str = "minmax",
     bits: int | Callable[[str], int] = 8,
     percentile: float = 99.99,
-) -> Statistics:
+) -> TensorStatistics:
     """Run a network and choose the range of every float tensor.
 
     Frames pass one by one; of each tensor only a histogram of at most 2,048 bins is kept.  Inputs
@@ -106,7 +106,7 @@ def statistics(
         raise HwgenError(f"Calibration method must be one of {', '.join(METHODS)}, not {method!r}")
     if not 50 < percentile <= 100:
         raise HwgenError(f"Percentile must be above 50 and at most 100, not {percentile!r}")
-    result = Statistics(method=method)
+    result = TensorStatistics(method=method)
     histograms = _gather(network, feeds, result)
     result.ranges.update(result.extremes)
     for name, histogram in histograms.items():
@@ -121,7 +121,9 @@ def statistics(
     return result
 
 
-def _gather(network: Network, feeds: Iterable[Feed], result: Statistics) -> dict[str, Histogram]:
+def _gather(
+    network: Network, feeds: Iterable[Feed], result: TensorStatistics
+) -> dict[str, Histogram]:
     """Run all frames: fill extremes, means and peaks, and count values where the method asks."""
     run = probe(network, [out for node in network.nodes for out in node.output if out])
     channels = _channel_axes(network)
@@ -144,7 +146,7 @@ def _gather(network: Network, feeds: Iterable[Feed], result: Statistics) -> dict
     return histograms
 
 
-def _note_extremes(result: Statistics, name: str, value: np.ndarray) -> tuple[float, float]:
+def _note_extremes(result: TensorStatistics, name: str, value: np.ndarray) -> tuple[float, float]:
     """Add a frame to the extremes of a tensor; returns its own."""
     low, high = float(value.min()), float(value.max())
     if not (np.isfinite(low) and np.isfinite(high)):
@@ -163,7 +165,7 @@ def _channel_axes(network: Network) -> dict[str, int]:
     return axes
 
 
-def _note_channels(result: Statistics, name: str, value: np.ndarray) -> None:
+def _note_channels(result: TensorStatistics, name: str, value: np.ndarray) -> None:
     """Add a frame, channels first, to the sums of the means and to the peaks."""
     flat = value.reshape(len(value), -1)
     peak = np.maximum(np.abs(flat.max(1)), np.abs(flat.min(1))).astype(np.float64)

@@ -48,9 +48,9 @@ def equalise(
     ----------
     network : :class:`hwgen.models.onnx.network.Network`, left as it is
     peaks : largest magnitude per channel of the second convolutions' inputs, by tensor
-        (:attr:`hwgen.models.quantisation.calibrate.Statistics.peaks`).  If given, it takes the
-        place of ``r1``: better where each output channel's weights have a scale of their own (Xiao
-        et al., "SmoothQuant", 2023, section 4).
+        (:attr:`hwgen.models.quantisation.calibrate.TensorStatistics.peaks`).  If given, it
+        takes the place of ``r1``: better where each output channel's weights have a scale of their
+        own (Xiao et al., "SmoothQuant", 2023, section 4).
     iterations : most passes over all pairs
 
     Raises

@@ -50,6 +50,7 @@ def test_a_block(config, tmp_path: Path) -> None:
     assert runs[0].interval == config.interval
 
 
+@pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
 def test_a_block_that_writes_needs_a_port() -> None:
     axi = AxiConfig(data_bits=64)
     config = EvictionConfig(stream=STREAM, axi=axi, burst=8, memory_latency=60)

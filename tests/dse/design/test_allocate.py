@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 
 from hwgen.dse.design.allocate import WEIGHTS, allocate, fits
 from hwgen.dse.design.amounts import RESOURCES, Amounts
-from hwgen.dse.design.table import Column, FixedTable, Part
+from hwgen.dse.design.table import Column, Consumer, FixedTable
 from tests.profiles import examples
 from tests.typed import of_kind
 
 
-def parts_of(seed: int, count: int, ways: int) -> list[Part]:
+def parts_of(seed: int, count: int, ways: int) -> list[Consumer]:
     random = np.random.default_rng(seed)
     return [
-        Part((f"p{k}",), FixedTable([
+        Consumer((f"p{k}",), FixedTable([
             Column(Amounts(*map(float, random.integers(0, 9, len(RESOURCES)))), 1, n)
             for n in range(ways)
         ]))
@@ -27,7 +27,7 @@ def parts_of(seed: int, count: int, ways: int) -> list[Part]:
     ]
 
 
-def every_way(parts: list[Part]) -> np.ndarray:
+def every_way(parts: list[Consumer]) -> np.ndarray:
     """What each combination of ways takes."""
     tables = [of_kind(part.table, FixedTable) for part in parts]
     return np.array([np.sum([c.takes for c in columns], axis=0)
@@ -59,7 +59,7 @@ def test_against_trying_everything(seed: int, count: int, ways: int, each: int) 
 def test_alike_parts_are_decided_together() -> None:
     ways = Column(Amounts(dsp=4), 1, "dsp"), Column(Amounts(lut=9), 1, "lut")
     table = FixedTable(ways)
-    parts = [Part(("a", "b", "c"), table)]
+    parts = [Consumer(("a", "b", "c"), table)]
     found = allocate(parts, np.array(Amounts(9, 9, 9, 1, 1, 1), float), 1)
     assert found is not None
     assert sorted(str(column.choice) for column in found.columns.values()) == ["dsp", "dsp", "lut"]
@@ -67,7 +67,7 @@ def test_alike_parts_are_decided_together() -> None:
 
 @pytest.mark.parametrize("have, share", [(8.0, 1.5), (12.0, 1.0), (24.0, 0.5)])
 def test_share_of_what_is_needed(have: float, share: float) -> None:
-    parts = [Part(("a", "b", "c"), FixedTable([Column(Amounts(dsp=4), 1, "")]))]
+    parts = [Consumer(("a", "b", "c"), FixedTable([Column(Amounts(dsp=4), 1, "")]))]
     found, prices = fits(parts, np.array([have, 1, 1, 1, 1, 1]), 1, exact=True)
     assert found == pytest.approx(share)
     assert prices.argmax() == 0

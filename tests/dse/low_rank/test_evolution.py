@@ -8,7 +8,7 @@ import pytest
 
 from hwgen.dse.low_rank.evolution import Loss, Space, Work, evolve, stage_work
 from hwgen.dse.low_rank.problem import Problem
-from hwgen.dse.low_rank.ways import Way, ways
+from hwgen.dse.low_rank.ways import LayerChoice, ways
 from hwgen.dse.tradeoff.front import Front, Hardware
 from hwgen.dse.tradeoff.judge import Judge
 from hwgen.errors import HwgenError
@@ -73,7 +73,7 @@ def problem() -> tuple[Problem, list[Graph]]:
     return Problem(NET, FRAMES, accuracy, hardware), asked
 
 
-def offered() -> dict[str, list[Way]]:
+def offered() -> dict[str, list[LayerChoice]]:
     return {name: [*ways(layer, schemes=("cpd",), ranks=2)[:-1],
                    *ways(layer, schemes=("svd_spatial", "svd_first"), ranks=4)]
             for name, layer in problem()[0].layers.items()}
@@ -234,6 +234,6 @@ def test_errors():
         with pytest.raises(HwgenError, match=message):
             search(judge, **options)
     with pytest.raises(HwgenError, match="No layer can become smaller"):
-        evolve(judge, {"one": [Way.of(judge.problem.layers["one"])]})
+        evolve(judge, {"one": [LayerChoice.of(judge.problem.layers["one"])]})
     with pytest.raises(HwgenError, match="Layer 'four' is unknown"):
         evolve(judge, {"four": []})

@@ -9,7 +9,7 @@ from hwgen import boards
 from hwgen.build import main
 from hwgen.dse.low_rank.problem import Problem, chosen, designed, save
 from hwgen.dse.low_rank.ranks import busy, fit
-from hwgen.dse.low_rank.ways import Way, rich_ranks, ways
+from hwgen.dse.low_rank.ways import LayerChoice, rich_ranks, ways
 from hwgen.dse.tradeoff.judge import Judge
 from hwgen.errors import HwgenError
 from hwgen.ir import Graph
@@ -222,9 +222,10 @@ def test_bits_are_cheaper():
     """Integers of 4 bits share a DSP in threes."""
     given = rank_problem()
     layer = given.layers["two"]
-    eight, four = (Way.of(layer, Decomposition("svd_last", 4, bits=bits)) for bits in (8, 4))
+    eight, four = (LayerChoice.of(layer, Decomposition("svd_last", 4, bits=bits))
+                   for bits in (8, 4))
     assert busy(layer, four, given) == pytest.approx(busy(layer, eight, given) * 2 / 3, rel=0.01)
-    assert busy(layer, Way.of(layer), given) == 500 * layer.weight.size * 64
+    assert busy(layer, LayerChoice.of(layer), given) == 500 * layer.weight.size * 64
 
 
 def test_fit_errors():
@@ -234,4 +235,4 @@ def test_fit_errors():
     with pytest.raises(HwgenError, match="No choice needs at most"):
         fit(judge, limits=(0.001,))
     with pytest.raises(HwgenError, match="No layer can become smaller"):
-        fit(judge, {"one": [Way.of(judge.problem.layers["one"])]})
+        fit(judge, {"one": [LayerChoice.of(judge.problem.layers["one"])]})

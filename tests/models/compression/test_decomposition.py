@@ -18,13 +18,13 @@ from hwgen.models.compression.decomposition import (
     plan,
     to_json,
 )
-from hwgen.models.compression.layers import Layer
+from hwgen.models.compression.layers import FloatLayer
 
 SPARSE = Decomposition("sparse", density=0.1)
 
 
 def layer(shape, inputs=(), outputs=None):
-    return Layer("l", "Conv", np.ones(shape), inputs, inputs if outputs is None else outputs)
+    return FloatLayer("l", "Conv", np.ones(shape), inputs, inputs if outputs is None else outputs)
 
 
 def branches():

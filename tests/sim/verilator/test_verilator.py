@@ -65,7 +65,7 @@ def test_several_pixels_a_beat_and_loaded_weights(preload: bool, tmp_path: Path)
     board = replace(boards.load("zcu104"), lut=12_000, bram18=6)
     found = search(b.graph, board)
     design = replace(found.design, foldings={
-        name: replace(f, weights="ultra") for name, f in found.design.foldings.items()
+        name: replace(f, weight_style="ultra") for name, f in found.design.foldings.items()
     })
     design, netlist, timing = sized(b.graph, design)
     assert max(design.pixels.values()) > 1
