@@ -119,7 +119,10 @@ class ConvTable:
         self._interval = self._slowest = 0
 
     def limit(self, interval: int) -> int:
-        """See :meth:`~hwgen.dse.design.table.Table.limit`; ways that are far quicker than need be are dropped, too."""
+        """See :meth:`hwgen.dse.design.table.Table.limit`.
+
+        Ways that are far quicker than need be are dropped, too.
+        """
         if interval == self._interval:
             return self._slowest
         cycles = self._ordered
@@ -152,7 +155,10 @@ class ConvTable:
         self._streams = takes.reshape(-1, len(RESOURCES))
 
     def cheapest(self, prices: np.ndarray) -> Cheapest:
-        """See :meth:`~hwgen.dse.design.table.Table.cheapest`: the cheapest folding, with the cheapest memories."""
+        """The cheapest folding, with the cheapest memories.
+
+        See :meth:`hwgen.dse.design.table.Table.cheapest`.
+        """
         shares, ways = self._shares, []
         each = prices[:, LOGIC] @ shares.logic
         weights, window = ((prices[:, MEMORY] @ memory).reshape(len(prices), self.styles, -1)
@@ -173,7 +179,7 @@ class ConvTable:
         return Cheapest(ways, least + requantising.min(1))
 
     def takes(self, way: Kept | Streaming) -> np.ndarray:
-        """See :meth:`~hwgen.dse.design.table.Table.takes`."""
+        """See :meth:`hwgen.dse.design.table.Table.takes`."""
         if isinstance(way, Streaming):
             return self._streams[way.stream] + self._requantisers[way.requantiser]
         takes, count = np.zeros(len(RESOURCES)), len(self._kept)
@@ -183,7 +189,7 @@ class ConvTable:
         return takes + self._requantisers[way.requantiser]
 
     def column(self, way: Kept | Streaming) -> Column:
-        """See :meth:`~hwgen.dse.design.table.Table.column`."""
+        """See :meth:`hwgen.dse.design.table.Table.column`."""
         if isinstance(way, Streaming):
             # The style of the queue is decided once the design is planned.
             index, first, second, _ = np.unravel_index(way.stream, self._ways.takes.shape[:-1])
