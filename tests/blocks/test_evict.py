@@ -22,7 +22,7 @@ from hwgen.blocks.evict import EvictionConfig
 from hwgen.emit.verilog import emit_component
 from hwgen.errors import HwgenError
 from hwgen.ir import Quantisation, TensorType
-from hwgen.offchip.bus import AxiConfig
+from hwgen.offchip.bus import MEMORY_LATENCY, AxiConfig
 from hwgen.parts.queue import queue_depth
 from hwgen.parts.stream import StreamType, in_order
 from hwgen.sim.verilator import lint
@@ -482,8 +482,8 @@ def test_resources_count_the_memories() -> None:
     config = EvictionConfig(
         stream=StreamType(TensorType((64, 64, 32)), 16), axi=AxiConfig(), depths=(20000,)
     )
-    assert (config.tail_words, config.word_bits) == (64 + 512 + 5 + 1, 128)
-    assert config.resources().bram18 == 8
+    assert (config.tail_words, config.word_bits) == (64 + MEMORY_LATENCY + 5 + 1, 128)
+    assert config.resources().bram18 == 4
     assert replace(config, styles=("ultra",)).resources().uram == 2
     # What is far off the chip costs nothing but longer counters.
     deep = replace(config, depths=(2_000_000,)).resources()

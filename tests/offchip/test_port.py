@@ -530,8 +530,8 @@ def test_config_refuses(options: dict[str, int], message: str) -> None:
 
 
 @pytest.mark.parametrize("options, message", [
-    ({"reads": 17}, r"^Reads must be between 0 and the 16 identifiers, not 17$"),
-    ({"writes": -1}, r"^Writes must be between 0 and the 16 identifiers, not -1$"),
+    ({"reads": 65}, r"^Reads must be between 0 and the 64 identifiers, not 65$"),
+    ({"writes": -1}, r"^Writes must be between 0 and the 64 identifiers, not -1$"),
     ({"reads": 0, "writes": 0}, r"^An AXI port must have at least one client$"),
     ({"outstanding": 0}, r"^Outstanding bursts must be positive, not 0$"),
     ({"timeout": 0}, r"^AXI timeout must be positive, not 0$"),
