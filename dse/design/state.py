@@ -133,7 +133,10 @@ class SearchState:
 
     def allocate(self, parts: list[Consumer], interval: int, latency: bool = False,
                  have: np.ndarray | None = None) -> Allocation | None:
-        """Divide what there is; see :func:`hwgen.dse.design.allocate.allocate`."""
+        """Divide the available resources among ``parts``.
+
+        See :func:`hwgen.dse.design.allocate.allocate`.
+        """
         have = self.have(interval) if have is None else have
         return allocate(parts, have, interval, latency, self.weights)
 

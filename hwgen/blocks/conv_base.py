@@ -227,12 +227,14 @@ def weight_memories(
     Parameters
     ----------
     block : has the ports ``load`` and ``next``, if weights are loaded
-    address : of memory ``k``, so many cycles late that what it reads comes ``weight_latency``
-        cycles after that of one that is not late
+    address : called with the number of a memory and a delay in cycles, returns the address for that
+        memory, delayed by as much, so that all memories answer ``weight_latency`` cycles after the
+        address without a delay
 
     Returns
     -------
-    what they read; and that all of them are loaded
+    words : what each memory reads
+    loaded : whether all memories have their contents
     """
     words, loaded = [], []
     chain = wiring.flipped(block.load) if config.loads else None
@@ -253,13 +255,17 @@ def array_weights(
     m: Module, block: wiring.Component, config: ConvolutionConfig, array: MacArray,
     address: Signal, late: int = 0,
 ) -> Value:
-    """Give an array its weights, as late as it wants them; returns that all of them are loaded.
+    """Connect the memories of the weights to an array, with the delays that the array asks for.
 
     Parameters
     ----------
     block : see :func:`weight_memories`
     address : of all memories
     late : cycles beyond the ``weight_latency`` after the address, for the first of them
+
+    Returns
+    -------
+    whether all memories have their contents
     """
     skews = config.array.skews
     addresses = [address]
@@ -276,12 +282,17 @@ def serialise(
     m: Module, config: ConvolutionConfig, results: Value, done: Value, beats: Value,
     requantiser: Requantiser,
 ) -> Signal:
-    """Send the results of a fold to the requantisers; returns how many beats are left.
+    """Send the results of a fold to the requantisers, beat by beat.
 
     Parameters
     ----------
     results : in the order of beats
-    done, beats : they are there, and in how many beats they go
+    done : whether the results of a fold are there
+    beats : number of beats that they take
+
+    Returns
+    -------
+    the number of beats that are still to be sent
     """
     bits = len(requantiser.i.p.as_value())
     held = Signal(len(results), reset_less=True)

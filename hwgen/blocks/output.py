@@ -21,12 +21,17 @@ def output_queue(config: BlockConfig, k: int = 0, claims: tuple[int, ...] = (1,)
 def fold_queue(
     m: Module, config: BlockConfig, counts: list[int], start: Value
 ) -> tuple[Queue, Value]:
-    """The queue of a block whose results come in folds; and that it has room for the next one's.
+    """Add the output queue of a block whose results come fold by fold.
 
     Parameters
     ----------
-    counts : beats of each fold, over and over again
-    start : a fold starts, which claims the places of its beats
+    counts : number of beats of each fold, in a cycle that repeats for ever
+    start : whether a fold starts; it then claims the places of its beats
+
+    Returns
+    -------
+    queue : the queue
+    room : whether the queue has room for the beats of the next fold
     """
     claims = tuple(sorted(set(counts), reverse=True))
     m.submodules.queue = queue = output_queue(config, 0, claims)
@@ -36,12 +41,18 @@ def fold_queue(
 
 
 def fold_beats(m: Module, name: str, counts: list[int], advance: Value) -> Value:
-    """Beats of the fold, of which there are so many; ``advance``: then comes the next one."""
+    """Number of beats in the current fold.
+
+    Parameters
+    ----------
+    counts : number of beats of each fold, in a cycle that repeats for ever
+    advance : whether the next fold begins in the next cycle
+    """
     return Mux(_which_fold(m, name, counts, advance), min(counts), max(counts))
 
 
 def _which_fold(m: Module, name: str, counts: list[int], advance: Value) -> Signal:
-    """Whether the fold has the fewer results, as one at an end may; 0 if all have as many."""
+    """Whether the current fold has fewer results than the others; see :func:`fold_beats`."""
     fewer = [int(n < max(counts)) for n in counts]
     which = Signal(name=f"{name}_fewer", init=fewer[0])
     if any(fewer):

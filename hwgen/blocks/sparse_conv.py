@@ -325,7 +325,7 @@ class SparseConvConfig(ConvolutionConfig):
         return float(ends[-1] - ends[0]) / max(len(ends) - 1, 1)
 
     def area(self) -> Area:
-        """A sparse convolution."""
+        """What the convolution takes."""
         results, mac = int(self.fold_results.max()), self.mac
         held = self.requantiser.acc_bits * results
         out = self.window.area() + self.requantiser.area()

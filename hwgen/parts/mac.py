@@ -136,7 +136,7 @@ class MacColumnConfig(Part):
         return signed_width(-bound - 1, bound)
 
     def area(self, times: int = 1) -> Area:
-        """What a column takes."""
+        """What ``times`` equal columns take."""
         packing, bits = self.packing, self.field_bits
         out = logic(
             "column", sum=times * self.outputs * (self.chains - 1) * (bits + 2),
@@ -417,7 +417,7 @@ class MacArrayConfig(Part):
         return [np.concatenate(part, axis=1) for part in parts]
 
     def area(self, before: int = 0) -> Area:
-        """An array whose activations come from ``before`` registers that go nowhere else.
+        """What an array takes whose activations come from ``before`` registers that feed it alone.
 
         Three registers in a row are a shift register, those before the array included.
         """

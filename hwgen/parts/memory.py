@@ -127,7 +127,7 @@ class BufferMemory(wiring.Component):
 
 
 def buffer_area(width: int, depth: int, style: str = "", copies: int = 1) -> Area:
-    """``copies`` of a buffer memory, without its registers."""
+    """What ``copies`` of a :class:`BufferMemory` take, without their registers."""
     depth = max(depth, 2)
     style = memory_style(width, depth, style)
     parts = -(-depth // 64) if style == "distributed" else 1
@@ -142,7 +142,7 @@ def buffer_area(width: int, depth: int, style: str = "", copies: int = 1) -> Are
 
 
 def buffer_registers(width: int, depth: int, style: str = "") -> int:
-    """Flip-flops behind a buffer memory."""
+    """Number of flip-flops behind a :class:`BufferMemory`."""
     depth = max(depth, 2)
     style = memory_style(width, depth, style)
     if style == "distributed":
@@ -307,7 +307,14 @@ def read_words(
 
 
 def lookup_area(tables: Sequence[np.ndarray], memory, lanes: int) -> Area:
-    """Tables of lanes: one of each, or one for all of them."""
+    """What the lookup tables of some lanes take.
+
+    Parameters
+    ----------
+    tables : contents of each lane's table, or of one that is the same for all lanes
+    memory : what each table is built as
+    lanes : number of lanes
+    """
     if memory.kind != "distributed":
         return total([memory.area()] * lanes)
     columns = [(t.reshape(-1, 1) >> np.arange(memory.width)) & 1 for t in tables]

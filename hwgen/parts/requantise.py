@@ -133,7 +133,15 @@ class RoundShift(wiring.Component):
 def round_shift_area(
     width: int, shifts: tuple[int, int], output, count: int = 1, half_bits: int = 0
 ) -> Area:
-    """``count`` rounders."""
+    """What ``count`` :class:`RoundShift` take.
+
+    Parameters
+    ----------
+    width : bits of the input
+    shifts : the smallest and the largest shift
+    output : quantisation of the result
+    half_bits : bits of an offset that is added with half a step; 0: there are no offsets
+    """
     low, high = shifts
     whole = max(width, high, half_bits) + 1
     kept = max(whole - low, 2)

@@ -12,7 +12,10 @@ __all__ = ["last_of", "turns"]
 
 
 def last_of(m: Module, count: int, step, name: str) -> Value:
-    """Whether the next step is the last of each ``count``: the sign of a register."""
+    """Whether the next step completes a group of ``count`` steps.
+
+    The answer is the sign bit of a down counter, so no comparison is on the path.
+    """
     left = Signal(signed(max(count - 1, 1).bit_length() + 1), init=count - 2, name=name)
     with m.If(step):
         m.d.sync += left.eq(Mux(left[-1], count - 2, left - 1))
@@ -20,7 +23,18 @@ def last_of(m: Module, count: int, step, name: str) -> Value:
 
 
 def turns(m: Module, counts: Sequence[int], step) -> tuple[Signal, list]:
-    """Whose turn it is: ``counts[k]`` beats for k = 0, 1, …, and again; per k whether it is."""
+    """Round-robin selector: participant ``k`` has the next ``counts[k]`` beats, then ``k + 1`` has.
+
+    Parameters
+    ----------
+    counts : number of beats of each participant
+    step : whether a beat is taken in this cycle
+
+    Returns
+    -------
+    turn : number of the participant that has the next beat
+    selected : for each participant, whether that is it
+    """
     turn, beat = counter(len(counts), name="turn"), counter(max(counts), name="beat")
     with m.Switch(turn):
         for k, count in enumerate(counts):

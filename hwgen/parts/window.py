@@ -320,7 +320,13 @@ class SlidingWindowConfig(Part):
         return WindowSchedule(accepts, fires, max(capacity, self.least_capacity))
 
     def area(self, behind: int | None = 0) -> Area:
-        """With as many registers behind each output; None: those of the outputs are not counted."""
+        """What the buffer and its address generators take.
+
+        Parameters
+        ----------
+        behind : number of registers that follow each output in the block around; None: the block
+            counts the output registers itself
+        """
         course, stream = self.walked, self.input
         bits, depth = self.position_bits, self.depth
         width = self.word_lanes * stream.tensor.bits
@@ -373,7 +379,9 @@ class SlidingWindowConfig(Part):
 
     @property
     def last_registers(self) -> int:
-        """Registers in a row at the end of a window: of the memory, if nothing is chosen after it.
+        """Number of registers in a row at the end of a window.
+
+        They are those of the memory, if nothing is chosen after it.
         """
         if self.fill is not None or len(self._banks_read(0)) > 1:
             return 1
