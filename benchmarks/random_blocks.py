@@ -58,7 +58,6 @@ from hwgen.parts.mac import MacArray, MacArrayConfig
 from hwgen.parts.queue import Queue, Skid, queue_area, skid_area
 from hwgen.parts.requantise import RequantiserConfig
 from hwgen.parts.stream import StreamType
-from hwgen.parts.weights import WeightMemoryConfig
 
 __all__ = ["BLOCKS", "PARTS", "QueueShape", "SkidShape", "component", "draw"]
 
@@ -240,10 +239,6 @@ def _weight_stream(d: _Drawer) -> WeightStreamConfig:
         rows=d.spread(4, 1200), folds=folds, axi=_axi(d), slots=d.one(2, 2, 2, 3, 5),
         resident=d.one(0, 0, d.whole(0, folds), folds), burst=d.one(16, 64, 64),
     )
-
-
-def _loaded_weights(d: _Drawer) -> WeightMemoryConfig:
-    return WeightMemoryConfig(d.spread(4, 200), d.spread(100, 20_000), "ultra")
 
 
 def _axi_port(d: _Drawer) -> AxiPortConfig:
@@ -453,7 +448,6 @@ PARTS: dict[str, Callable[[_Drawer], Part]] = {
     "array": _array,
     "window": lambda d: d.one(_conv, _pool, _resize, _pad)(d).window,
     "weight stream": _weight_stream,
-    "loaded weights": _loaded_weights,
     "axi port": _axi_port,
 }
 """Parts of blocks."""
@@ -523,8 +517,6 @@ def component(config) -> wiring.Component:
         return Skid(config.width)
     if isinstance(config, QueueShape):
         return _Part(Queue(config.width, config.depth, config.claims))
-    if isinstance(config, WeightMemoryConfig):
-        return _Part(config.create([0] * config.depth))
     if isinstance(config, AxiPortConfig):
         return config.create()
     return _Part(config.create())

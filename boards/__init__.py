@@ -29,10 +29,9 @@ CLOCKS = {"ultrascale+": 891.0, "ultrascale": 741.0, "7series": 741.0, "ecp5": 4
 LEAST_CLOCK = 1.0
 """The least clock, in MHz."""
 
-LARGEST = {
-    "dsp": 100_000, "bram18": 100_000, "uram": 100_000, "lut": 100_000_000, "ff": 100_000_000,
-}
-"""The most of each resource that a device may have: about ten times what the largest has."""
+LARGEST = dict.fromkeys(("dsp", "bram18", "uram", "lut", "ff"), 10**10)
+"""The most of each resource that a device may have: a thousand times what the largest has, so that
+a search can be asked what would help."""
 
 LEAST_SHARE = 0.01
 """The least share of anything."""
@@ -95,7 +94,7 @@ class Memory:
             raise HwgenError(f"name must be the memory's name, not {self.name!r}")
         if self.kind not in KINDS:
             raise HwgenError(f"kind must be one of {', '.join(KINDS)}, not {self.kind!r}")
-        _number("gbps", self.gbps, 0.001, 100_000)
+        _number("gbps", self.gbps, 0.001, 1e6)
         if isinstance(self.axi_bits, bool | float) or self.axi_bits not in AXI_BITS:
             widths = ", ".join(map(str, AXI_BITS))
             raise HwgenError(f"axi_bits must be one of {widths}, not {self.axi_bits!r}")

@@ -105,14 +105,17 @@ BRAM = "bram18 = 1824"
 
 
 @pytest.mark.parametrize("change, message", [
-    (("dsp = 2520", "dsp = -1"), r"dsp must be an integer from 0 to 100000, not -1"),
+    (("dsp = 2520", "dsp = -1"), r"dsp must be an integer from 0 to 10000000000, not -1"),
     (("dsp = 2520", "dsp = true"), r"dsp must be an integer from .*, not True"),
     (("dsp = 2520", "dsp = 2520.0"), r"dsp must be an integer from .*, not 2520\.0"),
-    (("dsp = 2520", "dsp = 100001"), r"dsp must be an integer from 0 to 100000, not 100001"),
-    ((BRAM, "bram18 = 9000000"), r"bram18 must be an integer from 0 to 100000, not 9000000"),
-    (("uram = 0", "uram = inf"), r"uram must be an integer from 0 to 100000, not inf"),
-    (("lut = 274080", "lut = 200000000"), r"lut must be an integer from 0 to 100000000, not 2.*"),
-    (("ff = 548160", "ff = -7"), r"ff must be an integer from 0 to 100000000, not -7"),
+    (("dsp = 2520", "dsp = 10000000001"),
+     r"dsp must be an integer from 0 to 10000000000, not 10000000001"),
+    ((BRAM, "bram18 = 90000000000"),
+     r"bram18 must be an integer from 0 to 10000000000, not 90000000000"),
+    (("uram = 0", "uram = inf"), r"uram must be an integer from 0 to 10000000000, not inf"),
+    (("lut = 274080", "lut = 20000000000"),
+     r"lut must be an integer from 0 to 10000000000, not 2.*"),
+    (("ff = 548160", "ff = -7"), r"ff must be an integer from 0 to 10000000000, not -7"),
     (("dsp = 2520\nbram18 = 1824", ""), r"dsp, bram18 missing"),
     ((BRAM, f"{BRAM}\nfoo = 1"), r"'foo' unknown; known are part, family, dsp, .*, memory, usable"),
     ((BRAM, f"{BRAM}\noffchip_gbps = 1.0"), r"'offchip_gbps' unknown; known are .*"),

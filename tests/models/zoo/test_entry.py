@@ -121,8 +121,8 @@ def test_anchors_of_releases(name, layer, tmp_path):
     state[f"model.{layer}.anchor_grid"] = torch.rand(heads, 1, 3, 1, 1, 2)
     path = tmp_path / "weights.pt"
     torch.save(state, path)
-    module, name = entry.module(path, photos, 0), "model.0.conv.weight"
-    assert torch.equal(module.get_parameter(name), state[name])
+    module, weight = entry.module(path, photos, 0), "model.0.conv.weight"
+    assert torch.equal(module.get_parameter(weight), state[weight])
     # What belongs to no network is still refused.
     torch.save({**state, "model.0.anchor_grid": torch.zeros(1)}, path)
     with pytest.raises(HwgenError, match=f"is not a state dict of {name}"):
