@@ -23,6 +23,7 @@ def network(tmp_path: Path) -> str:
     return str(path)
 
 
+@pytest.mark.network
 def test_a_build_from_python(network: str, tmp_path: Path) -> None:
     """It is the one of the command line: phases in order, and a design that can be given back."""
     phases = []

@@ -4,10 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("hwgen", "boards", "dse", "models", "sim")
 
 
+@pytest.mark.slow
 def test_the_site_is_built_and_has_every_module(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "sphinx", "--builder", "html", "--nitpicky", "--fail-on-warning",

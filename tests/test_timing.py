@@ -24,6 +24,7 @@ def residual():
     return b, design
 
 
+@pytest.mark.slow
 def test_prediction_is_exact():
     b, design = residual()
     full, netlist, timing = sized(b.graph, design)
@@ -44,6 +45,7 @@ def test_prediction_is_exact():
     assert timing.depths["c0>sum"] > 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stall", [0.0, 0.3])
 def test_fast_input_and_stalls_do_not_deadlock(stall):
     b, design = residual()
@@ -57,6 +59,7 @@ def test_fast_input_and_stalls_do_not_deadlock(stall):
             assert run.last[name][2] - run.last[name][1] == timing.interval
 
 
+@pytest.mark.slow
 def test_queue_of_many_frames():
     """A short branch beside one whose latency is many intervals holds as many frames."""
     b = Builder((4, 4, 2))

@@ -298,6 +298,7 @@ def test_pace(tile: int, fold_cycles: int, interval: int) -> None:
         assert (np.diff(run.times["o"].reshape(3, -1)[2]) == max(fold_cycles, 6)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weight_style", ["distributed", "block", "ultra"])
 @pytest.mark.parametrize("window_style", ["", "ultra"])
 def test_memories(weight_style: str, window_style: str) -> None:
@@ -470,6 +471,7 @@ def test_resources_grow_with_the_folding() -> None:
     assert large.interval == max(100, 9 * 3 * 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits, weight_bits, multiplier", [
     (16, 8, "dsp48e2"), (16, 9, "dsp48e1"), (16, 8, "mult18"), (8, 9, "dsp48e2"),
     (8, 9, "fabric"),

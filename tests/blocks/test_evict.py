@@ -302,6 +302,7 @@ def test_values_under_stalls(config: EvictionConfig, seed: int) -> None:
     assert memory.written == memory.read == len(frames) * config.bytes_per_frame // 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits, lanes, data_bits", WIDTHS)
 def test_ring_wraps(bits: int, lanes: int, data_bits: int) -> None:
     config = evict(90, bits, lanes, data_bits, burst=2, depths=(1,))

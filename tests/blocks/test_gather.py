@@ -100,6 +100,7 @@ def test_the_order_in_block_memory() -> None:
     np.testing.assert_array_equal(run.times["o"], 1535 + 10 + np.arange(3 * 1536))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stall", [(0.5, 0.0), (0.0, 0.5), (0.5, 0.5)])
 def test_a_memory_is_not_overwritten_too_early(stall: tuple[float, float]) -> None:
     """The first beat of a pixel comes as soon as the last of the one before last is read."""

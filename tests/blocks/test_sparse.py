@@ -96,6 +96,7 @@ def layer(**folding) -> SparseConvConfig:
     }).at_full_speed()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("folding", "sparsity"), [
     ({}, 0.0), ({}, 0.5), ({}, 0.95), ({"skip": "weight"}, 0.8), ({"skip": "both", "pe": 2}, 0.3),
     ({"queue": 12}, 0.5), ({"queue": 64, "streams": even_streams(12, 6)}, 0.7),

@@ -588,6 +588,7 @@ def test_verilog_has_no_warnings(config: AxiPortConfig, tmp_path: Path) -> None:
     lint(rtl, tmp_path)
 
 
+@pytest.mark.synthesis
 @pytest.mark.parametrize("config", [
     port(2, 1, 128), port(4, 3, 64, outstanding=16, timeout=1000),
 ], ids=str)

@@ -23,6 +23,7 @@ from tests.blocks.test_conv import make_conv
 STREAM = StreamType(TensorType((4, 4, 4), Quantisation(0.1, 3)), 2)
 
 
+@pytest.mark.verilator
 @pytest.mark.parametrize("config", [
     FifoConfig(stream=STREAM, branches=2),
     FoldedConvConfig(op=make_conv(Window((3, 3), (1, 1), ((1, 1), (1, 1))), 4, 6),

@@ -234,6 +234,7 @@ def test_work_and_cycles(skip: str, groups: int, lanes: int, taps: int, pe: int,
     assert quick == pytest.approx(exact, rel=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("density", [0.2, 0.5, 0.8])
 def test_cycles_beside_simulation(density: float) -> None:
     graph = one_layer(8, 4, 6)

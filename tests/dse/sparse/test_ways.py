@@ -45,6 +45,7 @@ def found(density: float = 0.0) -> Found:
                   statistics=statistics(density) if density else None)
 
 
+@pytest.mark.slow
 def test_faster_where_there_are_zeros() -> None:
     """Few DSPs, many zeros: sparse layers, and a shorter interval than two products a DSP give."""
     assert found().netlist.sparse == []

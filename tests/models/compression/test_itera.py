@@ -112,6 +112,7 @@ def test_better_on_trained_layers(digits, scheme, groups, bits):
             check_better(part, rank, bits, taps, cut)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [3, 4, 6, 8])
 def test_better_on_the_trained_head(digits, bits):
     for rank in (1, 3, 5, 10):

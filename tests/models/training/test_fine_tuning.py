@@ -23,6 +23,7 @@ def batches():
     return [(x[k : k + 32], y[k : k + 32]) for k in range(0, 96, 32)]
 
 
+@pytest.mark.slow
 def test_fine_tuning_keeps_zeros():
     module, data = trainable(), batches()
     shares = {"0": 0.5, "4": 0.75}
