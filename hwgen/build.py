@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import hwgen.boards as boards
-from hwgen import __version__, extras, options
+from hwgen import __version__, extras
 from hwgen.dse.design.search import OBJECTIVES, OFFCHIP_POLICIES
 from hwgen.errors import HwgenError, HwgenWarning, named_reason
 from hwgen.interrupt import Interrupted, ending_with_signals, private_temporary
@@ -37,7 +37,7 @@ with extras.or_exit():
     from rich.console import Console
     from rich.markup import escape
 
-    from hwgen.flow import build
+    from hwgen.flow import Prepared, build
     from hwgen.report.figures import left_to_host, summary
 
 __all__ = ["main"]
@@ -185,9 +185,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     # argparse leaves alone what has a value already, unless it is given.
     found = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(vars(arguments), UNSET)))
-    given = [name for name, value in vars(found).items() if value is not UNSET]
-    options.check(given, arguments.model, _dashed)
-    arguments.given = given
+    arguments.given = [name for name, value in vars(found).items() if value is not UNSET]
     arguments.command = command_line(parser.prog, argv)
     return arguments
 
@@ -216,13 +214,14 @@ def _build(
 ) -> dict:
     values = vars(arguments)
     asked = Options(**{each.name: values[each.name] for each in fields(Options)})
+    # All that can be wrong without reading the network is wrong before the output is touched.
+    ready = Prepared.of(asked, arguments.given, _dashed)
     phases = Phases(console)
-    out = arguments.out or Path("build") / f"{asked.name}-{boards.load(asked.board).name}"
+    out = arguments.out or Path("build") / f"{asked.name}-{ready.board.name}"
     output = Output(out)
     cleaners.append(output.discard)
     with output.replaced() as folder:
-        built = build(asked, phase=phases, show=console.print, given=arguments.given,
-                      spelled=_dashed, command=arguments.command)
+        built = build(ready, phase=phases, show=console.print, command=arguments.command)
         data = built.report
         if warned:
             data["warnings"] = warned

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from hwgen.models.load import Source
     from hwgen.sim.verilator import Proof
 
-__all__ = ["Built", "Options", "Phase", "build", "quiet"]
+__all__ = ["Built", "Options", "Phase", "Prepared", "build", "quiet"]
 
 Phase = Callable[[str], AbstractContextManager[Callable[[str], None]]]
 """Called with the name of a phase: a context in which it runs, which gives a function to be called
@@ -86,21 +86,63 @@ class Built:
         (folder / "report.json").write_text(json.dumps(self.report, indent=1) + "\n")
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """What was asked for, checked as far as that goes without reading the network.
+
+    Members
+    -------
+    asked : what to build
+    board : what it is for
+    design : the design that was given; None: one is searched
+    given : names of the options that were given
+    spelled : how messages spell an option
+    """
+
+    asked: Options
+    board: Board
+    design: DesignPoint | None
+    given: Collection[str]
+    spelled: Callable[[str], str]
+
+    @classmethod
+    def of(
+        cls, asked: Options, given: Collection[str] | None = None,
+        spelled: Callable[[str], str] = str,
+    ) -> Prepared:
+        """Check what was asked for.
+
+        Parameters
+        ----------
+        asked : what to build
+        given : names of the options that were given, which must not be without effect; default
+            those that are not at their defaults
+        spelled : how messages spell an option
+
+        Raises
+        ------
+        :exc:`HwgenError`
+            If options do not go together, or if the board, the clock or the design file is wrong.
+        """
+        given = asked.given if given is None else given
+        options.check(given, asked.model, spelled)
+        board = boards.load(asked.board)
+        board.check_clock(asked.clock or board.clock_mhz, spelled("clock"))
+        design = DesignPoint.load(asked.design) if asked.design else None
+        return cls(asked, board, design, given, spelled)
+
+
 def build(
-    asked: Options, *, phase: Phase = quiet, show: Callable[[object], None] = lambda _: None,
-    given: Collection[str] | None = None, spelled: Callable[[str], str] = str,
-    command: str = "from Python",
+    what: Options | Prepared, *, phase: Phase = quiet,
+    show: Callable[[object], None] = lambda _: None, command: str = "from Python",
 ) -> Built:
     """Build a network for a board; nothing is written before :meth:`Built.write`.
 
     Parameters
     ----------
-    asked : what to build
+    what : what to build
     phase : what each phase runs in
     show : called with tables that are ready before the end
-    given : names of the options that were given, which must not be without effect; default those
-        that are not at their defaults
-    spelled : how messages spell an option
     command : what the report calls the origin
 
     Raises
@@ -108,14 +150,11 @@ def build(
     :exc:`HwgenError`
         If something that was given is wrong, does not go together, or does not fit the board.
     """
+    ready = what if isinstance(what, Prepared) else Prepared.of(what)
+    asked, board = ready.asked, ready.board
     # Imported here: it is the slowest import, and wrong options should not wait for it.
     from hwgen.models.load import read
 
-    given = asked.given if given is None else given
-    options.check(given, asked.model, spelled)
-    board = boards.load(asked.board)
-    board.check_clock(asked.clock or board.clock_mhz, spelled("clock"))
-    design = DesignPoint.load(asked.design) if asked.design else None
     with phase("network") as say:
         source = read(
             asked.model, size=asked.size, weights=asked.weights, calibration=asked.calibration,
@@ -123,8 +162,9 @@ def build(
             precision=asked.precision, decomposition=asked.decomposition, outputs=asked.outputs,
             seed=asked.seed, progress=say,
         )
-    options.check_frames(given, asked.model, calibrated=source.calibrated, seeded=source.seeded,
-                         drawn=source.feeds.seeded, spelled=spelled)
+    options.check_frames(
+        ready.given, asked.model, calibrated=source.calibrated, seeded=source.seeded,
+        drawn=source.feeds.seeded, spelled=ready.spelled)
     accuracy = statistics = None
     if asked.accuracy:
         from hwgen.models.accuracy import measure
@@ -136,8 +176,8 @@ def build(
         with phase("sparsity"):
             statistics = _statistics(source, asked.sparse)
     with phase("search") as say:
-        if design is not None:
-            found = complete(source.graph, board, design, str(asked.design))
+        if ready.design is not None:
+            found = complete(source.graph, board, ready.design, str(asked.design))
         else:
             found = search(
                 source.graph, board, clock_mhz=asked.clock, target_fps=asked.target_fps,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from hwgen.blocks.base import BlockConfig
+from hwgen.design import EdgeName
 from hwgen.ir import Graph
 from hwgen.netlist import Edge, Netlist
 from hwgen.offchip.bus import AxiConfig
@@ -79,9 +80,9 @@ def alone(config: BlockConfig, axi: AxiConfig | None = None) -> Netlist:
     return Netlist(
         Graph(), blocks,
         edges=[
-            *(Edge(f"{port}>{name}", port, (None, k), (name, k))
+            *(Edge(str(EdgeName(port, name)), port, (None, k), (name, k))
               for k, port in enumerate(config.input_ports)),
-            *(Edge(f"{port}>output", port, (name, k), (None, k))
+            *(Edge(str(EdgeName(port, "output")), port, (name, k), (None, k))
               for k, port in enumerate(config.output_ports)),
         ],
         inputs=dict(zip(config.input_ports, config.inputs, strict=True)),

@@ -380,3 +380,16 @@ def test_a_fault_of_the_system_names_its_file(network, tmp_path, capsys, monkeyp
     assert main([network, "--board", "zcu102", "--out", str(out)]) == 2
     assert capsys.readouterr().err == "hwgen: c++: No such file or directory\n"
     assert not out.exists()
+
+
+@pytest.mark.parametrize("wrong", [
+    ["--clock", "99999"], ["--design", "none.json"], ["--simulate", "2", "--report-only"],
+])
+def test_wrong_options_touch_nothing(wrong, network, tmp_path, monkeypatch, capsys):
+    """Not even the directory around the output is made."""
+    place = tmp_path / "empty"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    assert main([network, "--board", "zedboard", *wrong]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert list(place.iterdir()) == []

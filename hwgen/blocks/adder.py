@@ -13,7 +13,7 @@ from hwgen.blocks.beat import Pair, PairConfig
 from hwgen.blocks.registry import Request, carries_out, unchanged
 from hwgen.device.arithmetic import adder_tree, levels, signed_width
 from hwgen.device.cost import Area, logic, total
-from hwgen.device.lookup import table_luts, table_luts4
+from hwgen.device.lookup import table_features
 from hwgen.ir import Add
 from hwgen.parts.memory import read_words
 from hwgen.parts.requantise import RoundShift, round_shift_area
@@ -82,16 +82,10 @@ class AdderConfig(PairConfig):
     def area(self) -> Area:
         bits = self.product_bits
         columns = [(values[:, None] >> np.arange(bits)) & 1 for _, _, values in self.pieces]
-        words, chosen, words4, chosen4 = (
-            sum(n) for n in zip(*(table_luts(c) + table_luts4(c) for c in columns), strict=True)
-        )
-        varying = sum(int((c != c[:1]).any(0).sum()) for c in columns)
         lanes = self.lanes
         return total((
             super().area(),
-            logic("constant", lut_words=lanes * words, lut_choices=lanes * chosen,
-                  ff_words=lanes * varying, lut4_words=lanes * words4,
-                  lut4_choices=lanes * chosen4),
+            logic("constant", **table_features(columns, lanes)),
             logic("adder", sum=lanes * self.sum_bits * (len(columns) - 1),
                   lut4_adders=lanes * (len(columns) - 1)),
             round_shift_area(self.sum_bits, (self.op.shift,) * 2, self.op.output, lanes),

@@ -15,7 +15,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -58,6 +58,7 @@ class Schedule:
     capacity: int | None = None
 
 
+@cache
 def own_fields(config: type[BlockConfig]) -> tuple[str, ...]:
     """Fields of a :class:`hwgen.design.Folding` that are parameters of a block."""
     own = {each.name for each in fields(config)}

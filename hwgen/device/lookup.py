@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-__all__ = ["choice_effort", "table_luts", "table_luts4"]
+__all__ = ["choice_effort", "table_features"]
 
 
-def table_luts(columns: np.ndarray) -> tuple[int, int]:
+def _luts(columns: np.ndarray) -> tuple[int, int]:
     """A table of known contents ``(rows, bits)``: functions of six bits, and choices among them."""
     count = -(-len(columns) // 64)
     padded = np.pad(columns, ((0, count * 64 - len(columns)), (0, 0)), mode="edge")
@@ -19,7 +21,7 @@ def table_luts(columns: np.ndarray) -> tuple[int, int]:
             sum(choice_effort(len(set(column))) for column in whole.tolist()))
 
 
-def table_luts4(columns: np.ndarray) -> tuple[int, int]:
+def _luts4(columns: np.ndarray) -> tuple[int, int]:
     """A table of known contents ``(rows, bits)``: functions of four bits, and choices."""
     count = -(-len(columns) // 16)
     padded = np.pad(columns, ((0, count * 16 - len(columns)), (0, 0)), mode="edge")
@@ -33,3 +35,18 @@ def table_luts4(columns: np.ndarray) -> tuple[int, int]:
 def choice_effort(blocks: int) -> int:
     """How hard it is to choose one of some functions: synthesis finds it the harder the more."""
     return (blocks - 1) * min(blocks - 1, 4)
+
+
+def table_features(tables: Sequence[np.ndarray], copies: int) -> dict[str, int]:
+    """Features of the logic of some tables, for :func:`hwgen.device.cost.logic`.
+
+    Parameters
+    ----------
+    tables : contents of each, ``(rows, bits)``, of 0 and 1
+    copies : how often each is built
+    """
+    counts = (sum(n) for n in zip(*(_luts(t) + _luts4(t) for t in tables), strict=True))
+    words, choices, words4, choices4 = (copies * n for n in counts)
+    varying = sum(int((t != t[:1]).any(0).sum()) for t in tables)
+    return {"lut_words": words, "lut_choices": choices, "ff_words": copies * varying,
+            "lut4_words": words4, "lut4_choices": choices4}

@@ -15,7 +15,7 @@ from amaranth.lib.wiring import In, Out
 
 from hwgen.device.arithmetic import delayed, levels
 from hwgen.device.cost import Area, Part, Resources, counted, logic, memory, total
-from hwgen.device.lookup import table_luts, table_luts4
+from hwgen.device.lookup import table_features
 from hwgen.device.platform import library_instance
 from hwgen.device.storage import (
     FAMILY,
@@ -318,10 +318,4 @@ def lookup_area(tables: Sequence[np.ndarray], memory, lanes: int) -> Area:
     if memory.kind != "distributed":
         return total([memory.area()] * lanes)
     columns = [(t.reshape(-1, 1) >> np.arange(memory.width)) & 1 for t in tables]
-    luts, chosen, luts4, chosen4 = (
-        sum(n) * lanes // len(tables)
-        for n in zip(*(table_luts(c) + table_luts4(c) for c in columns), strict=True)
-    )
-    varying = sum(int((c != c[:1]).any(0).sum()) for c in columns) * lanes // len(tables)
-    return logic("words", lut_words=luts, lut_choices=chosen, ff_words=varying,
-                 lut4_words=luts4, lut4_choices=chosen4)
+    return logic("words", **table_features(columns, lanes // len(tables)))
