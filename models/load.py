@@ -96,9 +96,8 @@ class Source:
                 self.graph.inputs.items(), self.network.inputs, strict=True
             ):
                 frame = feed[given][0]
-                if name in self.graph.meta.get("floats", ()):
-                    frame = np.moveaxis(frame, 0, -1)
-                frame = frame.reshape(type.shape)
+                axis = self.graph.meta.get("axes", {}).get(name, 1)
+                frame = np.moveaxis(frame, axis - 1, -1).reshape(type.shape)
                 frames[name].append(type.quantisation.quantise(frame))
         return {name: np.stack(rows) for name, rows in frames.items()}
 
@@ -150,7 +149,7 @@ def read(
     """
     from hwgen.models.frames import samples
     from hwgen.models.host.model import host_model
-    from hwgen.models.lowering import Lowering
+    from hwgen.models.lowering import lowered as lower
     from hwgen.models.quantisation import equalise as equalisation
     from hwgen.models.quantisation.calibrate import statistics
 
@@ -179,7 +178,7 @@ def read(
     widths = Precision.parse(precision).activations
     found = statistics(network, feeds, calibrate, widths)
     progress("quantise")
-    lowered = Lowering(network, found.ranges, bits, found.means if correct_bias else {})
+    lowered = lower(network, found.ranges, bits, found.means if correct_bias else {})
     graph = lowered.graph
     if not bits.asked:
         _refuse(model, "states the codes of all its weights and tensors", ways)
@@ -265,8 +264,8 @@ def _integer(path: Path, seed: int) -> Source:
     graph = Graph.load(path)
     shapes = {}
     for name, type in graph.inputs.items():
-        floats = name in graph.meta.get("floats", ())
-        shapes[name] = (1, type.channels, *type.spatial) if floats else (1, *type.shape)
+        axis = graph.meta.get("axes", {}).get(name, 1)
+        shapes[name] = tuple(np.insert((1, *type.spatial), axis, type.channels).tolist())
     network = Network(onnx.ModelProto(), [], {}, shapes, list(graph.inputs), [])
     host = matching(path.with_name("host.onnx"), graph)
     return Source(graph, network, samples.calibration(network, None, seed), host)

@@ -18,7 +18,7 @@ from hwgen.device.cost import Resources
 from hwgen.device.storage import BLOCK_BITS
 from hwgen.dse.design.allocate import Allocation
 from hwgen.dse.design.amounts import BANDWIDTH, LUT, RESOURCES, Amounts, vector
-from hwgen.dse.design.memories import memory, ways, window_memory
+from hwgen.dse.design.memories import memory, ways
 from hwgen.dse.design.streaming import External, TileSizes
 from hwgen.dse.design.table import Column
 from hwgen.netlist import Edge, Netlist
@@ -113,9 +113,9 @@ class Learned:
         for name, config in built.netlist.blocks.items():
             column = built.allocation.columns.get(name)
             if column is not None and column.window is not None:
-                width, depth, copies = window_memory(config)
+                width, depth, copies, style = config.buffer
                 known = known + copies * memory(
-                    width, depth, config.window.style, self.board.family) - column.window
+                    width, depth, style, self.board.family) - column.window
                 if config.tile_sites:
                     known = known + self._learn_tiles(name, config, edges[name, 0], built, offered)
                     continue

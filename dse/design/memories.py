@@ -1,4 +1,4 @@
-"""Kinds of memory of queues and window buffers: LUTs, block memory, UltraRAM."""
+"""Kinds of memory of queues and of blocks' own buffers: LUTs, block memory, UltraRAM."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from hwgen.blocks.base import BlockConfig
 from hwgen.boards import Board
 from hwgen.design import OFF_CHIP, DesignPoint, EdgeName
 from hwgen.device.cost import Resources
@@ -18,7 +17,7 @@ from hwgen.ir import Graph
 from hwgen.netlist import Netlist
 from hwgen.plan import plan
 
-__all__ = ["assign_memories", "memory", "ways", "window_memory"]
+__all__ = ["assign_memories", "memory", "ways"]
 
 
 def memory(width: int, depth: int, style: str, family: str) -> np.ndarray:
@@ -32,18 +31,10 @@ def ways(width: int, depth: int, board: Board, copies: int = 1) -> list[Column]:
             for style in STYLES[: 3 if board.uram else 2]]
 
 
-def window_memory(config: BlockConfig) -> tuple[int, int, int]:
-    """Width, depth and copies of the memory of a block's window."""
-    window = config.window
-    assert window is not None
-    width, copies = window.word_lanes * window.input.tensor.bits, window.tap_lanes * window.banks
-    return width, max(window.depth, 2), copies
-
-
 def assign_memories(
     graph: Graph, design: DesignPoint, netlist: Netlist, board: Board
 ) -> tuple[DesignPoint, Netlist]:
-    """Give all queues and window buffers kinds of memory with which a design fits a board.
+    """Give all queues and buffers kinds of memory with which a design fits a board.
 
     Their timing is the same for every kind, so the schedule stays what it is.
 
@@ -53,7 +44,7 @@ def assign_memories(
         As they were, if no kinds fit.
     """
     queues: dict[str, str] = {}
-    windows: dict[str, str] = {}
+    buffers: dict[str, str] = {}
     parts: list[Consumer] = []
     fixed = vector(netlist.resources())
     into = {edge.source: edge.name for edge in netlist.edges}
@@ -67,11 +58,11 @@ def assign_memories(
             part = f"queue {name} {k}"
             queues[part] = into[name, k]
             parts.append(Consumer((part,), FixedTable(ways(stream.width, depth, board))))
-        if config.window is not None and name in design.foldings:
-            width, depth, copies = window_memory(config)
-            fixed -= copies * memory(width, depth, config.window.style, board.family)
-            part = f"window {name}"
-            windows[part] = name
+        if config.buffer is not None and name in design.foldings:
+            width, depth, copies, style = config.buffer
+            fixed -= copies * memory(width, depth, style, board.family)
+            part = f"buffer {name}"
+            buffers[part] = name
             parts.append(Consumer((part,), FixedTable(ways(width, depth, board, copies))))
     allocation = allocate(parts, vector(board.usable) - fixed, 1)
     if allocation is None:
@@ -84,6 +75,6 @@ def assign_memories(
         if part in queues:
             memories.setdefault(queues[part], style)
         else:
-            foldings[windows[part]] = replace(foldings[windows[part]], window_style=style)
+            foldings[buffers[part]] = replace(foldings[buffers[part]], window_style=style)
     design = replace(design, foldings=foldings, memories=memories)
     return design, plan(graph, design)

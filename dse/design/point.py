@@ -9,7 +9,7 @@ from hwgen.dse.design.allocate import Allocation
 from hwgen.dse.design.learned import QUEUE, Evicted
 from hwgen.dse.design.streaming import External
 from hwgen.dse.design.streams import Beats, fold_choices
-from hwgen.ir import AveragePool, Graph, MaxPool, Mul, Node, Pad, Resize
+from hwgen.ir import AveragePool, Graph, MaxPool, Mul, Node, Pad, Rearrange, Resize
 
 __all__ = ["fill_in"]
 
@@ -46,7 +46,7 @@ def fill_in(
             assert isinstance(folding, Folding)
             design.foldings[name] = folding
         changes = {}
-        if external is not None and _bursts(node, graph):
+        if isinstance(node.op, Rearrange) or (external is not None and _bursts(node, graph)):
             # Evenly, for bursts would have to be kept by who takes them.
             stream = beats.stream(name, output)
             changes["pace"] = interval * stream.beats_per_site // stream.beats

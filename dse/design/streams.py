@@ -20,6 +20,7 @@ from hwgen.ir import (
     Convolution,
     Graph,
     Node,
+    Rearrange,
     TensorType,
 )
 from hwgen.parts.stream import StreamType
@@ -117,7 +118,7 @@ class Streams:
         for node in graph.nodes:
             tensors = [*node.inputs, *node.outputs]
             conv = node.op.as_conv(graph.types[node.inputs[0]])
-            if conv is None and not isinstance(node.op, ArgMax):
+            if conv is None and not isinstance(node.op, ArgMax | Rearrange):
                 for other in tensors[1:]:
                     parent[find(other)] = find(tensors[0])
             if not (keeps_pixels(node.op) or isinstance(node.op, Conv)):
@@ -131,13 +132,24 @@ class Streams:
 
     def least_interval(self) -> int:
         """Cycles below which no streams carry a frame, whatever they cost."""
-        return max(
+        return max(self._least_order, *(
             -(-each.elements // (each.channels * max(
                 n for n in range(1, (1 if each.single else MOST_PIXELS) + 1)
                 if each.extent % n == 0
             )))
             for each in self.classes.values()
-        )
+        ))
+
+    @cached_property
+    def _least_order(self) -> int:
+        """Cycles that frames take at least which are put in another order, a word a cycle."""
+        least = 0
+        for node in self.graph.nodes:
+            if isinstance(node.op, Rearrange):
+                source = self.graph.types[node.inputs[0]]
+                most = max(source.size, self.graph.types[node.name].size)
+                least = max(least, most // node.op.run(source))
+        return least
 
     def choose(self, interval: int, pairs: bool) -> Beats | None:
         """The fewest lanes, and then pixels, that carry a frame in an interval; None: none do.
@@ -147,6 +159,8 @@ class Streams:
         interval : cycles a frame
         pairs : whether depthwise convolutions compute pixels in pairs, which share multipliers
         """
+        if interval < self._least_order:
+            return None
         pixels: dict[int, int] = {}
         for each in self.classes.values():
             found = each.pixels(interval)

@@ -19,6 +19,7 @@ from hwgen.blocks.low_rank import LowRankLinear, LowRankLinearConfig
 from hwgen.blocks.pad import Pad, PadConfig
 from hwgen.blocks.pool import Pool, PoolConfig
 from hwgen.blocks.product import Product, ProductConfig
+from hwgen.blocks.rearrange import Rearrange, RearrangeConfig
 from hwgen.blocks.resize import NearestResize, NearestResizeConfig
 from hwgen.blocks.sparse_conv import SparseConv, SparseConvConfig
 from hwgen.blocks.splitter import Splitter, SplitterConfig
@@ -31,6 +32,7 @@ __all__ = [
     "FoldedConvConfig", "Gather", "GatherConfig", "GlobalPool", "GlobalPoolConfig", "LaneChange",
     "LaneChangeConfig", "LowRankLinear", "LowRankLinearConfig", "NearestResize",
     "NearestResizeConfig", "Pad", "PadConfig", "Pool", "PoolConfig", "Product", "ProductConfig",
-    "Schedule", "SparseConv", "SparseConvConfig", "Splitter", "SplitterConfig", "TableLookup",
-    "TableLookupConfig", "TokenMatrix", "TokenMatrixConfig", "conv2d",
+    "Rearrange", "RearrangeConfig", "Schedule", "SparseConv", "SparseConvConfig", "Splitter",
+    "SplitterConfig", "TableLookup", "TableLookupConfig", "TokenMatrix", "TokenMatrixConfig",
+    "conv2d",
 ]

@@ -16,7 +16,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache, cached_property
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from amaranth.lib import wiring
@@ -56,6 +56,22 @@ class Schedule:
     outputs: tuple[np.ndarray, ...]
     reserves: tuple[np.ndarray, ...]
     capacity: int | None = None
+
+
+class Buffer(NamedTuple):
+    """Memories in which a block keeps part of a frame.
+
+    Members
+    -------
+    width, depth : of each, in bits and words
+    copies : how many there are
+    style : of :data:`hwgen.device.storage.STYLES`, or empty
+    """
+
+    width: int
+    depth: int
+    copies: int
+    style: str
 
 
 @cache
@@ -120,6 +136,16 @@ class BlockConfig(Part):
     def window(self) -> SlidingWindowConfig | None:
         """The window over the block's input, if there is one."""
         return None
+
+    @property
+    def buffer(self) -> Buffer | None:
+        """The memories of the block's own buffer, whose size the schedule finds; None: it has none.
+        """
+        window = self.window
+        if window is None:
+            return None
+        width = window.word_lanes * window.input.tensor.bits
+        return Buffer(width, max(window.depth, 2), window.tap_lanes * window.banks, window.style)
 
     @property
     def loads(self) -> int:

@@ -9,7 +9,7 @@ from hwgen.ir.graph import Graph, Node
 from hwgen.ir.op import Op
 from hwgen.ir.pool import AveragePool, GlobalAveragePool, GlobalMaxPool, MaxPool
 from hwgen.ir.requantise import Requantise, requantise
-from hwgen.ir.route import Concat, GatherChannels, Pad, Reshape, Resize, Split
+from hwgen.ir.route import Concat, GatherChannels, Pad, Rearrange, Reshape, Resize, Split
 from hwgen.ir.rows import row_edges, split_rows
 from hwgen.ir.types import Quantisation, TensorType
 from hwgen.ir.window import Pads, Window
@@ -34,6 +34,7 @@ __all__ = [
     "Pad",
     "Pads",
     "Quantisation",
+    "Rearrange",
     "Requantise",
     "Reshape",
     "Resize",

@@ -1,4 +1,4 @@
-"""Ops that only move data: concatenation, split, choice of channels, padding, enlargement."""
+"""Ops that only move data: concatenation, split, choice of channels, padding, enlargement, order."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 
 from hwgen.errors import HwgenError
 from hwgen.ir.op import Op
-from hwgen.ir.types import TensorType
+from hwgen.ir.types import TensorType, whole
 from hwgen.ir.window import Pads, Window
 
-__all__ = ["Concat", "GatherChannels", "Pad", "Reshape", "Resize", "Split"]
+__all__ = ["Concat", "GatherChannels", "Pad", "Rearrange", "Reshape", "Resize", "Split"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,6 +135,55 @@ class Pad(Op):
         self, inputs: Sequence[np.ndarray], types: Sequence[TensorType]
     ) -> tuple[np.ndarray, ...]:
         return (self.window.views(inputs[0], self.fill)[0],)
+
+
+@dataclass(frozen=True, eq=False)
+class Rearrange(Op):
+    """Elements of a frame in any order: transposed, reversed, repeated or left out.
+
+    Space to depth, depth to space, transpositions of channels and pixels, and whatever else
+    permutes a frame.
+
+    Parameters
+    ----------
+    order : integer array, shape ``(*spatial, channels)`` of the output
+        Per element of the output, which element of the input it is, counted in the order of the
+        stream.
+    """
+
+    order: np.ndarray
+
+    def __post_init__(self) -> None:
+        order = whole(self.order, "Rearrange order").astype(np.int64)
+        if not order.ndim or not order.size or order.min() < 0:
+            raise HwgenError(
+                "Rearrange order must be an array of one or more numbers that are not negative, "
+                f"not of shape {order.shape!r}"
+            )
+        object.__setattr__(self, "order", order)
+
+    def infer(self, *inputs: TensorType) -> tuple[TensorType, ...]:
+        (x,) = inputs
+        if self.order.max() >= x.size:
+            raise HwgenError(f"There is no element {self.order.max()} among {x.size}")
+        return (TensorType(self.order.shape, x.quantisation),)
+
+    def evaluate(
+        self, inputs: Sequence[np.ndarray], types: Sequence[TensorType]
+    ) -> tuple[np.ndarray, ...]:
+        frames = inputs[0].reshape(len(inputs[0]), -1)
+        return (frames[:, self.order.ravel()].reshape(-1, *self.order.shape),)
+
+    def run(self, x: TensorType) -> int:
+        """Most channels that stay side by side, in all of both frames: words that can be moved."""
+        common = math.gcd(x.channels, self.order.shape[-1])
+        flat = self.order.ravel()
+        for run in range(common, 1, -1):
+            if common % run == 0:
+                words = flat.reshape(-1, run)
+                if not (words[:, 0] % run).any() and (np.diff(words, axis=1) == 1).all():
+                    return run
+        return 1
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,6 +21,7 @@ from hwgen.ir import (
     MaxPool,
     Node,
     Pad,
+    Rearrange,
     Reshape,
     Resize,
     Split,
@@ -204,6 +205,15 @@ class Writer(metaclass=_Registering):
         last = self.op("Transpose", node.inputs[0], perm=[0, *range(2, before), 1])
         shaped = self.op("Reshape", last, self.constant((-1, *op.shape), np.int64))
         self.op("Transpose", shaped, out=node.name, perm=[0, after - 1, *range(1, after - 1)])
+
+    @writes(Rearrange)
+    def _rearrange(self, node: Node, op: Rearrange, types: list[TensorType]) -> None:
+        """Choose among the elements of a frame in the order of the stream."""
+        before, after = len(types[0].shape) + 1, op.order.ndim + 1
+        last = self.op("Transpose", node.inputs[0], perm=[0, *range(2, before), 1])
+        flat = self.op("Reshape", last, self.constant((-1, types[0].size), np.int64))
+        chosen = self.op("Gather", flat, self.constant(op.order, np.int64), axis=1)
+        self.op("Transpose", chosen, out=node.name, perm=[0, after - 1, *range(1, after - 1)])
 
     @writes(ArgMax)
     def _argmax(self, node: Node, op: ArgMax, types: list[TensorType]) -> None:

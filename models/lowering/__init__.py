@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from hwgen.ir import Graph
+from hwgen.ir import Graph, Rearrange
 from hwgen.models.lowering import conv, elementwise, pool, resize, route
 from hwgen.models.lowering.core import HANDLERS, Lowering
 from hwgen.models.lowering.ranges import Ranges
@@ -20,7 +20,7 @@ from hwgen.models.lowering.regions import ELEMENTWISE
 from hwgen.models.onnx.network import Network
 from hwgen.models.quantisation.precision import Precision
 
-__all__ = ["Lowering", "lower", "supported"]
+__all__ = ["Lowering", "lower", "lowered", "supported"]
 
 # Imported for the handlers that they register.
 _ = conv, elementwise, pool, resize, route
@@ -49,7 +49,30 @@ def lower(
     :exc:`HwgenError`
         If an op, or a form of it, is not supported; the node is named.
     """
-    return Lowering(network, ranges, precision or Precision.parse("w8a8"), means or {}).graph
+    return lowered(network, ranges, precision or Precision.parse("w8a8"), means or {}).graph
+
+
+def lowered(
+    network: Network, ranges: Ranges, precision: Precision, means: Mapping[str, np.ndarray]
+) -> Lowering:
+    """A network lowered; see :func:`lower`.
+
+    Where a frame would be put in another order as soon as it comes in, inputs come with their
+    channels at another axis, if that spares it.
+    """
+    best = Lowering(network, ranges, precision, means)
+    for name in network.inputs:
+        for axis in range(1, len(network.shapes[name])):
+            if _moves(best.graph) and axis != best.axes[name]:
+                other = Lowering(network, ranges, precision, means, {**best.axes, name: axis})
+                best = min(best, other, key=lambda each: _moves(each.graph))
+    return best
+
+
+def _moves(graph: Graph) -> int:
+    """Number of inputs that are put in another order."""
+    return sum(isinstance(node.op, Rearrange) and node.inputs[0] in graph.inputs
+               for node in graph.nodes)
 
 
 def supported() -> list[str]:

@@ -39,6 +39,11 @@ class Affine:
         self.scale, self.shift = self.scale * scale, self.shift * scale + shift
         self.end = end
 
+    def ordered(self, order: np.ndarray) -> Affine:
+        """The same of channels in another order."""
+        scale, shift = (v[order] if v.ndim else v for v in (self.scale, self.shift))
+        return Affine(self.end, scale, shift, self.absorbed)
+
 
 def along(value: np.ndarray, shape: tuple[int, ...], axis: int) -> np.ndarray | None:
     """A constant as a vector along ``axis`` of a tensor, or a scalar; None if it is neither."""

@@ -156,12 +156,20 @@ def _batch_normalization(low: Lowering, node: onnx.NodeProto) -> None:
 
 def put_affine(low: Lowering, name: str, affine: Affine, axis: int) -> None:
     """A chain of scales and shifts of its own: a depthwise convolution of one tap."""
-    result, source = low.result(affine.end, sign=True), low.tensor(name, axis)
+    result, view = low.result(affine.end, sign=True), low.view(name)
+    source, positions = "", None
+    if len(low.shape(name)) == 2 and view.positions is not None:
+        # Features in whatever order they come; so are the parameters.
+        source, order = low.features(name)
+        positions = order.reshape(low.shape(name))
+        affine = affine.ordered(np.argsort(order))
+    else:
+        source = low.tensor(name, axis)
     type, layer = low.type(source), scaled(low, source, affine.scale, affine.shift, result)
     low.put(result.name, Conv(
         layer.weights.reshape(type.channels, *(1,) * len(type.spatial), 1),
         layer.padded_bias(type), layer.requantise, result.quantisation,
         groups=type.channels, weight_bits=layer.weight_bits,
-    ), source, axis=axis)
+    ), source, axis=axis, positions=positions)
 
 

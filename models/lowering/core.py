@@ -17,7 +17,8 @@ import onnx
 from hwgen.errors import HwgenError, HwgenWarning
 from hwgen.ir import Graph, Op, Quantisation, Requantise, Reshape, Table, TensorType
 from hwgen.models.lowering.affine import Affine, find_affine
-from hwgen.models.lowering.layout import View, arrangement, channels_last, obstacle, plain_positions
+from hwgen.models.lowering.channels import fold_orders
+from hwgen.models.lowering.layout import View, arrangement, channels_last, plain_positions, rearranged
 from hwgen.models.lowering.ranges import Ranges, shared_ranges
 from hwgen.models.lowering.refusals import unsupported, way_out
 from hwgen.models.lowering.regions import ELEMENTWISE, Regions
@@ -84,6 +85,7 @@ class Lowering:
     ranges : tensor name to (smallest, largest) value
     precision : bits of weights and activations that the file does not state
     means : weighted node's input tensor to its mean per channel, for bias correction
+    axes : input to where it has its channels, if that is not where its first reader says
 
     Raises
     ------
@@ -94,11 +96,12 @@ class Lowering:
     -------
     graph : the integer graph
     outputs : per output of the network, which elements of an output of the graph it holds
+    axes : per input of the network, where it has its channels
     """
 
     def __init__(
         self, network: Network, ranges: Ranges, precision: Precision,
-        means: Mapping[str, np.ndarray],
+        means: Mapping[str, np.ndarray], axes: Mapping[str, int] | None = None,
     ) -> None:
         self.network, self.precision, self.means = network, precision, means
         self.ranges, self._group = shared_ranges(network, ranges)
@@ -109,6 +112,7 @@ class Lowering:
         self.views: dict[str, View] = {}
         self._absorbed = absorbed
         self._makers = {out: node.name for node in network.nodes for out in node.output}
+        self.axes: dict[str, int] = {}
         self._taken: set[str] = set()
         self._floats: dict[str, str] = {}
         self._silent: set[str] = set()
@@ -120,9 +124,10 @@ class Lowering:
                 raise HwgenError(
                     f"Input {name!r} has shape {list(shape)}: it needs a batch of 1 and channels"
                 )
-            given, axis = self._input_result(name), self._input_axis(name)
+            given, axis = self._input_result(name), (axes or {}).get(name) or self._input_axis(name)
             tensor = self.graph.add_input(
                 self.fresh(name), TensorType(channels_last(shape, axis), given.quantisation))
+            self.axes[name] = axis
             if axis == 1:
                 self._floats[tensor] = given.name
             self.views[given.name] = View(
@@ -135,6 +140,8 @@ class Lowering:
             if view.tensor not in self.graph.outputs:
                 self.graph.outputs.append(view.tensor)
         self.graph.meta["floats"] = self._floats
+        self.graph.meta["axes"] = dict(zip(self.graph.inputs, self.axes.values(), strict=True))
+        self.graph = fold_orders(self.graph)
 
     # Names and quantisations
 
@@ -282,14 +289,28 @@ class Lowering:
             return view.tensor
         return self.arranged(view.tensor, self.positions(name), name, axis)
 
+    def features(self, name: str) -> tuple[str, np.ndarray]:
+        """A vector, ONNX shape ``(1, F)``, in whatever order its elements come.
+
+        Returns
+        -------
+        tensor, order
+            A tensor of the integer graph of ``F`` channels, and which of them each feature is.
+        """
+        view, positions = self.view(name), self.positions(name).ravel()
+        size = self.type(view.tensor).size
+        if not np.array_equal(np.sort(positions), np.arange(size)):
+            return self.tensor(name), np.arange(len(positions))
+        tensor = view.tensor
+        if self.type(tensor).shape != (size,):
+            tensor = self.graph.add(Reshape((size,)), tensor, name=self.fresh(f"{name}_Reshape"))
+        return tensor, positions
+
     def arranged(self, tensor: str, positions: np.ndarray, name: str, axis: int = 1) -> str:
         """A tensor whose elements are those at ``positions``, with channels at ``axis``."""
         ops = arrangement(positions, self.type(tensor).shape, axis)
         if ops is None:
-            raise HwgenError(
-                f"tensor {name!r} would take a buffer of a whole frame: "
-                f"{obstacle(positions, self.type(tensor).shape, axis)}"
-            )
+            ops = rearranged(positions, self.type(tensor), axis)
         for op in ops:
             tensor = self.graph.add(op, tensor, name=self.fresh(f"{name}_{type(op).__name__}"))
         return tensor

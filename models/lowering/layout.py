@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from hwgen.errors import HwgenError
-from hwgen.ir import GatherChannels, Op, Pad, Reshape, Resize
+from hwgen.ir import GatherChannels, Op, Pad, Rearrange, Reshape, Resize, TensorType
 
 __all__ = [
-    "View", "arrangement", "channels_last", "obstacle", "pixel_ops", "plain_positions",
+    "View", "arrangement", "channels_last", "pixel_ops", "plain_positions", "rearranged",
 ]
 
 LARGEST = 1 << 26
@@ -97,20 +97,38 @@ def arrangement(
     return ops if shape_now == shape else [*ops, Reshape(shape)]
 
 
-def obstacle(positions: np.ndarray, source: tuple[int, ...], axis: int = 1) -> str:
-    """Why :func:`arrangement` finds no ops: what in the view would take a frame buffer."""
+def rearranged(
+    positions: np.ndarray, source: TensorType, axis: int = 1
+) -> list[Op]:
+    """Ops that turn a frame into the one that a view means, whatever it takes.
+
+    What moves is kept in pieces that are as large as possible, by an order of channels before or
+    behind it, which :func:`hwgen.models.lowering.channels.fold_orders` puts into weights.
+
+    Parameters
+    ----------
+    positions, axis : see :func:`arrangement`
+    source : type of the frame
+    """
     shape = channels_last(positions.shape, axis)
     wanted = np.moveaxis(positions, axis, -1).reshape(shape) if positions.ndim > 1 else positions
-    pixels, order = np.divmod(wanted, source[-1])
-    if len(np.unique(wanted)) < wanted.size:
-        return "it repeats elements of a frame, otherwise than whole pixels by whole factors"
-    if (pixels != pixels[..., :1]).any():
-        return ("its channels come from several pixels: reshaped, flattened or transposed, pixels "
-                "have become channels")
-    if (order != order.reshape(-1, shape[-1])[0]).any():
-        return ("its pixels come from several channels: reshaped or transposed, channels have "
-                "become pixels")
-    return "its pixels are in another order: exchanged, reversed, or chosen unevenly"
+    whole = Rearrange(wanted)
+    best = whole.run(source), [whole]
+    pixels, order = np.divmod(wanted.reshape(-1, shape[-1]), source.channels)
+    # Where a pixel's channels are of one pixel: those that stay together, one after the other.
+    _, first = np.unique(order[:, 0], return_index=True)
+    before = order[np.sort(first)].ravel()
+    if np.array_equal(np.sort(before), np.arange(source.channels)):
+        moved = (pixels * source.channels + np.argsort(before)[order]).reshape(shape)
+        op = Rearrange(moved)
+        best = max(best, (op.run(source), [GatherChannels(tuple(before)), op]),
+                   key=lambda found: found[0])
+    # Or else channels of each pixel of the output in the order in which they came.
+    behind = np.argsort(wanted.reshape(-1, shape[-1])[0], kind="stable")
+    op = Rearrange(wanted[..., behind])
+    best = max(best, (op.run(source), [op, GatherChannels(tuple(np.argsort(behind)))]),
+               key=lambda found: found[0])
+    return list(best[1])
 
 
 def _extents(spatial: tuple[int, ...], ops: list[Op]) -> tuple[int, ...]:

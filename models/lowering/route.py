@@ -23,14 +23,24 @@ def _concat(low: Lowering, node: onnx.NodeProto) -> None:
     for name in node.input:
         if low.channel_axis(name) != axis and low.shape(name)[axis] != 1:
             raise HwgenError("only the concatenation of channels is supported")
-    tensors = [low.tensor(name, axis) for name in node.input]
+    vectors = len(low.shape(node.output[0])) == 2
+    orders = []
+    if vectors:
+        # Features may come in any order, as long as it is known.
+        tensors, orders = map(list, zip(*(low.features(name) for name in node.input), strict=True))
+    else:
+        tensors = [low.tensor(name, axis) for name in node.input]
     result = low.result(node.output[0])
     name, codes = result.name, result.quantisation
     have = {low.type(tensor).quantisation for tensor in tensors}
     if len(have) == 1 and name == node.output[0] and name not in low.network.codes:
         # Nothing asks for other codes than those that all of them have.
         (codes,) = have
-    low.put(name, Concat(), *(low.rescaled(tensor, codes) for tensor in tensors), axis=axis)
+    begins = np.cumsum([0, *map(len, orders)])
+    order = [k + begin for k, begin in zip(orders, begins, strict=False)]
+    moved = vectors and any((np.diff(k) < 0).any() for k in orders)
+    low.put(name, Concat(), *(low.rescaled(tensor, codes) for tensor in tensors), axis=axis,
+            positions=np.concatenate(order)[None] if moved else None)
 
 
 @handles("Split")
