@@ -33,7 +33,8 @@ def orders(draw: st.DrawFn) -> tuple[TensorType, Rearrange]:
     channels = draw(st.integers(1, 6))
     tensor = TensorType((*spatial, channels), draw(quantisations()))
     frame = np.arange(tensor.size).reshape(tensor.shape)
-    kind = draw(st.sampled_from(["axes", "reverse", "crop", "repeat", "any", "roll", "pixels", "reflect"]))
+    kind = draw(st.sampled_from(
+        ["axes", "reverse", "crop", "repeat", "any", "roll", "pixels", "reflect"]))
     axis = draw(st.integers(0, frame.ndim - 1))
     if kind == "axes":
         order = frame.transpose(draw(st.permutations(range(frame.ndim))))
