@@ -38,7 +38,7 @@ from hwgen.device.multiplier import Packing
 from hwgen.errors import HwgenError
 from hwgen.ir import Convolution, Gemm
 from hwgen.offchip.bus import BURST, MEMORY_LATENCY, AxiConfig
-from hwgen.offchip.layout import PORT_SHARE
+from hwgen.offchip.memory_map import PORT_SHARE
 from hwgen.offchip.weight_stream import WeightStreamConfig
 from hwgen.parts.component import Configured
 from hwgen.parts.mac import MacArray, MacArrayConfig
@@ -103,7 +103,7 @@ class FoldedConvConfig(ConvolutionConfig):
             )
         if self.resident and not self.tile:
             raise HwgenError(f"Resident must be 0 without tiles, not {self.resident!r}")
-        _ = self.window, self.stream
+        _ = self.window, self.weight_stream
 
     def _check_folding(self) -> None:
         if not 1 <= self.group_lanes <= self.op.groups:
@@ -209,7 +209,7 @@ class FoldedConvConfig(ConvolutionConfig):
         return TileOrder(sites, tuple(self.beats))
 
     @cached_property
-    def stream(self) -> WeightStreamConfig | None:
+    def weight_stream(self) -> WeightStreamConfig | None:
         """The memory of the weights, if they are off chip."""
         if self.order is None:
             return None
@@ -222,15 +222,15 @@ class FoldedConvConfig(ConvolutionConfig):
         cycles = self.order.sites * self.window.fold_cycles
         late = self.memory_latency + READ_LATENCY + config.overhead
         share = max(config.fold_words / cycles, PORT_SHARE)
-        return replace(config, slots=1 + math.ceil(late / cycles + share))
+        return replace(config, ring_places=1 + math.ceil(late / cycles + share))
 
     @property
     def offchip(self) -> OffChip | None:
-        if self.order is None or self.stream is None:
+        if self.order is None or self.weight_stream is None:
             return None
         tiles = self.outputs[0].beats // self.order.cycle
-        return OffChip(self.stream.image_bytes, tiles * self.stream.bytes_per_turn,
-                       ahead=self.stream.places * self.stream.fold_bytes)
+        return OffChip(self.weight_stream.image_bytes, tiles * self.weight_stream.bytes_per_tile,
+                       ahead=self.weight_stream.places * self.weight_stream.fold_bytes)
 
     @property
     def tile_sites(self) -> int:
@@ -238,10 +238,12 @@ class FoldedConvConfig(ConvolutionConfig):
 
     def parts(self) -> dict[str, Area]:
         found = super().parts()
-        return found if self.stream is None else {**found, "weights": self.stream.area()}
+        if self.weight_stream is None:
+            return found
+        return {**found, "weights": self.weight_stream.area()}
 
     def image(self) -> bytes:
-        return self.stream.image(self.memory_rows) if self.stream else b""
+        return self.weight_stream.image(self.memory_rows) if self.weight_stream else b""
 
     @property
     def queue_depths(self) -> tuple[int, ...]:
@@ -258,8 +260,8 @@ class FoldedConvConfig(ConvolutionConfig):
     @property
     def weight_latency(self) -> int:
         """Cycles from the address of weights to the weights."""
-        if self.stream is not None:
-            return self.stream.latency
+        if self.weight_stream is not None:
+            return self.weight_stream.latency
         return super().weight_latency
 
     @cached_property
@@ -278,7 +280,7 @@ class FoldedConvConfig(ConvolutionConfig):
 
     @property
     def signature(self) -> wiring.Signature:
-        if self.stream is not None:
+        if self.weight_stream is not None:
             return wiring.Signature({
                 **super().signature.members, "read": wiring.Out(self.axi.read_client),
                 "base": wiring.In(self.axi.address_bits), "loaded": wiring.Out(1),
@@ -338,8 +340,8 @@ class FoldedConvConfig(ConvolutionConfig):
         out += self.array.area(self.window.last_registers + late)
         out += total(memory.area() for memory in self.weights)
         skew, depth = max(self.array.skews), self.weight_depth
-        if self.stream is not None and self.order is not None:
-            out += self.stream.area() + reorder_area(self.order, self.queue_depths[0])
+        if self.weight_stream is not None and self.order is not None:
+            out += self.weight_stream.area() + reorder_area(self.order, self.queue_depths[0])
             depth = self.window_depth
         address = max(depth - 1, 1).bit_length()
         steps = levels(self.window.steps)
@@ -502,11 +504,11 @@ class FoldedConv(Configured[FoldedConvConfig]):
         """The queue of results that come tile by tile, with weights that are streamed."""
         config = self.config
         assert config.order is not None
-        assert config.stream is not None
+        assert config.weight_stream is not None
         m.submodules.queue = queue = ReorderQueue(
             config.outputs[0].payload, config.queue_depths[0], config.order, config.queue_styles[0]
         )
-        m.submodules.weights = weights = config.stream.create()
+        m.submodules.weights = weights = config.weight_stream.create()
         wiring.connect(m, weights.read, wiring.flipped(self.read))
         # A fold of weights is taken with the first site; places for results with the first fold.
         last = self._last_site(m, "starting", window.start)

@@ -89,7 +89,7 @@ class GatherConfig(OpConfig):
         return 2 << levels(self.beats_in)
 
     @cached_property
-    def walk(self) -> ReadOnlyMemory:
+    def order_memory(self) -> ReadOnlyMemory:
         """The memory of what is read: per lane a word, then which of its channels."""
         widths = (levels(self.beats_in) + levels(len(read)) for read in self.lanes_read)
         return ReadOnlyMemory(max(sum(widths), 1), self.beats_out)
@@ -99,7 +99,7 @@ class GatherConfig(OpConfig):
         """Cycles from claiming a place to pushing its beat."""
         if self.way == "filter":
             return 0
-        return 1 if self.way == "registers" else self.walk.latency + 3
+        return 1 if self.way == "registers" else self.order_memory.latency + 3
 
     @property
     def least_depths(self) -> tuple[int, ...]:
@@ -132,8 +132,8 @@ class GatherConfig(OpConfig):
     def _memories(self) -> Resources:
         """What it takes to collect a pixel in memories."""
         bits, counters = self.tensor.bits, 2 * (levels(self.beats_in) + levels(self.beats_out))
-        total = self.walk.resources() + Resources(
-            lut=counters + 10, ff=counters + 20 + self.walk.latency * self.inputs[0].width
+        total = self.order_memory.resources() + Resources(
+            lut=counters + 10, ff=counters + 20 + self.order_memory.latency * self.inputs[0].width
         )
         for read in self.lanes_read:
             total += Resources.memory(len(read) * bits, self.memory_depth)
@@ -166,9 +166,9 @@ class GatherConfig(OpConfig):
                 shifted += bits
             else:
                 held += register + bits
-        return out + memories + self.walk.area() + logic(
+        return out + memories + self.order_memory.area() + logic(
             "gather memories", **common, ff_register=held, lut_shift=shifted,
-            ff4_shift=3 * shifted, late=self.walk.latency * width,
+            ff4_shift=3 * shifted, late=self.order_memory.latency * width,
             lut_choose=sum(bits * (n // 2) for n in reads), choice=sum(map(levels, reads)),
         )
 
@@ -288,24 +288,24 @@ class Gather(Configured[GatherConfig]):
         """
         config = self.config
         bits, word_bits = config.tensor.bits, levels(config.beats_in)
-        late = config.walk.latency
+        late = config.order_memory.latency
         beat = counter(config.beats_in, name="beat")
         half = Signal()
         with m.If(fire):
             m.d.sync += beat.eq(Mux(complete, 0, beat + 1))
         with m.If(complete):
             m.d.sync += half.eq(~half)
-        turn = counter(config.beats_out, name="turn")
+        beat_out = counter(config.beats_out, name="turn")
         half_out = Signal()
         with m.If(move):
-            m.d.sync += turn.eq(Mux(turn == config.beats_out - 1, 0, turn + 1))
-            with m.If(turn == config.beats_out - 1):
+            m.d.sync += beat_out.eq(Mux(beat_out == config.beats_out - 1, 0, beat_out + 1))
+            with m.If(beat_out == config.beats_out - 1):
                 m.d.sync += half_out.eq(~half_out)
         write = delayed(m, Cat(self.i.p.as_value()), late, "write")
         write_en = delayed(m, fire, late, "write_en")
         write_addr = delayed(m, Cat(beat[:word_bits], half), late, "write_addr")
         read_half = delayed(m, half_out, late, "read_half")
-        row = config.walk.read(m, "walk", turn, self._walk_rows())
+        row = config.order_memory.read(m, "walk", beat_out, self._order_rows())
         for lane, read in enumerate(config.lanes_read):
             m.submodules[f"pixels_{lane}"] = memory = BufferMemory(
                 len(read) * bits, config.memory_depth
@@ -324,7 +324,7 @@ class Gather(Configured[GatherConfig]):
             m.d.sync += out.eq(memory.read_data.word_select(choice, bits))
             m.d.comb += queue.i.p[lane].eq(out)
 
-    def _walk_rows(self) -> list[int]:
+    def _order_rows(self) -> list[int]:
         """Contents of the memory of what is read."""
         config, rows = self.config, []
         for sources in config.sources.tolist():

@@ -113,11 +113,11 @@ class LaneChange(Configured[LaneChangeConfig]):
         units_in, units_out = config.lanes_in // config.unit, config.lanes_out // config.unit
         held = Signal(config.inputs[0].width, reset_less=True)
         left = Signal(range(units_in + 1))
-        slot = counter(units_out)
+        in_beat = counter(units_out)
         word = Signal(config.outputs[0].width, reset_less=True)
         complete, move, fire = Signal(), Signal(), Signal()
         m.d.comb += [
-            complete.eq(slot == units_out - 1),
+            complete.eq(in_beat == units_out - 1),
             move.eq((left != 0) & (~complete | queue.room)),
             self.i.ready.eq((left == 0) | ((left == 1) & move)),
             fire.eq(self.i.valid & self.i.ready),
@@ -127,10 +127,10 @@ class LaneChange(Configured[LaneChangeConfig]):
         m.d.sync += queue.i.valid.eq(move & complete)
         with m.If(move):
             m.d.sync += [
-                held.eq(held >> size), left.eq(left - 1), slot.eq(Mux(complete, 0, slot + 1))
+                held.eq(held >> size), left.eq(left - 1), in_beat.eq(Mux(complete, 0, in_beat + 1))
             ]
             for k in range(units_out):
-                with m.If(slot == k):
+                with m.If(in_beat == k):
                     m.d.sync += word[k * size : (k + 1) * size].eq(held[:size])
         with m.If(fire):
             m.d.sync += [held.eq(Cat(self.i.p.as_value())), left.eq(units_in)]

@@ -223,21 +223,21 @@ class TokenMatrix(Configured[TokenMatrixConfig]):
         """Collect beats into words; returns that a token is there."""
         source = self.config.folding.inputs[0]
         per_word = self.config.folding.channel_lanes // source.lanes
-        beat, slot = counter(source.beats, name="beat"), counter(per_word, name="slot")
+        beat, in_word = counter(source.beats, name="beat"), counter(per_word, name="slot")
         address = counter(self.config.depth, name="write_address")
         word = Signal(self.config.width, reset_less=True)
         enable, complete = Signal(), Signal()
         end = beat == source.beats - 1
-        word_end = (slot == per_word - 1) | end
+        word_end = (in_word == per_word - 1) | end
         m.d.comb += [
             self.ends.eq(self.i.valid & end),
             buffer.write_en.eq(enable), buffer.write_addr.eq(address), buffer.write_data.eq(word),
         ]
         m.d.sync += [enable.eq(self.i.valid & word_end), complete.eq(self.ends)]
         with m.If(self.i.valid):
-            m.d.sync += [beat.eq(Mux(end, 0, beat + 1)), slot.eq(Mux(word_end, 0, slot + 1))]
+            m.d.sync += [beat.eq(Mux(end, 0, beat + 1)), in_word.eq(Mux(word_end, 0, in_word + 1))]
         for k in range(per_word):
-            with m.If(self.i.valid & (slot == k)):
+            with m.If(self.i.valid & (in_word == k)):
                 m.d.sync += word.word_select(k, source.width).eq(self.i.p.as_value())
         with m.If(enable):
             m.d.sync += address.eq(Mux(address == self.config.depth - 1, 0, address + 1))

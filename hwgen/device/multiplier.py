@@ -28,7 +28,7 @@ from hwgen.device.cost import Area, counted, logic
 from hwgen.device.platform import library_instance
 from hwgen.errors import HwgenError
 
-__all__ = ["FAMILIES", "MULTIPLIERS", "Multiplier", "MultiplyAdd", "Packing", "Product"]
+__all__ = ["FAMILIES", "MULTIPLIERS", "Multiplier", "MultiplyAdd", "Packing", "RegisteredProduct"]
 
 
 @dataclass(frozen=True)
@@ -52,19 +52,19 @@ class Multiplier:
     sum_bits: int = 0
     dsp: int = 1
 
-    def tiles(self, a: int, b: int) -> int:
+    def partial_products(self, a: int, b: int) -> int:
         """Multipliers of a product of signed integers of ``a`` and ``b`` bits, ``a`` the wider."""
         return -(-(a - 1) // (self.wide - 1)) * -(-(b - 1) // (self.narrow - 1))
 
     def dsps(self, a: int, b: int) -> int:
         """DSPs of such a product."""
-        return self.dsp * self.tiles(a, b)
+        return self.dsp * self.partial_products(a, b)
 
     def product_latency(self, a: int, b: int) -> int:
         """Cycles from registers to such a product, registered; see :meth:`product`."""
         if not self.dsp:
             return 1 + levels(-(-b // 2))
-        return 1 + levels(self.tiles(a, b))
+        return 1 + levels(self.partial_products(a, b))
 
     def area(
         self, a: int, b: int, count: int = 1, digits: Sequence[int] = (), kind: str = ""
@@ -77,9 +77,9 @@ class Multiplier:
         kind : in front of the kind of logic, for products whose costs are fitted apart
         """
         if self.dsp:
-            tiles = self.tiles(a, b)
+            parts = self.partial_products(a, b)
             return counted(dsp=count * self.dsps(a, b)) + logic(
-                f"{kind}product", ff_register=count * (a + b), part=count * (tiles - 1) * (a + b)
+                f"{kind}product", ff_register=count * (a + b), part=count * (parts - 1) * (a + b)
             )
         digits = digits or [min(2, b - k) for k in range(0, b, 2)]
         rows = sum(n > 0 for n in digits)
@@ -106,7 +106,7 @@ class Multiplier:
         if self.dsp:
             for place_a, x in _chunks(a, self.wide - 1):
                 for place_b, y in _chunks(b, self.narrow - 1):
-                    part = Product(self.name, len(x), len(y))
+                    part = RegisteredProduct(self.name, len(x), len(y))
                     m.submodules[f"{name}_part_{len(terms)}"] = part
                     m.d.comb += [part.a.eq(x), part.b.eq(y)]
                     terms.append(((part.p << (place_a + place_b))[:width].as_signed(), None))
@@ -184,7 +184,7 @@ class Packing:
             raise HwgenError(f"Products must be positive, not {self.products!r}")
         device = self.device
         used = (self.products - 1) * self.field + self.word_bits
-        if (self.activation_bits > device.narrow or used > device.wide or self.capacity(1) < 1
+        if (self.activation_bits > device.narrow or used > device.wide or self.field_terms(1) < 1
                 or (self.products > 1 and not device.dsp)):
             raise HwgenError(
                 f"{self.products} products of {self.activation_bits}-bit activations and "
@@ -203,7 +203,7 @@ class Packing:
                 packing = Packing(multiplier, products, activation_bits, weight_bits, weight_limit)
             except HwgenError:
                 continue
-            if packing.capacity(1) > 1:
+            if packing.field_terms(1) > 1:
                 return packing
         return Packing(multiplier, 1, activation_bits, weight_bits, weight_limit)
 
@@ -234,7 +234,7 @@ class Packing:
         """Largest magnitude of a sum of ``count`` products."""
         return (count * max(self.weight_limit, 1)) << (self.activation_bits - 1)
 
-    def capacity(self, guard: int) -> int:
+    def field_terms(self, guard: int) -> int:
         """Products that a field can sum, if the sums may have ``guard`` bits more than it."""
         if self.products == 1:
             return 1 << 20
@@ -243,7 +243,7 @@ class Packing:
     @property
     def guard(self) -> int:
         """Bits by which sums may exceed their fields: 1 where fields alone hold only a few."""
-        return int(self.capacity(0) <= 4)
+        return int(self.field_terms(0) <= 4)
 
     def words(self, weights: np.ndarray) -> np.ndarray:
         """Weights ``(..., outputs)`` of up to ``products`` outputs as they are stored.
@@ -257,7 +257,7 @@ class Packing:
         return stored
 
 
-class Product(wiring.Component):
+class RegisteredProduct(wiring.Component):
     """Product of two signed integers, in a register.
 
     Synthesis finds that register in the multipliers of Xilinx, but not in those of Lattice, which

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from amaranth.hdl import ClockSignal, Instance, Module
 
-__all__ = ["library_instance", "shared"]
+__all__ = ["add_shared", "library_instance"]
 
 
-def shared(m: Module, name: str, config, platform):
+def add_shared(m: Module, name: str, config, platform):
     """Add the component of a configuration as a submodule; returns its ports.
 
     In simulation (no emission platform) that is the component itself.  In emission the platform

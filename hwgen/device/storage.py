@@ -60,7 +60,7 @@ LUT_BITS = 64
 BLOCK_LUTS = 96
 """LUTs that are worth a block."""
 
-FOLD_LIMIT = 1024
+SIDE_BY_SIDE_BITS = 1024
 """Most bits of several words of a table side by side; more would save little."""
 
 
@@ -113,9 +113,9 @@ def _table_cuts(width, depth) -> tuple[np.ndarray, np.ndarray]:
     blocks, costs = [], []
     for bits, words in TABLE_SHAPES:
         parts = -(-depth // words)
-        folded = -(-width * parts // bits)
+        side_by_side = -(-width * parts // bits)
         for count, fits in ((_blocks(width, depth, bits, words), True),
-                            (folded, width * parts <= FOLD_LIMIT)):
+                            (side_by_side, width * parts <= SIDE_BY_SIDE_BITS)):
             blocks.append(count)
             costs.append(np.where(
                 fits, BLOCK_LUTS * count + choice_luts(width, parts), np.iinfo(np.int64).max
@@ -133,8 +133,8 @@ def table_count(width, depth) -> np.ndarray:
 def table_cut(width: int, depth: int) -> tuple[int, bool]:
     """How a table is cut: words of a part, and whether the parts lie side by side."""
     _, costs = _table_cuts(width, depth)
-    shape, folded = divmod(int(costs.argmin()), 2)
-    return TABLE_SHAPES[shape][1], bool(folded)
+    shape, side_by_side = divmod(int(costs.argmin()), 2)
+    return TABLE_SHAPES[shape][1], bool(side_by_side)
 
 
 def table_ram(width, depth) -> np.ndarray:

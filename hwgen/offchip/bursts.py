@@ -21,7 +21,7 @@ from hwgen.parts.queue import Queue, Skid
 if TYPE_CHECKING:
     from hwgen.offchip.bus import AxiConfig
 
-__all__ = ["Issuer", "Writer", "burst_layout"]
+__all__ = ["BurstIssuer", "BurstWriter", "burst_layout"]
 
 
 def burst_layout(axi: AxiConfig, clients: int) -> StructLayout:
@@ -35,7 +35,7 @@ def burst_layout(axi: AxiConfig, clients: int) -> StructLayout:
     })
 
 
-class Issuer(wiring.Component):
+class BurstIssuer(wiring.Component):
     """Takes requests of clients in turn and issues their bursts, in one direction.
 
     Parameters
@@ -138,7 +138,7 @@ class Issuer(wiring.Component):
         return m
 
 
-class Writer(wiring.Component):
+class BurstWriter(wiring.Component):
     """The words of issued bursts, in the order of the bursts.
 
     Parameters

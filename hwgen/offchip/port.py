@@ -22,7 +22,7 @@ from amaranth.lib.wiring import In, Out
 from hwgen.device.arithmetic import levels
 from hwgen.device.cost import Area, Part, logic
 from hwgen.errors import HwgenError
-from hwgen.offchip.bursts import Issuer, Writer, burst_layout
+from hwgen.offchip.bursts import BurstIssuer, BurstWriter, burst_layout
 from hwgen.offchip.bus import AxiConfig
 from hwgen.parts.component import Configured
 from hwgen.parts.queue import queue_area, skid_area
@@ -37,7 +37,7 @@ class AxiPortConfig(Part):
     Parameters
     ----------
     axi : :class:`AxiConfig`
-    reads, writes : :class:`int`
+    readers, writers : :class:`int`
         Clients that read and clients that write; at least one, and identifiers for all of a kind.
     outstanding : :class:`int`
         Bursts in flight, in each direction.
@@ -51,19 +51,19 @@ class AxiPortConfig(Part):
     """
 
     axi: AxiConfig
-    reads: int
-    writes: int
+    readers: int
+    writers: int
     outstanding: int = 8
     timeout: int = 1 << 16
 
     def __post_init__(self) -> None:
-        for what, count in (("Reads", self.reads), ("Writes", self.writes)):
+        for what, count in (("Readers", self.readers), ("Writers", self.writers)):
             if not 0 <= count <= 1 << self.axi.id_bits:
                 raise HwgenError(
                     f"{what} must be between 0 and the {1 << self.axi.id_bits} identifiers, "
                     f"not {count!r}"
                 )
-        if not self.reads + self.writes:
+        if not self.readers + self.writers:
             raise HwgenError("An AXI port must have at least one client")
         if self.outstanding < 1:
             raise HwgenError(f"Outstanding bursts must be positive, not {self.outstanding!r}")
@@ -73,12 +73,12 @@ class AxiPortConfig(Part):
     @property
     def read_ports(self) -> tuple[str, ...]:
         """Names of the clients that read."""
-        return tuple(f"read_{k}" for k in range(self.reads))
+        return tuple(f"read_{k}" for k in range(self.readers))
 
     @property
     def write_ports(self) -> tuple[str, ...]:
         """Names of the clients that write."""
-        return tuple(f"write_{k}" for k in range(self.writes))
+        return tuple(f"write_{k}" for k in range(self.writers))
 
     @property
     def signature(self) -> wiring.Signature:
@@ -96,7 +96,7 @@ class AxiPortConfig(Part):
         axi, flight = self.axi, self.outstanding.bit_length()
         timer = self.timeout.bit_length()
         out = Area()
-        for clients in filter(None, (self.reads, self.writes)):
+        for clients in filter(None, (self.readers, self.writers)):
             index = (clients - 1).bit_length()
             out += logic(
                 # The choice among requests, one-hot; base and next address; length; counters.
@@ -105,17 +105,17 @@ class AxiPortConfig(Part):
                 lut_address=axi.address_bits - axi.word_shift, lut_flight=flight, lut_timer=timer,
                 ff_register=2 * (axi.address_bits + index) + flight + timer,
             )
-        if self.reads:
-            out += logic("axi reads", client=self.reads, ff_register=axi.data_bits)
-        if self.writes:
-            width = Shape.cast(burst_layout(axi, self.writes)).width
+        if self.readers:
+            out += logic("axi reads", client=self.readers, ff_register=axi.data_bits)
+        if self.writers:
+            width = Shape.cast(burst_layout(axi, self.writers)).width
             out += queue_area(width, self.outstanding) + skid_area(
                 Shape.cast(axi.write_layout).width
             )
             out += logic(
-                "axi writes", one=1, lut_choice=axi.data_bits * -(-(self.writes - 1) // 3),
-                lut_bytes=axi.word_bytes, lut_flight=self.writes * flight, client=self.writes,
-                place=self.writes * self.outstanding, ff_register=width + self.writes * flight,
+                "axi writes", one=1, lut_choice=axi.data_bits * -(-(self.writers - 1) // 3),
+                lut_bytes=axi.word_bytes, lut_flight=self.writers * flight, client=self.writers,
+                place=self.writers * self.outstanding, ff_register=width + self.writers * flight,
             )
         return out
 
@@ -169,15 +169,16 @@ class AxiPort(Configured[AxiPortConfig]):
         config, axi = self.config, self.axi
         failed, busy = Signal(), []
         m.d.comb += [failed.eq(self.error.any() | self.stop), axi.r.ready.eq(1), axi.b.ready.eq(1)]
-        if config.reads:
+        if config.readers:
             busy.append(self._read(m, failed))
-        if config.writes:
+        if config.writers:
             busy.append(self._write(m, failed))
         m.d.comb += self.idle.eq(~Cat(busy).any())
         return m
 
-    def _issuer(self, m: Module, kind: str, ports: tuple[str, ...], failed: Value) -> Issuer:
-        m.submodules[kind] = issuer = Issuer(self.config.axi, len(ports), self.config.outstanding)
+    def _issuer(self, m: Module, kind: str, ports: tuple[str, ...], failed: Value) -> BurstIssuer:
+        config = self.config
+        m.submodules[kind] = issuer = BurstIssuer(config.axi, len(ports), config.outstanding)
         m.d.comb += [issuer.base.eq(self.base), issuer.stop.eq(failed)]
         for k, port in enumerate(ports):
             wiring.connect(
@@ -185,7 +186,7 @@ class AxiPort(Configured[AxiPortConfig]):
             )
         return issuer
 
-    def _watch(self, m: Module, kind: str, issuer: Issuer, answer, moved: Value) -> Value:
+    def _watch(self, m: Module, kind: str, issuer: BurstIssuer, answer, moved: Value) -> Value:
         """Sets the error bits of a direction; returns whether its answer is good."""
         good = answer.p.resp == 0
         with m.If(answer.valid & ~good):
@@ -219,7 +220,7 @@ class AxiPort(Configured[AxiPortConfig]):
         config = self.config
         aw, w, b = self.axi.aw, self.axi.w, self.axi.b
         issuer = self._issuer(m, "writes", config.write_ports, failed)
-        m.submodules.writer = writer = Writer(config.axi, config.writes, config.outstanding)
+        m.submodules.writer = writer = BurstWriter(config.axi, config.writers, config.outstanding)
         wiring.connect(m, issuer.a, wiring.flipped(aw))
         wiring.connect(m, writer.w, wiring.flipped(w))
         m.d.comb += [

@@ -45,7 +45,7 @@ class WeightStreamConfig(Part):
     folds : :class:`int`
     resident : :class:`int`
         Folds that stay on chip.
-    slots : :class:`int`
+    ring_places : :class:`int`
         Places for the others; at least 2.
     axi : :class:`AxiConfig`
     burst : :class:`int`
@@ -65,7 +65,7 @@ class WeightStreamConfig(Part):
     folds: int
     resident: int
     axi: AxiConfig
-    slots: int = 2
+    ring_places: int = 2
     burst: int = BURST
     style: str = ""
 
@@ -76,8 +76,8 @@ class WeightStreamConfig(Part):
                 raise HwgenError(f"{name} must be positive, not {getattr(self, name)!r}")
         if not 0 <= self.resident <= self.folds:
             raise HwgenError(f"Resident must be between 0 and {self.folds}, not {self.resident!r}")
-        if self.slots < 2:
-            raise HwgenError(f"Slots must be 2 or more, not {self.slots!r}")
+        if self.ring_places < 2:
+            raise HwgenError(f"Ring places must be 2 or more, not {self.ring_places!r}")
         if self.burst * self.axi.word_bytes > 4096:
             raise HwgenError(
                 f"Burst must be at most {4096 // self.axi.word_bytes} words, not {self.burst!r}"
@@ -132,7 +132,7 @@ class WeightStreamConfig(Part):
     @property
     def places(self) -> int:
         """Folds for which there is room."""
-        return self.resident + (self.slots if self.streamed else 0)
+        return self.resident + (self.ring_places if self.streamed else 0)
 
     @property
     def depth(self) -> int:
@@ -157,7 +157,7 @@ class WeightStreamConfig(Part):
         return self.skews[-1] + 8
 
     @property
-    def bytes_per_turn(self) -> int:
+    def bytes_per_tile(self) -> int:
         """Bytes fetched for all folds in turn."""
         return self.streamed * self.fold_bytes
 
@@ -210,7 +210,7 @@ class WeightStreamConfig(Part):
         asked = place + levels(self.requests) + levels(self.folds)
         asked += levels(self.image_bytes) - self.axi.word_shift
         came = place + levels(self.fold_depth) + 2 * address
-        read = levels(self.slots + 1)
+        read = levels(self.ring_places + 1)
         read += address * (1 + (self.streamed > 0) + (self.resident > 1))
         stays = levels(self.folds + self.resident) * (self.resident not in (0, self.folds))
         counters = logic(
@@ -315,7 +315,7 @@ class WeightStream(Configured[WeightStreamConfig]):
     Timing
     ------
     A row a cycle.  The place of a fold is free for another some cycles after ``next``; with
-    ``slots`` places a fold has the time of ``slots - 1`` folds to come.
+    ``ring_places`` places a fold has the time of ``ring_places - 1`` folds to come.
     """
 
     def elaborate(self, platform):
@@ -331,7 +331,7 @@ class WeightStream(Configured[WeightStreamConfig]):
         self._fill(m, memories, fetch)
         self._read(m, memories, free)
         # Folds that are there and have not been taken.
-        ready = Signal(range(config.slots + 1))
+        ready = Signal(range(config.ring_places + 1))
         stays = self._stays(m, "taken", self.take)
         used = self.take & ~stays
         m.d.comb += self.available.eq(self.loaded & (stays | (ready != 0)))

@@ -24,7 +24,7 @@ from amaranth.lib.wiring import In, Out
 from hwgen.device.arithmetic import add_carry, adder_tree, delayed, levels, signed_width
 from hwgen.device.cost import Area, Part, counted, logic, total
 from hwgen.device.multiplier import MultiplyAdd, Packing
-from hwgen.device.platform import shared
+from hwgen.device.platform import add_shared
 from hwgen.errors import HwgenError
 from hwgen.parts.component import Configured
 
@@ -41,8 +41,8 @@ def chain_length(packing: Packing, simd):
     arrays.
     """
     simd = np.asarray(simd)
-    most = np.where(simd > packing.capacity(0), packing.capacity(packing.guard),
-                    packing.capacity(0))
+    most = np.where(simd > packing.field_terms(0), packing.field_terms(packing.guard),
+                    packing.field_terms(0))
     if packing.device.sum_bits:
         most = np.minimum(most, CASCADE)
     return -(-simd // -(-simd // most))
@@ -485,7 +485,7 @@ class MacArray(Configured[MacArrayConfig]):
         return m
 
     def _column(self, m: Module, name: str, column: MacColumnConfig, platform):
-        mac = shared(m, name, column, platform)
+        mac = add_shared(m, name, column, platform)
         m.d.comb += [mac.add.eq(self.add), mac.first.eq(self.first)]
         return mac
 

@@ -25,17 +25,17 @@ QUEUE_LATENCY = 3
 """Cycles from a push to the beat being visible at the output."""
 
 
-def queue_depth(reserves: np.ndarray, pops: np.ndarray) -> int:
+def queue_depth(claims: np.ndarray, pops: np.ndarray) -> int:
     """Least depth with which no claim ever waits.
 
     Parameters
     ----------
-    reserves : cycle in which each beat's place is claimed, in order
+    claims : cycle in which each beat's place is claimed, in order
     pops : cycle in which the consumer takes each beat
     """
     def enough(depth: int, step: int = 1) -> bool:
         """Whether each claim comes after the place that it takes was freed."""
-        return bool((pops[: max(len(reserves) - depth, 0) : step] < reserves[depth::step]).all())
+        return bool((pops[: max(len(claims) - depth, 0) : step] < claims[depth::step]).all())
 
     # A few of them say about how much it is; it rarely is much more.
     depth = 1

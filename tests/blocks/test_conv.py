@@ -266,9 +266,9 @@ def test_lookup_that_does_not_fit(values: np.ndarray) -> None:
 def test_tiles_at_an_even_pace(config: FoldedConvConfig, more: int, seed: int) -> None:
     """Weights have longer to come, so that there may be fewer places for them."""
     slow = replace(config, fold_cycles=config.window.fold_cycles + more)
-    assert config.stream is not None
-    assert slow.stream is not None
-    assert slow.stream.slots <= config.stream.slots
+    assert config.weight_stream is not None
+    assert slow.weight_stream is not None
+    assert slow.weight_stream.ring_places <= config.weight_stream.ring_places
     assert slow.interval >= config.interval
     check_on_time(slow, seed)
 

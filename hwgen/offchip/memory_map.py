@@ -12,9 +12,9 @@ from hwgen.errors import HwgenError
 from hwgen.offchip.bus import AxiConfig
 from hwgen.offchip.port import AxiPortConfig
 
-__all__ = ["PORT_SHARE", "REGION", "Client", "Layout", "OffChip", "lay_out"]
+__all__ = ["PORT_SHARE", "REGION_ALIGNMENT", "Client", "MemoryMap", "OffChip", "map_memory"]
 
-REGION = 4096
+REGION_ALIGNMENT = 4096
 """Regions begin at multiples of it: no burst that is aligned in its region crosses a page."""
 
 PORT_SHARE = 0.85
@@ -55,7 +55,7 @@ class Client(Protocol):
 
 
 @dataclass(frozen=True)
-class Layout:
+class MemoryMap:
     """Off-chip memory and who uses it.
 
     Members
@@ -93,7 +93,7 @@ class Layout:
     def port_configs(self) -> tuple[AxiPortConfig, ...]:
         """The ports."""
         return tuple(
-            AxiPortConfig(axi=self.axi, reads=len(names), writes=len(self.writers(names)))
+            AxiPortConfig(axi=self.axi, readers=len(names), writers=len(self.writers(names)))
             for names in self.clients
         )
 
@@ -121,9 +121,9 @@ class Layout:
         return bytes(image)
 
 
-def lay_out(
+def map_memory(
     blocks: Mapping[str, Client], axi: AxiConfig, ports: int, rate: float = 0.0
-) -> Layout | None:
+) -> MemoryMap | None:
     """The layout of the off-chip memory of some blocks; None if none of them has any.
 
     Regions with contents come first.  Every port gets about as many bytes a frame.
@@ -139,7 +139,7 @@ def lay_out(
     offsets, size = {}, 0
     for name in sorted(uses, key=lambda name: uses[name].writes > 0):
         offsets[name] = size
-        size += -(-uses[name].size // REGION) * REGION
+        size += -(-uses[name].size // REGION_ALIGNMENT) * REGION_ALIGNMENT
     if size > 1 << axi.address_bits:
         raise HwgenError(
             f"Off-chip memory must be within {axi.address_bits} bits of address, "
@@ -156,4 +156,4 @@ def lay_out(
             f"{ports} ports have identifiers for {ports << axi.id_bits} blocks with off-chip "
             f"memory, not for {len(uses)}"
         )
-    return Layout(axi, tuple(map(tuple, clients)), offsets, uses, size, rate)
+    return MemoryMap(axi, tuple(map(tuple, clients)), offsets, uses, size, rate)
