@@ -1,4 +1,4 @@
-"""Blocks: hardware for ops, each with its golden meaning, exact time and resources.
+"""Blocks: hardware for ops, each with its golden model, exact time and resources.
 
 Importing this registers all blocks (:mod:`hwgen.blocks.registry`), and takes Amaranth and numpy,
 nothing more.

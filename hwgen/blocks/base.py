@@ -133,7 +133,7 @@ class BlockConfig(Part):
 
     @property
     def tile_sites(self) -> int:
-        """Sites computed for each fetch of the weights from off-chip memory; 0: no weights there."""
+        """Sites computed for each fetch of the weights from off-chip memory; 0: none are there."""
         return 0
 
     def parts(self) -> dict[str, Area]:
