@@ -1,14 +1,14 @@
-"""Off-chip memory through AXI4: several clients, which read and write by requests, on one port.
+"""Off-chip memory through AXI4: several clients share a port, through which they read and write.
 
-A client asks for up to 4096 bytes at once, and reads or writes them as a plain stream of words;
-all that AXI4 demands of a master is here: bursts that stay within 4 KB and 256 beats, identifiers,
-responses, bursts in flight, and what happens when the memory fails (AMBA AXI and ACE protocol
+A client requests up to 4096 bytes at once, and reads or writes them as a plain stream of words.
+The port does all that AXI4 demands of a master: bursts that stay within 4 KB and 256 beats,
+identifiers, responses, bursts in flight, and errors of the memory (AMBA AXI and ACE protocol
 specification, ARM IHI 0022: A3.2 handshakes, A3.4 bursts, A5.3 order by identifier).
 
-Nothing here waits for the memory to be ready before it offers something, and nothing comes out of
-turn: reads of a client have one identifier, so that they come back in order, as do the responses
-of its writes.  After an error all that was begun is brought to its end, as an interconnect has no
-other way to forget it, but nothing of it reaches a client.
+No ``valid`` waits for the memory to be ready.  All reads of a client have the same identifier, so
+their words come back in order, as do the responses to its writes.  After an error, all bursts that
+were issued are completed, because an interconnect cannot drop them, but nothing more reaches a
+client.
 """
 
 from __future__ import annotations
@@ -38,16 +38,17 @@ class AxiPortConfig(Part):
     ----------
     axi : :class:`AxiConfig`
     readers, writers : :class:`int`
-        Clients that read and clients that write; at least one, and identifiers for all of a kind.
+        Number of clients that read, and that write.  There must be at least one client, and no
+        more of either kind than identifiers.
     outstanding : :class:`int`
-        Bursts in flight, in each direction.
+        Most bursts in flight in each direction.
     timeout : :class:`int`
-        Cycles in which a direction may stand still while it has bursts in flight.
+        Most cycles without a transfer in a direction that has bursts in flight.
 
     Raises
     ------
     :exc:`HwgenError`
-        If there are no clients, more than identifiers, or if a number is not positive.
+        If there are no clients, or more than identifiers, or if a number is not positive.
     """
 
     axi: AxiConfig
@@ -92,14 +93,14 @@ class AxiPortConfig(Part):
         })
 
     def area(self) -> Area:
-        """What it takes of a device."""
+        """What the port takes."""
         axi, flight = self.axi, self.outstanding.bit_length()
         timer = self.timeout.bit_length()
         out = Area()
         for clients in filter(None, (self.readers, self.writers)):
             index = (clients - 1).bit_length()
             out += logic(
-                # The choice among requests, one-hot; base and next address; length; counters.
+                # One-hot choice among requests; base and next address; length; counters.
                 "axi requests", one=1,
                 lut_choice=(axi.address_bits + 12) * max(clients - 2, 0), client=clients,
                 lut_address=axi.address_bits - axi.word_shift, lut_flight=flight, lut_timer=timer,
@@ -125,7 +126,7 @@ class AxiPortConfig(Part):
 
 
 class AxiPort(Configured[AxiPortConfig]):
-    """An AXI4 master whose clients' requests are taken in turn, reads and writes on their own.
+    """AXI4 master that takes its clients' requests round-robin, separately for reads and writes.
 
     Parameters
     ----------
@@ -135,33 +136,37 @@ class AxiPort(Configured[AxiPortConfig]):
     -------
     read_0, … : :py:`In(axi.read_client)`
     write_0, … : :py:`In(axi.write_client)`
-        The clients; ``address`` of a request is a multiple of the word, ``bytes`` 1 to 4096.
+        The clients.  The ``address`` of a request is a multiple of the word; ``bytes`` is 1 to
+        4096.
     axi : :py:`Out(axi.signature)`
-        Addresses are ``base`` and the client's; the identifier is the client's number.
+        Addresses are the sum of ``base`` and that of the client; the identifier is the number of
+        the client.
     base : :py:`In(address_bits)`
-        A byte address, a multiple of the word; it stays while clients ask.
+        Byte address, a multiple of the word; it must not change while clients make requests.
     stop : :py:`In(1)`
-        Another port had an error: do as if it were one's own.  It stays until reset.
+        Another port had an error: behave as after an own error.  It must stay 1 until reset.
     error : :py:`Out(3)`
-        Bit 0: a response was SLVERR (or EXOKAY, which nobody asked for); bit 1: DECERR; bit 2: a
-        direction stood still for ``timeout`` cycles with bursts in flight.  They stay until reset.
+        Bit 0: a response was SLVERR (or EXOKAY, although no access was exclusive); bit 1: a
+        response was DECERR; bit 2: nothing moved for ``timeout`` cycles in a direction with bursts
+        in flight.  Bits stay set until reset.
     idle : :py:`Out(1)`
         No burst is in flight.
 
     Errors
     ------
-    With the first bad response, no word reaches a client any more, that one's neither; no request
-    is done any more, and no burst is issued.  An address that is offered stays until it is taken,
-    bursts that were issued are completed by words that write nothing, and what comes back is
-    dropped.  When ``idle`` says that all of it is over, a reset makes the port as new.
+    From the first bad response on, no more words reach a client (not even the word of that
+    response), no request is reported as done, and no burst is issued.  An address that is offered
+    stays until it is taken, bursts that were issued are completed with words that write nothing,
+    and responses are dropped.  When ``idle`` is 1, a reset returns the port to its initial state.
 
     Timing
     ------
-    Three cycles from a request to its address on the bus, if nothing else is in the way, and three
-    cycles between requests (two more for each further burst of a request): bursts of four words or
-    more follow each other without a gap.  Words of writes follow four cycles after the address or
-    later.  From R to a client takes one cycle, from B to ``done`` too.  All outputs are registers
-    or come from registers through a few gates; nothing leads through the port in one cycle.
+    A request takes three cycles to its address on the bus, if no other request is in the way.
+    There are three cycles between requests, and two more for each further burst of a request, so
+    bursts of four words or more follow each other without a gap.  The words of a write follow four
+    or more cycles after its address.  There is one cycle from R to a client, and from B to
+    ``done``.  All outputs are registers, or registers followed by a few gates; there is no
+    combinational path through the port.
     """
 
     def elaborate(self, platform):
@@ -187,7 +192,12 @@ class AxiPort(Configured[AxiPortConfig]):
         return issuer
 
     def _watch(self, m: Module, kind: str, issuer: BurstIssuer, answer, moved: Value) -> Value:
-        """Sets the error bits of a direction; returns whether its answer is good."""
+        """Set the error bits of a direction.
+
+        Returns
+        -------
+        whether there is an answer without an error
+        """
         good = answer.p.resp == 0
         with m.If(answer.valid & ~good):
             with m.If(answer.p.resp == 3):
@@ -233,7 +243,7 @@ class AxiPort(Configured[AxiPortConfig]):
         for k, port in enumerate(config.write_ports):
             client = getattr(self, port)
             wiring.connect(m, wiring.flipped(client.data), getattr(writer, f"data_{k}"))
-            # Which of the client's bursts in flight end a request, the youngest first.
+            # Which of the client's bursts in flight end a request, newest first.
             final = Signal(config.outstanding, name=f"final_{k}")
             oldest = Signal(signed(index + 1), name=f"oldest_{k}", init=-1)
             issued = issuer.issued & (issuer.burst.client == k)

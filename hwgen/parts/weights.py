@@ -146,8 +146,7 @@ class WeightMemory(wiring.Component):
     next : :py:`Out(stream.Signature(LOAD_BITS, always_ready=True))`, if ``config.loads``
         The words of others, a cycle later.
     loaded : :py:`Out(1)`, if ``config.loads``
-        All rows may be read.
-
+        All rows may be read; a register.
     Timing
     ------
     ``config.latency`` cycles from address to row; one row per cycle.  ``loaded`` is 1 from the
