@@ -172,7 +172,7 @@ class WeightStreamConfig(Part):
         return (fold + 1) * self.resident // self.folds > fold * self.resident // self.folds
 
     def image(self, rows: Sequence[Sequence[int]]) -> bytes:
-        """What off-chip memory holds: the folds that stay, then the others.
+        """Contents of off-chip memory: the resident folds, then the others.
 
         Parameters
         ----------
@@ -352,7 +352,7 @@ class WeightStream(Configured[WeightStreamConfig]):
         return stays
 
     def _request(self, m: Module, free: Value) -> None:
-        """Ask for a fold for every free place."""
+        """Request a fold for every free place."""
         config = self.config
         places = Signal(range(config.places + 1), init=config.places)
         request = counter(config.requests, name="request")
