@@ -1,18 +1,21 @@
 """Folded convolution: sliding window, multiply-accumulate columns, shared requantisers.
 
-Per output pixel the window is read once for every fold of output channels; the results of a fold
-are serialised first and requantised after, so a few requantisers serve all columns and the lanes
-of the output do not depend on ``pe``.  Folds need not divide: the last one has zero weights.
+For each output pixel, the window is read once for every fold of output channels.  The results of a
+fold are first serialised and then requantised, so a few requantisers serve all columns, and the
+lanes of the output do not depend on ``pe``.  ``pe`` need not divide the output channels: the last
+fold may compute outputs that are dropped.
 
-Several output pixels side by side may be computed together: they share the weights that are read.
-Where an activation meets one weight only (depthwise layers) they share the multipliers, too.
+Several adjacent output pixels can be computed together; they share the weights that are read.  If
+each activation is multiplied by one weight only (depthwise layers), they share the multipliers,
+too.
 
-Where the weights are too many, a tile of output rows is computed fold by fold, so that each fold is
-needed once a tile: it may stay in off-chip memory until then (:mod:`hwgen.offchip.weight_stream`),
-and the results are put in order behind (:mod:`hwgen.parts.reorder`).
+If there are too many weights, a tile of output rows is computed fold by fold, so that each fold is
+needed only once per tile.  Until then it can stay in off-chip memory
+(:mod:`hwgen.offchip.weight_stream`).  The results are reordered afterwards
+(:mod:`hwgen.parts.reorder`).
 
-A transposed convolution sends each window once for every phase (Shi et al., "Is the deconvolution
-layer the same as a convolutional layer?", 2016), which chooses the weights and the biases.
+A transposed convolution sends each window once for every phase, and the phase selects the weights
+and the biases (Shi et al., "Is the deconvolution layer the same as a convolutional layer?", 2016).
 """
 
 from __future__ import annotations
@@ -59,21 +62,21 @@ class FoldedConvConfig(ConvolutionConfig):
     Parameters
     ----------
     group_lanes : :class:`int`
-        Groups in parallel (depthwise: channels); above 1, each is taken whole.
+        Groups in parallel (depthwise: channels); if more than 1, whole groups are computed.
     pixels_in, pixels_out : :class:`int`
-        Pixels a beat of the streams; those at the output are computed together.
+        Pixels per beat of the streams; those of an output beat are computed together.
     shared : :class:`str`
         What the products in a multiplier share: see :class:`hwgen.parts.mac.MacArrayConfig`.
     tile : :class:`int`
-        Rows of windows (along the outermost dimension; divides them) that are computed fold by
-        fold, with weights from off-chip memory; 0: site by site, all weights on chip.
+        Rows of windows (along the outermost dimension; divides their number) that are computed
+        fold by fold, with weights from off-chip memory; 0: site by site, with all weights on chip.
     resident : :class:`int`
-        Folds of such weights that stay on chip.
+        Folds of weights that stay on chip, if ``tile`` is not 0.
     fold_cycles : :class:`int`
-        Cycles of a fold, at least: a pace at which weights stream evenly.
+        Least number of cycles per fold: a pace at which weights stream evenly.
     axi : :class:`AxiConfig`
     burst, memory_latency : :class:`int`
-        For such weights: most words of a request, and cycles that one takes at most.
+        Most words in a request for weights, and most cycles that it takes.
 
     Raises
     ------
@@ -123,22 +126,22 @@ class FoldedConvConfig(ConvolutionConfig):
 
     @property
     def phases(self) -> int:
-        """Sets of weights and biases."""
+        """Number of sets of weights and biases."""
         return math.prod(self.op.repeat)
 
     @property
     def simd(self) -> int:
-        """Products summed by a column each cycle."""
+        """Number of products that a column sums in each cycle."""
         return self.channel_lanes * self.tap_lanes
 
     @property
     def group_folds(self) -> int:
-        """Runs of groups."""
+        """Number of runs of groups, which are computed one after the other."""
         return math.ceil(self.op.groups / self.group_lanes)
 
     @cached_property
     def fold_results(self) -> np.ndarray:
-        """Results of each fold of an output pixel, ``(group_folds * channel_folds,)``."""
+        """Number of results of each fold of an output pixel, ``(group_folds * channel_folds,)``."""
         if self.group_lanes == 1:
             return super().fold_results
         left = self.op.groups - np.arange(self.group_folds) * self.group_lanes
@@ -169,7 +172,7 @@ class FoldedConvConfig(ConvolutionConfig):
 
     @cached_property
     def acc_range(self) -> tuple[int, int]:
-        """Worst case of the accumulators, with and without bias."""
+        """Worst-case range of the accumulators, with and without bias."""
         return self.op.accumulator_range(self.tensor)
 
     @cached_property
@@ -199,7 +202,7 @@ class FoldedConvConfig(ConvolutionConfig):
 
     @cached_property
     def order(self) -> TileOrder | None:
-        """In which order results come, if tile by tile."""
+        """Order in which results come, if they are computed tile by tile."""
         if not self.tile:
             return None
         tiles = self.window.course.output[0] // (
@@ -210,15 +213,15 @@ class FoldedConvConfig(ConvolutionConfig):
 
     @cached_property
     def weight_stream(self) -> WeightStreamConfig | None:
-        """The memory of the weights, if they are off chip."""
+        """The memory of the weights, if they are streamed."""
         if self.order is None:
             return None
         config = WeightStreamConfig(
             self.array.weight_widths, self.array.skews, self.window_depth, self.channel_folds,
             self.resident, axi=self.axi, burst=self.burst, style=self.weight_style,
         )
-        # A fold has the time of all slots but one to come.  It takes what the memory needs at most,
-        # and nearly its own time, for the bandwidth may be used up nearly.
+        # A fold has the time of all places of the ring but one to come.  It takes the latency of
+        # the memory and nearly its own time, because nearly all of the bandwidth may be used.
         cycles = self.order.sites * self.window.fold_cycles
         late = self.memory_latency + READ_LATENCY + config.overhead
         share = max(config.fold_words / cycles, PORT_SHARE)
@@ -253,13 +256,13 @@ class FoldedConvConfig(ConvolutionConfig):
 
     @cached_property
     def weights(self) -> tuple[WeightMemoryConfig, ...]:
-        """The memories of the weights, one for each port of the array, if they are on chip."""
+        """Memories of the weights, one for each port of the array, if they are on chip."""
         return tuple(WeightMemoryConfig(width, self.weight_depth, self.weight_style)
                      for width in (() if self.tile else self.array.weight_widths))
 
     @property
     def weight_latency(self) -> int:
-        """Cycles from the address of weights to the weights."""
+        """Cycles from the address of weights until the weights have been read."""
         if self.weight_stream is not None:
             return self.weight_stream.latency
         return super().weight_latency
@@ -294,14 +297,14 @@ class FoldedConvConfig(ConvolutionConfig):
 
     @property
     def result_latency(self) -> int:
-        """Cycles from a fold's last beat at the window's output to its first result's push."""
+        """Cycles from a fold's last beat at the window's output to the push of its first result."""
         return self.weight_latency + self.array.latency + 1 + self.requantiser.latency
 
     @cached_property
     def least_depths(self) -> tuple[int, ...]:
         claim = self._delay
         if self.order is not None:
-            # At full speed, a tile is read while the next one is computed.
+            # At full speed, a tile leaves the queue while the next one is computed.
             passes = self.channel_folds * self.order.sites
             tiles = 3 + claim // (passes * self.window.fold_cycles)
             starts = np.arange(tiles * passes) * self.window.fold_cycles
@@ -314,7 +317,7 @@ class FoldedConvConfig(ConvolutionConfig):
 
     @property
     def _delay(self) -> int:
-        """Cycles from the start of a fold to its first result being visible."""
+        """Cycles from the start of a fold until its first result is visible."""
         return READ_LATENCY + self.window.steps - 1 + self.result_latency + QUEUE_LATENCY
 
     def schedule(self, arrivals: Sequence[np.ndarray]) -> Schedule:
@@ -355,16 +358,16 @@ class FoldedConvConfig(ConvolutionConfig):
 
     @property
     def window_depth(self) -> int:
-        """Rows of the weight memories for a fold of a window, or of all its phases."""
+        """Number of rows in the weight memories for a fold of a window, over all phases."""
         return self.window.steps * self.phases
 
     @property
     def weight_depth(self) -> int:
-        """Rows of the weight memories: for each beat of a window, one of each phase."""
+        """Number of rows in the weight memories: for each beat of a window, one of each phase."""
         return self.group_folds * self.channel_folds * self.window_depth
 
     def weight_rows(self) -> np.ndarray:
-        """Rows of the weight memories: ``(weight_depth, group_lanes * pe, simd)``."""
+        """Weights by row of the memories: ``(weight_depth, group_lanes * pe, simd)``."""
         cin, cout = self.group_channels
         taps, words = self.window.tap_folds, self.window.words_per_group
         groups, folds = self.group_folds, self.channel_folds
@@ -376,8 +379,8 @@ class FoldedConvConfig(ConvolutionConfig):
             (0, taps * self.tap_lanes - self.op.window.taps),
             (0, words * self.channel_lanes - cin),
         ))
-        # Outputs beyond the last are sent nowhere.  They have weights like others, so that no bit
-        # of a memory is constant, and synthesis makes of it what was counted.
+        # Outputs beyond the last are dropped.  They have copies of real weights, so that no bit of
+        # a memory is constant, and synthesis takes as many blocks as were counted.
         weight = np.pad(weight, (
             (0, 0),
             (0, groups * self.group_lanes - self.op.groups),
@@ -406,7 +409,8 @@ class FoldedConv(Configured[FoldedConvConfig]):
     i : :py:`In(stream.Signature(ArrayLayout(signed(bits), lanes_in * pixels_in)))`
     o : :py:`Out(stream.Signature(ArrayLayout(signed(bits), lanes_out * pixels_out)))`
     load, next : see :class:`hwgen.parts.weights.WeightMemory`, if weights are loaded
-    read, base, loaded, waits : see :class:`hwgen.blocks.base.OffChip`, if weights are off chip
+    read, base, loaded, waits : see :class:`hwgen.offchip.memory_map.OffChip`, if weights are off
+        chip
 
     Timing
     ------
@@ -425,7 +429,7 @@ class FoldedConv(Configured[FoldedConvConfig]):
 
         m.submodules.array = array = MacArray(config.array)
         steps, phases, late = config.window.steps, config.phases, config.weight_latency
-        # Of weights on chip a window reads all rows, else those of a fold.
+        # A window reads all rows of weights on chip, but only those of a fold if they are streamed.
         rows = config.window_depth if config.tile else config.weight_depth
         address, step = counter(rows), counter(steps, name="step")
         fire, step_end = window.o.valid, step == steps - 1
@@ -443,7 +447,7 @@ class FoldedConv(Configured[FoldedConvConfig]):
                 address.eq(Mux(address == rows - 1, 0, address + phases)),
             ]
 
-        # The array: weights read beside the activations, sums accumulated over the fold.
+        # The array: weights are read beside the activations, sums are accumulated over the fold.
         x = data.View(config.window.payload, delayed(m, window.o.p.as_value(), late, "x"))
         members = {"add": 1, "first": 1, "last": 1, "beats": range(config.fold_beats + 1)}
         if phases > 1:
@@ -470,9 +474,9 @@ class FoldedConv(Configured[FoldedConvConfig]):
             m.d.comb += array.x[pixel * groups + lane][k].eq(
                 x[n + lane * config.channel_lanes + channel]
             )
-        # Serialise the results of a fold, lanes_out a cycle.
+        # Serialise the results of a fold, lanes_out per cycle.
         done = marks[-1]
-        # The array has them pixel by pixel, a beat channel by channel.
+        # The array gives results pixel by pixel; a beat has them channel by channel.
         results = config.group_lanes * config.pe
         in_beats = Cat(array.acc[pixel * results + k].as_unsigned()
                        for k in range(results) for pixel in range(pixels))
@@ -491,8 +495,8 @@ class FoldedConv(Configured[FoldedConvConfig]):
     def _sites(
         self, m: Module, window: SlidingWindow, array: MacArray, address: Signal
     ) -> Queue:
-        """The queue of results that come site by site, with all weights on chip."""
-        # A fold starts when the queue has places for all its results, which may be fewer at an end.
+        """Add the queue for results that come site by site, with all weights on chip."""
+        # A fold starts when the queue has places for its results; the last fold may have fewer.
         queue, room = fold_queue(m, self.config, self.config.beats, window.start)
         loaded = array_weights(m, self, self.config, array, address)
         m.d.comb += window.room.eq(room & loaded)
@@ -501,7 +505,7 @@ class FoldedConv(Configured[FoldedConvConfig]):
     def _tiles(
         self, m: Module, window: SlidingWindow, array: MacArray, address: Signal, fold_end: Value
     ) -> ReorderQueue:
-        """The queue of results that come tile by tile, with weights that are streamed."""
+        """Add the queue for results that come tile by tile, with weights that are streamed."""
         config = self.config
         assert config.order is not None
         assert config.weight_stream is not None
@@ -510,7 +514,7 @@ class FoldedConv(Configured[FoldedConvConfig]):
         )
         m.submodules.weights = weights = config.weight_stream.create()
         wiring.connect(m, weights.read, wiring.flipped(self.read))
-        # A fold of weights is taken with the first site; places for results with the first fold.
+        # The first site takes a fold of weights; the first fold claims places for the results.
         last = self._last_site(m, "starting", window.start)
         first_site, first_fold = Signal(init=1), Signal(init=1)
         fold = counter(config.channel_folds, name="starting_fold")
@@ -536,7 +540,7 @@ class FoldedConv(Configured[FoldedConvConfig]):
         return queue
 
     def _last_site(self, m: Module, name: str, advance: Value) -> Value:
-        """``advance`` with the last site of a tile: then comes another fold of weights."""
+        """``advance`` at the last site of a tile, after which the next fold of weights is used."""
         if self.config.order is None:
             return advance
         sites = self.config.order.sites
@@ -549,9 +553,13 @@ class FoldedConv(Configured[FoldedConvConfig]):
     def _begin_phase(
         self, m: Module, window: SlidingWindow, address: Signal, beats: int
     ) -> Signal:
-        """Let every window begin with the weights of its phase; returns that of the beat at ``o``.
+        """Let every window begin with the weights of its phase.
 
-        Rows of the phases take turns, so that from there on the address moves by their number.
+        Rows of the phases are interleaved, so the address then goes up by the number of phases.
+
+        Returns
+        -------
+        the phase of the beat at ``window.o``
         """
         phases = self.config.phases
         beat, phase = counter(beats, name="beat"), Signal(range(phases))
