@@ -1,4 +1,4 @@
-"""Another number of lanes for the same stream."""
+"""Change of the number of lanes of a stream."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ __all__ = ["LaneChange", "LaneChangeConfig"]
 
 @dataclass(frozen=True, kw_only=True)
 class LaneChangeConfig(BlockConfig):
-    """Another number of lanes for the same tensor.
+    """Change of the number of lanes with which a tensor is streamed.
 
-    Beats are taken apart into units of ``gcd(lanes_in, lanes_out)`` channels, one a cycle, and
-    put together again.
+    Beats are divided into units of ``gcd(lanes_in, lanes_out)`` channels, which are moved one per
+    cycle and assembled into new beats.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ class LaneChangeConfig(BlockConfig):
 
     @property
     def unit(self) -> int:
-        """Channels moved a cycle."""
+        """Number of channels that are moved per cycle."""
         return math.gcd(self.lanes_in, self.lanes_out)
 
     @property
@@ -87,7 +87,7 @@ class LaneChangeConfig(BlockConfig):
 
 
 class LaneChange(Configured[LaneChangeConfig]):
-    """Changes the number of channels a beat.
+    """Changes the number of channels per beat.
 
     Parameters
     ----------
@@ -100,8 +100,8 @@ class LaneChange(Configured[LaneChangeConfig]):
 
     Timing
     ------
-    One unit of ``gcd(lanes_in, lanes_out)`` channels a cycle; a beat whose last unit was accepted
-    in cycle t and waits for no other is visible in t + 5.
+    One unit of ``gcd(lanes_in, lanes_out)`` channels per cycle.  If the last unit of a beat is
+    accepted in cycle t and waits for no other unit, the beat is visible in t + 5.
     """
 
     def elaborate(self, platform):

@@ -1,4 +1,4 @@
-"""The queue at the output of a block, also of one whose results come in folds."""
+"""Queues at the outputs of blocks, including blocks whose results come in folds."""
 
 from __future__ import annotations
 
