@@ -260,7 +260,7 @@ class OpConfig(BlockConfig):
     tensor : :class:`TensorType`
         Type of the input.
     lanes : :class:`int`
-        Channels a beat.
+        Channels per beat.
     """
 
     op: Op

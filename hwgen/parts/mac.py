@@ -486,7 +486,7 @@ class MacArray(Configured[MacArrayConfig]):
 
     Timing
     ------
-    ``config.latency`` cycles; one sum a cycle.
+    ``config.latency`` cycles; one sum per cycle.
     """
 
     def elaborate(self, platform):
