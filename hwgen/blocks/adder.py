@@ -10,7 +10,7 @@ import numpy as np
 from amaranth.hdl import Module, Value
 
 from hwgen.blocks.beat import Pair, PairConfig
-from hwgen.blocks.registry import Request, carries_out, unchanged
+from hwgen.blocks.registry import BlockRequest, carries_out, unchanged
 from hwgen.device.arithmetic import adder_tree, levels, signed_width
 from hwgen.device.cost import Area, logic, total
 from hwgen.device.lookup import table_features
@@ -139,7 +139,7 @@ class Adder(Pair):
 
 
 @carries_out(Add, pixels=unchanged)
-def _adder(request: Request) -> AdderConfig:
+def _adder(request: BlockRequest) -> AdderConfig:
     a, b = request.tensors
     return AdderConfig(op=request.op, tensors=(a, b), lanes=request.lanes,
                        **request.folded(AdderConfig))

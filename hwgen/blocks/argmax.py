@@ -13,7 +13,7 @@ from hwgen import ir
 from hwgen.blocks.base import OpConfig
 from hwgen.blocks.beat import BeatConfig, most_claims
 from hwgen.blocks.output import output_queue
-from hwgen.blocks.registry import Request, carries_out
+from hwgen.blocks.registry import BlockRequest, carries_out
 from hwgen.device.arithmetic import counter, delayed, levels
 from hwgen.device.cost import Area, logic
 from hwgen.parts.component import Configured
@@ -160,5 +160,5 @@ class ArgMax(Configured[ArgMaxConfig]):
 
 
 @carries_out(ir.ArgMax)
-def _argmax(request: Request) -> ArgMaxConfig:
+def _argmax(request: BlockRequest) -> ArgMaxConfig:
     return ArgMaxConfig(op=request.op, tensor=request.tensor, lanes=request.streams[0].lanes)

@@ -171,7 +171,7 @@ class BlockConfig(Part):
 
     @property
     def signature(self) -> wiring.Signature:
-        """Signature of the component: all streams."""
+        """Signature of the component."""
         members = {n: wiring.In(t.signature)
                    for n, t in zip(self.input_ports, self.inputs, strict=True)}
         members |= {n: wiring.Out(t.signature)

@@ -104,7 +104,7 @@ class PairConfig(BeatConfig):
 
     @property
     def site_cycles(self) -> int:
-        """Cycles of a site."""
+        """Cycles per site."""
         return max(self.pace, self.inputs[0].beats_per_site)
 
     @property
@@ -131,7 +131,7 @@ class PairConfig(BeatConfig):
             begin = np.maximum(by_site[:, 0], np.append(0, over[:-1]))
             by_site[:, 0] = in_order(begin, self.site_cycles)
         join = in_order(ready)
-        # A skid buffer has two places.
+        # A skid buffer holds two beats.
         free = np.append(np.full(2, -1), join[:-2]) + 1
         accepts = tuple(np.maximum(times, free[: len(times)]) for times in arrivals)
         return Schedule(accepts, (join + self.push_latency + QUEUE_LATENCY,), (join,))

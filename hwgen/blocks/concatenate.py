@@ -12,7 +12,7 @@ from amaranth.lib import wiring
 
 from hwgen.blocks.base import BlockConfig, Schedule
 from hwgen.blocks.output import output_queue
-from hwgen.blocks.registry import Request, carries_out, unchanged
+from hwgen.blocks.registry import BlockRequest, carries_out, unchanged
 from hwgen.device.cost import Area, logic
 from hwgen.ir import Concat
 from hwgen.ir.types import TensorType
@@ -117,5 +117,5 @@ class Concatenate(Configured[ConcatenateConfig]):
 
 
 @carries_out(Concat, pixels=unchanged)
-def _concatenate(request: Request) -> ConcatenateConfig:
+def _concatenate(request: BlockRequest) -> ConcatenateConfig:
     return ConcatenateConfig(tensors=request.tensors, lanes=request.lanes)

@@ -34,7 +34,7 @@ from amaranth.lib import data, wiring
 from hwgen.blocks.base import OffChip, Schedule
 from hwgen.blocks.conv_base import ConvolutionConfig, array_weights, lanes_taken, serialise
 from hwgen.blocks.output import fold_beats, fold_queue
-from hwgen.blocks.registry import Request, carries_out
+from hwgen.blocks.registry import BlockRequest, carries_out
 from hwgen.device.arithmetic import counter, delayed, levels
 from hwgen.device.cost import Area, logic, total
 from hwgen.device.multiplier import Packing
@@ -231,7 +231,7 @@ class FoldedConvConfig(ConvolutionConfig):
     def offchip(self) -> OffChip | None:
         if self.order is None or self.weight_stream is None:
             return None
-        tiles = self.outputs[0].beats // self.order.cycle
+        tiles = self.outputs[0].beats // self.order.tile_beats
         return OffChip(self.weight_stream.image_bytes, tiles * self.weight_stream.bytes_per_tile,
                        ahead=self.weight_stream.places * self.weight_stream.fold_bytes)
 
@@ -573,7 +573,7 @@ class FoldedConv(Configured[FoldedConvConfig]):
 
 
 @carries_out(Convolution, Gemm, own_pixels=True)
-def _conv(request: Request) -> FoldedConvConfig:
+def _conv(request: BlockRequest) -> FoldedConvConfig:
     ports, stream = request.ports, request.streams[0]
     config = FoldedConvConfig(
         op=request.op.as_conv(stream.tensor), tensor=stream.tensor, lanes_in=lanes_taken(request),

@@ -18,7 +18,7 @@ from amaranth.hdl import Cat, Module, Signal, Value
 from amaranth.lib import stream, wiring
 
 from hwgen.blocks.base import BlockConfig
-from hwgen.blocks.registry import Request
+from hwgen.blocks.registry import BlockRequest
 from hwgen.device.cost import Area, total
 from hwgen.errors import HwgenError
 from hwgen.ir import Convolution, Table
@@ -309,7 +309,7 @@ def serialise(
     return left
 
 
-def lanes_taken(request: Request) -> int:
+def lanes_taken(request: BlockRequest) -> int:
     """Most input lanes that fit a convolution's folding and divide the lanes of its stream."""
     op, folding = request.op.as_conv(request.tensor), request.folding
     word = folding.channel_lanes * folding.group_lanes

@@ -337,8 +337,8 @@ class EvictionBuffer(Configured[EvictionConfig]):
     base : :py:`In(address_bits)`
         First address of the ring; a constant, and a multiple of ``slot_bytes``.
     waits : :py:`Out(1)`
-        In the previous cycle, a beat was offered that did not fit the head memory although a slot was
-        free: the memory does not take words as fast as they come.
+        In the previous cycle, a beat was offered that did not fit the head memory although a slot
+        was free: the memory does not take words as fast as they come.
 
     Timing
     ------

@@ -13,7 +13,7 @@ from amaranth.lib import wiring
 from hwgen.blocks.base import OpConfig, Schedule
 from hwgen.blocks.beat import most_claims, valid_chain
 from hwgen.blocks.output import output_queue
-from hwgen.blocks.registry import Request, carries_out
+from hwgen.blocks.registry import BlockRequest, carries_out
 from hwgen.device.arithmetic import counter, delayed, levels
 from hwgen.device.cost import Area, Resources, logic, total
 from hwgen.ir import GatherChannels
@@ -344,5 +344,5 @@ def _by_pixel(op: GatherChannels, pixels: int) -> GatherChannels:
 
 
 @carries_out(GatherChannels, pixels=_by_pixel)
-def _gather(request: Request) -> GatherConfig:
+def _gather(request: BlockRequest) -> GatherConfig:
     return GatherConfig(op=request.op, tensor=request.tensor, lanes=request.lanes)

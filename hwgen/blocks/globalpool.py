@@ -1,4 +1,4 @@
-"""Maximum and mean of a whole frame, per channel."""
+"""Maximum and mean of each channel over a whole frame."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from amaranth.lib import data, wiring
 from hwgen.blocks.base import OpConfig
 from hwgen.blocks.beat import BeatConfig, most_claims
 from hwgen.blocks.output import output_queue
-from hwgen.blocks.registry import Request, carries_out
+from hwgen.blocks.registry import BlockRequest, carries_out
 from hwgen.device.arithmetic import counter, delayed, levels, wrapped_bits
 from hwgen.device.cost import Area, logic
 from hwgen.ir import GlobalAveragePool, GlobalMaxPool
@@ -237,6 +237,6 @@ class GlobalPool(Configured[GlobalPoolConfig]):
 
 
 @carries_out(GlobalAveragePool, GlobalMaxPool)
-def _global_pool(request: Request) -> GlobalPoolConfig:
+def _global_pool(request: BlockRequest) -> GlobalPoolConfig:
     return GlobalPoolConfig(op=request.op, tensor=request.tensor, lanes=request.lanes,
                             **request.folded(GlobalPoolConfig))

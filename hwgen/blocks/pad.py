@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from hwgen import ir
-from hwgen.blocks.registry import Request, carries_out
+from hwgen.blocks.registry import BlockRequest, carries_out
 from hwgen.blocks.resize import PixelReader, PixelReaderConfig
 from hwgen.parts.window import SlidingWindowConfig
 
@@ -41,6 +41,6 @@ class Pad(PixelReader):
 
 
 @carries_out(ir.Pad)
-def _pad(request: Request) -> PadConfig:
+def _pad(request: BlockRequest) -> PadConfig:
     return PadConfig(op=request.op, tensor=request.tensor, lanes=request.lanes,
                      **request.folded(PadConfig))

@@ -14,7 +14,7 @@ from amaranth.lib import data, wiring
 
 from hwgen.blocks.base import OpConfig, Schedule
 from hwgen.blocks.output import output_queue
-from hwgen.blocks.registry import Request, carries_out
+from hwgen.blocks.registry import BlockRequest, carries_out
 from hwgen.device.arithmetic import counter, levels
 from hwgen.device.cost import Area, logic
 from hwgen.ir import AveragePool, MaxPool
@@ -235,6 +235,6 @@ class Pool(Configured[PoolConfig]):
 
 
 @carries_out(MaxPool, AveragePool)
-def _pool(request: Request) -> PoolConfig:
+def _pool(request: BlockRequest) -> PoolConfig:
     return PoolConfig(op=request.op, tensor=request.tensor, lanes=request.lanes,
                       **request.folded(PoolConfig))

@@ -8,7 +8,7 @@ from functools import cached_property
 from amaranth.hdl import Module, Signal, Value, signed
 
 from hwgen.blocks.beat import Pair, PairConfig
-from hwgen.blocks.registry import Request, carries_out, unchanged
+from hwgen.blocks.registry import BlockRequest, carries_out, unchanged
 from hwgen.device.arithmetic import signed_width
 from hwgen.device.cost import Area, logic, total
 from hwgen.device.multiplier import MULTIPLIERS, Multiplier
@@ -142,7 +142,7 @@ class Product(Pair):
 
 
 @carries_out(Mul, pixels=unchanged)
-def _product(request: Request) -> ProductConfig:
+def _product(request: BlockRequest) -> ProductConfig:
     a, b = request.tensors
     return ProductConfig(op=request.op, tensors=(a, b), lanes=request.lanes,
                          **request.folded(ProductConfig))

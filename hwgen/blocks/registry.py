@@ -4,7 +4,7 @@ The file of a block registers with :func:`carries_out` for which ops the block i
 configuration is made::
 
     @carries_out(ArgMax)
-    def argmax(request: Request) -> ArgMaxConfig:
+    def argmax(request: BlockRequest) -> ArgMaxConfig:
         return ArgMaxConfig(op=request.op, tensor=request.tensor, lanes=request.streams[0].lanes)
 
 Nothing else names the block: :func:`block_config` finds it for planning and for the search.
@@ -23,11 +23,11 @@ from hwgen.ir.op import Op
 from hwgen.ir.types import TensorType
 from hwgen.parts.stream import StreamType
 
-__all__ = ["Request", "block_config", "carries_out", "keeps_pixels", "unchanged"]
+__all__ = ["BlockRequest", "block_config", "carries_out", "keeps_pixels", "unchanged"]
 
 
 @dataclass(frozen=True)
-class Request:
+class BlockRequest:
     """A request for a block that carries out an op.
 
     Members
@@ -63,7 +63,7 @@ class Request:
         return self.streams[0].tensor
 
 
-Maker = Callable[[Request], BlockConfig]
+Maker = Callable[[BlockRequest], BlockConfig]
 ByPixel = Callable[[Any, int], Op]
 
 
@@ -148,7 +148,7 @@ def block_config(
                   if each.when is None or each.when(folding)), None)
     if found is None:
         raise HwgenError(f"No block carries out {type(op).__name__}")
-    request = Request(op, streams, lanes, pixels, folding, ports or MemoryPorts(), table)
+    request = BlockRequest(op, streams, lanes, pixels, folding, ports or MemoryPorts(), table)
     config = found.make(request if found.own_pixels else _flat(request, found))
     for each in fields(Folding):
         value = getattr(folding, each.name)
@@ -161,7 +161,7 @@ def block_config(
     return config
 
 
-def _flat(request: Request, found: _Registration) -> Request:
+def _flat(request: BlockRequest, found: _Registration) -> BlockRequest:
     """The request with flat streams, in which the pixels of a beat are more channels.
 
     Raises

@@ -17,7 +17,7 @@ from amaranth.lib import wiring
 
 from hwgen.blocks.base import OpConfig, Schedule
 from hwgen.blocks.output import output_queue
-from hwgen.blocks.registry import Request, carries_out
+from hwgen.blocks.registry import BlockRequest, carries_out
 from hwgen.device.cost import Area
 from hwgen.ir import Resize, Window
 from hwgen.parts.component import Configured
@@ -154,6 +154,6 @@ class NearestResize(PixelReader):
 
 
 @carries_out(Resize)
-def _resize(request: Request) -> NearestResizeConfig:
+def _resize(request: BlockRequest) -> NearestResizeConfig:
     return NearestResizeConfig(op=request.op, tensor=request.tensor, lanes=request.lanes,
                                **request.folded(NearestResizeConfig))

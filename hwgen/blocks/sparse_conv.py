@@ -23,7 +23,7 @@ from amaranth.lib import wiring
 from hwgen.blocks.base import Schedule
 from hwgen.blocks.conv_base import ConvolutionConfig, lanes_taken, serialise, weight_memories
 from hwgen.blocks.output import fold_beats, fold_queue
-from hwgen.blocks.registry import Request, carries_out
+from hwgen.blocks.registry import BlockRequest, carries_out
 from hwgen.device.arithmetic import counter, delayed, levels
 from hwgen.device.cost import Area, logic, total
 from hwgen.device.multiplier import Packing
@@ -499,7 +499,7 @@ class SparseConv(Configured[SparseConvConfig]):
 
 
 @carries_out(Convolution, Gemm, when=lambda folding: folding.sparse is not None, own_pixels=True)
-def _sparse_conv(request: Request) -> SparseConvConfig:
+def _sparse_conv(request: BlockRequest) -> SparseConvConfig:
     sparse, stream = request.folding.sparse, request.streams[0]
     assert sparse is not None
     if (stream.pixels, request.pixels) != (1, 1):

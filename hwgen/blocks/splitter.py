@@ -11,7 +11,7 @@ from amaranth.lib import wiring
 
 from hwgen.blocks.base import OpConfig, Schedule
 from hwgen.blocks.output import output_queue
-from hwgen.blocks.registry import Request, carries_out
+from hwgen.blocks.registry import BlockRequest, carries_out
 from hwgen.device.cost import Area, logic
 from hwgen.ir import Split
 from hwgen.parts.component import Configured
@@ -97,5 +97,5 @@ def _by_pixel(op: Split, pixels: int) -> Split:
 
 
 @carries_out(Split, pixels=_by_pixel)
-def _splitter(request: Request) -> SplitterConfig:
+def _splitter(request: BlockRequest) -> SplitterConfig:
     return SplitterConfig(op=request.op, tensor=request.tensor, lanes=request.lanes)

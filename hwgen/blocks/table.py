@@ -12,7 +12,7 @@ from amaranth.lib import wiring
 from hwgen.blocks.base import OpConfig
 from hwgen.blocks.beat import BeatConfig, valid_chain
 from hwgen.blocks.output import output_queue
-from hwgen.blocks.registry import Request, carries_out
+from hwgen.blocks.registry import BlockRequest, carries_out
 from hwgen.device.arithmetic import counter, levels, wrapped_bits
 from hwgen.device.cost import Area, logic
 from hwgen.ir import Table
@@ -122,5 +122,5 @@ def _by_pixel(op: Table, pixels: int) -> Table:
 
 
 @carries_out(Table, pixels=_by_pixel)
-def _table(request: Request) -> TableLookupConfig:
+def _table(request: BlockRequest) -> TableLookupConfig:
     return TableLookupConfig(op=request.op, tensor=request.tensor, lanes=request.lanes)

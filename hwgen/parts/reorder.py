@@ -56,13 +56,13 @@ class TileOrder:
         return sum(self.parts)
 
     @property
-    def cycle(self) -> int:
+    def tile_beats(self) -> int:
         """Number of beats in a tile."""
         return self.sites * self.beats
 
     def whole(self, depth: int) -> int:
         """The least number of beats that are whole sites, a tile or more, and ``depth`` or more."""
-        return -(-max(depth, self.cycle) // self.beats) * self.beats
+        return -(-max(depth, self.tile_beats) // self.beats) * self.beats
 
     def times(self, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """When places are claimed and when their beats can be read, in the order of the output.
@@ -73,7 +73,7 @@ class TileOrder:
 
         Returns
         -------
-        claims, ready : ``(tiles * cycle,)``
+        claims, ready : ``(tiles * tile_beats,)``
             The places of a site are claimed when its first part starts.  From the start of its
             last part on, the site can be read, a beat per cycle.
         """
@@ -120,8 +120,8 @@ class ReorderQueue(wiring.Component):
     def __init__(self, shape, depth: int, order: TileOrder, style: str = "") -> None:
         if depth != order.whole(depth):
             raise HwgenError(
-                f"Depth must be at least the {order.cycle} beats of a tile and a multiple of the "
-                f"{order.beats} of a site, not {depth!r}"
+                f"Depth must be at least the {order.tile_beats} beats of a tile and a multiple of "
+                f"the {order.beats} of a site, not {depth!r}"
             )
         self.shape = shape
         self.depth = depth

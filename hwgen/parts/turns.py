@@ -1,4 +1,4 @@
-"""Counters of beats that are taken in turn."""
+"""Counters for streams that take turns."""
 
 from __future__ import annotations
 

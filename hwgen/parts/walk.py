@@ -164,7 +164,7 @@ class Course:
         Number of times that each window comes along each dimension.
     crop : sequence of pairs of :class:`int`, one per dimension
         Repetitions left out of the first window and of the last.
-    edge : :class:`bool`
+    replicate : :class:`bool`
         Whether a window outside the frame reads the nearest pixel; for windows of one tap.
     tile, passes : :class:`int`
         The windows of ``tile`` positions along the outermost dimension are walked ``passes``
@@ -180,7 +180,7 @@ class Course:
     window: Window
     repeat: tuple[int, ...]
     crop: Pads
-    edge: bool = False
+    replicate: bool = False
     tile: int = 1
     passes: int = 1
 
@@ -206,7 +206,7 @@ class Course:
             )
         if self.passes > 1 and any(self.crop[0]):
             raise HwgenError(f"Tiles are not cropped, not {self.crop[0]!r}")
-        if self.edge and self.window.taps > 1:
+        if self.replicate and self.window.taps > 1:
             raise HwgenError(
                 f"Edges are repeated for windows of one tap, not {self.window.kernel!r}"
             )
@@ -242,7 +242,7 @@ class Course:
         for d in reversed(range(len(self.spatial))):
             size, extent = self.spatial[d], self.window.extent[d]
             origin = np.arange(positions[d]) * self.window.stride[d] - self.window.pads[d][0]
-            if self.edge:
+            if self.replicate:
                 origin = np.clip(origin, 0, size - 1)
             # At an edge that is repeated, a position shares its row with the next one.
             moves = np.diff(origin) > 0
@@ -291,7 +291,7 @@ class Course:
                 tile *= sides[1][0]
             del sides[0]
         spatial, kernel, stride, pads, dilation, repeat, crop = zip(*sides, strict=True)
-        return Course(spatial, Window(kernel, stride, pads, dilation), repeat, crop, self.edge,
+        return Course(spatial, Window(kernel, stride, pads, dilation), repeat, crop, self.replicate,
                       tile, self.passes)
 
     @property
@@ -319,7 +319,7 @@ class Course:
 
     @cached_property
     def least_capacity(self) -> int:
-        """Fewest pixels with which a circular buffer works."""
+        """Fewest pixels that a circular buffer must hold."""
         need, free = self.bounds()
         return max(int((need - free).max()), 1)
 
@@ -487,7 +487,7 @@ class Walk:
             moves = carry
 
     def _phase(self) -> Value:
-        """The repetition over all dimensions."""
+        """Number of the repetition over all dimensions."""
         phase: Value = Const(0)
         for again, unit in zip(reversed(self._again), reversed(self._units), strict=True):
             # What is less than a power of two needs no adder.
@@ -589,7 +589,7 @@ def _by_value(steps: list[int]) -> tuple[int, dict[int, list[int]]]:
 
 
 def changes(values: list[np.ndarray], jump: int, modulus: int) -> list[int]:
-    """The constants among which :class:`Walk` chooses how an address changes."""
+    """The constants among which :class:`Walk` chooses the change of an address."""
     out, before = [0], 0
     for d in reversed(range(len(values))):
         out += [int(before + step) % modulus for step in set(np.diff(values[d]).tolist())]

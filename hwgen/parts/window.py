@@ -101,7 +101,7 @@ class SlidingWindowConfig(Part):
         Number of sites (of ``banks`` pixels side by side) that the buffer holds; 0: the fewest
         with which it works.
     style : :class:`str`
-        Memory of the buffer: see :class:`hwgen.parts.memory.BufferMemory`.
+        Style of the memory of the buffer: see :class:`hwgen.parts.memory.BufferMemory`.
 
     Raises
     ------
@@ -251,7 +251,7 @@ class SlidingWindowConfig(Part):
 
     @property
     def words_per_pixel(self) -> int:
-        """Words of a pixel in its bank."""
+        """Number of words of a pixel in its bank."""
         return self.input.tensor.channels // self.segment * math.ceil(
             self.segment / self.word_lanes
         )
@@ -300,7 +300,7 @@ class SlidingWindowConfig(Part):
 
     @property
     def least_capacity(self) -> int:
-        """Fewest sites with which the buffer works."""
+        """Fewest sites that the buffer must hold."""
         return self.course.least_capacity
 
     def schedule(self, arrivals: np.ndarray, window_cycles: float = 0) -> WindowSchedule:
@@ -414,7 +414,7 @@ class SlidingWindowConfig(Part):
 
     @property
     def depth(self) -> int:
-        """Words of a bank."""
+        """Number of words in a bank."""
         return self.sites * self.words_per_pixel
 
     @property

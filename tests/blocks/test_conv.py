@@ -218,7 +218,7 @@ def test_tiles_under_stalls(
     """The memory may be slower than the multipliers, and rows have many words or share one."""
     config = replace(config, axi=AxiConfig(data_bits=data_bits))
     assert config.order is not None
-    depth = data.draw(st.integers(config.order.cycle, config.least_depths[0] + 2))
+    depth = data.draw(st.integers(config.order.tile_beats, config.least_depths[0] + 2))
     check_under_stalls(config, seed, depths=(depth,))
 
 

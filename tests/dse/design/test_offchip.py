@@ -290,6 +290,6 @@ def test_tables_say_what_blocks_say(
             return
         assert not same or any(column.takes.bram18 <= 2 * blocks + 4 and column.takes.uram <= ultras
                                for blocks, ultras in taken)
-        depth = order.whole(2 * order.cycle)
+        depth = order.whole(2 * order.tile_beats)
         known[folding.tile] = TileSizes(config.window.sites,
                                         min(config.queue_depths[0], depth))
