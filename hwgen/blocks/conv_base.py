@@ -261,8 +261,8 @@ def array_weights(
     ----------
     block : see :func:`weight_memories`
     address : address of all memories
-    late : number of cycles by which the weights come later than ``weight_latency`` cycles after
-        the address
+    late : number of cycles by which the first weights come later than ``weight_latency`` cycles
+        after the address; the others also have the skews of the array
 
     Returns
     -------

@@ -91,7 +91,7 @@ class WeightStreamConfig(Part):
 
     @cached_property
     def rows_per_word(self) -> int:
-        """Number of rows in a word of the bus: a power of two, no more than fit and are used."""
+        """Number of rows for which a bus word has room: a power of two, a fold at most."""
         fits = max((self.axi.data_bits // self.row_bits).bit_length() - 1, 0)
         return 1 << min(fits, levels(self.rows))
 
@@ -154,7 +154,7 @@ class WeightStreamConfig(Part):
 
     @property
     def overhead(self) -> int:
-        """Cycles from ``next`` to a new fold in the same place, without the off-chip memory's."""
+        """Cycles from ``next`` to a new fold in the same place, without those of the memory."""
         return self.skews[-1] + 8
 
     @property
