@@ -26,7 +26,6 @@ from hwgen.models.onnx.shapes import (
     fix_inputs,
     floor_pools,
     infer_shapes,
-    turn_inputs,
     with_size,
 )
 
@@ -82,7 +81,6 @@ def normalise(
         if isinstance(error, HwgenError):
             raise
         raise HwgenError(f"{name} is not a valid ONNX file: {first_line(error)}") from None
-    turn_inputs(model)
     fix_inputs(model, name, size)
     try:
         quantisers = Quantisers(model)

@@ -9,46 +9,15 @@ import onnx
 from onnx import helper, shape_inference
 
 from hwgen.errors import HwgenError, HwgenWarning
-from hwgen.models.onnx.nodes import attributes, rename
+from hwgen.models.onnx.nodes import attributes
 from hwgen.models.onnx.quantisers import INTEGERS
 
 __all__ = [
-    "check_extents", "first_line", "fix_inputs", "floor_pools", "infer_shapes", "turn_inputs",
-    "with_size",
+    "check_extents", "first_line", "fix_inputs", "floor_pools", "infer_shapes", "with_size",
 ]
 
 ELEMENTS = 1 << 28
 """Most elements of a tensor."""
-
-
-def turn_inputs(model: onnx.ModelProto) -> None:
-    """Inputs with channels last, turned at once as TensorFlow's exporters do, get them first.
-
-    The stream has channels last either way; what else reads an input keeps it as it is.
-    """
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in model.graph.node:
-        for tensor in node.input:
-            readers.setdefault(tensor, []).append(node)
-    outputs = {value.name for value in model.graph.output}
-    for value in model.graph.input:
-        dims = value.type.tensor_type.shape.dim
-        turn = [0, len(dims) - 1, *range(1, len(dims) - 1)]
-        turned = readers.get(value.name, [])
-        if len(dims) < 3 or not turned or any(
-            node.op_type != "Transpose" or list(attributes(node).get("perm", ())) != turn
-            or node.output[0] in outputs for node in turned
-        ):
-            continue
-        extents = [onnx.TensorShapeProto.Dimension.FromString(dims[k].SerializeToString())
-                   for k in turn]
-        del dims[:]
-        dims.extend(extents)
-        for node in turned:
-            for reader in readers.get(node.output[0], []):
-                rename(reader, {node.output[0]: value.name})
-            model.graph.node.remove(node)
-        del model.graph.value_info[:]
 
 
 def fix_inputs(model: onnx.ModelProto, name: str, size: int | None) -> None:
@@ -102,8 +71,10 @@ def _fix_extents(value: onnx.ValueInfoProto, name: str, size: int | None) -> boo
     """Make the shape of an input static; returns whether it changed."""
     changed = False
     dims = value.type.tensor_type.shape.dim
+    # Colours are last in files of TensorFlow.
+    last = len(dims) == 4 and dims[3].dim_value in (1, 3) and dims[1].dim_value not in (1, 3)
     for k, dim in enumerate(dims):
-        image = len(dims) == 4 and k >= 2
+        image = len(dims) == 4 and k in ((1, 2) if last else (2, 3))
         if k == 0 and dim.dim_value != 1:
             if dim.dim_value > 1:
                 warnings.warn(
