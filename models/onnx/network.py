@@ -69,7 +69,8 @@ class Network:
                 kind = helper.tensor_dtype_to_np_dtype(value.data_type)
                 array = np.ascontiguousarray(arrays[value.name], kind)
                 value.CopyFrom(numpy_helper.from_array(array, value.name))
+        kept = {name: coded for name, coded in self.weights.items() if name not in arrays}
         return replace(
             self, model=model, constants={**self.constants, **arrays},
-            weights={**self.weights, **(weights or {})}, users={},
+            weights={**kept, **(weights or {})}, users={},
         )

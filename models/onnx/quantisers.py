@@ -216,11 +216,6 @@ class Quantisers:
         elif node.op_type in ("QuantizeLinear", "DequantizeLinear") and (
                 x := self._value(node.input[0])) is not None:
             self._on_constant(node, x)
-        elif node.op_type == "Clip" and (x := self._value(node.input[0])) is not None and (
-                x.dtype.kind in "iu"):
-            # Of integers behind which a DequantizeLinear stands.
-            self._values[node.output[0]] = np.clip(
-                x, self._scalar(node, 1, -np.inf), self._scalar(node, 2, np.inf))
         elif node.op_type in MOVERS and node.input[0] in self.weights:
             self._fold(node.output[0], self.weights[node.input[0]].mapped(
                 lambda array: self._moved(node, array)))
@@ -271,14 +266,18 @@ class Quantisers:
             self._fold(node.output[0], CodedConstant(
                 integers, np.broadcast_to(scale, integers.shape).astype(np.float64)))
             return
-        low, high = self._integer_range(node)
+        kind = self._integer_kind(node)
+        low, high = INTEGERS.get(kind, (0, 255))
         codes = np.clip(np.rint(x / scale) + zero, low, high)
-        self._values[node.output[0]] = codes
-        # Nothing but a DequantizeLinear, folded in its turn, may read it.
-        self._makers[node.output[0]] = node
+        # What stands in front of its DequantizeLinear (Clip, Transpose) works on these integers.
+        self._constant(codes.astype(helper.tensor_dtype_to_np_dtype(kind)), node.output[0])
 
     def _integer_range(self, node: onnx.NodeProto) -> tuple[int, int]:
         """Smallest and largest code of a QuantizeLinear or DequantizeLinear."""
+        return INTEGERS.get(self._integer_kind(node), (0, 255))
+
+    def _integer_kind(self, node: onnx.NodeProto) -> int:
+        """ONNX element type of the codes of a QuantizeLinear or DequantizeLinear."""
         at = attributes(node)
         kind = at.get("output_dtype", 0) if node.op_type == "QuantizeLinear" else 0
         if len(node.input) > 2 and node.input[2]:
@@ -289,7 +288,7 @@ class Quantisers:
                 value = self._value(name)
                 if value is not None:
                     kind = helper.np_dtype_to_tensor_dtype(value.dtype)
-        return INTEGERS.get(kind or TensorProto.UINT8, (0, 255))
+        return kind or TensorProto.UINT8
 
     def _on_dequantise(self, node: onnx.NodeProto) -> None:
         """Codes of an activation, from its QuantizeLinear and the Clip between."""
@@ -328,16 +327,16 @@ class Quantisers:
     def _on_quant(self, node: onnx.NodeProto) -> None:
         at = attributes(node)
         signed, narrow = at.get("signed", 1), at.get("narrow", 0)
-        bits = self._scalar(node, 3)
-        if not 1 <= bits <= 16 or bits != int(bits):
+        bits, x = self._scalar(node, 3), self._value(node.input[0])
+        most = 16 if x is None else 32
+        if not 1 <= bits <= most or bits != int(bits):
             raise HwgenError(
                 f"Node {node.name or node.output[0]!r}: bit width must be a whole number from 1 "
-                f"to 16, not {bits:g}"
+                f"to {most}, not {bits:g}: quantise {node.input[0]!r} to fewer bits"
             )
         span = 1 << int(bits)
         low, high = (-(span >> 1) + narrow, (span >> 1) - 1) if signed else (0, span - 1 - narrow)
         rounding = self._rounding(node, at.get("rounding_mode", b"ROUND"))
-        x = self._value(node.input[0])
         if x is not None:
             scale, zero = self._parameter(node, 1), self._parameter(node, 2)
             function = {"Round": np.rint, "Floor": np.floor, "Ceil": np.ceil}[rounding]

@@ -16,6 +16,7 @@ from onnx import helper, numpy_helper
 
 from hwgen.errors import HwgenError, HwgenWarning, reason
 from hwgen.models.onnx.division import Host, divide, divide_at
+from hwgen.models.onnx.external import embed
 from hwgen.models.onnx.network import Network
 from hwgen.models.onnx.nodes import attributes, rename
 from hwgen.models.onnx.quantisers import Quantisers
@@ -52,11 +53,12 @@ def read(path: Path, size: int | None, outputs: Sequence[str] = ()) -> Network:
         data = path.read_bytes()
     except OSError as error:
         raise HwgenError(f"{path} cannot be read: {reason(error)}") from None
-    return normalise(data, str(path), size, outputs)
+    return normalise(data, str(path), size, outputs, path)
 
 
 def normalise(
-    data: bytes, name: str, size: int | None, outputs: Sequence[str] = ()
+    data: bytes, name: str, size: int | None, outputs: Sequence[str] = (),
+    path: Path | None = None,
 ) -> Network:
     """Check an ONNX model, fix its input shape, fold what is constant, and leave the host's work.
 
@@ -67,6 +69,7 @@ def normalise(
     size : height and width for image inputs; None: as the file says
     outputs : tensors at which the accelerator ends; default: where only data is moved or ranked
         behind the last weights
+    path : its file, if it came from one: weights may lie beside it
 
     Raises
     ------
@@ -76,8 +79,8 @@ def normalise(
     try:
         model = onnx.load_from_string(data)
         _check_opset(model, name)
-        plain = _without_quantisers(model)
-        onnx.checker.check_model(data if plain is model else plain)
+        embed(model, name, path)
+        onnx.checker.check_model(_without_quantisers(model))
     except (DecodeError, onnx.checker.ValidationError, ValueError, TypeError) as error:
         if isinstance(error, HwgenError):
             raise

@@ -62,7 +62,7 @@ def run(path, **options):
     onnx.checker.check_model(source.host, full_check=True)
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 4
-    whole = onnxruntime.InferenceSession(path.read_bytes(), settings)
+    whole = onnxruntime.InferenceSession(str(path), settings)
     host = onnxruntime.InferenceSession(source.host.SerializeToString(), settings)
     frames = source.calibration(3)
     codes = source.graph.evaluate(frames)
