@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from hwgen.models.onnx.division import Host, divide, divide_at
 from hwgen.models.onnx.external import embed
 from hwgen.models.onnx.network import Network
 from hwgen.models.onnx.nodes import attributes, rename
+from hwgen.models.onnx.qoperator import to_qdq
 from hwgen.models.onnx.quantisers import Quantisers
 from hwgen.models.onnx.session import session
 from hwgen.models.onnx.shapes import (
@@ -85,14 +87,12 @@ def normalise(
         if isinstance(error, HwgenError):
             raise
         raise HwgenError(f"{name} is not a valid ONNX file: {first_line(error)}") from None
+    with _quantisers_of(name):
+        to_qdq(model)
     turn_inputs(model)
     fix_inputs(model, name, size)
-    try:
+    with _quantisers_of(name):
         quantisers = Quantisers(model)
-    except HwgenError as error:
-        raise HwgenError(f"{name}: {error}") from None
-    except Exception as error:
-        raise HwgenError(f"{name} has a damaged quantiser: {first_line(error)}") from None
     check_extents(model, name, size)
     floor_pools(model)
     given = [value.name for value in model.graph.output]
@@ -104,6 +104,17 @@ def normalise(
     network.weights.update(
         (c, w) for c, w in quantisers.weights.items() if c in network.constants)
     return network
+
+
+@contextmanager
+def _quantisers_of(name: str) -> Iterator[None]:
+    """Name the file in what is wrong with its quantisers."""
+    try:
+        yield
+    except HwgenError as error:
+        raise HwgenError(f"{name}: {error}") from None
+    except Exception as error:
+        raise HwgenError(f"{name} has a damaged quantiser: {first_line(error)}") from None
 
 
 def _check_opset(model: onnx.ModelProto, name: str) -> None:

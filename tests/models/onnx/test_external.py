@@ -88,7 +88,7 @@ def test_what_is_missing_is_named(tmp_path):
     with pytest.raises(HwgenError, match=r"constant 'b' lies in .*second.bin, which ends before"):
         read(str(path))
     data.unlink()
-    with pytest.raises(HwgenError, match=r"constant 'b' lies in .*second.bin, which is missing: put"):
+    with pytest.raises(HwgenError, match=r"'b' lies in .*second.bin, which is missing: put"):
         read(str(path))
     data.mkdir()
     with pytest.raises(HwgenError, match=r"second.bin, which cannot be read: "):
