@@ -35,13 +35,14 @@ class Host:
     nodes : in topological order; they read outputs of the accelerator, and constants
     outputs : of the file, with types and shapes
     kinds : ONNX element types of the accelerator's outputs, where they are not float
-    integers : outputs of the file that are integers to the QuantizeLinear that makes them
+    typed : outputs of the file that are not float32, to the node that makes them of such: a
+        QuantizeLinear or a Cast
     """
 
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     outputs: list[onnx.ValueInfoProto] = field(default_factory=list)
     kinds: dict[str, int] = field(default_factory=dict)
-    integers: dict[str, onnx.NodeProto] = field(default_factory=dict)
+    typed: dict[str, onnx.NodeProto] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

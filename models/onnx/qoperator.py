@@ -61,7 +61,8 @@ class _Rewriter:
 
     Members
     -------
-    codes : integer tensor to the names of its scale and zero point (``""``: none)
+    codes : integer tensor that is not constant, with one scale, to the names of its scale and
+        zero point (``""``: none)
     real : output of a DynamicQuantizeLinear to the float tensor that it quantises
     sums : tensors that hold sums of integers in the file, and are float from now on
     """
@@ -72,6 +73,7 @@ class _Rewriter:
         self.real: dict[str, str] = {}
         self.sums: set[str] = set()
         self._constants = {c.name: c for c in model.graph.initializer}
+        self._fixed = set(self._constants)
         self._taken = {name for node in model.graph.node for name in (*node.input, *node.output)}
         self._outputs = {value.name for value in model.graph.output}
         self._dequantisers: dict[tuple[str, str, str, int | None], str] = {}
@@ -80,9 +82,10 @@ class _Rewriter:
         self._count = 0
 
     def run(self) -> None:
+        inputs = {value.name for value in self.graph.input} - self._fixed
         for node in self.graph.node:
-            if node.op_type == "DequantizeLinear" and node.input[0] not in self._constants:
-                self.codes.setdefault(node.input[0], (node.input[1], _input(node, 2)))
+            if node.op_type == "DequantizeLinear" and node.input[0] in inputs:
+                self._note(node.input[0], node)
         for node in list(self.graph.node):
             rename(node, self._renamed)
             self._visit(node)
@@ -91,6 +94,12 @@ class _Rewriter:
             del self.graph.node[:]
             self.graph.node.extend(changed)
             del self.graph.value_info[:]
+
+    def _note(self, tensor: str, quantiser: onnx.NodeProto) -> None:
+        """Remember scale and zero point of a tensor, unless they differ by channel."""
+        scale = self._constants.get(quantiser.input[1])
+        if scale is None or np.prod(scale.dims) == 1:
+            self.codes.setdefault(tensor, (quantiser.input[1], _input(quantiser, 2)))
 
     # Writing
 
@@ -114,7 +123,6 @@ class _Rewriter:
 
     def _dequantised(self, tensor: str, scale: str, zero: str, axis: int | None = None) -> str:
         at = {} if axis is None else {"axis": axis}
-        self.codes.setdefault(tensor, (scale, zero))
         key = tensor, scale, zero, axis
         if key not in self._dequantisers:
             self._dequantisers[key] = self._emit(
@@ -150,8 +158,11 @@ class _Rewriter:
         elif kind in MOVING and node.input[0] in self.codes:
             self._move(node)
         else:
-            if kind == "QuantizeLinear":
-                self.codes[node.output[0]] = node.input[1], _input(node, 2)
+            if kind == "Constant" or (
+                    any(node.input) and all(i in self._fixed for i in node.input if i)):
+                self._fixed.update(node.output)
+            elif kind == "QuantizeLinear":
+                self._note(node.output[0], node)
             elif kind in ("Clip", "Relu") and node.input[0] in self.codes:
                 self.codes[node.output[0]] = self.codes[node.input[0]]
             self._nodes.append(node)

@@ -24,7 +24,7 @@ from hwgen.errors import HwgenError
 from hwgen.ir import Quantisation
 from hwgen.models.onnx.nodes import attributes, rename
 
-__all__ = ["CodedConstant", "Quantisers", "code_range"]
+__all__ = ["CodedConstant", "IntegerInput", "Quantisers", "code_range"]
 
 DOMAINS = {
     "qonnx.custom_op.general", "finn.custom_op.general", "onnx.brevitas",
@@ -60,6 +60,31 @@ class CodedConstant:
         return CodedConstant(function(self.integers), function(self.scale))
 
 
+@dataclass(frozen=True)
+class IntegerInput:
+    """Integers that a file takes, and what they stand for: ``(integer - zero) * scale``.
+
+    Members
+    -------
+    scale, zero
+    low, high : smallest and largest integer of the type
+    """
+
+    scale: float
+    zero: int
+    low: int
+    high: int
+
+    def real(self, integers: np.ndarray) -> np.ndarray:
+        """What integers stand for, float32."""
+        return ((integers.astype(np.float64) - self.zero) * self.scale).astype(np.float32)
+
+    def integers(self, real: np.ndarray) -> np.ndarray:
+        """The integers that stand for real values."""
+        near = np.rint(real.astype(np.float64) / self.scale) + self.zero
+        return np.clip(near, self.low, self.high).astype(np.int64)
+
+
 def code_range(scale: float, zero: int, low: int, high: int) -> Quantisation:
     """The quantisation whose codes ``low..high``, moved to be signed, mean the same.
 
@@ -86,6 +111,7 @@ class Quantisers:
         Float tensors that take only these values.
     weights : constant name to :class:`CodedConstant`
     inner : tensors inside of a quantiser that was written out in several ops
+    integer_inputs : inputs that are integers in the file, to what these stand for
     integer_outputs : outputs that are integers in the file, to the QuantizeLinear that makes them
         and their ONNX element type
 
@@ -99,6 +125,7 @@ class Quantisers:
         self.codes: dict[str, Quantisation] = {}
         self.weights: dict[str, CodedConstant] = {}
         self.inner: set[str] = set()
+        self.integer_inputs: dict[str, IntegerInput] = {}
         self.integer_outputs: dict[str, tuple[onnx.NodeProto, int]] = {}
         self._model = model
         graph = model.graph
@@ -443,8 +470,10 @@ class Quantisers:
                     or any(u.op_type != "DequantizeLinear" for u in users)):
                 continue
             integers = f"{info.name}.codes"
-            self._keep(helper.make_node(
-                "QuantizeLinear", [info.name, *users[0].input[1:]], [integers]))
+            maker = helper.make_node("QuantizeLinear", [info.name, *users[0].input[1:]], [integers])
+            self._keep(maker)
+            self.integer_inputs[info.name] = IntegerInput(
+                self._scalar(maker, 1), round(self._scalar(maker, 2)), *INTEGERS[kind])
             for user in users:
                 user.input[0] = integers
             info.type.tensor_type.elem_type = TensorProto.FLOAT

@@ -17,9 +17,11 @@ from onnx import helper, numpy_helper
 
 from hwgen.errors import HwgenError, HwgenWarning, reason
 from hwgen.models.onnx.division import Host, divide, divide_at
+from hwgen.models.onnx.elements import to_float32
 from hwgen.models.onnx.external import embed
 from hwgen.models.onnx.network import Network
 from hwgen.models.onnx.nodes import attributes, rename
+from hwgen.models.onnx.pixels import dequantise_casts
 from hwgen.models.onnx.qoperator import to_qdq
 from hwgen.models.onnx.quantisers import Quantisers
 from hwgen.models.onnx.session import session
@@ -87,8 +89,10 @@ def normalise(
         if isinstance(error, HwgenError):
             raise
         raise HwgenError(f"{name} is not a valid ONNX file: {first_line(error)}") from None
+    outer = to_float32(model)
     with _quantisers_of(name):
         to_qdq(model)
+    dequantise_casts(model)
     turn_inputs(model)
     fix_inputs(model, name, size)
     with _quantisers_of(name):
@@ -98,7 +102,11 @@ def normalise(
     given = [value.name for value in model.graph.output]
     _add_outputs(model, name, outputs)
     model = _folded(model, name, size, FUSIONS if quantisers.weights else [])
-    network = _divided(_distinct(model), name, given, outputs, quantisers.integer_outputs)
+    typed = {o: (helper.make_node("Cast", [o], [o], to=kind), kind) for o, kind in outer.items()}
+    typed |= quantisers.integer_outputs
+    network = _divided(_distinct(model), name, given, outputs, typed)
+    network.integer_inputs.update(
+        (i, c) for i, c in quantisers.integer_inputs.items() if i in network.inputs)
     network.codes.update((t, q) for t, q in quantisers.codes.items() if t in network.shapes)
     network.inner.update(quantisers.inner)
     network.weights.update(
@@ -234,7 +242,7 @@ def _add_outputs(model: onnx.ModelProto, name: str, outputs: Sequence[str]) -> N
 
 def _divided(
     model: onnx.ModelProto, name: str, given: Sequence[str], chosen: Sequence[str],
-    integers: Mapping[str, tuple[onnx.NodeProto, int]],
+    typed: Mapping[str, tuple[onnx.NodeProto, int]],
 ) -> Network:
     """The network of a model, divided between accelerator and host.
 
@@ -244,7 +252,8 @@ def _divided(
     name : what errors call it
     given : outputs of the file
     chosen : outputs of the accelerator, if the user says so
-    integers : see :attr:`hwgen.models.onnx.quantisers.Quantisers.integer_outputs`
+    typed : outputs of the file that are not float32, to the node that makes them of such, and
+        their ONNX element type
     """
     graph = model.graph
     constants = _constants(graph, name)
@@ -267,10 +276,10 @@ def _divided(
     host = Host(
         parts.host,
         [helper.make_tensor_value_info(
-            o, integers[o][1] if o in integers else kinds.get(o, onnx.TensorProto.FLOAT), shapes[o])
+            o, typed[o][1] if o in typed else kinds.get(o, onnx.TensorProto.FLOAT), shapes[o])
          for o in given],
         {t: kinds[t] for t in parts.outputs if t in kinds},
-        {name: node for name, (node, _) in integers.items()},
+        {name: node for name, (node, _) in typed.items()},
     )
     return Network(
         model, kept, constants, shapes, [i for i in inputs if i in needed], parts.outputs,

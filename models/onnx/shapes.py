@@ -35,6 +35,10 @@ def turn_inputs(model: onnx.ModelProto) -> None:
         dims = value.type.tensor_type.shape.dim
         turn = [0, len(dims) - 1, *range(1, len(dims) - 1)]
         turned = readers.get(value.name, [])
+        if len(turned) == 1 and turned[0].op_type == "DequantizeLinear":
+            # One scale for the tensor, as quantisers of activations have: what comes first is all
+            # the same.
+            turned = readers.get(turned[0].output[0], [])
         if len(dims) < 3 or not turned or any(
             node.op_type != "Transpose" or list(attributes(node).get("perm", ())) != turn
             or node.output[0] in outputs for node in turned
@@ -46,7 +50,7 @@ def turn_inputs(model: onnx.ModelProto) -> None:
         dims.extend(extents)
         for node in turned:
             for reader in readers.get(node.output[0], []):
-                rename(reader, {node.output[0]: value.name})
+                rename(reader, {node.output[0]: node.input[0]})
             model.graph.node.remove(node)
         del model.graph.value_info[:]
 
@@ -94,8 +98,9 @@ def _check_kind(value: onnx.ValueInfoProto, name: str, coded: set[str]) -> None:
     kind = value.type.tensor_type.elem_type
     if kind != onnx.TensorProto.FLOAT and not (kind in INTEGERS and value.name in coded):
         known = onnx.TensorProto.DataType.Name(kind) if kind else "no tensor"
-        raise HwgenError(f"{name}: input {value.name!r} is {known}: only FLOAT inputs, or "
-                         f"integers behind which a DequantizeLinear stands, are read")
+        raise HwgenError(f"{name}: input {value.name!r} is {known}: only inputs of floats are "
+                         f"read, and integers of 8 or 16 bits that a DequantizeLinear or a Cast to "
+                         f"float reads: export with such an input")
 
 
 def _fix_extents(value: onnx.ValueInfoProto, name: str, size: int | None) -> bool:
