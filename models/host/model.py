@@ -20,7 +20,7 @@ from hwgen.errors import HwgenWarning, reason
 from hwgen.ir import Graph, TensorType
 from hwgen.models.lowering.layout import View
 from hwgen.models.onnx.division import Host
-from hwgen.models.onnx.nodes import attributes, rename
+from hwgen.models.onnx.nodes import attributes, reads, rename
 
 __all__ = ["host_model", "input_name", "left_to_host", "matching"]
 
@@ -88,7 +88,7 @@ def host_model(
         called = {} if node.op_type == "Cast" else {"name": name}
         writer.op(node.op_type, real[name], *node.input[1:], out=name, **called,
                   **attributes(node))
-    used = {i for n in writer.nodes for i in n.input}
+    used = {i for n in writer.nodes for i in reads(n)}
     initializers = [
         numpy_helper.from_array(np.asarray(value), name)
         for name, value in {**constants, **writer.constants}.items() if name in used

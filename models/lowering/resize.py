@@ -37,7 +37,10 @@ def _matrices(low: Lowering, node: onnx.NodeProto) -> list[np.ndarray]:
         if old:
             names, values = ["x", "s"], {"s": np.array(scales, np.float32)}
         else:
-            names, values = ["x", "", "", "s"], {"s": np.array(sizes, np.int64)}
+            # Opsets 11 and 12 want a region of interest and scales, if only empty ones.
+            empty = np.zeros(0, np.float32)
+            names = ["x", "e", "e", "s"]
+            values = {"s": np.array(sizes, np.int64), "e": empty}
         copy = helper.make_node(node.op_type, names, ["y"], **at)
         graph = helper.make_graph(
             [copy], "resize", [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import onnx
 
 from hwgen.errors import HwgenError
-from hwgen.models.onnx.nodes import WEIGHTED
+from hwgen.models.onnx.nodes import WEIGHTED, reads
 
 __all__ = ["Division", "Host", "divide", "divide_at"]
 
@@ -78,7 +78,7 @@ def divide(
     movable: set[str] = set()
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in nodes:
-        for name in node.input:
+        for name in reads(node):
             readers.setdefault(name, []).append(node)
     for node in reversed(nodes):
         if node.op_type in WEIGHTED or any(out in useful for out in node.output):
@@ -125,7 +125,7 @@ def divide_at(
     for node in reversed(nodes):
         if any(o in wanted and o not in ends for o in node.output):
             host.append(node)
-            wanted.update(i for i in node.input if i and i not in known)
+            wanted.update(i for i in reads(node) if i not in known)
     if missing := sorted((wanted & given) - ends):
         raise HwgenError(
             f"Outputs {', '.join(chosen)}: the file's outputs also depend on its input "

@@ -16,17 +16,20 @@ from google.protobuf.message import DecodeError
 from onnx import helper, numpy_helper
 
 from hwgen.errors import HwgenError, HwgenWarning, reason
+from hwgen.models.onnx.batch import to_one_frame
 from hwgen.models.onnx.division import Host, divide, divide_at
 from hwgen.models.onnx.elements import to_float32
 from hwgen.models.onnx.external import embed
 from hwgen.models.onnx.network import Network
-from hwgen.models.onnx.nodes import attributes, rename
+from hwgen.models.onnx.nodes import attributes, reads, rename
+from hwgen.models.onnx.opsets import brought_up
 from hwgen.models.onnx.pixels import dequantise_casts
 from hwgen.models.onnx.qoperator import to_qdq
 from hwgen.models.onnx.quantisers import Quantisers
 from hwgen.models.onnx.session import session
 from hwgen.models.onnx.shapes import (
     check_extents,
+    complete_outputs,
     first_line,
     fix_inputs,
     floor_pools,
@@ -37,8 +40,6 @@ from hwgen.models.onnx.shapes import (
 
 __all__ = ["normalise", "read"]
 
-OPSETS = 9, onnx.defs.onnx_opset_version()
-"""Operator sets that are read."""
 FUSIONS = ["ConvAddFusion", "ConvBNFusion", "ConvMulFusion"]
 """Optimisations that would change weights which the file states in integers."""
 UNWANTED = ["MatMulAddFusion"]
@@ -70,7 +71,8 @@ def normalise(
     ----------
     data : serialised ModelProto
     name : what errors call it
-    size : height and width for image inputs; None: as the file says
+    size : height and width for image inputs, and the extent that inputs of other ranks leave open;
+        None: as the file says
     outputs : tensors at which the accelerator ends; default: where only data is moved or ranked
         behind the last weights
     path : its file, if it came from one: weights may lie beside it
@@ -82,13 +84,16 @@ def normalise(
     """
     try:
         model = onnx.load_from_string(data)
-        _check_opset(model, name)
         embed(model, name, path)
+        model = brought_up(model, name)
+        unknown = complete_outputs(model, name)
         onnx.checker.check_model(_without_quantisers(model))
     except (DecodeError, onnx.checker.ValidationError, ValueError, TypeError) as error:
         if isinstance(error, HwgenError):
             raise
         raise HwgenError(f"{name} is not a valid ONNX file: {first_line(error)}") from None
+    for value in unknown:
+        value.type.tensor_type.ClearField("shape")
     outer = to_float32(model)
     with _quantisers_of(name):
         to_qdq(model)
@@ -97,6 +102,7 @@ def normalise(
     fix_inputs(model, name, size)
     with _quantisers_of(name):
         quantisers = Quantisers(model)
+    to_one_frame(model, name)
     check_extents(model, name, size)
     floor_pools(model)
     given = [value.name for value in model.graph.output]
@@ -123,18 +129,6 @@ def _quantisers_of(name: str) -> Iterator[None]:
         raise HwgenError(f"{name}: {error}") from None
     except Exception as error:
         raise HwgenError(f"{name} has a damaged quantiser: {first_line(error)}") from None
-
-
-def _check_opset(model: onnx.ModelProto, name: str) -> None:
-    versions = [o.version for o in model.opset_import if o.domain in ("", "ai.onnx")]
-    low, high = OPSETS
-    if not versions and not model.graph.node:
-        raise HwgenError(f"{name} is not a valid ONNX file: it holds no network")
-    if not versions or not low <= versions[0] <= high:
-        raise HwgenError(
-            f"{name} is written in ONNX opset {versions[0] if versions else 'none'}; opsets "
-            f"{low} to {high} are read: export or convert it (onnx.version_converter)"
-        )
 
 
 def _without_quantisers(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -180,7 +174,7 @@ def _drop_unread(model: onnx.ModelProto, name: str) -> None:
     read = {value.name for value in model.graph.output}
     for node in reversed(model.graph.node):
         if read.intersection(node.output):
-            read.update(_inputs(node))
+            read.update(reads(node))
         else:
             model.graph.node.remove(node)
     for value in list(model.graph.input):
@@ -188,13 +182,6 @@ def _drop_unread(model: onnx.ModelProto, name: str) -> None:
             warnings.warn(f"{name}: no output depends on input {value.name!r}: the accelerator has "
                           f"no such input", HwgenWarning, stacklevel=2)
             model.graph.input.remove(value)
-
-
-def _inputs(node: onnx.NodeProto) -> set[str]:
-    """Tensors that a node reads, in its subgraphs too."""
-    return set(node.input).union(*(
-        _inputs(inner) for attribute in node.attribute
-        for graph in (attribute.g, *attribute.graphs) for inner in graph.node))
 
 
 def _distinct(model: onnx.ModelProto) -> onnx.ModelProto:
