@@ -47,8 +47,8 @@ def file(tmp_path, nodes):
     [N("GlobalAveragePool", ["c"], ["g"]), N("Expand", ["g", "wide"], ["r"]),
      N("Add", ["c", "r"], ["y"])],
     [N("Shape", ["c"], ["s"]), N("Gather", ["s", "k"], ["t"]),
-     N("Unsqueeze", ["t", "first"], ["u"]), N("Concat", ["u", "feature"], ["f"], axis=0), N("Reshape", ["c", "f"], ["r"]),
-     N("Gemm", ["r", "m"], ["y"])],
+     N("Unsqueeze", ["t", "first"], ["u"]), N("Concat", ["u", "feature"], ["f"], axis=0),
+     N("Reshape", ["c", "f"], ["r"]), N("Gemm", ["r", "m"], ["y"])],
     [N("Reshape", ["c", "tokens"], ["r"]), N("Transpose", ["r"], ["y"], perm=[0, 2, 1])],
     [N("Add", ["c", "b"], ["y"])],
 ])
