@@ -55,11 +55,11 @@ PAGE = Path(__file__).parent.parent / "docs" / "conformance.md"
 
 HEAD = """# Conformance
 
-`python -m benchmarks.conformance` makes this page, and a test keeps it true.  It runs ONNX's own
-backend node tests, each as a network of its own: weights and parameters are constants, the other
-inputs streams.  A test passes if the network as read gives the test's own outputs in float, the
-integer graph is within one step of the op on the same inputs (and 2 % of the largest value where
-8-bit weights are rounded), and every op has its block.
+`python -m benchmarks.conformance` makes this page, and a test checks that it is up to date. It runs
+ONNX's own backend node tests, each as a network of its own: weights and parameters are constants,
+and the other inputs are streams. A test passes if three things hold: the network as read gives the
+test's own outputs in float; the integer graph is within one step of the op on the same inputs (and
+2 % of the largest value if 8-bit weights are rounded); and every op has its block.
 
 {} tests: {} passed, {} refused, {} wrong.
 

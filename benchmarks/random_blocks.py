@@ -16,6 +16,7 @@ from hwgen.blocks.base import BlockConfig
 from hwgen.blocks.concatenate import ConcatenateConfig
 from hwgen.blocks.conv import FoldedConvConfig
 from hwgen.blocks.evict import EvictionConfig
+from hwgen.blocks.extremum import ExtremumConfig
 from hwgen.blocks.fifo import FifoConfig
 from hwgen.blocks.gather import GatherConfig
 from hwgen.blocks.globalpool import GlobalPoolConfig
@@ -24,6 +25,7 @@ from hwgen.blocks.low_rank import LowRankLinearConfig
 from hwgen.blocks.pad import PadConfig
 from hwgen.blocks.pool import PoolConfig
 from hwgen.blocks.product import ProductConfig
+from hwgen.blocks.rearrange import RearrangeConfig
 from hwgen.blocks.resize import NearestResizeConfig
 from hwgen.blocks.sparse_conv import SparseConvConfig, even_streams
 from hwgen.blocks.splitter import SplitterConfig
@@ -38,6 +40,7 @@ from hwgen.ir import (
     AveragePool,
     Conv,
     ConvTranspose,
+    Extremum,
     GatherChannels,
     GlobalAveragePool,
     GlobalMaxPool,
@@ -45,6 +48,7 @@ from hwgen.ir import (
     Mul,
     Pad,
     Quantisation,
+    Rearrange,
     Requantise,
     Resize,
     Split,
@@ -408,6 +412,37 @@ def _gather(d: _Drawer) -> GatherConfig:
     return GatherConfig(op=GatherChannels(tuple(order.tolist())), tensor=tensor, lanes=lanes)
 
 
+def _rearrange(d: _Drawer) -> RearrangeConfig:
+    lanes, size = d.spread(1, 16), d.one(2, 2, 3, 4)
+    height, width = d.whole(1, 6) * size, d.whole(2, 30) * size
+    kind = d.one("depth", "space", "axes", "reflect", "any")
+    if kind == "depth":
+        shape, axes = (height, width, size, size, lanes), (0, 2, 1, 3, 4)
+        out = (height * size, width * size, lanes)
+    elif kind == "space":
+        shape, axes = (height // size, size, width // size, size, lanes), (0, 2, 1, 3, 4)
+        out = (height // size, width // size, size * size * lanes)
+    else:
+        shape, axes, out = (height, width, lanes), (1, 0, 2), (width, height, lanes)
+    frame = np.arange(math.prod(shape)).reshape(shape)
+    if kind == "reflect":
+        order = np.pad(frame, [(1, 1), (size, size), (0, 0)], mode="reflect")
+    elif kind == "any":
+        order = d.random.permutation(frame.reshape(-1, lanes)).reshape(shape)
+    else:
+        order = frame.transpose(axes).reshape(out)
+    channels = size * size * lanes if kind == "depth" else lanes
+    tensor = TensorType((frame.size // channels, channels), d.tensor().quantisation)
+    config = RearrangeConfig(op=Rearrange(order), tensor=tensor, lanes=lanes)
+    return replace(config, capacity=config.order.least_capacity + d.whole(0, 40))
+
+
+def _extremum(d: _Drawer) -> ExtremumConfig:
+    tensor = d.tensor()
+    return ExtremumConfig(op=Extremum(d.chance(0.5)), tensors=(tensor, tensor),
+                          lanes=d.divisor(tensor.channels, 16))
+
+
 def _fifo(d: _Drawer) -> FifoConfig:
     tensor = d.tensor()
     branches = d.one(1, 2, 2, 3)
@@ -467,6 +502,8 @@ BLOCKS: dict[str, Callable[[_Drawer], BlockConfig]] = {
     "global pool": _global_pool,
     "argmax": _argmax,
     "gather": _gather,
+    "rearrange": _rearrange,
+    "extremum": _extremum,
     "fifo": _fifo,
     "eviction buffer": _eviction,
     "concatenate": _concatenate,

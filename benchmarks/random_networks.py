@@ -36,6 +36,7 @@ from hwgen.ir import (
     Conv,
     Convolution,
     ConvTranspose,
+    Extremum,
     GatherChannels,
     GlobalAveragePool,
     GlobalMaxPool,
@@ -44,6 +45,7 @@ from hwgen.ir import (
     Mul,
     Pad,
     Quantisation,
+    Rearrange,
     Requantise,
     Resize,
     Split,
@@ -91,6 +93,8 @@ class _Drawer:
         self.graph.add_node(op, inputs, names)
         if isinstance(op, ArgMax):
             self.design.lanes[names[0]] = 1
+        elif isinstance(op, Rearrange):
+            self.design.lanes[names[0]] = self.pick(_divisors(op.order.shape[-1]))
         elif not isinstance(op, Convolution):
             channels = [self.graph.types[t].channels for t in (*inputs, *names)]
             lanes = self.pick(_divisors(math.gcd(*channels)))
@@ -155,12 +159,30 @@ class _Drawer:
         """The mean over a tensor's pixels."""
         return GlobalAveragePool(Requantise.from_scale(1 / tensor.pixels), Q)
 
+    def order(self, tensor: TensorType) -> np.ndarray:
+        """A frame in another order, with two spatial axes as all have here."""
+        frame = np.arange(tensor.size).reshape(tensor.shape)
+        kind = self.pick(["axes", "reflect", "roll", "space to depth", "any"])
+        if kind == "axes":
+            return frame.transpose(self.draw(st.permutations(range(3))))
+        if kind == "reflect":
+            return np.pad(frame, [*((min(n - 1, 1),) * 2 for n in tensor.spatial), (0, 0)],
+                          mode="reflect")
+        if kind == "roll":
+            return np.roll(frame, self.draw(st.integers(1, 3)), self.draw(st.integers(0, 2)))
+        height, width = tensor.spatial
+        if kind == "space to depth" and height % 2 == width % 2 == 0:
+            blocks = frame.reshape(height // 2, 2, width // 2, 2, -1).transpose(0, 2, 1, 3, 4)
+            return blocks.reshape(height // 2, width // 2, -1)
+        return self.random.permutation(frame.reshape(-1, tensor.channels)).reshape(tensor.shape)
+
     def step(self) -> None:
         """Add one or a few nodes."""
         draw, source = self.draw, self.take()
         tensor = self.graph.types[source]
         kind = self.pick(["conv", "conv", "table", "max", "average", "residual", "concat", "split",
-                          "resize", "transposed", "gate", "global", "gather", "pad", "argmax"])
+                          "resize", "transposed", "gate", "global", "gather", "pad", "argmax",
+                          "rearrange", "rearrange", "extremum"])
         if kind == "table":
             shape = (256,) if draw(st.booleans()) else (tensor.channels, 256)
             self.put(Table(self.random.integers(-128, 128, shape), Q), [source])
@@ -184,6 +206,13 @@ class _Drawer:
                          for n in tensor.spatial)
             fill = draw(st.one_of(st.none(), st.integers(-128, 127)))
             self.put(Pad(pads, fill, tuple(draw(st.integers(1, 2)) for _ in pads)), [source])
+        elif kind == "rearrange":
+            self.put(Rearrange(self.order(tensor)), [source])
+        elif kind == "extremum":
+            other = self.conv(source, tensor.channels, spatial=False)
+            self.unused.remove(other)
+            if tensor.quantisation == self.graph.types[other].quantisation:
+                self.put(Extremum(draw(st.booleans())), [source, other])
         elif kind == "argmax" and tensor.channels > 1:
             name = self.put(ArgMax(), [source])
             self.done.append(name)

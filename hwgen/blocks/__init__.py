@@ -11,6 +11,7 @@ from hwgen.blocks.concatenate import Concatenate, ConcatenateConfig
 from hwgen.blocks.conv import FoldedConv, FoldedConvConfig
 from hwgen.blocks.conv2d import conv2d
 from hwgen.blocks.evict import EvictionBuffer, EvictionConfig
+from hwgen.blocks.extremum import Extremum, ExtremumConfig
 from hwgen.blocks.fifo import Fifo, FifoConfig
 from hwgen.blocks.gather import Gather, GatherConfig
 from hwgen.blocks.globalpool import GlobalPool, GlobalPoolConfig
@@ -28,11 +29,11 @@ from hwgen.blocks.token_matrix import TokenMatrix, TokenMatrixConfig
 
 __all__ = [
     "Adder", "AdderConfig", "ArgMax", "ArgMaxConfig", "BlockConfig", "Concatenate",
-    "ConcatenateConfig", "EvictionBuffer", "EvictionConfig", "Fifo", "FifoConfig", "FoldedConv",
-    "FoldedConvConfig", "Gather", "GatherConfig", "GlobalPool", "GlobalPoolConfig", "LaneChange",
-    "LaneChangeConfig", "LowRankLinear", "LowRankLinearConfig", "NearestResize",
-    "NearestResizeConfig", "Pad", "PadConfig", "Pool", "PoolConfig", "Product", "ProductConfig",
-    "Rearrange", "RearrangeConfig", "Schedule", "SparseConv", "SparseConvConfig", "Splitter",
-    "SplitterConfig", "TableLookup", "TableLookupConfig", "TokenMatrix", "TokenMatrixConfig",
-    "conv2d",
+    "ConcatenateConfig", "EvictionBuffer", "EvictionConfig", "Extremum", "ExtremumConfig", "Fifo",
+    "FifoConfig", "FoldedConv", "FoldedConvConfig", "Gather", "GatherConfig", "GlobalPool",
+    "GlobalPoolConfig", "LaneChange", "LaneChangeConfig", "LowRankLinear", "LowRankLinearConfig",
+    "NearestResize", "NearestResizeConfig", "Pad", "PadConfig", "Pool", "PoolConfig", "Product",
+    "ProductConfig", "Rearrange", "RearrangeConfig", "Schedule", "SparseConv", "SparseConvConfig",
+    "Splitter", "SplitterConfig", "TableLookup", "TableLookupConfig", "TokenMatrix",
+    "TokenMatrixConfig", "conv2d",
 ]

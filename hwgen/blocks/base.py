@@ -5,9 +5,9 @@ configuration answers everything without elaborating: its golden meaning (``comp
 stream types, its exact timing (``schedule``, ``interval``) and its resources.
 
 Time is counted in cycles; an event's time is the cycle in which it happens.  ``schedule`` is the
-max-plus model of docs/architecture.md ("Time"): given when input tokens *arrive* (become visible at
-the port), it says when the block accepts them and when its output tokens become visible, if nobody
-downstream ever stalls.  Depths and capacities are then chosen so that this is what happens.
+max-plus model of docs/time.md: given when input tokens *arrive* (become visible at the port), it
+says when the block accepts them and when its output tokens become visible, if nobody downstream
+ever stalls.  Depths and capacities are then chosen so that this is what happens.
 """
 
 from __future__ import annotations

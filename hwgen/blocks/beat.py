@@ -16,7 +16,7 @@ from hwgen.blocks.output import output_queue
 from hwgen.device.arithmetic import counter
 from hwgen.device.cost import Area, logic, total
 from hwgen.errors import HwgenError
-from hwgen.ir import Add, Mul
+from hwgen.ir import Op
 from hwgen.ir.types import TensorType
 from hwgen.parts.component import Configured
 from hwgen.parts.queue import QUEUE_LATENCY, Skid, skid_area
@@ -91,7 +91,7 @@ class PairConfig(BeatConfig):
 
     kind: ClassVar[str] = "elementwise"
 
-    op: Add | Mul
+    op: Op
     tensors: tuple[TensorType, TensorType]
     lanes: int = 1
     pace: int = 0

@@ -76,8 +76,9 @@ class RearrangeConfig(OpConfig):
     @cached_property
     def order(self) -> WordOrder:
         """The order of words."""
-        words = self.op.order.reshape(-1, self.lanes)[:, 0] // self.lanes
-        return WordOrder(words, self.inputs[0].beats)
+        *spatial, channels = self.op.order.shape
+        words = self.op.order.reshape(*spatial, channels // self.lanes, self.lanes)
+        return WordOrder(words[..., 0] // self.lanes, self.inputs[0].beats)
 
     @property
     def depth(self) -> int:
@@ -181,7 +182,7 @@ class Rearrange(Configured[RearrangeConfig]):
         left = Signal(signed(bits), init=depth + int(order.least[0]) - 1)
         missing = Signal(signed(bits), init=-int(order.read[0]) - 1)
         take, read, rested = Signal(), Signal(), Signal(init=1)
-        now = OrderWalk(m, order, read, **config.changes).now
+        now = OrderWalk(m, order, read, config.changes).now
         freed = Signal(signed(len(now["freed"]) + 1), init=-1)
         write_address = counter(depth, name="write_address")
         address = counter(depth, name="address", init=int(order.read[0]) % depth)

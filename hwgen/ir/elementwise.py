@@ -1,4 +1,4 @@
-"""Ops that work element by element: sum, product, table; and the channel that is largest."""
+"""Ops that work element by element: sum, product, extremum, table; and the largest channel."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hwgen.ir.op import Op
 from hwgen.ir.requantise import Requantise, requantise
 from hwgen.ir.types import Quantisation, TensorType, whole
 
-__all__ = ["Add", "ArgMax", "Mul", "Table"]
+__all__ = ["Add", "ArgMax", "Extremum", "Mul", "Table"]
 
 
 def _same_shape(op: str, inputs: tuple[TensorType, ...]) -> None:
@@ -102,6 +102,29 @@ class Mul(Op):
     ) -> tuple[np.ndarray, ...]:
         a, b = (x.astype(np.int64) - t.zero_point for x, t in zip(inputs, types, strict=True))
         return (self.requantise.apply(a * b, self.output),)
+
+
+@dataclass(frozen=True, eq=False)
+class Extremum(Op):
+    """The larger of two tensors of one type, element by element; or the smaller.
+
+    Parameters
+    ----------
+    smaller : :class:`bool`
+    """
+
+    smaller: bool = False
+    arity = 2
+
+    def infer(self, *inputs: TensorType) -> tuple[TensorType, ...]:
+        if inputs[0] != inputs[1]:
+            raise HwgenError(f"Extremum needs two tensors of one type, not {inputs!r}")
+        return (inputs[0],)
+
+    def evaluate(
+        self, inputs: Sequence[np.ndarray], types: Sequence[TensorType]
+    ) -> tuple[np.ndarray, ...]:
+        return ((np.minimum if self.smaller else np.maximum)(*inputs),)
 
 
 @dataclass(frozen=True, eq=False)

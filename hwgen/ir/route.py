@@ -1,4 +1,4 @@
-"""Ops that only move data: concatenation, split, choice of channels, padding, enlargement, order."""
+"""Ops that only move data: joined, split, padded, enlarged, or in another order."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from hwgen.ir import (
     ArgMax,
     Concat,
     Conv,
+    Extremum,
     GatherChannels,
     Gemm,
     GlobalMaxPool,
@@ -205,6 +206,13 @@ class Writer(metaclass=_Registering):
         last = self.op("Transpose", node.inputs[0], perm=[0, *range(2, before), 1])
         shaped = self.op("Reshape", last, self.constant((-1, *op.shape), np.int64))
         self.op("Transpose", shaped, out=node.name, perm=[0, after - 1, *range(1, after - 1)])
+
+    @writes(Extremum)
+    def _extremum(self, node: Node, op: Extremum, types: list[TensorType]) -> None:
+        wide = [self.op("Cast", tensor, to=TensorProto.INT32) for tensor in node.inputs]
+        found = self.op("Min" if op.smaller else "Max", *wide)
+        kind = TensorProto.INT8 if types[0].bits <= 8 else TensorProto.INT16
+        self.op("Cast", found, out=node.name, to=kind)
 
     @writes(Rearrange)
     def _rearrange(self, node: Node, op: Rearrange, types: list[TensorType]) -> None:

@@ -18,7 +18,13 @@ from hwgen.errors import HwgenError, HwgenWarning
 from hwgen.ir import Graph, Op, Quantisation, Requantise, Reshape, Table, TensorType
 from hwgen.models.lowering.affine import Affine, find_affine
 from hwgen.models.lowering.channels import fold_orders
-from hwgen.models.lowering.layout import View, arrangement, channels_last, plain_positions, rearranged
+from hwgen.models.lowering.layout import (
+    View,
+    arrangement,
+    channels_last,
+    plain_positions,
+    rearranged,
+)
 from hwgen.models.lowering.ranges import Ranges, shared_ranges
 from hwgen.models.lowering.refusals import unsupported, way_out
 from hwgen.models.lowering.regions import ELEMENTWISE, Regions
@@ -289,6 +295,15 @@ class Lowering:
             return view.tensor
         return self.arranged(view.tensor, self.positions(name), name, axis)
 
+    def broadcast(self, name: str, shape: tuple[int, ...], axis: int) -> str:
+        """A tensor repeated to an ONNX shape, with channels at ``axis``."""
+        have = self.shape(name)
+        if have == shape:
+            return self.tensor(name, axis)
+        have = (1,) * (len(shape) - len(have)) + have
+        positions = np.broadcast_to(self.positions(name).reshape(have), shape)
+        return self.arranged(self.view(name).tensor, positions, name, axis)
+
     def features(self, name: str) -> tuple[str, np.ndarray]:
         """A vector, ONNX shape ``(1, F)``, in whatever order its elements come.
 
@@ -370,6 +385,13 @@ class Lowering:
             return tensor
         table = Table.from_function(lambda v: v, have, output)
         return self.graph.add(table, tensor, name=self.fresh(f"{tensor}_rescaled"))
+
+    def flipped(self, tensor: str) -> str:
+        """A tensor times -1, exactly: its codes are counted from the other end."""
+        codes = self.type(tensor).quantisation
+        flip = Quantisation(codes.scale, -1 - codes.zero_point, codes.bits)
+        values = -1 - np.arange(codes.low, codes.high + 1)
+        return self.graph.add(Table(values, flip), tensor, name=self.fresh(f"{tensor}_flipped"))
 
     def move(self, name: str, source: str, positions: np.ndarray) -> None:
         """Let ``name`` hold the elements of the graph's tensor ``source`` at ``positions``."""

@@ -6,10 +6,12 @@ import numpy as np
 import onnx
 
 from hwgen.errors import HwgenError
-from hwgen.ir import Add, Mul, Op, Table
+from hwgen.ir import Add, Conv, Extremum, Mul, Op, Reshape, Table
 from hwgen.models.lowering.affine import along
 from hwgen.models.lowering.conv import put_affine
 from hwgen.models.lowering.core import Lowering, handles, scales
+from hwgen.models.lowering.layout import plain_positions
+from hwgen.models.lowering.weights import scaled
 
 __all__: list[str] = []
 
@@ -28,16 +30,7 @@ def _operands(
         return first.tensor, second.tensor, 1, first.positions
     axis = next((low.channel_axis(t) for t in (a, b)
                  if low.shape(t) == shape and low.view(t).positions is not None), 1)
-    tensors = []
-    for name in (a, b):
-        if low.shape(name) == shape:
-            tensors.append(low.tensor(name, axis))
-            continue
-        rank = len(shape)
-        have = (1,) * (rank - len(low.shape(name))) + low.shape(name)
-        positions = np.broadcast_to(low.positions(name).reshape(have), shape)
-        tensors.append(low.arranged(low.view(name).tensor, positions, name, axis))
-    return tensors[0], tensors[1], axis, None
+    return low.broadcast(a, shape, axis), low.broadcast(b, shape, axis), axis, None
 
 
 @handles("Add", "Sub", "Mul", "Div", "Sum")
@@ -47,10 +40,11 @@ def _binary(low: Lowering, node: onnx.NodeProto) -> None:
     if affine is not None:
         put_affine(low, live[0], affine, 1)
         return
+    if len(live) == 1 and len(node.input) == 2:
+        _by_element(low, node, live[0])
+        return
     if len(live) < len(node.input):
-        raise HwgenError(
-            "a constant must be a scalar or a vector along the channels, of the stream's shape"
-        )
+        raise HwgenError("only one constant and one stream, or two streams, are supported")
     if node.op_type == "Div" or len(live) != 2:
         raise HwgenError(
             "only sums, differences and products of two streams are supported"
@@ -67,6 +61,54 @@ def _binary(low: Lowering, node: onnx.NodeProto) -> None:
         sign = -1 if node.op_type == "Sub" else 1
         op = Add.from_types(types[0].quantisation, types[1].quantisation, codes, sign)
     low.put(result.name, op, a, b, axis=axis, positions=positions)
+
+
+@handles("Max", "Min")
+def _extremum(low: Lowering, node: onnx.NodeProto) -> None:
+    """The largest or smallest of several streams, all in the codes of the result."""
+    out = node.output[0]
+    if fixed := [i for i in node.input if i in low.network.constants]:
+        raise HwgenError(f"of several streams and a constant, {fixed[0]!r}, it is not supported")
+    shape, codes = low.shape(out), low.quantisation(out)
+    axis = next((low.channel_axis(t) for t in node.input if low.shape(t) == shape), 1)
+    largest, *rest = (low.rescaled(low.broadcast(t, shape, axis), codes) for t in node.input)
+    op = Extremum(node.op_type == "Min")
+    for other in rest[:-1]:
+        largest = low.graph.add(op, largest, other, name=low.fresh(f"{out}_of"))
+    low.put(out, op, largest, rest[-1], axis=axis)
+
+
+def _by_element(low: Lowering, node: onnx.NodeProto, name: str) -> None:
+    """A stream and a constant that differs from element to element: a scale and shift for each.
+
+    The frame is one pixel then, whose channels are its elements.
+    """
+    out = node.output[0]
+    shape, first = low.shape(out), node.input[0] == name
+    constant = low.constant(node.input[1 if first else 0])
+    if shape[0] != 1 or constant.ndim > len(shape):
+        raise HwgenError(f"a constant of shape {constant.shape} would be added to the batch")
+    axis = low.channel_axis(name) if low.shape(name) == shape else 1
+    source = low.broadcast(name, shape, axis)
+    values = np.moveaxis(np.broadcast_to(constant, shape), axis, -1).ravel()
+    one, zero = np.ones(values.shape), np.zeros(values.shape)
+    if node.op_type == "Div":
+        if not first or not values.all():
+            raise HwgenError("a quotient must have a constant without zeros below its stream")
+        scale, shift = 1 / values, zero
+    elif node.op_type == "Mul":
+        scale, shift = values, zero
+    elif node.op_type == "Sub":
+        scale, shift = (one, -values) if first else (-one, values)
+    else:
+        scale, shift = one, values
+    flat = low.graph.add(Reshape((len(values),)), source, name=low.fresh(f"{name}_flat"))
+    result = low.result(out, sign=True)
+    layer = scaled(low, flat, scale, shift, result)
+    low.put(result.name, Conv(
+        layer.weights.reshape(len(values), 1), layer.padded_bias(low.type(flat)),
+        layer.requantise, result.quantisation, groups=len(values), weight_bits=layer.weight_bits,
+    ), flat, positions=plain_positions(shape, axis))
 
 
 @handles("PRelu")

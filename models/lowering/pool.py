@@ -11,10 +11,15 @@ from hwgen.errors import HwgenError
 from hwgen.ir import (
     ArgMax,
     AveragePool,
+    Conv,
     GlobalAveragePool,
     GlobalMaxPool,
     MaxPool,
+    Op,
     Pads,
+    Quantisation,
+    Reshape,
+    TensorType,
 )
 from hwgen.models.lowering.core import Lowering, handles, scales
 from hwgen.models.lowering.layout import plain_positions
@@ -70,13 +75,9 @@ def _average_pool(low: Lowering, node: onnx.NodeProto) -> None:
     ), source)
 
 
-def _global_mean(
-    low: Lowering, out: str, source: str, axis: int = 1, positions: np.ndarray | None = None
-) -> None:
+def _global_mean(low: Lowering, out: str, source: str) -> None:
     type, result = low.type(source), low.result(out)
-    ratio = type.scale / result.quantisation.scale / type.pixels
-    op = GlobalAveragePool(scales(ratio, result.quantisation), result.quantisation)
-    low.put(result.name, op, source, axis=axis, positions=positions)
+    low.put(result.name, _mean(type, type.spatial, 1.0, result.quantisation), source)
 
 
 @handles("GlobalAveragePool")
@@ -89,42 +90,84 @@ def _global_max_pool(low: Lowering, node: onnx.NodeProto) -> None:
     low.put(node.output[0], GlobalMaxPool(), low.tensor(node.input[0]))
 
 
-@handles("ReduceMean", "ReduceMax")
+@handles("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin")
 def _reduce(low: Lowering, node: onnx.NodeProto) -> None:
-    at, shape = attributes(node), low.shape(node.input[0])
+    """Means, sums and extrema over any axes: first over pixels, then over channels."""
+    at, shape, out = attributes(node), low.shape(node.input[0]), node.output[0]
     rank = len(shape)
     axes = at.get("axes")
     if axes is None and len(node.input) > 1 and node.input[1]:
         axes = low.constant(node.input[1]).astype(int).tolist()
+    if not axes and at.get("noop_with_empty_axes"):
+        low.move(out, low.view(node.input[0]).tensor, low.positions(node.input[0]))
+        return
     reduced = {a % rank for a in axes} if axes else set(range(rank))
+    if 0 in reduced and shape[0] > 1:
+        raise HwgenError("frames are reduced one by one: the first axis is the batch")
+    reduced -= {0}
     axis = low.channel_axis(node.input[0])
-    spatial = [k for k in range(1, rank) if k != axis]
-    if not reduced or not reduced <= set(spatial):
-        raise HwgenError(
-            f"only reductions over spatial axes are supported, not over {sorted(reduced)}"
-        )
-    out = node.output[0]
     source = low.tensor(node.input[0], axis)
+    spatial = [k for k in range(1, rank) if k != axis]
+    kernel = tuple(shape[k] if k in reduced else 1 for k in spatial)
     kept = tuple(1 if k in reduced else n for k, n in enumerate(shape))
-    positions = plain_positions(kept, axis).reshape(low.shape(out))
+    positions = plain_positions(kept, axis).reshape(low.shape(out) or (1,))
     if len(positions.shape) > 1 and np.array_equal(positions, plain_positions(low.shape(out))):
         positions = None
-    mean = node.op_type == "ReduceMean"
-    if reduced == set(spatial):
-        if mean:
-            _global_mean(low, out, source, positions=positions)
-        else:
-            low.put(out, GlobalMaxPool(), source, positions=positions)
+    pixels, channels = math.prod(kernel) > 1, axis in reduced
+    if node.op_type in ("ReduceMax", "ReduceMin"):
+        flip = node.op_type == "ReduceMin"
+        source = low.flipped(source) if flip else source
+        if pixels:
+            source = low.graph.add(_largest(low.type(source), kernel), source, name=low.fresh(out))
+        if channels:
+            source = _largest_channel(low, out, source)
+        low.move(out, low.flipped(source) if flip else source,
+                 plain_positions(kept, axis).reshape(low.shape(out) or (1,)))
         return
-    type = low.type(source)
-    kernel = tuple(shape[k] if k in reduced else 1 for k in spatial)
-    if mean:
-        result = low.result(out)
-        ratio = type.scale / result.quantisation.scale / math.prod(kernel)
-        op = AveragePool(kernel, scales(ratio, result.quantisation), result.quantisation, kernel)
-        low.put(result.name, op, source, positions=positions)
+    if not pixels and not channels:
+        low.move(out, source, plain_positions(kept, axis).reshape(low.shape(out) or (1,)))
+        return
+    result = low.result(out)
+    codes, type = result.quantisation, low.type(source)
+    factor = 1.0 if node.op_type == "ReduceMean" else float(
+        math.prod(kernel) * (type.channels if channels else 1))
+    if pixels and channels:
+        # What is between is finer, so that it is rounded once.
+        codes = Quantisation(type.scale / 16, type.zero_point * 16, min(type.bits + 4, 16))
+        op = _mean(type, kernel, 1.0, codes)
+        source = low.graph.add(op, source, name=low.fresh(f"{out}_pixels"))
+        type, pixels, codes = low.type(source), False, result.quantisation
+    if pixels:
+        op = _mean(type, kernel, factor, codes)
     else:
-        low.put(out, MaxPool(kernel, kernel), source, positions=positions)
+        count, ones = type.channels, (1,) * len(type.spatial)
+        op = Conv(np.ones((1, *ones, count), np.int16), np.array([-type.zero_point * count]),
+                  scales(np.array([type.scale * factor / count / codes.scale]), codes), codes,
+                  weight_bits=2)
+    low.put(result.name, op, source, axis=axis, positions=positions)
+
+
+def _largest(type: TensorType, kernel: tuple[int, ...]) -> Op:
+    """The largest of the pixels of each window."""
+    return GlobalMaxPool() if kernel == type.spatial else MaxPool(kernel, kernel)
+
+
+def _mean(type: TensorType, kernel: tuple[int, ...], factor: float, codes: Quantisation) -> Op:
+    """The mean of the pixels of each window, times a factor."""
+    ratio = type.scale * factor / math.prod(kernel) / codes.scale
+    if kernel == type.spatial:
+        return GlobalAveragePool(scales(ratio, codes), codes)
+    return AveragePool(kernel, scales(ratio, codes), codes, kernel)
+
+
+def _largest_channel(low: Lowering, out: str, source: str) -> str:
+    """The largest channel of each pixel: channels are a row of pixels for it."""
+    type = low.type(source)
+    row = low.graph.add(Reshape((type.pixels, type.channels, 1)), source,
+                        name=low.fresh(f"{out}_row"))
+    largest = low.graph.add(MaxPool((1, type.channels), (1, type.channels)), row,
+                            name=low.fresh(f"{out}_largest"))
+    return low.graph.add(Reshape((*type.spatial, 1)), largest, name=low.fresh(f"{out}_channel"))
 
 
 @handles("ArgMax")

@@ -14,8 +14,8 @@ Ranges = Mapping[str, tuple[float, float]]
 
 KEEPS = {
     "Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "GlobalMaxPool", "MaxPool", "Pad",
-    "ReduceMax", "Reshape", "Resize", "Slice", "SpaceToDepth", "Split", "Squeeze", "Transpose",
-    "Unsqueeze", "Upsample",
+    "ReduceMax", "ReduceMin", "Reshape", "Resize", "Slice", "SpaceToDepth", "Split", "Squeeze",
+    "Tile", "Transpose", "Unsqueeze", "Upsample",
 }
 """Ops whose outputs have the codes of their inputs."""
 
@@ -41,7 +41,8 @@ def shared_ranges(
 
     fixed = {*network.constants, *network.inputs, *network.codes, ""}
     for node in network.nodes:
-        if node.op_type not in KEEPS:
+        several = node.op_type in ("Max", "Min") and sum(t not in fixed for t in node.input) > 1
+        if node.op_type not in KEEPS and not several:
             continue
         for a, b in pairwise([t for t in (*node.input, *node.output) if t not in fixed]):
             if find(a) != find(b):

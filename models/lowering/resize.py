@@ -1,4 +1,4 @@
-"""Resize: repetition of pixels, and interpolation as a depthwise transposed convolution."""
+"""Resize: repetition of pixels, and interpolation, most of it as a transposed convolution."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import onnx
 from onnx import TensorProto, helper
 
 from hwgen.errors import HwgenError
-from hwgen.ir import ConvTranspose, Pad
+from hwgen.ir import Conv, ConvTranspose, Pad, Quantisation
 from hwgen.models.lowering.core import Lowering, handles, scales
-from hwgen.models.lowering.layout import pixel_ops
+from hwgen.models.lowering.layout import pixel_ops, plain_positions
 from hwgen.models.onnx.nodes import attributes
 from hwgen.models.onnx.session import session
 
@@ -70,12 +70,13 @@ def _resize(low: Lowering, node: onnx.NodeProto) -> None:
     if at.get("coordinate_transformation_mode") == b"tf_crop_and_resize" or (
             at.get("keep_aspect_ratio_policy", b"stretch") != b"stretch"):
         raise HwgenError("cropping, and keeping an aspect ratio, are not supported")
-    if mode not in ("nearest", "linear") or at.get("antialias"):
-        raise HwgenError(f"mode {mode!r} is not supported; supported are nearest, linear")
-    if mode == "linear" and at.get("coordinate_transformation_mode") == b"align_corners":
-        # Where it reduces, onnxruntime, which is asked below, differs from ONNX itself.
+    if mode not in ("nearest", "linear", "cubic"):
+        raise HwgenError(f"mode {mode!r} is not supported; supported are nearest, linear, cubic")
+    if (at.get("coordinate_transformation_mode") == b"align_corners"
+            and any(a < b for a, b in zip(after[2:], before[2:], strict=True))):
         raise HwgenError(
-            "only linear interpolation with half_pixel or asymmetric coordinates is supported"
+            "a reduction with align_corners is not supported: onnxruntime, which is what files are "
+            "compared with, computes it otherwise than ONNX says"
         )
     matrices = _matrices(low, node)
     source = low.tensor(node.input[0])
@@ -86,34 +87,66 @@ def _resize(low: Lowering, node: onnx.NodeProto) -> None:
             (op,) = ops
             low.put(node.output[0], op, source)
             return
-    if all(a % b == 0 for a, b in zip(after[2:], before[2:], strict=True)) and mode == "linear":
-        _linear(low, node, source, matrices)
+        positions = low.positions(node.input[0])
+        for axis, pick in enumerate(picks, start=2):
+            positions = positions.take(pick, axis)
+        low.move(node.output[0], low.view(node.input[0]).tensor, positions)
         return
-    if all(a % b == 0 for a, b in zip(after[2:], before[2:], strict=True)):
-        # Some pixels are repeated more often than others.
-        coordinates = at.get("coordinate_transformation_mode", b"half_pixel").decode()
-        rounding = at.get("nearest_mode", b"round_prefer_floor").decode()
-        raise HwgenError(
-            f"nearest_mode {rounding!r} with coordinates {coordinates!r} does not repeat all "
-            f"pixels equally often, which is not supported: 'floor' with 'asymmetric' does"
-        )
-    raise HwgenError(
-        f"only enlargement by whole factors (nearest; linear with half_pixel or asymmetric "
-        f"coordinates) and reduction to every n-th pixel are supported, not {mode} from "
-        f"{list(before[2:])} to {list(after[2:])}"
-    )
+    whole = all(a % b == 0 for a, b in zip(after[2:], before[2:], strict=True))
+    if not (whole and mode == "linear" and _linear(low, node, source, matrices)):
+        _by_axis(low, node, source, matrices)
+
+
+def _by_axis(
+    low: Lowering, node: onnx.NodeProto, source: str, matrices: list[np.ndarray]
+) -> None:
+    """Any interpolation: along each axis a matrix, whose axis is that of the channels meanwhile."""
+    out, result = node.output[0], low.result(node.output[0])
+    shape = low.shape(node.input[0])
+    axes = [k for k, m in enumerate(matrices, start=2)
+            if m.shape[0] != m.shape[1] or not np.allclose(m, np.eye(len(m)))]
+    positions = plain_positions(shape)
+    for axis in axes:
+        last, matrix = axis == axes[-1], matrices[axis - 2]
+        source = low.arranged(source, positions, out, axis)
+        type = low.type(source)
+        # What is between is finer, so that it is rounded once.
+        codes = result.quantisation
+        if not last:
+            codes = Quantisation(codes.scale / 16, codes.zero_point * 16, codes.bits + 4)
+        unit = np.abs(matrix).max(1, keepdims=True) / 127
+        weights = np.rint(matrix / unit).astype(np.int16)
+        ones = (1,) * len(type.spatial)
+        ratios = type.scale * unit[:, 0] / codes.scale
+        op = Conv(weights.reshape(len(matrix), *ones, -1),
+                  -type.zero_point * weights.sum(1, dtype=np.int64), scales(ratios, codes), codes)
+        shape = (*shape[:axis], len(matrix), *shape[axis + 1 :])
+        positions = plain_positions(shape, axis)
+        if last:
+            low.put(result.name, op, source, axis=axis)
+        else:
+            source = low.graph.add(op, source, name=low.fresh(f"{out}_axis"))
 
 
 def _linear(
     low: Lowering, node: onnx.NodeProto, source: str, matrices: list[np.ndarray]
-) -> None:
-    """Linear interpolation: a pad with the nearest pixel, and a convolution with a triangle."""
+) -> bool:
+    """Linear interpolation: a pad with the nearest pixel, and a convolution with a triangle.
+
+    Returns
+    -------
+    :class:`bool`
+        Whether the matrices are that.
+    """
     type = low.type(source)
     kernels, pads, edges, factors = [], [], [], []
     for matrix in matrices:
         m, n = matrix.shape
         factor = m // n
-        kernel, first = _triangle(matrix, factor)
+        found = _triangle(matrix, factor)
+        if found is None:
+            return False
+        kernel, first = found
         # One pixel more on each side, and what it makes cut off.
         size = (n + 1) * factor + len(kernel)
         edges.append((1, 1) if factor > 1 else (0, 0))
@@ -143,21 +176,17 @@ def _linear(
         np.zeros(channels, np.int64), scales(np.full(channels, ratio), result.quantisation),
         result.quantisation, tuple(factors), tuple(pads), channels, bits,
     ), source)
+    return True
 
 
-def _triangle(matrix: np.ndarray, factor: int) -> tuple[np.ndarray, int]:
+def _triangle(matrix: np.ndarray, factor: int) -> tuple[np.ndarray, int] | None:
     """The kernel of an interpolation, and the output row of its first tap for input row 0.
 
-    Raises
-    ------
-    :exc:`HwgenError`
-        If the rows of the matrix are not shifted copies of one kernel, clamped at the edges.
+    None if the rows of the matrix are not shifted copies of one kernel, clamped at the edges.
     """
     m, n = matrix.shape
     if factor == 1:
-        if not np.array_equal(matrix, np.eye(n)):
-            raise HwgenError("this interpolation is not supported for an axis that keeps its size")
-        return np.ones(1), 0
+        return (np.ones(1), 0) if np.array_equal(matrix, np.eye(n)) else None
     for shift in (0.5, 0.0):
         # Half-pixel coordinates, and asymmetric ones.
         first = -math.floor(factor / 2) if shift else 1 - factor
@@ -172,6 +201,4 @@ def _triangle(matrix: np.ndarray, factor: int) -> tuple[np.ndarray, int]:
                     clamped[out, min(max(row, 0), n - 1)] += weight
         if np.allclose(clamped, matrix, atol=1e-5):
             return kernel, first
-    raise HwgenError(
-        "only linear interpolation with half_pixel or asymmetric coordinates is supported"
-    )
+    return None

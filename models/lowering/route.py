@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 import onnx
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
 from hwgen.errors import HwgenError
-from hwgen.ir import Concat, Pad, Split
+from hwgen.ir import Concat, Conv, GatherChannels, Pad, Requantise, Reshape, Split
 from hwgen.models.lowering.core import Lowering, handles
+from hwgen.models.lowering.layout import LARGEST, plain_positions
 from hwgen.models.onnx.nodes import attributes
 
 __all__: list[str] = []
@@ -17,30 +21,54 @@ __all__: list[str] = []
 
 @handles("Concat")
 def _concat(low: Lowering, node: onnx.NodeProto) -> None:
-    axis = attributes(node)["axis"] % len(low.shape(node.output[0]))
+    out = node.output[0]
+    shape = low.shape(out)
+    axis = attributes(node)["axis"] % len(shape)
     if axis == 0:
-        raise HwgenError("only the concatenation of channels is supported, not of frames")
-    for name in node.input:
-        if low.channel_axis(name) != axis and low.shape(name)[axis] != 1:
-            raise HwgenError("only the concatenation of channels is supported")
-    vectors = len(low.shape(node.output[0])) == 2
-    orders = []
-    if vectors:
+        raise HwgenError("only parts of a frame can be joined, not frames")
+    if len(shape) == 2:
         # Features may come in any order, as long as it is known.
-        tensors, orders = map(list, zip(*(low.features(name) for name in node.input), strict=True))
-    else:
-        tensors = [low.tensor(name, axis) for name in node.input]
+        parts, orders = zip(*(low.features(name) for name in node.input), strict=True)
+        begins = np.cumsum([0, *map(len, orders)])
+        order = np.concatenate([k + begin for k, begin in zip(orders, begins, strict=False)])
+        moved = not np.array_equal(order, np.arange(len(order)))
+        low.put(*_joined(low, node, list(parts)), positions=order[None] if moved else None)
+        return
+    channels = _channel_axis(low, node.input, axis)
+    tensors = [low.tensor(name, channels) for name in node.input]
+    if axis == channels:
+        low.put(*_joined(low, node, tensors), axis=axis)
+        return
+    # In the order of the stream: what is inside of the axis is one after the other.
+    order = [k for k in range(1, len(shape)) if k != channels] + [channels]
+    outer = [shape[k] for k in order[: order.index(axis)]]
+    lines = []
+    for name, tensor in zip(node.input, tensors, strict=True):
+        inner = math.prod(low.type(tensor).shape) // math.prod(outer)
+        line = Reshape((*outer, inner))
+        lines.append(low.graph.add(line, tensor, name=low.fresh(f"{name}_line")))
+    low.put(*_joined(low, node, lines), positions=plain_positions(shape, channels))
+
+
+def _channel_axis(low: Lowering, names: Sequence[str], axis: int) -> int:
+    """Where the channels of streams that are joined are, so that as few as possible are moved."""
+    axes = [low.channel_axis(name) for name in names]
+    if all(a == axis or low.shape(name)[axis] == 1 for a, name in zip(axes, names, strict=True)):
+        return axis
+    return max(set(axes), key=axes.count)
+
+
+def _joined(
+    low: Lowering, node: onnx.NodeProto, tensors: list[str]
+) -> tuple[str, Concat, *tuple[str, ...]]:
+    """Name, op and inputs of a concatenation of channels."""
     result = low.result(node.output[0])
     name, codes = result.name, result.quantisation
     have = {low.type(tensor).quantisation for tensor in tensors}
     if len(have) == 1 and name == node.output[0] and name not in low.network.codes:
         # Nothing asks for other codes than those that all of them have.
         (codes,) = have
-    begins = np.cumsum([0, *map(len, orders)])
-    order = [k + begin for k, begin in zip(orders, begins, strict=False)]
-    moved = vectors and any((np.diff(k) < 0).any() for k in orders)
-    low.put(name, Concat(), *(low.rescaled(tensor, codes) for tensor in tensors), axis=axis,
-            positions=np.concatenate(order)[None] if moved else None)
+    return name, Concat(), *(low.rescaled(tensor, codes) for tensor in tensors)
 
 
 @handles("Split")
@@ -60,7 +88,7 @@ def _split(low: Lowering, node: onnx.NodeProto) -> None:
 
 
 @handles("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Gather", "Expand",
-         "DepthToSpace", "SpaceToDepth")
+         "DepthToSpace", "SpaceToDepth", "Tile", "GatherElements", "GatherND", "Compress")
 def _view(low: Lowering, node: onnx.NodeProto) -> None:
     """Another view of the same stream: the op is carried out on positions."""
     name = node.input[0]
@@ -79,6 +107,8 @@ def _view(low: Lowering, node: onnx.NodeProto) -> None:
     except Exception as error:  # whatever an op of numpy raises
         raise HwgenError(f"cannot be carried out: {str(error)[:200]}") from None
     moved = np.asarray(result)
+    if moved.size > LARGEST:
+        raise HwgenError(f"a tensor of {moved.size} elements is too large to be rearranged")
     if moved.shape != low.shape(node.output[0]):
         moved = moved.reshape(low.shape(node.output[0]))
     if moved.ndim < 1 or moved.shape[0] != 1:
@@ -95,21 +125,61 @@ def _pad(low: Lowering, node: onnx.NodeProto) -> None:
     axes = list(range(rank))
     if len(node.input) > 3 and node.input[3]:
         axes = [int(a) % rank for a in low.constant(node.input[3])]
-    before, after = [0] * rank, [0] * rank
+    pads = [(0, 0)] * rank
     for k, axis in enumerate(axes):
-        before[axis], after[axis] = int(amounts[k]), int(amounts[len(axes) + k])
-    if before[0] or after[0] or before[1] or after[1] or rank < 3:
-        raise HwgenError("only padding of spatial axes is supported")
+        pads[axis] = int(amounts[k]), int(amounts[len(axes) + k])
+    if any(pads[0]):
+        raise HwgenError("the first axis is the batch: it cannot be padded")
+    mode = at.get("mode", b"constant").decode()
+    if mode in ("reflect", "wrap") or (mode == "edge" and (any(pads[1]) or rank < 3)):
+        view, positions = low.view(node.input[0]), low.positions(node.input[0])
+        low.move(node.output[0], view.tensor, _padded(positions, pads, mode))
+        return
+    if mode not in ("constant", "edge"):
+        raise HwgenError(
+            f"mode {mode!r} is not supported; supported are constant, edge, reflect, wrap")
     source = low.tensor(node.input[0])
     codes = low.type(source).quantisation
-    mode = at.get("mode", b"constant").decode()
-    if mode not in ("constant", "edge"):
-        raise HwgenError(f"mode {mode!r} is not supported; supported are constant, edge")
     fill = None
     if mode == "constant":
         value = float(at.get("value", 0.0))
         if len(node.input) > 2 and node.input[2]:
             value = float(low.constant(node.input[2]).ravel()[0])
         fill = int(codes.quantise(np.asarray(value)))
-    pads = tuple(zip(before[2:], after[2:], strict=True))
-    low.put(node.output[0], Pad(pads, fill), source)
+        if any(pads[1]):
+            source = _more_channels(low, node.output[0], source, pads[1], fill)
+    if rank > 2 and any(map(any, pads[2:])):
+        low.put(node.output[0], Pad(tuple(pads[2:]), fill), source)
+    else:
+        low.move(node.output[0], source, plain_positions(low.shape(node.output[0])))
+
+
+def _padded(positions: np.ndarray, pads: list[tuple[int, int]], mode: str) -> np.ndarray:
+    """Positions with more of them around, or fewer where pads are negative."""
+    crop = tuple(slice(max(-a, 0), n - max(-b, 0))
+                 for (a, b), n in zip(pads, positions.shape, strict=True))
+    more = [(max(a, 0), max(b, 0)) for a, b in pads]
+    return np.pad(positions[crop], more, mode=mode)  # pyright: ignore[reportCallIssue]
+
+
+def _more_channels(
+    low: Lowering, name: str, source: str, pads: tuple[int, int], fill: int
+) -> str:
+    """A tensor with constant channels around its own, or without some of them.
+
+    Other channels stand where they shall be; a convolution of one tap multiplies them by 0.
+    """
+    type = low.type(source)
+    order = np.arange(-pads[0], type.channels + pads[1])
+    inside = (order >= 0) & (order < type.channels)
+    source = low.graph.add(GatherChannels(tuple(np.where(inside, order, 0).tolist())), source,
+                           name=low.fresh(f"{name}_channels"))
+    if inside.all():
+        return source
+    codes, ones = type.quantisation, (1,) * len(type.spatial)
+    # sum(w * x) has the zero point in it; what is filled in stands alone.
+    bias = np.where(inside, -codes.zero_point, fill - codes.zero_point)
+    return low.graph.add(Conv(
+        inside.astype(np.int16).reshape(-1, *ones, 1), bias,
+        Requantise.from_scale(np.ones(len(order))), codes, groups=len(order), weight_bits=2,
+    ), source, name=low.fresh(f"{name}_filled"))

@@ -26,19 +26,19 @@ def choices(draw: st.DrawFn) -> ArgMaxConfig:
 
 
 @given(choices(), st.integers(0, 999))
-@examples(60)
+@examples(40)
 def test_values_and_times(config: ArgMaxConfig, seed: int) -> None:
     check_on_time(config, seed)
 
 
 @given(choices(), st.integers(0, 999))
-@examples(30)
+@examples(20)
 def test_least_places(config: ArgMaxConfig, seed: int) -> None:
     check_least_places(config, seed)
 
 
 @given(choices(), st.integers(0, 999), st.integers(1, 8))
-@examples(40)
+@examples(30)
 def test_values_under_stalls(config: ArgMaxConfig, seed: int, depth: int) -> None:
     check_under_stalls(config, seed, depths=(depth,))
 

@@ -179,7 +179,7 @@ def check_either(config: FoldedConvConfig, seed: int, stalls: bool) -> None:
 
 
 @given(several_pixels(), st.integers(0, 999), st.booleans())
-@examples(90)
+@examples(45)
 def test_several_pixels(config: FoldedConvConfig, seed: int, stalls: bool) -> None:
     check_either(config, seed, stalls)
 
@@ -205,13 +205,13 @@ def tiled(draw: st.DrawFn) -> FoldedConvConfig:
 
 
 @given(tiled().filter(lambda config: sum(config.array.weight_widths) <= 1024), st.integers(0, 999))
-@examples(70)
+@examples(35)
 def test_tiles(config: FoldedConvConfig, seed: int) -> None:
     check_on_time(config, seed)
 
 
 @given(tiled(), st.sampled_from([32, 64, 128]), st.integers(0, 999), st.data())
-@examples(50)
+@examples(25)
 def test_tiles_under_stalls(
     config: FoldedConvConfig, data_bits: int, seed: int, data: st.DataObject
 ) -> None:
@@ -224,7 +224,7 @@ def test_tiles_under_stalls(
 
 @given(convolutions() | transposed_convolutions() | several_pixels(), st.integers(0, 20),
        st.integers(0, 999), st.booleans())
-@examples(40)
+@examples(20)
 def test_even_pace(config: FoldedConvConfig, more: int, seed: int, stalls: bool) -> None:
     """Folds that are slower than they need be, whose cycles are exact."""
     window = config.window
@@ -239,7 +239,7 @@ def test_even_pace(config: FoldedConvConfig, more: int, seed: int, stalls: bool)
 
 @given(convolutions() | several_pixels(), st.sampled_from([2, 4, 8, 11]),
        st.integers(0, 999), st.booleans())
-@examples(40)
+@examples(20)
 def test_lookup(config: FoldedConvConfig, bits: int, seed: int, stalls: bool) -> None:
     """A function of the results, in LUTs or in block memory."""
     random = np.random.default_rng(seed)
@@ -262,7 +262,7 @@ def test_lookup_that_does_not_fit(values: np.ndarray) -> None:
 
 @given(tiled().filter(lambda config: sum(config.array.weight_widths) <= 1024),
        st.integers(1, 20), st.integers(0, 999))
-@examples(30)
+@examples(15)
 def test_tiles_at_an_even_pace(config: FoldedConvConfig, more: int, seed: int) -> None:
     """Weights have longer to come, so that there may be fewer places for them."""
     slow = replace(config, fold_cycles=config.window.fold_cycles + more)
@@ -315,13 +315,13 @@ def test_memories(weight_style: str, window_style: str) -> None:
 
 
 @given(convolutions(), st.integers(0, 999))
-@examples(100)
+@examples(50)
 def test_values_and_times(config: FoldedConvConfig, seed: int) -> None:
     check_on_time(config, seed)
 
 
 @given(convolutions(), st.integers(0, 999), st.data())
-@examples(60)
+@examples(30)
 def test_values_under_stalls(config: FoldedConvConfig, seed: int, data: st.DataObject) -> None:
     fold = int(config.fold_results.max()) // config.lanes_out
     depth = data.draw(st.integers(fold, config.least_depths[0] + 2))
@@ -329,13 +329,13 @@ def test_values_under_stalls(config: FoldedConvConfig, seed: int, data: st.DataO
 
 
 @given(transposed_convolutions(), st.integers(0, 999))
-@examples(50)
+@examples(25)
 def test_transposed_values_and_times(config: FoldedConvConfig, seed: int) -> None:
     check_on_time(config, seed)
 
 
 @given(transposed_convolutions(), st.integers(0, 999), st.data())
-@examples(30)
+@examples(15)
 def test_transposed_values_under_stalls(
     config: FoldedConvConfig, seed: int, data: st.DataObject
 ) -> None:

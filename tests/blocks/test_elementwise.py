@@ -48,13 +48,13 @@ def adders(draw: st.DrawFn) -> AdderConfig:
 
 
 @given(st.one_of(tables(), adders()), st.integers(0, 999))
-@examples(60)
+@examples(40)
 def test_values_and_times(config: TableLookupConfig | AdderConfig, seed: int) -> None:
     check_on_time(config, seed)
 
 
 @given(st.one_of(tables(), adders()), st.integers(0, 999), st.integers(1, 12))
-@examples(40)
+@examples(30)
 def test_values_under_stalls(
     config: TableLookupConfig | AdderConfig, seed: int, depth: int
 ) -> None:

@@ -291,7 +291,7 @@ def several(config: EvictionConfig, seed: int, count: int) -> np.ndarray:
 
 
 @given(buffers(), st.integers(0, 999))
-@examples(40)
+@examples(20)
 def test_values_under_stalls(config: EvictionConfig, seed: int) -> None:
     """Whoever stalls: the source, the sink, the memory, some of them, or nobody."""
     frames = several(config, seed, 2 + 150 // config.stream.beats)
@@ -343,7 +343,7 @@ def kept(seen: Seen, schedule: Schedule) -> bool:
 
 
 @given(buffers(), st.integers(0, 999))
-@examples(30)
+@examples(15)
 def test_times(config: EvictionConfig, seed: int) -> None:
     """With a memory that has exactly its latency, and whose words come without a gap.
 
@@ -377,7 +377,7 @@ def test_times(config: EvictionConfig, seed: int) -> None:
 
 
 @given(buffers(), st.integers(0, 999))
-@examples(15)
+@examples(10)
 def test_bound(config: EvictionConfig, seed: int) -> None:
     """With a memory that is now quick, now slow, but keeps its latency."""
     config = replace(config, depths=())
@@ -405,7 +405,7 @@ def test_full_speed(bits: int, lanes: int, data_bits: int) -> None:
 
 
 @given(buffers(), st.integers(0, 999))
-@examples(25)
+@examples(10)
 def test_depth_for_a_late_consumer(config: EvictionConfig, seed: int) -> None:
     """With the depth that its schedule asks for, the producer is never held up."""
     config = replace(config, depths=())

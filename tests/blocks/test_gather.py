@@ -40,19 +40,19 @@ def gathers(draw: st.DrawFn) -> GatherConfig:
 
 
 @given(gathers(), st.integers(0, 999))
-@examples(100)
+@examples(70)
 def test_values_and_times(config: GatherConfig, seed: int) -> None:
     check_on_time(config, seed)
 
 
 @given(gathers(), st.integers(0, 999))
-@examples(40)
+@examples(30)
 def test_least_places(config: GatherConfig, seed: int) -> None:
     check_least_places(config, seed)
 
 
 @given(gathers(), st.integers(0, 999), st.integers(1, 8))
-@examples(60)
+@examples(40)
 def test_values_under_stalls(config: GatherConfig, seed: int, depth: int) -> None:
     check_under_stalls(config, seed, depths=(depth,))
 

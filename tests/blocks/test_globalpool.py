@@ -37,19 +37,19 @@ def pools(draw: st.DrawFn) -> GlobalPoolConfig:
 
 
 @given(pools(), st.integers(0, 999))
-@examples(60)
+@examples(40)
 def test_values_and_times(config: GlobalPoolConfig, seed: int) -> None:
     check_on_time(config, seed)
 
 
 @given(pools(), st.integers(0, 999))
-@examples(30)
+@examples(20)
 def test_least_places(config: GlobalPoolConfig, seed: int) -> None:
     check_least_places(config, seed)
 
 
 @given(pools(), st.integers(0, 999), st.integers(1, 12))
-@examples(40)
+@examples(30)
 def test_values_under_stalls(config: GlobalPoolConfig, seed: int, depth: int) -> None:
     check_under_stalls(config, seed, depths=(depth,))
 

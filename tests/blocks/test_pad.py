@@ -40,13 +40,13 @@ def paddings(draw: st.DrawFn) -> PadConfig:
 
 
 @given(paddings(), st.integers(0, 999))
-@examples(60)
+@examples(40)
 def test_values_and_times(config: PadConfig, seed: int) -> None:
     check_on_time(config, seed)
 
 
 @given(paddings(), st.integers(0, 999), st.integers(1, 5))
-@examples(40)
+@examples(30)
 def test_values_under_stalls(config: PadConfig, seed: int, depth: int) -> None:
     check_under_stalls(config, seed, depths=(max(depth, config.claim),))
 

@@ -49,13 +49,13 @@ def pools(draw: st.DrawFn) -> PoolConfig:
 
 
 @given(pools(), st.integers(0, 999))
-@examples(60)
+@examples(40)
 def test_values_and_times(config: PoolConfig, seed: int) -> None:
     check_on_time(config, seed)
 
 
 @given(pools(), st.integers(0, 999), st.data())
-@examples(40)
+@examples(30)
 def test_values_under_stalls(config: PoolConfig, seed: int, data: st.DataObject) -> None:
     depth = data.draw(st.integers(1, config.least_depths[0] + 2))
     check_under_stalls(config, seed, depths=(depth,))

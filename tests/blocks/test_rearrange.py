@@ -33,7 +33,8 @@ def orders(draw: st.DrawFn) -> tuple[TensorType, Rearrange]:
     channels = draw(st.integers(1, 6))
     tensor = TensorType((*spatial, channels), draw(quantisations()))
     frame = np.arange(tensor.size).reshape(tensor.shape)
-    kind = draw(st.sampled_from(["axes", "reverse", "crop", "repeat", "any", "roll", "pixels"]))
+    kind = draw(st.sampled_from(
+        ["axes", "reverse", "crop", "repeat", "any", "roll", "pixels", "reflect"]))
     axis = draw(st.integers(0, frame.ndim - 1))
     if kind == "axes":
         order = frame.transpose(draw(st.permutations(range(frame.ndim))))
@@ -46,6 +47,9 @@ def orders(draw: st.DrawFn) -> tuple[TensorType, Rearrange]:
         order = np.repeat(frame, draw(st.integers(1, 3)), axis)
     elif kind == "roll":
         order = np.roll(frame, draw(st.integers(0, 3)), axis)
+    elif kind == "reflect":
+        pads = [(min(n - 1, draw(st.integers(0, 2))),) * 2 for n in frame.shape[:-1]]
+        order = np.pad(frame, [*pads, (0, 0)], mode="reflect")
     elif kind == "pixels":
         pixels = draw(st.permutations(range(tensor.pixels)))
         order = frame.reshape(-1, channels)[pixels]
@@ -79,7 +83,7 @@ def test_values_under_stalls(config: RearrangeConfig, seed: int, depth: int, mor
 def test_as_little_memory_as_the_order_needs() -> None:
     """Depth to space keeps a row, heads a token, a transposition a frame, and nothing a word."""
     space = RearrangeConfig(op=depth_to_space(8, 5, 3, 2), tensor=TensorType((8, 5, 12)), lanes=3)
-    assert (space.order.period, space.order.loops) == (20, (2, 5, 2))
+    assert (space.order.period, space.order.counts) == (20, (2, 5, 2))
     assert 10 < space.order.least_capacity <= 20
     assert space.at_full_speed().capacity < 2 * 20
     heads = RearrangeConfig(op=transposed((7, 4, 6), (0, 2, 1), (7, 24)),
@@ -93,12 +97,23 @@ def test_as_little_memory_as_the_order_needs() -> None:
     assert (same.order.period, same.order.least_capacity) == (1, 1)
 
 
+def test_reflected_edges_keep_rows() -> None:
+    """Rows and columns in any order are loops of uneven strides."""
+    frame = np.arange(9 * 8 * 2).reshape(9, 8, 2)
+    order = np.pad(frame, ((2, 2), (1, 1), (0, 0)), mode="reflect")
+    config = RearrangeConfig(op=Rearrange(order), tensor=TensorType((9, 8, 2)), lanes=2)
+    assert config.order.counts == (13, 10)
+    assert config.order.least_capacity <= 4 * 8
+    check_on_time(config)
+    check_under_stalls(config)
+
+
 def test_interval() -> None:
     config = RearrangeConfig(op=depth_to_space(4, 4, 2, 2), tensor=TensorType((4, 4, 8)), lanes=2)
     assert config.interval == 64
     assert replace(config, pace=3).interval == 192
     assert config.resources().dsp == 0
-    assert config.buffer == (16, config.order.least_capacity, 1)
+    assert config.buffer == (16, config.order.least_capacity, 1, "")
 
 
 @pytest.mark.parametrize("wrong, message", [

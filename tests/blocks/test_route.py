@@ -39,13 +39,13 @@ def routes(draw: st.DrawFn) -> BlockConfig:
 
 
 @given(routes(), st.integers(0, 999))
-@examples(80)
+@examples(55)
 def test_values_and_times(config: BlockConfig, seed: int) -> None:
     check_on_time(config, seed)
 
 
 @given(routes(), st.integers(0, 999), st.data())
-@examples(50)
+@examples(35)
 def test_values_under_stalls(config: BlockConfig, seed: int, data: st.DataObject) -> None:
     depths = [data.draw(st.integers(1, 6)) for _ in config.outputs]
     check_under_stalls(config, seed, depths=tuple(depths))

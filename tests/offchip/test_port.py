@@ -211,7 +211,7 @@ def until_idle(cycles: int):
 @given(st.sampled_from([32, 64, 128]), st.integers(0, 3), st.integers(0, 3), st.integers(1, 9),
        st.sampled_from([1.0, 0.5, 0.1]), st.sampled_from([0.0, 0.6]), st.integers(0, 40),
        st.sampled_from([0, 0x230, 0xFF0]), st.integers(0, 999))
-@examples(25)
+@examples(15)
 def test_values(
     data_bits: int, reads: int, writes: int, outstanding: int, ready: float, gap: float,
     latency: int, unaligned: int, seed: int,

@@ -240,7 +240,7 @@ class Run:
 
 @given(streams(), st.sampled_from([(0.0, 0.0), (0.5, 0.0), (0.0, 0.5), (0.3, 0.3)]),
        st.sampled_from([1, 3, 40]), st.integers(0, 999))
-@examples(60)
+@examples(30)
 def test_all_rows_in_turn(
     config: WeightStreamConfig, stall: tuple[float, float], latency: int, seed: int
 ) -> None:
@@ -316,7 +316,7 @@ def decoded(config: WeightStreamConfig, image: bytes) -> list[list[int]]:
 
 
 @given(streams(), st.integers(0, 999))
-@examples(60)
+@examples(30)
 def test_image_of_any_stream(config: WeightStreamConfig, seed: int) -> None:
     rows = random_rows(config, seed)
     assert decoded(config, config.image(rows)) == rows

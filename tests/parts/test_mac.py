@@ -142,7 +142,7 @@ def test_chains_are_as_long_as_fields_allow(
 
 @given(st.sampled_from(sorted(MULTIPLIERS)), st.integers(1, 35), st.integers(1, 6),
        st.integers(1, 2), st.integers(2, 9), st.integers(1, 127), st.integers(0, 999))
-@examples(60)
+@examples(35)
 def test_accumulates(
     multiplier: str, simd: int, pe: int, groups: int, bits: int, limit: int, seed: int
 ) -> None:
@@ -166,7 +166,7 @@ def test_accumulates(
 @given(st.sampled_from(sorted(MULTIPLIERS)), st.integers(1, 20), st.integers(1, 3),
        st.integers(1, 3), st.integers(1, 5), st.sampled_from([(8, 127), (8, 128), (4, 8), (4, 7)]),
        st.sampled_from(["activation", "weight"]), st.integers(0, 999))
-@examples(60)
+@examples(35)
 def test_several_pixels(
     multiplier: str, simd: int, pe: int, groups: int, pixels: int, precision: tuple[int, int],
     shared: str, seed: int,

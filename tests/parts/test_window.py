@@ -209,7 +209,7 @@ def same_beats(config: SlidingWindowConfig, seen: np.ndarray, frames: np.ndarray
 
 
 @given(window_configs())
-@examples(150)
+@examples(80)
 def test_bounds_hold_for_every_pixel_that_is_read(config: SlidingWindowConfig) -> None:
     where, phases = positions(config)
     spatial = np.array(config.spatial)
@@ -233,7 +233,7 @@ def test_bounds_hold_for_every_pixel_that_is_read(config: SlidingWindowConfig) -
 
 
 @given(window_configs())
-@examples(150)
+@examples(80)
 def test_a_period_is_walked_like_the_frame(config: SlidingWindowConfig) -> None:
     """What is needed and free, where windows start and what of them is inside, window by window."""
     course, period = config.course, config.course.period
@@ -287,7 +287,7 @@ def check_beats_and_times(
 
 
 @given(several_columns(), st.integers(0, 999))
-@examples(70)
+@examples(40)
 def test_several_columns(config: SlidingWindowConfig, seed: int) -> None:
     frames = random_frames(config, seed)
     check_beats_and_times(config, frames, seed)
@@ -296,7 +296,7 @@ def test_several_columns(config: SlidingWindowConfig, seed: int) -> None:
 
 
 @given(window_configs(), st.integers(0, 999))
-@examples(70)
+@examples(40)
 def test_beats_and_times(config: SlidingWindowConfig, seed: int) -> None:
     schedule, marks, run = check_beats_and_times(config, random_frames(config, seed), seed)
     np.testing.assert_array_equal(marks, np.tile(expected_marks(config), FRAMES))
@@ -307,7 +307,7 @@ def test_beats_and_times(config: SlidingWindowConfig, seed: int) -> None:
 
 
 @given(window_configs(), st.integers(0, 999))
-@examples(50)
+@examples(30)
 def test_beats_with_the_least_capacity_under_stalls(
     config: SlidingWindowConfig, seed: int
 ) -> None:
@@ -318,7 +318,7 @@ def test_beats_with_the_least_capacity_under_stalls(
 
 
 @given(window_configs())
-@examples(50)
+@examples(30)
 def test_one_pixel_less_than_the_schedule_asks_for_delays_the_input(
     config: SlidingWindowConfig,
 ) -> None:

@@ -1,4 +1,4 @@
-"""The small networks of the zoo in Verilator; the benchmark has the rest."""
+"""The smallest network of the zoo in Verilator; the benchmark has the rest."""
 
 import pytest
 
@@ -7,11 +7,10 @@ from benchmarks.zoo import run
 pytestmark = pytest.mark.verilator
 
 
-@pytest.mark.parametrize("name", ["resnet8", "squeezenet"])
-def test_verilog_is_right_and_on_time(name, capsys):
-    assert run(name, 0) == 0
+def test_verilog_is_right_and_on_time(capsys):
+    assert run("resnet8", 0) == 0
     line = capsys.readouterr().out.split()
-    assert line[0] == name
+    assert line[0] == "resnet8"
     # Mismatches; then interval and latency, each simulated and predicted.
     assert line[3] == "0"
     assert line[4] == line[5]
