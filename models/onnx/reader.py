@@ -17,6 +17,7 @@ from onnx import helper, numpy_helper
 
 from hwgen.errors import HwgenError, HwgenWarning, reason
 from hwgen.models.onnx.batch import to_one_frame
+from hwgen.models.onnx.channel_scales import fold_channel_scales
 from hwgen.models.onnx.division import Host, divide, divide_at
 from hwgen.models.onnx.elements import to_float32
 from hwgen.models.onnx.external import embed
@@ -97,6 +98,7 @@ def normalise(
     outer = to_float32(model)
     with _quantisers_of(name):
         to_qdq(model)
+        fold_channel_scales(model)
     dequantise_casts(model)
     turn_inputs(model)
     fix_inputs(model, name, size)

@@ -105,6 +105,8 @@ def residual_network():
     ("QUInt8", "QInt8", {"extra_options": {"WeightSymmetric": False}}),
     ("QInt16", "QInt8", {"extra_options": {"UseQDQContribOps": False}}),
     ("QUInt8", "QInt4", {}),
+    ("QUInt8", "QInt4", {"per_channel": True}),
+    ("QUInt8", "QUInt4", {}),
 ])
 def test_onnxruntime_qdq(activations, kernel, options, tmp_path):
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
@@ -134,7 +136,7 @@ def test_onnxruntime_qdq(activations, kernel, options, tmp_path):
     assert share < (2e-2 if activations == "QInt16" else 3e-4)
     bits = {n.op.weight_bits for n in graph.nodes if isinstance(n.op, Conv | Gemm)}
     asymmetric = kernel == "QUInt8" or "WeightSymmetric" in options.get("extra_options", {})
-    assert max(bits) <= (4 if kernel == "QInt4" else 9 if asymmetric else 8)
+    assert max(bits) <= {"QInt4": 4, "QUInt4": 5}.get(kernel, 9 if asymmetric else 8)
     assert {t.bits for t in graph.types.values()} == {16 if activations == "QInt16" else 8}
 
 
