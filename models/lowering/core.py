@@ -138,6 +138,7 @@ class Lowering:
                 self._floats[tensor] = given.name
             self.views[given.name] = View(
                 tensor, None if axis == 1 else plain_positions(shape, axis))
+        self._check_products()
         for node in network.nodes:
             self._convert(node)
         self.outputs: dict[str, View] = {}
@@ -148,6 +149,16 @@ class Lowering:
         self.graph.meta["floats"] = self._floats
         self.graph.meta["axes"] = dict(zip(self.graph.inputs, self.axes.values(), strict=True))
         self.graph = fold_orders(self.graph)
+
+    def _check_products(self) -> None:
+        """Refuse attention by its name, before one of the many nodes around it is."""
+        for node in self.network.nodes:
+            live = [i for i in node.input if i and i not in self.network.constants]
+            if node.op_type in ("MatMul", "Gemm", "Einsum", "Attention") and len(live) > 1:
+                raise HwgenError(
+                    f"Node {node.name or node.output[0]!r} ({node.op_type}): a product of two "
+                    f"streams, as attention has, is not supported: one side must be constant"
+                    f"{way_out(self.network, node)}")
 
     # Names and quantisations
 

@@ -12,6 +12,7 @@ from hwgen.ir import (
     ArgMax,
     AveragePool,
     Conv,
+    GatherChannels,
     GlobalAveragePool,
     GlobalMaxPool,
     MaxPool,
@@ -19,6 +20,7 @@ from hwgen.ir import (
     Pads,
     Quantisation,
     Reshape,
+    Table,
     TensorType,
 )
 from hwgen.models.lowering.core import Lowering, handles, scales
@@ -176,11 +178,19 @@ def _argmax(low: Lowering, node: onnx.NodeProto) -> None:
     axis = at.get("axis", 0) % len(shape)
     if axis == 0:
         raise HwgenError("along the batch it is not supported, only along the channels")
-    if at.get("select_last_index"):
-        raise HwgenError("of equal channels only the first is found: select_last_index must be 0")
     source = low.tensor(node.input[0], axis)
+    count = low.type(source).channels
+    last = bool(at.get("select_last_index"))
+    if last:
+        # The first of equal ones, counted from the other end.
+        source = low.graph.add(GatherChannels(tuple(range(count))[::-1]), source,
+                               name=low.fresh(f"{node.output[0]}_reversed"))
     kept = tuple(1 if k == axis else n for k, n in enumerate(shape))
     out = low.shape(node.output[0])
     positions = plain_positions(kept, axis).reshape(out)
     tensor = low.graph.add(ArgMax(), source, name=low.fresh(node.output[0]))
+    if last:
+        codes = low.type(tensor).quantisation
+        table = Table.from_function(lambda v: count - 1 - v, codes, codes)
+        tensor = low.graph.add(table, tensor, name=low.fresh(f"{node.output[0]}_last"))
     low.move(node.output[0], tensor, positions)

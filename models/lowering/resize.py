@@ -36,6 +36,12 @@ def _matrices(low: Lowering, node: onnx.NodeProto) -> list[np.ndarray]:
         at = {k: v for k, v in attributes(node).items() if k not in ("axes", "scales")}
         if old:
             names, values = ["x", "s"], {"s": np.array(scales, np.float32)}
+        elif node.input[2]:
+            # Not all extents are a whole multiple of the scale, which decides where pixels lie.
+            order = [a % rank for a in attributes(node).get("axes", range(rank))]
+            if axis in order:
+                scales[axis] = float(low.constant(node.input[2])[order.index(axis)])
+            names, values = ["x", "", "s"], {"s": np.array(scales, np.float32)}
         else:
             # Opsets 11 and 12 want a region of interest and scales, if only empty ones.
             empty = np.zeros(0, np.float32)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import onnx
 
 from hwgen.errors import HwgenError
@@ -60,18 +61,26 @@ class Division:
     outputs: list[str]
 
 
+DECODES = {"Softmax", "LogSoftmax", "NonMaxSuppression", "TopK"}
+"""Ops that make the decoding of a detector's boxes, and what is beside it, the host's work."""
+EXPECTATION = 256
+"""Most weights of a layer behind a Softmax that is part of such a decoding."""
+
+
 def divide(
-    nodes: Sequence[onnx.NodeProto], constants: Iterable[str], outputs: Sequence[str]
+    nodes: Sequence[onnx.NodeProto], constants: Mapping[str, np.ndarray], outputs: Sequence[str]
 ) -> Division:
     """Leave to the host what only moves, chooses or ranks data behind the last weights.
 
-    The host's part begins at one of :data:`BEGINS`, if all nodes that follow are :data:`MOVES`:
-    unless it is asked to, the host computes nothing.
+    The host's part begins at one of :data:`BEGINS`, if all nodes that follow are :data:`MOVES`;
+    unless it is asked to, the host computes nothing.  But where boxes are decoded there (one of
+    :data:`DECODES`, such as the Softmax of distributed boxes and the small layer that takes its
+    expectation; Li et al., "Generalized Focal Loss", 2020), all that follows is the host's.
 
     Parameters
     ----------
     nodes : in topological order
-    constants : names of the tensors that are constant
+    constants : the constant tensors
     outputs : of the network
     """
     useful: set[str] = set()
@@ -80,10 +89,17 @@ def divide(
     for node in nodes:
         for name in reads(node):
             readers.setdefault(name, []).append(node)
+    layers = _layers(nodes, constants)
+    decoded = False
     for node in reversed(nodes):
-        if node.op_type in WEIGHTED or any(out in useful for out in node.output):
+        if node.output[0] in layers or any(out in useful for out in node.output):
             useful.update(node.input)
-        elif node.op_type in MOVES and all(
+        elif node.op_type in DECODES:
+            decoded = True
+    for node in reversed(nodes):
+        if any(out in useful for out in node.output) or node.output[0] in layers:
+            continue
+        if (decoded or node.op_type in MOVES) and all(
             reader.output[0] in movable for out in node.output for reader in readers.get(out, ())
         ):
             movable.add(node.output[0])
@@ -94,6 +110,20 @@ def divide(
     heads = [i for n in host for i in n.input if i and i not in gone and i not in known]
     ends = dict.fromkeys([*(o for o in outputs if o not in gone), *heads])
     return Division(kept, host, list(ends))
+
+
+def _layers(nodes: Sequence[onnx.NodeProto], constants: Mapping[str, np.ndarray]) -> set[str]:
+    """What layers with weights make, without the small ones behind a Softmax."""
+    layers: set[str] = set()
+    soft: set[str] = set()
+    for node in nodes:
+        if node.op_type == "Softmax" or any(name in soft for name in node.input):
+            soft.update(node.output)
+        if node.op_type in WEIGHTED:
+            weights = [constants[i].size for i in node.input if i in constants]
+            if not (soft & set(node.output) and weights and max(weights) <= EXPECTATION):
+                layers.add(node.output[0])
+    return layers
 
 
 def _behind(

@@ -15,6 +15,7 @@ from hwgen.ir import (
     Concat,
     Conv,
     ConvTranspose,
+    Extremum,
     GatherChannels,
     Gemm,
     GlobalAveragePool,
@@ -23,6 +24,7 @@ from hwgen.ir import (
     Mul,
     Pad,
     Quantisation,
+    Rearrange,
     Requantise,
     Reshape,
     Resize,
@@ -252,6 +254,30 @@ def test_mul_and_argmax():
     assert ArgMax().infer(TensorType((1000,)))[0].bits == 11
 
 
+def test_extremum():
+    random = np.random.default_rng(0)
+    type = TensorType((4, 5), Q)
+    x, y = (random.integers(-128, 128, (2, 4, 5)).astype(np.int8) for _ in range(2))
+    assert (Extremum().evaluate([x, y], [type, type])[0] == np.maximum(x, y)).all()
+    assert (Extremum(smaller=True).evaluate([x, y], [type, type])[0] == np.minimum(x, y)).all()
+    assert Extremum().infer(type, type) == (type,)
+
+
+def test_rearrange():
+    type = TensorType((4, 5, 6), Q)
+    x = np.random.default_rng(0).integers(-128, 128, (2, 4, 5, 6)).astype(np.int8)
+    order = np.arange(120).reshape(4, 5, 6).transpose(2, 0, 1)
+    op = Rearrange(order)
+    (y,) = op.evaluate([x], [type])
+    assert (y == x.transpose(0, 3, 1, 2)).all()
+    assert op.infer(type) == (TensorType((6, 4, 5), Q),)
+    assert op.run(type) == 1
+    assert Rearrange(order.transpose(1, 2, 0)[::-1]).run(type) == 6
+    # Halves of a pixel's channels are exchanged.
+    halves = np.arange(120).reshape(4, 5, 2, 3)[:, :, ::-1].reshape(4, 5, 6)
+    assert Rearrange(halves).run(type) == 3
+
+
 def test_moves():
     random = np.random.default_rng(0)
     type = TensorType((4, 5, 3), Q)
@@ -276,6 +302,9 @@ def test_moves():
 
 @pytest.mark.parametrize("make, message", [
     (lambda: GatherChannels((0, 5)).infer(TensorType((2, 3))), "no channel 5 among 3"),
+    (lambda: Rearrange(np.array([[0, 6]])).infer(TensorType((2, 3))), "no element 6 among 6"),
+    (lambda: Rearrange(np.array([[0, -1]])), "numbers that are not negative"),
+    (lambda: Rearrange(np.array([[0.5]])), "whole numbers"),
     (lambda: Pad(((1, 1),), 300).infer(TensorType((2, 3))), "Fill must be within"),
     (lambda: Reshape((5,)).infer(TensorType((2, 3))), "does not hold the 6 elements"),
     (lambda: Table(np.zeros((2, 256)), Q).infer(TensorType((2, 3))), "2 channels does not fit 3"),

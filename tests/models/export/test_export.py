@@ -11,6 +11,7 @@ from hwgen.ir import (
     Concat,
     Conv,
     ConvTranspose,
+    Extremum,
     GatherChannels,
     Gemm,
     GlobalAveragePool,
@@ -20,6 +21,7 @@ from hwgen.ir import (
     Mul,
     Pad,
     Quantisation,
+    Rearrange,
     Requantise,
     Reshape,
     Resize,
@@ -66,10 +68,14 @@ def every_op() -> Graph:
     g.add(GlobalMaxPool(), "large", name="all_most")
     g.add(Mul(Requantise.from_scale(Q.scale), Q), "all_mean", "all_most", name="product")
     g.add(Add.from_types(Q, Q, Q, -1), "product", "all_most", name="difference")
+    g.add(Extremum(), "product", "difference", name="larger")
+    g.add(Extremum(smaller=True), "larger", "all_most", name="smaller")
+    g.add(Rearrange(np.arange(g.types["large"].size)[::-1].reshape(-1, 4)[1:]), "large",
+          name="reversed")
     g.add(ArgMax(), "edged", name="which")
-    g.add(Reshape((2, 2)), "difference", name="reshaped")
+    g.add(Reshape((2, 2)), "smaller", name="reshaped")
     g.add(Gemm(weights(5, 4), weights(5), scales(5), Q), "reshaped", name="dense")
-    g.outputs = ["dense", "which", "large", "dilated_mean"]
+    g.outputs = ["dense", "which", "reversed", "dilated_mean"]
     return g
 
 

@@ -45,7 +45,7 @@ def test_graph_takes_its_host_along(tmp_path):
 
 @pytest.mark.parametrize("nodes", [
     [N("Conv", ["x", "w"], ["c"], pads=[1] * 4), N("Det", ["c"], ["y"])],
-    [N("Conv", ["x", "w"], ["c"], pads=[1] * 4), N("Add", ["c", "each"], ["y"])],
+    [N("Conv", ["x", "w"], ["c"], pads=[1] * 4), N("Mod", ["c", "each"], ["y"], fmod=1)],
 ])
 def test_refusal_names_outputs_that_work(tmp_path, nodes):
     each = np.random.default_rng(0).normal(size=(8, 8)).astype(np.float32)
@@ -114,6 +114,18 @@ MOVED = {
               N("Concat", ["t", "u"], ["y"], axis=1)], {"s": np.array([1, 8, -1])},
              ["Reshape", "Transpose", "Concat"]),
     "pixel shuffle": ([CONV, N("DepthToSpace", ["c"], ["y"], blocksize=2)], {}, ["Gather"]),
+    "distributed boxes": (
+        [CONV, N("Reshape", ["c", "s1"], ["r"]), N("Transpose", ["r"], ["t"], perm=[0, 2, 1, 3]),
+         N("Softmax", ["t"], ["p"], axis=1), N("Conv", ["p", "bins"], ["e"]),
+         N("Reshape", ["e", "s2"], ["b"]), N("Sub", ["anchors", "b"], ["u"]),
+         N("Mul", ["u", "stride"], ["g"]), N("Sigmoid", ["r"], ["f"]),
+         N("Reshape", ["f", "s1"], ["h"]), N("ReduceMax", ["h"], ["j"], axes=[2], keepdims=0),
+         N("Concat", ["g", "j"], ["y"], axis=1)],
+        {"s1": np.array([1, 2, 4, 64]), "s2": np.array([1, 2, 64]),
+         "bins": np.arange(4, dtype=np.float32).reshape(1, 4, 1, 1),
+         "anchors": np.ones((2, 64), np.float32), "stride": np.float32(8)},
+        ["Reshape", "Transpose", "Softmax", "Conv", "Reshape", "Sub", "Mul", "Sigmoid", "Reshape",
+         "ReduceMax", "Concat"]),
     "crop of channels last": (
         [CONV, N("Transpose", ["c"], ["t"], perm=[0, 2, 3, 1]),
          N("Slice", ["t", "a", "b", "e"], ["y"])],
