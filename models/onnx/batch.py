@@ -20,7 +20,7 @@ AXIS = {
     "ScatterElements": 0, "Softmax": -1, "Split": 0, "TopK": -1,
 }
 """Ops that work along an axis, and which if they do not say."""
-ALONG = {"Slice": 3, "Squeeze": 1, "Unsqueeze": 1}
+ALONG = {"Squeeze": 1, "Unsqueeze": 1}
 """Ops that work along several axes, and the input that says so; those of Reduce ops too."""
 MIXING = {
     "Compress", "Det", "Einsum", "GRU", "GatherND", "LSTM", "MaxRoiPool",
@@ -155,10 +155,12 @@ def _axes(node: onnx.NodeProto, values: dict[str, np.ndarray], rank: int) -> lis
         where = ALONG.get(kind, 1)
         if len(node.input) > where and node.input[where] in values:
             return values[node.input[where]].ravel().tolist()
-        starts = values.get(node.input[1], np.zeros(0)) if kind == "Slice" else np.zeros(0)
-        count = len(at.get("starts", starts))
-        return list(at.get("axes", range(count if kind == "Slice" else
-                                         rank if kind.startswith("Reduce") else 0)))
+        return list(at.get("axes", range(rank if kind.startswith("Reduce") else 0)))
+    if kind == "Slice" and len(node.input) > 4:
+        # One that keeps all frames may still turn them round.
+        steps = values.get(node.input[4], np.ones(1)).tolist()
+        axes = values.get(node.input[3], np.arange(len(steps))).tolist()
+        return [axis for axis, step in zip(axes, steps, strict=False) if step < 0]
     if kind == "Pad":
         given = values.get(node.input[1]) if len(node.input) > 1 else None
         pads = list(at.get("pads", [] if given is None else given.tolist()))

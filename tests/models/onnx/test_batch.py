@@ -20,6 +20,7 @@ CONSTANTS = {
 INTEGERS = {
     "rows": [4, 512], "open": [-1, 512], "tokens": [4, 8, 64], "merged": [32, 64], "first": [0],
     "second": [2], "sizes": [4, 8, 16, 16], "wide": [4, 8, 8, 8], "k": 0, "feature": [512],
+    "last": [-1], "before": [-9], "back": [-1], "zeros": [0, 0, 1], "ends": [4, 8, 7],
 }
 NEAREST = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric",
            "nearest_mode": "floor"}
@@ -50,7 +51,7 @@ def file(tmp_path, nodes):
      N("Unsqueeze", ["t", "first"], ["u"]), N("Concat", ["u", "feature"], ["f"], axis=0),
      N("Reshape", ["c", "f"], ["r"]), N("Gemm", ["r", "m"], ["y"])],
     [N("Reshape", ["c", "tokens"], ["r"]), N("Transpose", ["r"], ["y"], perm=[0, 2, 1])],
-    [N("Add", ["c", "b"], ["y"])],
+    [N("Add", ["c", "b"], ["y"])], [N("Slice", ["c", "zeros", "ends"], ["y"])],
 ])
 def test_frames_one_by_one(nodes, tmp_path):
     path = file(tmp_path, [CONV, *nodes])
@@ -77,6 +78,7 @@ def test_frames_one_by_one(nodes, tmp_path):
     (N("Concat", ["c", "c"], ["y"], axis=0), r"it makes \[8, 8, 8, 8\] of them"),
     (N("ReduceMean", ["c"], ["y"], axes=[0, 2, 3]), r"it makes \[1, 8, 1, 1\] of them"),
     (N("Slice", ["c", "first", "second"], ["y"]), r"it makes \[2, 8, 8, 8\] of them"),
+    (N("Slice", ["c", "last", "before", "first", "back"], ["y"]), "it may work along the batch"),
     (N("Softmax", ["c"], ["y"], axis=0), "it may work along the batch"),
     (N("CumSum", ["c", "k"], ["y"]), "it may work along the batch"),
     (N("MeanVarianceNormalization", ["c"], ["y"]), "it may work along the batch"),
