@@ -24,6 +24,7 @@ from hwgen.models.onnx.external import embed
 from hwgen.models.onnx.network import Network
 from hwgen.models.onnx.nodes import attributes, reads, rename
 from hwgen.models.onnx.opsets import brought_up
+from hwgen.models.onnx.order import sort_nodes
 from hwgen.models.onnx.pixels import dequantise_casts
 from hwgen.models.onnx.qoperator import to_qdq
 from hwgen.models.onnx.quantisers import Quantisers
@@ -86,6 +87,7 @@ def normalise(
     try:
         model = onnx.load_from_string(data)
         embed(model, name, path)
+        sort_nodes(model)
         model = brought_up(model, name)
         unknown = complete_outputs(model, name)
         onnx.checker.check_model(_without_quantisers(model))
