@@ -14,6 +14,8 @@ from hwgen.models.onnx.shapes import first_line, infer_shapes
 
 __all__ = ["to_one_frame"]
 
+LARGEST = 1 << 16
+"""Most frames at once that a file may take."""
 AXIS = {
     "ArgMax": 0, "ArgMin": 0, "Concat": 0, "CumSum": 0, "Gather": 0, "GatherElements": 0,
     "Hardmax": -1, "LayerNormalization": -1, "LogSoftmax": -1, "LpNormalization": -1,
@@ -55,8 +57,9 @@ def to_one_frame(model: onnx.ModelProto, name: str) -> None:
     if others or any(dim.dim_value == 1 for dim in batches.values()):
         raise HwgenError(f"{name}: its inputs have batches of several sizes ({text}): export with "
                          f"a batch of 1")
-    warnings.warn(f"{name}: input {next(iter(batches))!r} has a batch of {frames}: frames go "
-                  f"through one by one, and the batch is 1", HwgenWarning, stacklevel=2)
+    if frames > LARGEST:
+        raise HwgenError(f"{name}: a batch of {frames} frames is too large: export with a batch "
+                         f"of 1")
     with naming(name):
         before = _shapes(model)
         makers = _rewritten(model.graph, before, frames)
@@ -70,6 +73,8 @@ def to_one_frame(model: onnx.ModelProto, name: str) -> None:
             if tensor in before and after.get(tensor) != [1, *before[tensor][1:]]:
                 raise _refusal(node, frames, f"of one it would make {after.get(tensor, 'nothing')} "
                                              f"in place of {before[tensor]}")
+    warnings.warn(f"{name}: input {next(iter(batches))!r} has a batch of {frames}: frames go "
+                  f"through one by one, and the batch is 1", HwgenWarning, stacklevel=2)
 
 
 def _shapes(model: onnx.ModelProto) -> Shapes:

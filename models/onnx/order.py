@@ -1,4 +1,4 @@
-"""The order of a file's nodes: some tools append nodes whose outputs others in front of them read."""
+"""The order of nodes: some tools append nodes whose outputs others in front of them read."""
 
 from __future__ import annotations
 

@@ -27,11 +27,14 @@ UNARY = {
 }
 BINARY = {"QLinearAdd": "Add", "QLinearMul": "Mul"}
 MOVING = {
-    "Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Pad",
-    "Reshape", "Resize", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose",
-    "Unsqueeze", "Upsample",
+    "ArgMax", "ArgMin", "Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "GlobalMaxPool",
+    "Identity", "Max", "MaxPool", "Min", "Pad", "ReduceMax", "ReduceMin", "Reshape", "Resize",
+    "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "TopK", "Transpose", "Unsqueeze",
+    "Upsample",
 }
 """Ops that may take integers between quantisers, and give the same whatever these stand for."""
+SEVERAL = {"Concat", "Max", "Min"}
+"""Those of several tensors with the same codes."""
 LINEAR = {"Add", "Mul", "Neg", "Reshape", "Sub", "Transpose", "Unsqueeze", "Squeeze", "Flatten"}
 """Ops that may take integer sums, and compute the same in float."""
 SUMS = {"ConvInteger": "Conv", "MatMulInteger": "MatMul"}
@@ -224,7 +227,7 @@ class _Rewriter:
     def _move(self, node: onnx.NodeProto) -> None:
         """What moves integers moves what they stand for."""
         scale, zero = self.codes[node.input[0]]
-        count = len(node.input) if node.op_type == "Concat" else 1
+        count = len(node.input) if node.op_type in SEVERAL else 1
         inputs = [self._dequantised(x, scale, zero) for x in node.input[:count]]
         inputs += node.input[count:]
         at = attributes(node)
@@ -234,10 +237,12 @@ class _Rewriter:
                 np.zeros((), helper.tensor_dtype_to_np_dtype(kind)))
             value = self._dequantised(filled, scale, zero)
             inputs = [*inputs[:2], value, *inputs[3:]]
-        outs = [f"{out}.real" for out in node.output]
+        # What ranks gives indices, which are integers anyway.
+        values = {"ArgMax": 0, "ArgMin": 0, "TopK": 1}.get(node.op_type, len(node.output))
+        outs = [f"{out}.real" if k < values else out for k, out in enumerate(node.output)]
         self._nodes.append(helper.make_node(
             node.op_type, inputs, outs, name=node.name or node.output[0], **at))
-        for real, out in zip(outs, node.output, strict=True):
+        for real, out in zip(outs[:values], node.output[:values], strict=True):
             self._quantised(real, scale, zero, out)
 
     # Sums that later nodes scale

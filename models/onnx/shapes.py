@@ -140,7 +140,7 @@ def _check_kind(value: onnx.ValueInfoProto, name: str, coded: set[str]) -> None:
 def _open(value: onnx.ValueInfoProto) -> list[int]:
     """Which extents of an input a size decides if the file does not: those of space or time."""
     dims = value.type.tensor_type.shape.dim
-    first = {3: 1, 4: 2, 5: 3}.get(len(dims), len(dims))
+    first = {2: 1, 3: 1, 4: 2, 5: 3}.get(len(dims), len(dims))
     return [k for k in range(first, len(dims)) if dims[k].dim_value < 1]
 
 

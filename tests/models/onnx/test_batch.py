@@ -85,7 +85,7 @@ def test_frames_one_by_one(nodes, tmp_path):
 ])
 def test_what_joins_frames_is_refused(node, why, tmp_path):
     node.name = "joins"
-    with pytest.warns(HwgenWarning), pytest.raises(
+    with pytest.raises(
             HwgenError, match=f"net.onnx: Node 'joins' .{node.op_type}.: the file takes 4 frames "
                               f"at once, but {why}: export with a batch of 1"):
         read(str(file(tmp_path, [CONV, node])))

@@ -109,6 +109,12 @@ def test_size_of_what_is_left_open(shape, kernel, got, tmp_path):
         read(str(path))
 
 
+def test_size_of_samples_without_channels(tmp_path):
+    path = saved(tmp_path, [N("Unsqueeze", ["x", "one"], ["t"]), N("Conv", ["t", "w"], ["y"])],
+                 {"w": weights(8, 1, 5), "one": np.array([1])}, shape=("n", "samples"))
+    assert check(path, size=40) == []
+
+
 def test_size_of_two_open_dimensions(tmp_path):
     path = saved(tmp_path, [N("Conv", ["x", "w"], ["y"])], {"w": weights(8, 3, 3)},
                  shape=("n", "c", "t"))

@@ -19,7 +19,7 @@ from hwgen.errors import HwgenError
 from hwgen.ir import Conv, Gemm
 from hwgen.models.load import read
 from hwgen.models.onnx.session import session
-from tests.models.host.test_model import check
+from tests.models.host.test_model import check, run
 from tests.models.onnx.test_quantisers import model, residual_network, within_one_step
 
 N = helper.make_node
@@ -94,6 +94,26 @@ def test_other_ops_of_integers(tmp_path):
     assert kinds(path) >= {"QLinearLeakyRelu", "QLinearAveragePool", "QLinearMatMul", "Pad"}
     check(path)
     assert not read(str(path)).calibrated
+
+
+@pytest.mark.parametrize("last, left", [
+    (N("ArgMax", ["g"], ["y"], axis=1), []),
+    (N("Softmax", ["g"], ["y"]), ["Softmax", "QuantizeLinear", "DequantizeLinear"]),
+])
+def test_last_nodes_of_integers(last, left, tmp_path):
+    made = model(
+        [N("Conv", ["x", "w"], ["c"]), N("GlobalAveragePool", ["c"], ["p"]),
+         N("Flatten", ["p"], ["f"]), N("Gemm", ["f", "m"], ["g"]), last],
+        {"w": weights(8, 3, 3, 3), "m": weights(8, 6) * 9}, opset=17, output=(1, "n"))
+    if last.op_type == "ArgMax":
+        made.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.INT64, (1, 1)))
+    path = statically(made, tmp_path)
+    if last.op_type == "Softmax":
+        assert check(path) == left
+        return
+    source, _, wanted, got = run(path)
+    assert wanted == got
+    assert not source.left_to_host
 
 
 @pytest.mark.parametrize("options", [{}, {"per_channel": True}, {"weight_type": QuantType.QUInt8}])
