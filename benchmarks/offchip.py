@@ -233,8 +233,8 @@ def _simulated(case: Case) -> bool:
             inputs, interval=timing.interval, memory=MemoryModel.of_board(board, clock)
         )
     differ = sum(int((run.outputs[name] != wanted[name]).sum()) for name in wanted)
-    layout, use, need = netlist.offchip, run.memory, netlist.resources()
-    if layout is None or use is None:
+    memory_map, use, need = netlist.offchip, run.memory, netlist.resources()
+    if memory_map is None or use is None:
         raise SystemExit(f"{case}: nothing is off chip")
     bytes_read, bytes_written = use.bytes_read / FRAMES, use.bytes_written / FRAMES
     gbps = use.bytes_per_frame * 8e-3 * clock / run.interval
@@ -242,7 +242,7 @@ def _simulated(case: Case) -> bool:
         case, f"{need.dsp:,}, {need.bram18:,}, {need.uram:,}", f"{len(layers)}, {len(queues)}",
         f"{differ} of {sum(values.size for values in wanted.values()):,}", f"{run.interval:,}",
         f"{timing.interval:,}", f"{run.latency:,}", f"{timing.latency:,}", f"{bytes_read:,.0f}",
-        f"{layout.reads:,}", f"{bytes_written:,.0f}", f"{layout.writes:,}", use.waits,
+        f"{memory_map.reads:,}", f"{bytes_written:,.0f}", f"{memory_map.writes:,}", use.waits,
         f"{gbps:.1f}", f"{compiled:.0f}", f"{run.seconds:.0f}",
     ))
     # What comes through an evicted queue may come earlier: memory is quicker than its slowest.
@@ -255,7 +255,7 @@ def _simulated(case: Case) -> bool:
     wrong = [what for what, bad in (
         ("outputs", differ), ("interval", run.interval != timing.interval),
         ("time of a frame", not (early if queues else exact)), ("waits", use.waits),
-        ("bytes", (bytes_read, bytes_written) != (layout.reads, layout.writes)),
+        ("bytes", (bytes_read, bytes_written) != (memory_map.reads, memory_map.writes)),
         ("nothing streamed", case.streams and not layers),
         ("nothing evicted", case.evicts and not queues),
     ) if np.any(bad)]

@@ -240,14 +240,14 @@ def _weight_stream(d: _Drawer) -> WeightStreamConfig:
     folds = d.spread(2, 64)
     return WeightStreamConfig(
         (2 * bits,) * (ports - 1) + (d.one(1, 2) * bits,), tuple(range(1, ports + 1)),
-        rows=d.spread(4, 1200), folds=folds, axi=_axi(d), slots=d.one(2, 2, 2, 3, 5),
+        rows=d.spread(4, 1200), folds=folds, axi=_axi(d), ring_places=d.one(2, 2, 2, 3, 5),
         resident=d.one(0, 0, d.whole(0, folds), folds), burst=d.one(16, 64, 64),
     )
 
 
 def _axi_port(d: _Drawer) -> AxiPortConfig:
     reads, writes = d.one(0, d.spread(1, 16), d.spread(1, 40)), d.one(0, d.spread(1, 12))
-    return AxiPortConfig(axi=_axi(d), reads=reads, writes=writes, outstanding=d.one(4, 8, 8, 16))
+    return AxiPortConfig(axi=_axi(d), readers=reads, writers=writes, outstanding=d.one(4, 8, 8, 16))
 
 
 def _sparse(d: _Drawer) -> SparseConvConfig:

@@ -14,9 +14,9 @@ from hwgen.device.cost import Resources
 from hwgen.device.multiplier import FAMILIES
 from hwgen.errors import HwgenError, reason
 
-__all__ = ["AXI_BITS", "KINDS", "Board", "Memory", "Shares", "load", "names"]
+__all__ = ["AXI_BITS", "MEMORY_KINDS", "Board", "Memory", "Shares", "load", "names"]
 
-KINDS = ("DDR3", "DDR4", "HBM", "SDRAM")
+MEMORY_KINDS = ("DDR3", "DDR4", "HBM", "SDRAM")
 """Kinds of external memory."""
 
 AXI_BITS = (8, 16, 32, 64, 128, 256, 512, 1024)
@@ -63,7 +63,7 @@ class Memory:
     ----------
     name : :class:`str`
     kind : :class:`str`
-        One of :data:`KINDS`.
+        One of :data:`MEMORY_KINDS`.
     gbps : :class:`float`
         Peak bandwidth of a channel, Gbit/s; from 0.001 to 100,000.
     axi_bits : :class:`int`
@@ -92,8 +92,8 @@ class Memory:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
             raise HwgenError(f"name must be the memory's name, not {self.name!r}")
-        if self.kind not in KINDS:
-            raise HwgenError(f"kind must be one of {', '.join(KINDS)}, not {self.kind!r}")
+        if self.kind not in MEMORY_KINDS:
+            raise HwgenError(f"kind must be one of {', '.join(MEMORY_KINDS)}, not {self.kind!r}")
         _number("gbps", self.gbps, 0.001, 1e6)
         if isinstance(self.axi_bits, bool | float) or self.axi_bits not in AXI_BITS:
             widths = ", ".join(map(str, AXI_BITS))

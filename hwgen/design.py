@@ -32,7 +32,7 @@ EARLIER = {
 OFF_CHIP = "offchip"
 """The memory of a queue whose body is in off-chip memory."""
 
-CHOICES: dict[str, tuple[str, ...]] = {
+LEGAL_TEXTS: dict[str, tuple[str, ...]] = {
     "multiplier": tuple(MULTIPLIERS),
     "requantiser_multiplier": ("", *MULTIPLIERS),
     "shared": ("activation", "weight"),
@@ -154,9 +154,9 @@ class Folding:
             if name == "sparse":
                 if not (value is None or isinstance(value, Sparse)):
                     raise HwgenError(f"sparse must be an object or null, not {value!r}")
-            elif name in CHOICES:
-                if value not in CHOICES[name]:
-                    legal = ", ".join(map(repr, CHOICES[name]))
+            elif name in LEGAL_TEXTS:
+                if value not in LEGAL_TEXTS[name]:
+                    legal = ", ".join(map(repr, LEGAL_TEXTS[name]))
                     raise HwgenError(f"{name} must be one of {legal}, not {value!r}")
             elif type(value) is not int or not (name not in UNSET) <= value <= MOST:
                 kind = "an integer, 0 or more" if name in UNSET else "a positive integer"

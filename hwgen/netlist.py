@@ -8,7 +8,7 @@ from hwgen.blocks.base import BlockConfig
 from hwgen.device.cost import Resources, total
 from hwgen.device.storage import FAMILY
 from hwgen.ir import Graph
-from hwgen.offchip.layout import Layout
+from hwgen.offchip.memory_map import MemoryMap
 from hwgen.parts.stream import StreamType
 
 __all__ = ["Edge", "Netlist"]
@@ -53,7 +53,7 @@ class Netlist:
     edges: list[Edge] = field(default_factory=list)
     inputs: dict[str, StreamType] = field(default_factory=dict)
     outputs: dict[str, StreamType] = field(default_factory=dict)
-    offchip: Layout | None = None
+    offchip: MemoryMap | None = None
     family: str = FAMILY
 
     @property

@@ -7,10 +7,10 @@ from typing import Any
 from amaranth.hdl import Cat, Module
 from amaranth.lib import stream, wiring
 
-from hwgen.device.platform import shared
+from hwgen.device.platform import add_shared
 from hwgen.errors import HwgenError
 from hwgen.netlist import Netlist
-from hwgen.offchip.layout import Layout
+from hwgen.offchip.memory_map import MemoryMap
 from hwgen.parts.weights import LOAD_BITS
 
 __all__ = ["Pipeline"]
@@ -75,14 +75,14 @@ class Pipeline(wiring.Component):
     @property
     def memory_ports(self) -> list:
         """The AXI4 ports ``axi_0``, ``axi_1``, …; none if there is no off-chip memory."""
-        layout = self.netlist.offchip
-        return [getattr(self, f"axi_{k}") for k in range(layout.ports if layout else 0)]
+        memory_map = self.netlist.offchip
+        return [getattr(self, f"axi_{k}") for k in range(memory_map.ports if memory_map else 0)]
 
     def elaborate(self, platform):
         m = Module()
         blocks = {}
         for name, config in self.netlist.blocks.items():
-            blocks[name] = shared(m, name, config, platform)
+            blocks[name] = add_shared(m, name, config, platform)
         if self.netlist.loading:
             load = wiring.flipped(getattr(self, LOAD))
             for name in self.netlist.loading:
@@ -112,25 +112,25 @@ class Pipeline(wiring.Component):
             wiring.connect(m, port, end)
         return m
 
-    def _connect_memory(self, m: Module, blocks: dict, layout: Layout, platform) -> None:
+    def _connect_memory(self, m: Module, blocks: dict, memory_map: MemoryMap, platform) -> None:
         """Add the ports to off-chip memory, and connect the blocks that use them."""
         # Members made from a signature, which no type checker sees.
         outer: Any = self
         ports: list[Any] = []
         for k, (config, names, outside) in enumerate(
-            zip(layout.port_configs, layout.clients, self.memory_ports, strict=True)
+            zip(memory_map.port_configs, memory_map.clients, self.memory_ports, strict=True)
         ):
-            port: Any = shared(m, f"port_{k}", config, platform)
+            port: Any = add_shared(m, f"port_{k}", config, platform)
             ports.append(port)
             wiring.connect(m, port.axi, wiring.flipped(outside))
             m.d.comb += port.base.eq(outer.memory_base)
             for n, name in enumerate(names):
                 wiring.connect(m, blocks[name].read, getattr(port, f"read_{n}"))
-            for n, name in enumerate(layout.writers(names)):
+            for n, name in enumerate(memory_map.writers(names)):
                 wiring.connect(m, blocks[name].write, getattr(port, f"write_{n}"))
-        ready = [blocks[name].loaded for name, use in layout.uses.items() if use.ahead]
-        waits = Cat(blocks[name].waits for name in layout.uses)
-        m.d.comb += [blocks[name].base.eq(offset) for name, offset in layout.offsets.items()]
+        ready = [blocks[name].loaded for name, use in memory_map.uses.items() if use.ahead]
+        waits = Cat(blocks[name].waits for name in memory_map.uses)
+        m.d.comb += [blocks[name].base.eq(offset) for name, offset in memory_map.offsets.items()]
         m.d.sync += [outer.memory_ready.eq(Cat(ready).all()), outer.memory_waits.eq(waits.any())]
         error = ports[0].error
         for port in ports[1:]:

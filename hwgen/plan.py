@@ -21,7 +21,7 @@ from hwgen.ir import (
     split_rows,
 )
 from hwgen.netlist import Edge, Netlist
-from hwgen.offchip.layout import lay_out
+from hwgen.offchip.memory_map import map_memory
 from hwgen.parts.stream import StreamType
 
 __all__ = ["plan"]
@@ -246,7 +246,7 @@ class _Planner:
             raise HwgenError(
                 f"The design sets the memory of {min(wrong)!r}, which is not an edge")
         ports = self.design.ports
-        self.netlist.offchip = lay_out(self.netlist.blocks, ports.axi, ports.count, ports.rate)
+        self.netlist.offchip = map_memory(self.netlist.blocks, ports.axi, ports.count, ports.rate)
         return self.netlist
 
 

@@ -1,15 +1,16 @@
 """Time predicted to the cycle: the max-plus schedule of a whole pipeline.
 
-Every block's configuration says when its output tokens leave, given when its input tokens came
+Every block's configuration says when its output beats leave, given when its input beats came
 (:meth:`hwgen.blocks.base.BlockConfig.schedule`).  Here the whole graph is walked in topological
 order with frames that arrive evenly, one every ``interval`` cycles.  The depth of a queue is the
 largest number of its places that are ever claimed at once, and a window buffer's capacity the
 largest number of pixels that it ever holds.
 
 With these depths no block is ever stalled by one behind it, so the schedule is what the hardware
-does.  And because a pipeline of queues is a marked graph, whose self-timed run is monotonic (an
-earlier token never makes another one later; Baccelli et al., "Synchronization and Linearity"),
-input that comes faster, or outputs that stall, cannot deadlock it or lower its throughput.
+does.  A pipeline of queues is a marked graph, whose self-timed run is monotonic: a beat that comes
+earlier never makes another one later (Baccelli et al., "Synchronization and Linearity").
+Therefore input that comes faster, or outputs that stall, cannot deadlock it or lower its
+throughput.
 """
 
 from __future__ import annotations
@@ -140,7 +141,7 @@ def _walk(netlist: Netlist, interval: int, frames: int) -> tuple[Timing, bool, i
             stay = max(int(times[-1]) for times in schedule.outputs) - min(
                 int(times.reshape(frames, -1)[-1, 0]) for times in schedule.accepts)
             together = max(together, stay // interval + 2)
-        for k, (times, claim) in enumerate(zip(schedule.outputs, schedule.reserves, strict=True)):
+        for k, (times, claim) in enumerate(zip(schedule.outputs, schedule.claims, strict=True)):
             visible[name, k], claims[name, k] = times, claim
             by_frame = times.reshape(frames, -1)
             steady = steady and bool((by_frame[-1] == by_frame[-2] + interval).all())

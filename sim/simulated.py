@@ -10,14 +10,15 @@ from hwgen.design import EdgeName
 from hwgen.ir import Graph
 from hwgen.netlist import Edge, Netlist
 from hwgen.offchip.bus import AxiConfig
-from hwgen.offchip.layout import lay_out
+from hwgen.offchip.memory_map import map_memory
 from hwgen.parts.stream import StreamType
 
-__all__ = ["MemoryPorts", "Simulated", "alone"]
+__all__ = ["AxiPorts", "Simulated", "alone"]
 
 
-class MemoryPorts(Protocol):
-    """The AXI4 ports to off-chip memory, such as those of a :class:`hwgen.offchip.layout.Layout`.
+class AxiPorts(Protocol):
+    """The AXI4 ports to off-chip memory, such as those of a
+    :class:`hwgen.offchip.memory_map.MemoryMap`.
 
     Members
     -------
@@ -55,7 +56,7 @@ class Simulated(Protocol):
     def outputs(self) -> Mapping[str, StreamType]: ...
 
     @property
-    def offchip(self) -> MemoryPorts | None: ...
+    def offchip(self) -> AxiPorts | None: ...
 
     def load_words(self) -> list[int]:
         """Words of weights that are loaded after reset, in order."""
@@ -87,5 +88,5 @@ def alone(config: BlockConfig, axi: AxiConfig | None = None) -> Netlist:
         ],
         inputs=dict(zip(config.input_ports, config.inputs, strict=True)),
         outputs=dict(zip(config.output_ports, config.outputs, strict=True)),
-        offchip=None if axi is None else lay_out(blocks, axi, ports=1),
+        offchip=None if axi is None else map_memory(blocks, axi, ports=1),
     )

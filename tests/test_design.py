@@ -261,9 +261,9 @@ def fold(name: str, **fields) -> Callable[[DesignPoint], None]:
     (lambda d: setattr(d, "split", ("c2", "c2")),
      r"^The design's split: Rows of 'c2': A window of one row keeps none$"),
     (fold("c3", tile=4),
-     (r"^Node 'c3': A tile must divide the 6 places of a window and be walked at least once, "
+     (r"^Node 'c3': A tile must divide the 6 rows of windows and be walked at least once, "
       r"not 4 and 3$")),
-    (fold("c3", tile=7), r"^Node 'c3': A tile must divide the 6 places of a window .*, not 7 and"),
+    (fold("c3", tile=7), r"^Node 'c3': A tile must divide the 6 rows of windows .*, not 7 and"),
     (fold("c3", resident=4), r"^Node 'c3': Resident must be between 0 and 3, not 4$"),
     (fold("c3", tile=0, resident=1), r"^Node 'c3': Resident must be 0 without tiles, not 1$"),
     (fold("grouped", tile=1),

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from hwgen.blocks.base import OpConfig
 from hwgen.blocks.beat import BeatConfig, valid_chain
 from hwgen.blocks.output import output_queue
-from hwgen.blocks.registry import Request, carries_out
+from hwgen.blocks.registry import BlockRequest, carries_out
 from hwgen.design import DesignPoint, Folding
 from hwgen.device.cost import Area, logic
 from hwgen.emit.verilog import emit
@@ -101,7 +101,7 @@ class HardmaxBlock(wiring.Component):
 
 
 @carries_out(Hardmax)
-def _hardmax_block(request: Request) -> HardmaxConfig:
+def _hardmax_block(request: BlockRequest) -> HardmaxConfig:
     return HardmaxConfig(op=request.op, tensor=request.tensor, lanes=request.lanes)
 
 

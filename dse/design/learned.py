@@ -155,7 +155,7 @@ class Learned:
         """
         assert config.order is not None
         (stream,), (depth,), (style,) = config.outputs, config.queue_depths, config.queue_styles
-        ordered = min(depth, config.order.whole(2 * config.order.cycle))
+        ordered = min(depth, config.order.whole(2 * config.order.tile_beats))
         self.tiles.setdefault(name, {})[config.tile] = TileSizes(config.window.sites, ordered)
         more = depth - ordered
         if more * stream.width < LARGE_BITS:

@@ -243,8 +243,10 @@ def _ports(external: External | None, best: _Best) -> Iterator[External]:
         yield external
         external = external.narrower
         if external is not None and best.found is not None:
-            layout = best.found.netlist.offchip
-            moved = (layout.reads + layout.writes) / best.found.timing.interval if layout else 0
+            memory_map = best.found.netlist.offchip
+            moved = 0.0
+            if memory_map:
+                moved = (memory_map.reads + memory_map.writes) / best.found.timing.interval
             if best.found.limit != "bram18" or moved >= external.bytes_per_cycle:
                 return
 

@@ -19,7 +19,7 @@ from hwgen.device.storage import BLOCK_DEPTH, block_ram, ram_luts, ultra_count
 from hwgen.dse.design.amounts import BRAM18, LUT, RESOURCES, URAM
 from hwgen.dse.design.workload import Workload
 from hwgen.offchip.bus import BURST, REQUEST_LIMIT
-from hwgen.offchip.layout import PORT_SHARE
+from hwgen.offchip.memory_map import PORT_SHARE
 
 __all__ = [
     "STREAM_STYLES", "External", "Shapes", "Streamed", "TileSizes", "Tiles", "memory_takes",
@@ -153,14 +153,14 @@ class Tiles:
 
     Members
     -------
-    places : rows of windows
+    window_rows : rows of windows
     stride, extent : of windows, in rows
     rows, row_sites : rows of the input, and sites of a row
     sites : sites of the output a frame
     site_bits, beat_bits : bits of an output site, and of a beat
     """
 
-    places: int
+    window_rows: int
     stride: int
     extent: int
     rows: int
@@ -172,7 +172,7 @@ class Tiles:
     @property
     def choices(self) -> list[int]:
         """Rows that a tile can have."""
-        return [n for n in range(1, self.places + 1) if self.places % n == 0]
+        return [n for n in range(1, self.window_rows + 1) if self.window_rows % n == 0]
 
 
 def streamed(
@@ -195,25 +195,26 @@ def streamed(
     ))
     f, bus = shapes.take(index), external.ports.data_bits
     # Of a tile, the sites and how often it comes.
-    count = tiles.places // choices[which]
+    count = tiles.window_rows // choices[which]
     per_tile = tiles.sites // count
     rows_per_word = 1 << np.log2(np.maximum(bus // f.row_bits, 1)).astype(int)
     columns = -(-f.row_bits * rows_per_word // bus)
     depth = -(-f.steps // rows_per_word)
-    turn = per_tile * f.cycles
+    fold_cycles = per_tile * f.cycles
     late = external.ports.memory_latency + READ_AHEAD
-    slots = 1 + np.ceil(late / turn + np.maximum(depth * columns / turn, PORT_SHARE)).astype(int)
+    share_of_port = np.maximum(depth * columns / fold_cycles, PORT_SHARE)
+    ring = 1 + np.ceil(late / fold_cycles + share_of_port).astype(int)
     resident = np.ceil(share * f.folds).astype(int)
     # As many more as there is memory for anyway.
-    blocks = BLOCK_DEPTH * -(-(resident + slots) * depth // BLOCK_DEPTH)
-    resident = np.maximum(blocks // depth - slots, 0)
-    good = np.flatnonzero((f.folds >= LEAST_FOLDS) & (slots + resident < f.folds))
-    f, which, depth, columns, slots, resident, rows_per_word, count, per_tile = (
+    blocks = BLOCK_DEPTH * -(-(resident + ring) * depth // BLOCK_DEPTH)
+    resident = np.maximum(blocks // depth - ring, 0)
+    good = np.flatnonzero((f.folds >= LEAST_FOLDS) & (ring + resident < f.folds))
+    f, which, depth, columns, ring, resident, rows_per_word, count, per_tile = (
         f.take(good), *(a[good] for a in (
-            which, depth, columns, slots, resident, rows_per_word, count, per_tile))
+            which, depth, columns, ring, resident, rows_per_word, count, per_tile))
     )
     tile = choices[which]
-    whole = (slots + resident) * depth
+    whole = (ring + resident) * depth
     last = f.row_bits * rows_per_word - (columns - 1) * bus
     weights = (memory_takes(bus, whole, columns - 1, ultra, family)
                + memory_takes(last, whole, 1, ultra, family))
@@ -266,9 +267,9 @@ def tiles_of(work: Workload) -> Tiles | None:
     if op.groups > 1 or (op.crop and any(op.crop[0])) or (work.banks > 1 and len(spatial) < 2):
         return None
     window, (out,) = op.window, op.infer(tensor)
-    places = window.output(tensor.spatial)[0] if tensor.spatial else 1
+    window_rows = window.output(tensor.spatial)[0] if tensor.spatial else 1
     return Tiles(
-        places=places, stride=window.stride[0] if tensor.spatial else 1,
+        window_rows=window_rows, stride=window.stride[0] if tensor.spatial else 1,
         extent=window.extent[0] if tensor.spatial else 1, rows=spatial[0],
         row_sites=math.prod(spatial[1:]) // work.banks, sites=out.pixels // work.pixels_out,
         site_bits=out.channels * out.bits * work.pixels_out,

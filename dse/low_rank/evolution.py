@@ -24,7 +24,7 @@ from hwgen.dse.low_rank.ways import LayerChoice, ways
 from hwgen.dse.tradeoff.front import Front, Point
 from hwgen.dse.tradeoff.judge import Judge
 from hwgen.errors import HwgenError
-from hwgen.models.compression.allocate import Option, allocate
+from hwgen.models.compression.budget import Option, choose_options
 from hwgen.models.compression.decomposition import Decomposition, stages
 from hwgen.models.compression.layers import FloatLayer
 
@@ -217,7 +217,7 @@ class Space:
         whole = sum(some[-1].cost for some in options.values())
         rows: list[Genome] = []
         for part in STARTS:
-            chosen = allocate(options, max(int(part * whole), least))
+            chosen = choose_options(options, max(int(part * whole), least))
             rows.append(tuple(
                 [option.decomposition for option in some].index(chosen.get(name))
                 for name, some in options.items()))

@@ -20,7 +20,7 @@ from hwgen.dse.low_rank.ways import LayerChoice, ways
 from hwgen.dse.tradeoff.front import Front
 from hwgen.dse.tradeoff.judge import Judge
 from hwgen.errors import HwgenError
-from hwgen.models.compression.allocate import Option, allocate, sensitivities
+from hwgen.models.compression.budget import Option, choose_options, sensitivities
 from hwgen.models.compression.decomposition import stages
 from hwgen.models.compression.layers import FloatLayer
 
@@ -89,7 +89,7 @@ def measured(
     """How much of each layer's error reaches the network's outputs.
 
     Each layer is tried with the middle one of its ways, see
-    :func:`hwgen.models.compression.allocate.sensitivities`.
+    :func:`hwgen.models.compression.budget.sensitivities`.
     """
     def made() -> dict[str, float]:
         trials = {}
@@ -140,7 +140,7 @@ def _within(
     corrected = 0
     while corrected <= corrections or (best is None and high > (1 + CLOSE) * low):
         corrected += 1
-        choice = allocate(choices, int(budget) - fixed, sensitivity)
+        choice = choose_options(choices, int(budget) - fixed, sensitivity)
         interval = hardware(judge, choice).interval
         if interval <= limit:
             best, low = choice, budget
@@ -153,7 +153,7 @@ def _within(
         if not low < budget < high or corrected > corrections:
             budget = (low + high) / 2 if high < math.inf else 1.02 * low
     if best is None:
-        choice = allocate(choices, int(low) - fixed, sensitivity)
+        choice = choose_options(choices, int(low) - fixed, sensitivity)
         if hardware(judge, choice).interval > limit:
             raise HwgenError(
                 f"No choice needs at most {limit:,.0f} cycles a frame: offer lower ranks, fewer "

@@ -23,7 +23,7 @@ __all__ = ["SparseFolding", "as_measured", "sparse_ways"]
 
 LARGEST = 96
 """Pairs that are tested in parallel, at most."""
-CHOICES = 8
+MOST_CHOICES = 8
 """Numbers of channels in parallel that are tried."""
 LOADS = (0.6, 0.8, 1.0, 1.25, 1.6)
 """Multipliers that are tried, as a share of those that the pairs of a cycle need on average."""
@@ -104,9 +104,9 @@ def _ways(layer: SparseLayer, step: int, lanes_out: int) -> Iterator[SparseFoldi
 def _choices(extent: int, step: int) -> list[int]:
     """A few numbers of lanes up to an extent: multiples of a step, the least for their folds."""
     lanes = fold_choices(extent, step).tolist()
-    if len(lanes) <= CHOICES:
+    if len(lanes) <= MOST_CHOICES:
         return lanes
-    wanted = np.geomspace(lanes[0], lanes[-1], CHOICES)
+    wanted = np.geomspace(lanes[0], lanes[-1], MOST_CHOICES)
     return sorted({min(lanes, key=lambda n, w=w: abs(n - w)) for w in wanted})
 
 

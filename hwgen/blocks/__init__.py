@@ -1,7 +1,8 @@
-"""Blocks: hardware for ops, each with its golden meaning, exact time and resources.
+"""Blocks: hardware for ops, each with its golden model, exact timing and resources.
 
-Importing this registers all blocks (:mod:`hwgen.blocks.registry`), and takes Amaranth and numpy,
-nothing more.
+A few blocks have the name of their op: :class:`hwgen.ir.ArgMax` is the op, ``ArgMaxConfig`` the
+configuration of the block, and ``ArgMax`` the hardware.  Importing this module registers all blocks
+(:mod:`hwgen.blocks.registry`); it needs only Amaranth and numpy.
 """
 
 from hwgen.blocks.adder import Adder, AdderConfig

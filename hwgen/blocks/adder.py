@@ -10,7 +10,7 @@ import numpy as np
 from amaranth.hdl import Module, Value
 
 from hwgen.blocks.beat import Pair, PairConfig
-from hwgen.blocks.registry import Request, carries_out, unchanged
+from hwgen.blocks.registry import BlockRequest, carries_out, unchanged
 from hwgen.device.arithmetic import adder_tree, levels, signed_width
 from hwgen.device.cost import Area, logic, total
 from hwgen.device.lookup import table_features
@@ -23,16 +23,17 @@ __all__ = ["PIECE_BITS", "Adder", "AdderConfig"]
 
 
 PIECE_BITS = 8
-"""Most bits of a code that an adder looks up in one table."""
+"""Most bits of a code that are looked up in one table."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdderConfig(PairConfig):
-    """A sum of two tensors, each with its own scale.
+    """Sum of two tensors, each with its own scale.
 
-    The products with the constant multipliers are tables, so no DSP is spent.  Codes of more than
-    eight bits are cut in two, with a table for each half (distributed arithmetic: Croisier et
-    al., US patent 3,777,130, 1973): two tables of 256 words and an adder, not one of 65,536.
+    The products with the constant multipliers are looked up in tables, so they take no DSPs.  Codes
+    of more than eight bits are cut in two, with a table for each half (distributed arithmetic:
+    Croisier et al., US patent 3,777,130, 1973): two tables of 256 words and an adder replace one
+    table of 65,536.
 
     Parameters
     ----------
@@ -40,7 +41,7 @@ class AdderConfig(PairConfig):
     tensors : pair of :class:`TensorType`
         Types of the inputs.
     lanes : :class:`int`
-        Elements a beat.
+        Elements per beat.
     """
 
     large: ClassVar[bool] = True
@@ -49,7 +50,7 @@ class AdderConfig(PairConfig):
 
     @cached_property
     def pieces(self) -> list[tuple[int, slice, np.ndarray]]:
-        """What is summed: the input, bits of its code, and what each of their values adds."""
+        """Terms of the sum: number of the input, bits of its code, and the term for each value."""
         pieces = []
         for k, (tensor, multiplier) in enumerate(
             zip(self.tensors, self.op.multipliers, strict=True)
@@ -59,7 +60,7 @@ class AdderConfig(PairConfig):
                 low, high = (tensor.bits * n // count for n in (j, j + 1))
                 codes = np.arange(1 << (high - low), dtype=np.int64) << low
                 if high == tensor.bits:
-                    # The highest bit counts negative; the zero point goes with it.
+                    # The highest bit is negative; the zero point is subtracted here.
                     codes -= (codes >> (high - 1) << high) + tensor.zero_point
                 pieces.append((k, slice(low, high), multiplier * codes))
         return pieces
@@ -109,8 +110,8 @@ class Adder(Pair):
 
     Timing
     ------
-    A pair whose second was accepted in cycle t is visible in t + 11, in t + 12 where an input has
-    more than eight bits; one pair a cycle.
+    If the second beat of a pair is accepted in cycle t, the sum is visible in t + 11, or in t + 12
+    if an input has more than eight bits; one pair per cycle.
     """
 
     config: AdderConfig
@@ -138,7 +139,7 @@ class Adder(Pair):
 
 
 @carries_out(Add, pixels=unchanged)
-def _adder(request: Request) -> AdderConfig:
+def _adder(request: BlockRequest) -> AdderConfig:
     a, b = request.tensors
     return AdderConfig(op=request.op, tensors=(a, b), lanes=request.lanes,
                        **request.folded(AdderConfig))

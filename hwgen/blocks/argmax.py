@@ -1,4 +1,4 @@
-"""The channel that is largest, pixel by pixel."""
+"""Number of the largest channel of each pixel."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 from amaranth.hdl import Const, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 
+from hwgen import ir
 from hwgen.blocks.base import OpConfig
 from hwgen.blocks.beat import BeatConfig, most_claims
 from hwgen.blocks.output import output_queue
-from hwgen.blocks.registry import Request, carries_out
+from hwgen.blocks.registry import BlockRequest, carries_out
 from hwgen.device.arithmetic import counter, delayed, levels
 from hwgen.device.cost import Area, logic
-from hwgen.ir import ArgMax as ArgMaxOp
 from hwgen.parts.component import Configured
 from hwgen.parts.stream import StreamType
 from hwgen.parts.turns import last_of
@@ -25,7 +25,7 @@ __all__ = ["ArgMax", "ArgMaxConfig"]
 
 @dataclass(frozen=True, kw_only=True)
 class ArgMaxConfig(BeatConfig, OpConfig):
-    """The number of each pixel's largest channel, the first of several.
+    """Number of the largest channel of each pixel; of equal ones, that of the first.
 
     Parameters
     ----------
@@ -33,18 +33,17 @@ class ArgMaxConfig(BeatConfig, OpConfig):
     tensor : :class:`TensorType`
         Type of the input.
     lanes : :class:`int`
-        Channels a beat at the input; the output has one.
+        Channels per beat at the input; the output has one.
     """
 
-    op: ArgMaxOp
-
+    op: ir.ArgMax
     @cached_property
     def outputs(self) -> tuple[StreamType, ...]:
         return (StreamType(self.op.infer(self.tensor)[0]),)
 
     @property
     def tree_levels(self) -> int:
-        """Registered levels of the comparison of a beat's channels."""
+        """Number of registered levels in the tree that compares the channels of a beat."""
         return levels(self.lanes)
 
     @property
@@ -80,7 +79,7 @@ class ArgMaxConfig(BeatConfig, OpConfig):
 
 
 class ArgMax(Configured[ArgMaxConfig]):
-    """Finds the largest channel of each pixel: a tree over a beat, then the largest so far.
+    """Finds the largest channel of each pixel: a tree compares a beat, a register keeps the best.
 
     Parameters
     ----------
@@ -93,8 +92,8 @@ class ArgMax(Configured[ArgMaxConfig]):
 
     Timing
     ------
-    One beat a cycle.  A pixel whose last beat was accepted in cycle t is visible in
-    t + 6 + ceil(log2(lanes)).
+    One beat per cycle.  If the last beat of a pixel is accepted in cycle t, the result is visible
+    in t + 6 + ceil(log2(lanes)).
     """
 
     def elaborate(self, platform):
@@ -121,13 +120,13 @@ class ArgMax(Configured[ArgMaxConfig]):
         value, lane = self._tree(m)
         now = flags[config.tree_levels + 1]
         largest = Signal.like(value, reset_less=True)
-        # Number of the beat's first channel, and what is kept of the largest.
+        # Number of the beat's first channel; for the largest channel, that number and its lane.
         base = Signal(range(config.tensor.channels))
         largest_base = Signal.like(base, reset_less=True)
         largest_lane = Signal.like(lane, reset_less=True)
         with m.If(now.add):
             m.d.sync += base.eq(Mux(now.last, 0, base + config.lanes))
-            # A later one that is equal does not count.
+            # A later channel that is equal does not count.
             with m.If(now.first | (value > largest)):
                 m.d.sync += [largest.eq(value), largest_base.eq(base), largest_lane.eq(lane)]
         number = Signal(config.outputs[0].width, reset_less=True)
@@ -160,6 +159,6 @@ class ArgMax(Configured[ArgMaxConfig]):
         return value, only
 
 
-@carries_out(ArgMaxOp)
-def _argmax(request: Request) -> ArgMaxConfig:
+@carries_out(ir.ArgMax)
+def _argmax(request: BlockRequest) -> ArgMaxConfig:
     return ArgMaxConfig(op=request.op, tensor=request.tensor, lanes=request.streams[0].lanes)

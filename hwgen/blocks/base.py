@@ -1,13 +1,13 @@
-"""What every block shares: the configuration's contract, schedules, resources.
+"""Base classes of all block configurations: the contract, schedules, resources.
 
 A block is a :class:`~amaranth.lib.wiring.Component` built from a frozen configuration.  The
-configuration answers everything without elaborating: its golden meaning (``compute``), its
-stream types, its exact timing (``schedule``, ``interval``) and its resources.
+configuration answers everything without elaborating: its golden model (``compute``), its stream
+types, its exact timing (``schedule``, ``interval``) and its resources.
 
 Time is counted in cycles; an event's time is the cycle in which it happens.  ``schedule`` is the
-max-plus model of docs/time.md: given when input tokens *arrive* (become visible at the port), it
-says when the block accepts them and when its output tokens become visible, if nobody downstream
-ever stalls.  Depths and capacities are then chosen so that this is what happens.
+max-plus model of docs/time.md: given when input beats *arrive* (become visible at the port), it
+tells when the block accepts them and when its output beats become visible, provided that no block
+downstream ever stalls.  Depths and capacities are then chosen so that none does.
 """
 
 from __future__ import annotations
@@ -27,34 +27,34 @@ from hwgen.device.storage import STYLES
 from hwgen.errors import HwgenError
 from hwgen.ir.op import Op
 from hwgen.ir.types import TensorType
-from hwgen.offchip.layout import OffChip
+from hwgen.offchip.memory_map import OffChip
 from hwgen.parts.document import list_parameters
 from hwgen.parts.queue import queue_area
 from hwgen.parts.stream import StreamType
 from hwgen.parts.window import SlidingWindowConfig
 
-__all__ = ["KINDS", "Area", "BlockConfig", "OpConfig", "Resources", "Schedule", "own_fields"]
+__all__ = ["BLOCK_KINDS", "Area", "BlockConfig", "OpConfig", "Resources", "Schedule", "own_fields"]
 
 
-KINDS = ("convolution", "queue", "elementwise", "pool", "route")
-"""Kinds of blocks in a report: what is left of a block beside its parts is counted as its kind."""
+BLOCK_KINDS = ("convolution", "queue", "elementwise", "pool", "route")
+"""Kinds of blocks in a report, under which the rest of a block beside its parts is counted."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """When tokens move through a block, for whole frames, if nobody downstream stalls.
+    """When the beats of whole frames move through a block, if no block downstream stalls.
 
     Members
     -------
-    accepts : per input, cycle in which each beat is taken
+    accepts : per input, cycle in which each beat is accepted
     outputs : per output, first cycle in which each beat is visible at the port
-    reserves : per output, cycle in which the beat's place in the output queue is claimed
-    capacity : pixels that the block's own buffer must hold, where it has one
+    claims : per output, cycle in which the beat's place in the output queue is claimed
+    capacity : sites (or tokens) that the block's own buffer must hold, if it has one
     """
 
     accepts: tuple[np.ndarray, ...]
     outputs: tuple[np.ndarray, ...]
-    reserves: tuple[np.ndarray, ...]
+    claims: tuple[np.ndarray, ...]
     capacity: int | None = None
 
 
@@ -76,28 +76,29 @@ class Buffer(NamedTuple):
 
 @cache
 def own_fields(config: type[BlockConfig]) -> tuple[str, ...]:
-    """Fields of a :class:`hwgen.design.Folding` that are parameters of a block."""
+    """Fields of :class:`hwgen.design.Folding` that are parameters of a block's configuration."""
     own = {each.name for each in fields(config)}
     return tuple(each.name for each in fields(Folding) if each.name in own)
 
 
 @dataclass(frozen=True, kw_only=True)
 class BlockConfig(Part):
-    """Contract of a block's configuration: validates when made, answers without elaborating.
+    """Contract of a block's configuration, which validates itself and answers without elaborating.
 
     Parameters
     ----------
     depths : sequence of :class:`int`
-        Depth of the queue at each output, in beats; the FIFO of the edge behind it.  Empty: the
-        least that keeps the block at full speed when the consumer never stalls.
+        Depth of the queue at each output, in beats; the queue is the FIFO of the edge that leaves
+        there.  Empty: the least depths that keep the block at full speed if the consumer never
+        stalls.
     styles : sequence of :class:`str`
-        Memory of the queue at each output, of :data:`hwgen.device.storage.STYLES`; ``""``, or no
-        entries at all: LUTs or block memory, whichever is cheaper.
+        Memory style of the queue at each output, one of :data:`hwgen.device.storage.STYLES`;
+        ``""``, or no entries at all: LUTs or block memory, whichever is cheaper.
 
     Members
     -------
-    kind : what the block is in a report: one of :data:`KINDS`
-    depends_on_data : whether its times depend on the data; they are averages then
+    kind : what a report counts the block as, one of :data:`BLOCK_KINDS`
+    depends_on_data : whether its times depend on the data; they are then averages
     evicts : whether it is a queue whose body is off chip
     """
 
@@ -124,17 +125,17 @@ class BlockConfig(Part):
 
     @property
     def title(self) -> str:
-        """What the block is called in reports and messages."""
+        """Name of the kind of block in reports and messages."""
         return type(self).__name__.removesuffix("Config")
 
     @property
     def folding_fields(self) -> tuple[str, ...]:
-        """Fields of a :class:`hwgen.design.Folding` that the block obeys: its own parameters."""
+        """Fields of :class:`hwgen.design.Folding` that the block obeys: those it has itself."""
         return own_fields(type(self))
 
     @property
     def window(self) -> SlidingWindowConfig | None:
-        """The window over the block's input, if there is one."""
+        """The sliding window over the block's input, if it has one."""
         return None
 
     @property
@@ -149,7 +150,7 @@ class BlockConfig(Part):
 
     @property
     def loads(self) -> int:
-        """Words of weights that are loaded after reset."""
+        """Number of words of weights that are loaded after reset."""
         return 0
 
     def load_words(self) -> list[int]:
@@ -158,27 +159,29 @@ class BlockConfig(Part):
 
     @property
     def tile_sites(self) -> int:
-        """Sites that are computed with each reading of weights from off-chip memory; 0: none."""
+        """Sites computed for each fetch of the weights from off-chip memory; 0: none are there."""
         return 0
 
     def parts(self) -> dict[str, Area]:
-        """What the parts of the block take, by name; what is left is its control."""
+        """Areas of the block's parts, by name; the rest of the block is its control logic."""
         parts = {"queue": self.queues_area()}
         return parts if self.window is None else {**parts, "window": self.window.area()}
 
     def queues_area(self, claims: int = 1) -> Area:
-        """What the queues at the outputs take, each with so many numbers of places to claim."""
+        """Area of the queues at the outputs, each with ``claims`` numbers of places to claim."""
         return total(queue_area(stream.width, depth, claims, style) for stream, depth, style in
                      zip(self.outputs, self.queue_depths, self.queue_styles, strict=True))
 
     def figures(self) -> dict[str, Any]:
-        """What a report says about the block that is particular of it: plain data."""
+        """Figures of this kind of block for the report, as plain data."""
         return {}
 
     @property
     def dsp_products(self) -> int:
-        """Products of weights and activations that its DSPs could make in a cycle; 0: none, or the
-        fabric makes them."""
+        """Products of weights and activations that its DSPs can compute in a cycle.
+
+        It is 0 if there are none, or if they are computed in the fabric.
+        """
         return 0
 
     @property
@@ -194,7 +197,7 @@ class BlockConfig(Part):
 
     @property
     def signature(self) -> wiring.Signature:
-        """Signature of the component: all streams."""
+        """Signature of the component."""
         members = {n: wiring.In(t.signature)
                    for n, t in zip(self.input_ports, self.inputs, strict=True)}
         members |= {n: wiring.Out(t.signature)
@@ -207,13 +210,13 @@ class BlockConfig(Part):
         return None
 
     def image(self) -> bytes:
-        """What the block's region of off-chip memory holds at the beginning."""
+        """Initial contents of the block's region of off-chip memory."""
         return b""
 
     @property
     @abstractmethod
     def least_depths(self) -> tuple[int, ...]:
-        """Per output, the queue depth below which the block would slow itself down."""
+        """Per output, the least queue depth that does not slow the block down."""
 
     @property
     def queue_depths(self) -> tuple[int, ...]:
@@ -246,17 +249,17 @@ class BlockConfig(Part):
 
     @abstractmethod
     def compute(self, *frames: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Golden meaning: exact outputs for frames ``(frames, *shape)``."""
+        """Golden model: exact outputs for frames ``(frames, *shape)``."""
 
     @abstractmethod
     def create(self) -> wiring.Component:
         """The hardware."""
 
     def at_full_speed(self) -> Self:
-        """The same block, its buffer large enough that it reaches its interval.
+        """The same block with a buffer large enough to reach its interval.
 
-        A block with a window buffer is otherwise built with the smallest one that works, which
-        makes it wait for its input.  (In a pipeline :func:`hwgen.timing.sized` finds the sizes.)
+        By default a window buffer has the smallest capacity with which it works, so the block
+        waits for its input.  (In a pipeline, :func:`hwgen.timing.sized` finds the capacities.)
         """
         arrivals = [
             np.arange(2 * t.beats, dtype=np.int64) * self.interval // t.beats for t in self.inputs
@@ -266,14 +269,16 @@ class BlockConfig(Part):
 
     @property
     def latency(self) -> int:
-        """Cycles from first input beat to first output beat, inputs arriving every cycle."""
+        """Cycles from first input beat to first output beat if input arrives every cycle."""
         arrivals = [np.arange(t.beats, dtype=np.int64) for t in self.inputs]
         return int(min(out[0] for out in self.schedule(arrivals).outputs))
 
 
 @dataclass(frozen=True, kw_only=True)
 class OpConfig(BlockConfig):
-    """A block that carries out an op on one tensor, with the same lanes at all ports.
+    """Base of configurations of blocks that carry out an op on one tensor.
+
+    All ports have the same number of lanes.
 
     Parameters
     ----------
@@ -281,7 +286,7 @@ class OpConfig(BlockConfig):
     tensor : :class:`TensorType`
         Type of the input.
     lanes : :class:`int`
-        Channels a beat.
+        Channels per beat.
     """
 
     op: Op

@@ -1,4 +1,4 @@
-"""Beat by beat: what blocks share that take a beat and push its result some cycles later."""
+"""Base classes of beat-by-beat blocks, which push the result of a beat a fixed time later."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ __all__ = ["BeatConfig", "Pair", "PairConfig", "most_claims", "valid_chain"]
 
 
 def most_claims(cycles: int, burst: int, period: int) -> int:
-    """Most claims within some cycles, where the first ``burst`` of each ``period`` cycles claim."""
+    """Most claims in ``cycles`` cycles if the first ``burst`` of each ``period`` cycles claim."""
     return cycles // period * burst + min(cycles % period, burst)
 
 
 def valid_chain(m: Module, valid: Value, cycles: int) -> list[Value]:
-    """A flag, and the flag 1, 2, … ``cycles`` cycles later."""
+    """A list of a flag and its delayed versions, 1, 2, … ``cycles`` cycles later."""
     chain = [valid]
     for k in range(cycles):
         later = Signal(name=f"valid_{k}")
@@ -42,7 +42,7 @@ def valid_chain(m: Module, valid: Value, cycles: int) -> list[Value]:
 
 @dataclass(frozen=True, kw_only=True)
 class BeatConfig(BlockConfig):
-    """What beat-by-beat blocks share: a fixed number of cycles from a beat to what it pushes."""
+    """Base of configurations with a fixed time from a beat to the push of its result."""
 
     @property
     def push_latency(self) -> int:
@@ -51,7 +51,7 @@ class BeatConfig(BlockConfig):
 
     @property
     def claim_cycles(self) -> int:
-        """Cycles in which a place is taken, if its beat is fetched as soon as it is visible."""
+        """Cycles for which a place is claimed, if its beat is taken as soon as it is visible."""
         return self.push_latency + QUEUE_LATENCY + 1
 
     @property
@@ -59,7 +59,7 @@ class BeatConfig(BlockConfig):
         return (self.claim_cycles,)
 
     def claiming(self, beats: np.ndarray) -> np.ndarray:
-        """Those of the input beats (of whole frames) that push an output beat; default all."""
+        """Select the input beats (of whole frames) that push an output beat; by default all."""
         return beats
 
     def schedule(self, arrivals: Sequence[np.ndarray]) -> Schedule:
@@ -70,7 +70,7 @@ class BeatConfig(BlockConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class PairConfig(BeatConfig):
-    """What blocks share that take two streams of one shape beat by beat.
+    """Base of configurations of blocks that combine two streams of the same shape beat by beat.
 
     Parameters
     ----------
@@ -78,10 +78,11 @@ class PairConfig(BeatConfig):
     tensors : pair of :class:`TensorType`
         Types of the inputs.
     lanes : :class:`int`
-        Elements a beat.
+        Elements per beat.
     pace : :class:`int`
-        Cycles of a site, at least; 0: as many as its beats.  What waited long for its partner is
-        then not sent faster than others need it, so they keep less of it.
+        Least number of cycles per site; 0: its number of beats.  If one input had to wait long for
+        the other, the pace keeps results from coming faster than they are needed, so later blocks
+        buffer less.
 
     Raises
     ------
@@ -103,7 +104,7 @@ class PairConfig(BeatConfig):
 
     @property
     def site_cycles(self) -> int:
-        """Cycles of a site."""
+        """Cycles per site."""
         return max(self.pace, self.inputs[0].beats_per_site)
 
     @property
@@ -124,13 +125,13 @@ class PairConfig(BeatConfig):
         ready = np.maximum.reduce(arrivals) + 1
         beats = self.inputs[0].beats_per_site
         if self.site_cycles > beats:
-            # A site begins a pace after the one before, and not before that one is over.
+            # A site begins at least a pace after the one before, and after its end.
             by_site = ready.reshape(-1, beats)
             over = (by_site - np.arange(beats)).max(1) + beats
             begin = np.maximum(by_site[:, 0], np.append(0, over[:-1]))
             by_site[:, 0] = in_order(begin, self.site_cycles)
         join = in_order(ready)
-        # A skid buffer has two places.
+        # A skid buffer holds two beats.
         free = np.append(np.full(2, -1), join[:-2]) + 1
         accepts = tuple(np.maximum(times, free[: len(times)]) for times in arrivals)
         return Schedule(accepts, (join + self.push_latency + QUEUE_LATENCY,), (join,))
@@ -144,7 +145,7 @@ class PairConfig(BeatConfig):
 
 
 class Pair(Configured[PairConfig]):
-    """Takes two streams beat by beat; a subclass says what becomes of a pair of beats.
+    """Takes two streams beat by beat; a subclass computes the result of each pair of beats.
 
     Parameters
     ----------
@@ -157,16 +158,16 @@ class Pair(Configured[PairConfig]):
 
     Timing
     ------
-    A pair whose second was accepted in cycle t is visible in t + 4 + ``config.push_latency``; one
-    pair a cycle, one site every ``config.site_cycles``.
+    If the second beat of a pair is accepted in cycle t, the result is visible in
+    t + 4 + ``config.push_latency``.  One pair per cycle, one site every ``config.site_cycles``.
     """
 
     def results(
         self, m: Module, valid: list[Value], a: list[Value], b: list[Value]
     ) -> list[Value]:
-        """Per lane the result, ``config.push_latency`` cycles after the operands.
+        """The result of each lane, ``config.push_latency`` cycles after the operands.
 
-        ``valid[k]`` says whether there were operands ``k`` cycles before.
+        ``valid[k]`` tells whether there were operands ``k`` cycles ago.
         """
         raise NotImplementedError
 
@@ -175,7 +176,7 @@ class Pair(Configured[PairConfig]):
         config = self.config
         m.submodules.queue = queue = output_queue(config)
         wiring.connect(m, queue.o, wiring.flipped(self.o))
-        # Behind buffers, so that no path leads from the one input to the other.
+        # Inputs go through skid buffers, so that no path leads from one input to the other.
         inputs = []
         for k, port in enumerate((self.i_0, self.i_1)):
             m.submodules[f"skid_{k}"] = skid = Skid(config.inputs[k].payload)

@@ -1,4 +1,4 @@
-"""Channels of several streams, one after the other."""
+"""Concatenation of the channels of several streams."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from amaranth.lib import wiring
 
 from hwgen.blocks.base import BlockConfig, Schedule
 from hwgen.blocks.output import output_queue
-from hwgen.blocks.registry import Request, carries_out, unchanged
+from hwgen.blocks.registry import BlockRequest, carries_out, unchanged
 from hwgen.device.cost import Area, logic
 from hwgen.ir import Concat
 from hwgen.ir.types import TensorType
@@ -26,14 +26,14 @@ __all__ = ["Concatenate", "ConcatenateConfig"]
 
 @dataclass(frozen=True, kw_only=True)
 class ConcatenateConfig(BlockConfig):
-    """Channels of several streams, one after the other, pixel by pixel.
+    """Concatenation of several streams: for each pixel, the channels of one after the other.
 
     Parameters
     ----------
     tensors : sequence of :class:`TensorType`
         Types of the inputs.
     lanes : :class:`int`
-        Channels a beat, at all ports.
+        Channels per beat, at all ports.
     """
 
     tensors: tuple[TensorType, ...]
@@ -56,8 +56,8 @@ class ConcatenateConfig(BlockConfig):
 
     def schedule(self, arrivals: Sequence[np.ndarray]) -> Schedule:
         counts = [t.beats_per_site for t in self.inputs]
-        turns = [a.reshape(-1, n) for a, n in zip(arrivals, counts, strict=True)]
-        accept = in_order(np.concatenate(turns, axis=1).ravel())
+        by_input = [a.reshape(-1, n) for a, n in zip(arrivals, counts, strict=True)]
+        accept = in_order(np.concatenate(by_input, axis=1).ravel())
         by_pixel = accept.reshape(-1, sum(counts))
         parts = np.split(by_pixel, np.cumsum(counts)[:-1], axis=1)
         return Schedule(
@@ -80,7 +80,7 @@ class ConcatenateConfig(BlockConfig):
 
 
 class Concatenate(Configured[ConcatenateConfig]):
-    """Takes the channels of a pixel from each input in turn.
+    """Takes the channels of each pixel from one input after the other.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ class Concatenate(Configured[ConcatenateConfig]):
 
     Timing
     ------
-    A beat accepted in cycle t is visible in t + 3; one beat a cycle.
+    A beat accepted in cycle t is visible in t + 3; one beat per cycle.
     """
 
     def elaborate(self, platform):
@@ -104,18 +104,18 @@ class Concatenate(Configured[ConcatenateConfig]):
         ports = [getattr(self, name) for name in config.input_ports]
         fire = Signal()
         turn, mine = turns(m, [t.beats_per_site for t in config.inputs], fire)
-        place = queue.room
+        room = queue.room
         m.d.comb += [
             queue.reserve.eq(fire), queue.i.valid.eq(fire),
-            *(port.ready.eq(place & it) for port, it in zip(ports, mine, strict=True)),
+            *(port.ready.eq(room & it) for port, it in zip(ports, mine, strict=True)),
         ]
         with m.Switch(turn):
             for k, port in enumerate(ports):
                 with m.Case(k) if k < len(ports) - 1 else m.Default():
-                    m.d.comb += [fire.eq(port.valid & place), queue.i.p.eq(port.p)]
+                    m.d.comb += [fire.eq(port.valid & room), queue.i.p.eq(port.p)]
         return m
 
 
 @carries_out(Concat, pixels=unchanged)
-def _concatenate(request: Request) -> ConcatenateConfig:
+def _concatenate(request: BlockRequest) -> ConcatenateConfig:
     return ConcatenateConfig(tensors=request.tensors, lanes=request.lanes)

@@ -1,18 +1,21 @@
 """Folded convolution: sliding window, multiply-accumulate columns, shared requantisers.
 
-Per output pixel the window is read once for every fold of output channels; the results of a fold
-are serialised first and requantised after, so a few requantisers serve all columns and the lanes
-of the output do not depend on ``pe``.  Folds need not divide: the last one has zero weights.
+For each output pixel, the window is read once for every fold of output channels.  The results of a
+fold are first serialised and then requantised, so a few requantisers serve all columns, and the
+lanes of the output do not depend on ``pe``.  ``pe`` need not divide the output channels: the last
+fold may compute outputs that are dropped.
 
-Several output pixels side by side may be computed together: they share the weights that are read.
-Where an activation meets one weight only (depthwise layers) they share the multipliers, too.
+Several adjacent output pixels can be computed together; they share the weights that are read.  If
+each activation is multiplied by one weight only (depthwise layers), they share the multipliers,
+too.
 
-Where the weights are too many, a tile of output rows is computed fold by fold, so that each fold is
-needed once a tile: it may stay in off-chip memory until then (:mod:`hwgen.offchip.weight_stream`),
-and the results are put in order behind (:mod:`hwgen.parts.reorder`).
+If there are too many weights, a tile of output rows is computed fold by fold, so that each fold is
+needed only once per tile.  Until then it can stay in off-chip memory
+(:mod:`hwgen.offchip.weight_stream`).  The results are reordered afterwards
+(:mod:`hwgen.parts.reorder`).
 
-A transposed convolution sends each window once for every phase (Shi et al., "Is the deconvolution
-layer the same as a convolutional layer?", 2016), which chooses the weights and the biases.
+A transposed convolution sends each window once for every phase, and the phase selects the weights
+and the biases (Shi et al., "Is the deconvolution layer the same as a convolutional layer?", 2016).
 """
 
 from __future__ import annotations
@@ -31,14 +34,14 @@ from amaranth.lib import data, wiring
 from hwgen.blocks.base import OffChip, Schedule
 from hwgen.blocks.conv_base import ConvolutionConfig, array_weights, lanes_taken, serialise
 from hwgen.blocks.output import fold_beats, fold_queue
-from hwgen.blocks.registry import Request, carries_out
+from hwgen.blocks.registry import BlockRequest, carries_out
 from hwgen.device.arithmetic import counter, delayed, levels
 from hwgen.device.cost import Area, logic, total
 from hwgen.device.multiplier import Packing
 from hwgen.errors import HwgenError
 from hwgen.ir import Convolution, Gemm
 from hwgen.offchip.bus import BURST, MEMORY_LATENCY, AxiConfig
-from hwgen.offchip.layout import PORT_SHARE
+from hwgen.offchip.memory_map import PORT_SHARE
 from hwgen.offchip.weight_stream import WeightStreamConfig
 from hwgen.parts.component import Configured
 from hwgen.parts.mac import MacArray, MacArrayConfig
@@ -59,21 +62,21 @@ class FoldedConvConfig(ConvolutionConfig):
     Parameters
     ----------
     group_lanes : :class:`int`
-        Groups in parallel (depthwise: channels); above 1, each is taken whole.
+        Groups in parallel (depthwise: channels); if more than 1, whole groups are computed.
     pixels_in, pixels_out : :class:`int`
-        Pixels a beat of the streams; those at the output are computed together.
+        Pixels per beat of the streams; those of an output beat are computed together.
     shared : :class:`str`
         What the products in a multiplier share: see :class:`hwgen.parts.mac.MacArrayConfig`.
     tile : :class:`int`
-        Rows of windows (along the outermost dimension; divides them) that are computed fold by
-        fold, with weights from off-chip memory; 0: site by site, all weights on chip.
+        Rows of windows (along the outermost dimension; divides their number) that are computed
+        fold by fold, with weights from off-chip memory; 0: site by site, with all weights on chip.
     resident : :class:`int`
-        Folds of such weights that stay on chip.
+        Folds of weights that stay on chip, if ``tile`` is not 0.
     fold_cycles : :class:`int`
-        Cycles of a fold, at least: a pace at which weights stream evenly.
+        Least number of cycles per fold: a pace at which weights stream evenly.
     axi : :class:`AxiConfig`
     burst, memory_latency : :class:`int`
-        For such weights: most words of a request, and cycles that one takes at most.
+        Most words in a request for weights, and most cycles that it takes.
 
     Raises
     ------
@@ -103,7 +106,7 @@ class FoldedConvConfig(ConvolutionConfig):
             )
         if self.resident and not self.tile:
             raise HwgenError(f"Resident must be 0 without tiles, not {self.resident!r}")
-        _ = self.window, self.stream
+        _ = self.window, self.weight_stream
 
     def _check_folding(self) -> None:
         if not 1 <= self.group_lanes <= self.op.groups:
@@ -123,22 +126,22 @@ class FoldedConvConfig(ConvolutionConfig):
 
     @property
     def phases(self) -> int:
-        """Sets of weights and biases."""
+        """Number of sets of weights and biases."""
         return math.prod(self.op.repeat)
 
     @property
     def simd(self) -> int:
-        """Products summed by a column each cycle."""
+        """Number of products that a column sums in each cycle."""
         return self.channel_lanes * self.tap_lanes
 
     @property
     def group_folds(self) -> int:
-        """Runs of groups."""
+        """Number of runs of groups, which are computed one after the other."""
         return math.ceil(self.op.groups / self.group_lanes)
 
     @cached_property
     def fold_results(self) -> np.ndarray:
-        """Results of each fold of an output pixel, ``(group_folds * channel_folds,)``."""
+        """Number of results of each fold of an output pixel, ``(group_folds * channel_folds,)``."""
         if self.group_lanes == 1:
             return super().fold_results
         left = self.op.groups - np.arange(self.group_folds) * self.group_lanes
@@ -169,7 +172,7 @@ class FoldedConvConfig(ConvolutionConfig):
 
     @cached_property
     def acc_range(self) -> tuple[int, int]:
-        """Worst case of the accumulators, with and without bias."""
+        """Worst-case range of the accumulators, with and without bias."""
         return self.op.accumulator_range(self.tensor)
 
     @cached_property
@@ -199,7 +202,7 @@ class FoldedConvConfig(ConvolutionConfig):
 
     @cached_property
     def order(self) -> TileOrder | None:
-        """In which order results come, if tile by tile."""
+        """Order in which results come, if they are computed tile by tile."""
         if not self.tile:
             return None
         tiles = self.window.course.output[0] // (
@@ -209,28 +212,28 @@ class FoldedConvConfig(ConvolutionConfig):
         return TileOrder(sites, tuple(self.beats))
 
     @cached_property
-    def stream(self) -> WeightStreamConfig | None:
-        """The memory of the weights, if they are off chip."""
+    def weight_stream(self) -> WeightStreamConfig | None:
+        """The memory of the weights, if they are streamed."""
         if self.order is None:
             return None
         config = WeightStreamConfig(
             self.array.weight_widths, self.array.skews, self.window_depth, self.channel_folds,
             self.resident, axi=self.axi, burst=self.burst, style=self.weight_style,
         )
-        # A fold has the time of all slots but one to come.  It takes what the memory needs at most,
-        # and nearly its own time, for the bandwidth may be used up nearly.
+        # A fold has the time of all places of the ring but one to come.  It takes the latency of
+        # the memory and nearly its own time, because nearly all of the bandwidth may be used.
         cycles = self.order.sites * self.window.fold_cycles
         late = self.memory_latency + READ_LATENCY + config.overhead
         share = max(config.fold_words / cycles, PORT_SHARE)
-        return replace(config, slots=1 + math.ceil(late / cycles + share))
+        return replace(config, ring_places=1 + math.ceil(late / cycles + share))
 
     @property
     def offchip(self) -> OffChip | None:
-        if self.order is None or self.stream is None:
+        if self.order is None or self.weight_stream is None:
             return None
-        tiles = self.outputs[0].beats // self.order.cycle
-        return OffChip(self.stream.image_bytes, tiles * self.stream.bytes_per_turn,
-                       ahead=self.stream.places * self.stream.fold_bytes)
+        tiles = self.outputs[0].beats // self.order.tile_beats
+        return OffChip(self.weight_stream.image_bytes, tiles * self.weight_stream.bytes_per_tile,
+                       ahead=self.weight_stream.places * self.weight_stream.fold_bytes)
 
     @property
     def tile_sites(self) -> int:
@@ -238,10 +241,12 @@ class FoldedConvConfig(ConvolutionConfig):
 
     def parts(self) -> dict[str, Area]:
         found = super().parts()
-        return found if self.stream is None else {**found, "weights": self.stream.area()}
+        if self.weight_stream is None:
+            return found
+        return {**found, "weights": self.weight_stream.area()}
 
     def image(self) -> bytes:
-        return self.stream.image(self.memory_rows) if self.stream else b""
+        return self.weight_stream.image(self.memory_rows) if self.weight_stream else b""
 
     @property
     def queue_depths(self) -> tuple[int, ...]:
@@ -251,15 +256,15 @@ class FoldedConvConfig(ConvolutionConfig):
 
     @cached_property
     def weights(self) -> tuple[WeightMemoryConfig, ...]:
-        """The memories of the weights, one for each port of the array, if they are on chip."""
+        """Memories of the weights, one for each port of the array, if they are on chip."""
         return tuple(WeightMemoryConfig(width, self.weight_depth, self.weight_style)
                      for width in (() if self.tile else self.array.weight_widths))
 
     @property
     def weight_latency(self) -> int:
-        """Cycles from the address of weights to the weights."""
-        if self.stream is not None:
-            return self.stream.latency
+        """Cycles from the address of weights until the weights have been read."""
+        if self.weight_stream is not None:
+            return self.weight_stream.latency
         return super().weight_latency
 
     @cached_property
@@ -278,7 +283,7 @@ class FoldedConvConfig(ConvolutionConfig):
 
     @property
     def signature(self) -> wiring.Signature:
-        if self.stream is not None:
+        if self.weight_stream is not None:
             return wiring.Signature({
                 **super().signature.members, "read": wiring.Out(self.axi.read_client),
                 "base": wiring.In(self.axi.address_bits), "loaded": wiring.Out(1),
@@ -292,14 +297,14 @@ class FoldedConvConfig(ConvolutionConfig):
 
     @property
     def result_latency(self) -> int:
-        """Cycles from a fold's last beat at the window's output to its first result's push."""
+        """Cycles from a fold's last beat at the window's output to the push of its first result."""
         return self.weight_latency + self.array.latency + 1 + self.requantiser.latency
 
     @cached_property
     def least_depths(self) -> tuple[int, ...]:
         claim = self._delay
         if self.order is not None:
-            # At full speed, a tile is read while the next one is computed.
+            # At full speed, a tile leaves the queue while the next one is computed.
             passes = self.channel_folds * self.order.sites
             tiles = 3 + claim // (passes * self.window.fold_cycles)
             starts = np.arange(tiles * passes) * self.window.fold_cycles
@@ -312,7 +317,7 @@ class FoldedConvConfig(ConvolutionConfig):
 
     @property
     def _delay(self) -> int:
-        """Cycles from the start of a fold to its first result being visible."""
+        """Cycles from the start of a fold until its first result is visible."""
         return READ_LATENCY + self.window.steps - 1 + self.result_latency + QUEUE_LATENCY
 
     def schedule(self, arrivals: Sequence[np.ndarray]) -> Schedule:
@@ -338,8 +343,8 @@ class FoldedConvConfig(ConvolutionConfig):
         out += self.array.area(self.window.last_registers + late)
         out += total(memory.area() for memory in self.weights)
         skew, depth = max(self.array.skews), self.weight_depth
-        if self.stream is not None and self.order is not None:
-            out += self.stream.area() + reorder_area(self.order, self.queue_depths[0])
+        if self.weight_stream is not None and self.order is not None:
+            out += self.weight_stream.area() + reorder_area(self.order, self.queue_depths[0])
             depth = self.window_depth
         address = max(depth - 1, 1).bit_length()
         steps = levels(self.window.steps)
@@ -353,16 +358,16 @@ class FoldedConvConfig(ConvolutionConfig):
 
     @property
     def window_depth(self) -> int:
-        """Rows of the weight memories for a fold of a window, or of all its phases."""
+        """Number of rows in the weight memories for a fold of a window, over all phases."""
         return self.window.steps * self.phases
 
     @property
     def weight_depth(self) -> int:
-        """Rows of the weight memories: for each beat of a window, one of each phase."""
+        """Number of rows in the weight memories: for each beat of a window, one of each phase."""
         return self.group_folds * self.channel_folds * self.window_depth
 
     def weight_rows(self) -> np.ndarray:
-        """Rows of the weight memories: ``(weight_depth, group_lanes * pe, simd)``."""
+        """Weights by row of the memories: ``(weight_depth, group_lanes * pe, simd)``."""
         cin, cout = self.group_channels
         taps, words = self.window.tap_folds, self.window.words_per_group
         groups, folds = self.group_folds, self.channel_folds
@@ -374,8 +379,8 @@ class FoldedConvConfig(ConvolutionConfig):
             (0, taps * self.tap_lanes - self.op.window.taps),
             (0, words * self.channel_lanes - cin),
         ))
-        # Outputs beyond the last are sent nowhere.  They have weights like others, so that no bit
-        # of a memory is constant, and synthesis makes of it what was counted.
+        # Outputs beyond the last are dropped.  They have copies of real weights, so that no bit of
+        # a memory is constant, and synthesis takes as many blocks as were counted.
         weight = np.pad(weight, (
             (0, 0),
             (0, groups * self.group_lanes - self.op.groups),
@@ -404,7 +409,8 @@ class FoldedConv(Configured[FoldedConvConfig]):
     i : :py:`In(stream.Signature(ArrayLayout(signed(bits), lanes_in * pixels_in)))`
     o : :py:`Out(stream.Signature(ArrayLayout(signed(bits), lanes_out * pixels_out)))`
     load, next : see :class:`hwgen.parts.weights.WeightMemory`, if weights are loaded
-    read, base, loaded, waits : see :class:`hwgen.blocks.base.OffChip`, if weights are off chip
+    read, base, loaded, waits : see :class:`hwgen.offchip.memory_map.OffChip`, if weights are off
+        chip
 
     Timing
     ------
@@ -423,7 +429,7 @@ class FoldedConv(Configured[FoldedConvConfig]):
 
         m.submodules.array = array = MacArray(config.array)
         steps, phases, late = config.window.steps, config.phases, config.weight_latency
-        # Of weights on chip a window reads all rows, else those of a fold.
+        # A window reads all rows of weights on chip, but only those of a fold if they are streamed.
         rows = config.window_depth if config.tile else config.weight_depth
         address, step = counter(rows), counter(steps, name="step")
         fire, step_end = window.o.valid, step == steps - 1
@@ -441,7 +447,7 @@ class FoldedConv(Configured[FoldedConvConfig]):
                 address.eq(Mux(address == rows - 1, 0, address + phases)),
             ]
 
-        # The array: weights read beside the activations, sums accumulated over the fold.
+        # The array: weights are read beside the activations, sums are accumulated over the fold.
         x = data.View(config.window.payload, delayed(m, window.o.p.as_value(), late, "x"))
         members = {"add": 1, "first": 1, "last": 1, "beats": range(config.fold_beats + 1)}
         if phases > 1:
@@ -468,9 +474,9 @@ class FoldedConv(Configured[FoldedConvConfig]):
             m.d.comb += array.x[pixel * groups + lane][k].eq(
                 x[n + lane * config.channel_lanes + channel]
             )
-        # Serialise the results of a fold, lanes_out a cycle.
+        # Serialise the results of a fold, lanes_out per cycle.
         done = marks[-1]
-        # The array has them pixel by pixel, a beat channel by channel.
+        # The array gives results pixel by pixel; a beat has them channel by channel.
         results = config.group_lanes * config.pe
         in_beats = Cat(array.acc[pixel * results + k].as_unsigned()
                        for k in range(results) for pixel in range(pixels))
@@ -489,8 +495,8 @@ class FoldedConv(Configured[FoldedConvConfig]):
     def _sites(
         self, m: Module, window: SlidingWindow, array: MacArray, address: Signal
     ) -> Queue:
-        """The queue of results that come site by site, with all weights on chip."""
-        # A fold starts when the queue has places for all its results, which may be fewer at an end.
+        """Add the queue for results that come site by site, with all weights on chip."""
+        # A fold starts when the queue has places for its results; the last fold may have fewer.
         queue, room = fold_queue(m, self.config, self.config.beats, window.start)
         loaded = array_weights(m, self, self.config, array, address)
         m.d.comb += window.room.eq(room & loaded)
@@ -499,16 +505,16 @@ class FoldedConv(Configured[FoldedConvConfig]):
     def _tiles(
         self, m: Module, window: SlidingWindow, array: MacArray, address: Signal, fold_end: Value
     ) -> ReorderQueue:
-        """The queue of results that come tile by tile, with weights that are streamed."""
+        """Add the queue for results that come tile by tile, with weights that are streamed."""
         config = self.config
         assert config.order is not None
-        assert config.stream is not None
+        assert config.weight_stream is not None
         m.submodules.queue = queue = ReorderQueue(
             config.outputs[0].payload, config.queue_depths[0], config.order, config.queue_styles[0]
         )
-        m.submodules.weights = weights = config.stream.create()
+        m.submodules.weights = weights = config.weight_stream.create()
         wiring.connect(m, weights.read, wiring.flipped(self.read))
-        # A fold of weights is taken with the first site; places for results with the first fold.
+        # The first site takes a fold of weights; the first fold claims places for the results.
         last = self._last_site(m, "starting", window.start)
         first_site, first_fold = Signal(init=1), Signal(init=1)
         fold = counter(config.channel_folds, name="starting_fold")
@@ -534,7 +540,7 @@ class FoldedConv(Configured[FoldedConvConfig]):
         return queue
 
     def _last_site(self, m: Module, name: str, advance: Value) -> Value:
-        """``advance`` with the last site of a tile: then comes another fold of weights."""
+        """``advance`` at the last site of a tile, after which the next fold of weights is used."""
         if self.config.order is None:
             return advance
         sites = self.config.order.sites
@@ -547,9 +553,13 @@ class FoldedConv(Configured[FoldedConvConfig]):
     def _begin_phase(
         self, m: Module, window: SlidingWindow, address: Signal, beats: int
     ) -> Signal:
-        """Let every window begin with the weights of its phase; returns that of the beat at ``o``.
+        """Let every window begin with the weights of its phase.
 
-        Rows of the phases take turns, so that from there on the address moves by their number.
+        Rows of the phases are interleaved, so the address then goes up by the number of phases.
+
+        Returns
+        -------
+        the phase of the beat at ``window.o``
         """
         phases = self.config.phases
         beat, phase = counter(beats, name="beat"), Signal(range(phases))
@@ -563,7 +573,7 @@ class FoldedConv(Configured[FoldedConvConfig]):
 
 
 @carries_out(Convolution, Gemm, own_pixels=True)
-def _conv(request: Request) -> FoldedConvConfig:
+def _conv(request: BlockRequest) -> FoldedConvConfig:
     ports, stream = request.ports, request.streams[0]
     config = FoldedConvConfig(
         op=request.op.as_conv(stream.tensor), tensor=stream.tensor, lanes_in=lanes_taken(request),

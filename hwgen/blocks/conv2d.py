@@ -1,4 +1,4 @@
-"""A convolution as a designer thinks of it: weights, stride, padding, and the rest worked out."""
+"""Configuration of a convolution from what a designer has: weights, stride, padding."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ def conv2d(
     Parameters
     ----------
     weights : array, shape ``(Cout, Cin / groups, height, width)``
-        In PyTorch's order.  Integers are used as they are, with a scale of 1; real numbers are
-        rounded to ``weight_bits``, with a scale for each output channel.
+        Weights in PyTorch's order.  Integers are used as they are, with a scale of 1; real numbers
+        are rounded to ``weight_bits``, with a scale for each output channel.
     size : pair of :class:`int`
         Height and width of the input.
     bias : array, shape ``(Cout,)``, or None
-        In the units of the weights times those of the input.
+        Bias in the units of the weights times those of the input.
     stride, padding, dilation : :class:`int`, or a pair for height and width
     groups : :class:`int`
     input : :class:`Quantisation`
-        What the integers of the input stand for; default a scale of 1 and 8 bits.
+        Quantisation of the input; by default a scale of 1 and 8 bits.
     output : :class:`Quantisation`
-        What those of the output stand for; default 8 bits whose range is that of the largest
-        accumulator, so that nothing saturates.
+        Quantisation of the output; by default 8 bits and the range of the largest accumulator, so
+        that nothing saturates.
     weight_bits : :class:`int`
-        2..8.
+        Bits of a weight, 2..8.
     folding
         Parameters of :class:`hwgen.blocks.conv.FoldedConvConfig`, such as ``pe=4``.
 

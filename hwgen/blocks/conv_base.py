@@ -1,7 +1,7 @@
-"""What blocks of convolutions share: their folding and its limits, weights, how results leave.
+"""Common parts of the blocks of convolutions: folding, weight memories, serialised results.
 
-:mod:`hwgen.blocks.conv` computes all products, :mod:`hwgen.blocks.sparse_conv` those that are not
-zero.
+:mod:`hwgen.blocks.conv` computes all products, :mod:`hwgen.blocks.sparse_conv` only those that are
+not zero.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from amaranth.hdl import Cat, Module, Signal, Value
 from amaranth.lib import stream, wiring
 
 from hwgen.blocks.base import BlockConfig
-from hwgen.blocks.registry import Request
+from hwgen.blocks.registry import BlockRequest
 from hwgen.device.cost import Area, total
 from hwgen.errors import HwgenError
 from hwgen.ir import Convolution, Table
@@ -38,27 +38,27 @@ class ConvolutionConfig(BlockConfig):
     Parameters
     ----------
     op : :class:`hwgen.ir.Convolution`
-        What is computed.
     tensor : :class:`TensorType`
         Type of the input.
     lanes_in, lanes_out : :class:`int`
-        Channels a beat of the streams.  ``lanes_out`` is the number of requantisers; it divides
-        the results of every fold.
+        Channels per beat of the streams.  ``lanes_out`` is also the number of requantisers per
+        pixel; it divides the number of results of every fold.
     channel_lanes, tap_lanes : :class:`int`
         Input channels and kernel taps in parallel.  ``channel_lanes`` is a multiple of
         ``lanes_in``.
     pe : :class:`int`
         Output channels in parallel, in each group.
     multiplier, requantiser_multiplier : :class:`str`
-        What multiplies and requantises: of :data:`hwgen.device.multiplier.MULTIPLIERS`.
+        Multipliers of the products and of the requantisers, from
+        :data:`hwgen.device.multiplier.MULTIPLIERS`; ``""`` for the requantisers: the same.
     products : :class:`int`
-        Products that share a multiplier; 0: as many as fit.
+        Number of products that share a multiplier; 0: as many as fit.
     capacity : :class:`int`
-        Sites in the window's buffer; 0: the fewest with which it works.
+        Number of sites in the window's buffer; 0: the fewest with which it works.
     window_style, weight_style : :class:`str`
-        Memories of the window's buffer and of the weights; "": whichever is cheaper.
+        Styles of the memories of the window's buffer and of the weights; "": whichever is cheaper.
     lookup : :class:`Table` or None
-        A function of the results, the same for all channels, that is sent in their place.
+        A function that is applied to the results, the same for all channels.
 
     Raises
     ------
@@ -112,7 +112,7 @@ class ConvolutionConfig(BlockConfig):
 
     @abstractmethod
     def _check_folding(self) -> None:
-        """Raise :exc:`HwgenError` unless what else a block folds fits the op."""
+        """Raise :exc:`HwgenError` unless the rest of the folding fits the op."""
 
     @cached_property
     def result(self) -> TensorType:
@@ -132,29 +132,29 @@ class ConvolutionConfig(BlockConfig):
 
     @property
     def sharing(self) -> int:
-        """Most products that could share a multiplier, as many as there are results beside."""
+        """Most products that could share a multiplier: results that are computed side by side."""
         return self.pe
 
     @property
     def channel_folds(self) -> int:
-        """Runs of output channels in a group."""
+        """Number of folds of the output channels of a group."""
         return math.ceil(self.group_channels[1] / self.pe)
 
     @cached_property
     def fold_results(self) -> np.ndarray:
-        """Results of each fold of an output pixel, groups one after the other."""
+        """Number of results of each fold of an output pixel, group after group."""
         _, cout = self.group_channels
         left = np.minimum(cout - np.arange(self.channel_folds) * self.pe, self.pe)
         return np.tile(left, self.op.groups)
 
     @cached_property
     def beats(self) -> list[int]:
-        """Beats of each fold of an output pixel at the output."""
+        """Number of output beats of each fold of an output pixel."""
         return (self.fold_results // self.lanes_out).tolist()
 
     @property
     def fold_beats(self) -> int:
-        """Most beats of a fold at the output."""
+        """Most output beats of a fold."""
         return max(self.beats)
 
     @property
@@ -175,7 +175,7 @@ class ConvolutionConfig(BlockConfig):
     @property
     @abstractmethod
     def weights(self) -> tuple[WeightMemoryConfig, ...]:
-        """The memories of the weights on chip."""
+        """Memories of the weights on chip."""
 
     @property
     @abstractmethod
@@ -184,7 +184,7 @@ class ConvolutionConfig(BlockConfig):
 
     @property
     def weight_latency(self) -> int:
-        """Cycles from the address of weights to the weights."""
+        """Cycles from the address of weights until the weights have been read."""
         return max(memory.latency for memory in self.weights)
 
     def parts(self) -> dict[str, Area]:
@@ -226,14 +226,14 @@ def weight_memories(
 
     Parameters
     ----------
-    block : has the ports ``load`` and ``next``, if weights are loaded
-    address : called with the number of a memory and a delay in cycles, returns the address for that
-        memory, delayed by as much, so that all memories answer ``weight_latency`` cycles after the
-        address without a delay
+    block : the component, which has ports ``load`` and ``next`` if weights are loaded
+    address : function of the number of a memory and a delay in cycles.  It returns the address for
+        that memory, delayed by so much that all memories answer ``weight_latency`` cycles after
+        the undelayed address.
 
     Returns
     -------
-    words : what each memory reads
+    words : output of each memory
     loaded : whether all memories have their contents
     """
     words, loaded = [], []
@@ -255,13 +255,14 @@ def array_weights(
     m: Module, block: wiring.Component, config: ConvolutionConfig, array: MacArray,
     address: Signal, late: int = 0,
 ) -> Value:
-    """Connect the memories of the weights to an array, with the delays that the array asks for.
+    """Connect the memories of the weights to an array, with the delays that the array needs.
 
     Parameters
     ----------
     block : see :func:`weight_memories`
-    address : of all memories
-    late : cycles beyond the ``weight_latency`` after the address, for the first of them
+    address : address of all memories
+    late : number of cycles by which the first weights come later than ``weight_latency`` cycles
+        after the address; the others also have the skews of the array
 
     Returns
     -------
@@ -286,8 +287,8 @@ def serialise(
 
     Parameters
     ----------
-    results : in the order of beats
-    done : whether the results of a fold are there
+    results : all results of a fold, in the order of beats
+    done : whether the results of a fold are complete in this cycle
     beats : number of beats that they take
 
     Returns
@@ -308,8 +309,8 @@ def serialise(
     return left
 
 
-def lanes_taken(request: Request) -> int:
-    """Most lanes, dividing those of the stream, that a convolution's folding can take."""
+def lanes_taken(request: BlockRequest) -> int:
+    """Most input lanes that fit a convolution's folding and divide the lanes of its stream."""
     op, folding = request.op.as_conv(request.tensor), request.folding
     word = folding.channel_lanes * folding.group_lanes
     segment = op.weight.shape[-1] * (op.groups if folding.group_lanes > 1 else 1)

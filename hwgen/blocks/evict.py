@@ -1,12 +1,12 @@
-"""A FIFO whose body lies off the chip: for the long skip connections that no chip has room for.
+"""A FIFO whose body is in off-chip memory, for skip connections that are too long for the chip.
 
-Beats are packed into words and written to memory in bursts, read back in the same order, and
-unpacked.  On the chip are only two short FIFOs: one that a burst collects in, and one that has room
-for what is under way while the memory takes its time (SMOF; Toupas, Yu, Bouganis and Tzovaras,
-"SMOF: Streaming Modern CNNs on FPGAs with Smart Off-Chip Eviction", FCCM 2024).
+Beats are packed into words, written to memory in bursts, read back in the same order, and unpacked.
+Only two short FIFOs are on the chip.  Bursts are collected in the *head*; the *tail* has room for
+the words that are on their way from the memory (SMOF; Toupas, Yu, Bouganis and Tzovaras, "SMOF:
+Streaming Modern CNNs on FPGAs with Smart Off-Chip Eviction", FCCM 2024).
 
-Places are claimed before they are filled here too: a slot of the ring before a burst is written,
-places of the second FIFO before one is read.
+Places are claimed before they are filled here, too: a slot of the ring before a burst is written,
+and places of the tail before a burst is read.
 """
 
 from __future__ import annotations
@@ -34,50 +34,51 @@ from hwgen.parts.turns import last_of
 __all__ = ["EvictionBuffer", "EvictionConfig"]
 
 LEAST_HEAD = 32
-"""Words of the head memory at least; so many are no dearer than one."""
+"""Least number of words in the head memory; so many cost no more than one."""
 
 WRITE_LATENCY = QUEUE_LATENCY
-"""Cycles from a request's last word entering the head memory to the request.
+"""Cycles from the push of a request's last word into the head memory to the request.
 
-The word is visible then, so that whoever takes the request finds all of its words.
+By then the word is visible, so all words of a request can be taken when it is made.
 """
 
 READ_LATENCY = 2
 """Cycles from ``done`` to the request that reads what was written."""
 
 CLAIM_LATENCY = 1 + QUEUE_LATENCY + 1
-"""Cycles that a place of the tail memory is claimed, beside those that the memory takes: from the
-claim to the request, from the word to its being visible, and until its place is free."""
+"""Cycles for which a place of the tail memory is claimed, not counting the memory's latency: from
+the claim to the request, from the word until it is visible, and until its place is free."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvictionConfig(BlockConfig):
     """A FIFO of any depth in a ring of off-chip memory.
 
-    A word holds as many whole beats as fit, or a beat takes several words.  Every frame begins a
-    word and a request, so that none waits for the next one; its last word and its last request may
-    be shorter.  Where the ring lies is no part of the configuration, but an input of the component:
-    buffers that differ in nothing else are one module.
+    A word holds as many whole beats as fit, or a beat takes several words.  Every frame begins with
+    a new word and a new request, so that no frame waits for the next one; its last word and its
+    last request may be shorter.  The address of the ring is not part of the configuration but an
+    input of the component, so that buffers that differ only in their address share a module.
 
     Parameters
     ----------
     stream : :class:`StreamType`
     axi : :class:`hwgen.offchip.bus.AxiConfig`
     burst : :class:`int`
-        Words of a request, and of a slot of the ring; a power of two, at most 4096 bytes.
+        Words in a request, and in a slot of the ring; a power of two, at most 4096 bytes.
     memory_latency : :class:`int`
-        Most cycles that the memory takes: from a request being offered, to ``done`` or to the last
-        word of its data.  For the schedule, and for the size of the tail memory: with a slower
-        memory the block only becomes slower.
+        Most cycles that the memory takes from the offer of a request to ``done`` or to the last
+        word of its data.  It determines the schedule and the size of the tail memory; with a
+        slower memory the block works, but more slowly.
     depths : sequence of :class:`int`
-        Depth of the whole FIFO in beats; it gives the number of slots.
+        Depth of the whole FIFO in beats, from which the number of slots follows.
     styles : sequence of :class:`str`
-        Of the tail memory, the largest on the chip; the head is in block memory too if that is.
+        Style of the tail memory, the largest on the chip.  If it is ``"block"``, so is that of the
+        head memory.
 
     Raises
     ------
     :exc:`HwgenError`
-        If a number is out of range, or the ring larger than what an address can reach.
+        If a number is out of range, or if the ring exceeds what addresses can reach.
     """
 
     kind: ClassVar[str] = "queue"
@@ -127,43 +128,43 @@ class EvictionConfig(BlockConfig):
 
     @property
     def beats_per_word(self) -> int:
-        """Beats that a word holds."""
+        """Number of beats that a word holds."""
         return max(self.axi.data_bits // self.stream.width, 1)
 
     @property
     def words_per_beat(self) -> int:
-        """Words that a beat takes."""
+        """Number of words that a beat takes."""
         return -(-self.stream.width // self.axi.data_bits)
 
     @property
     def word_bits(self) -> int:
-        """Bits of a word that are used; the others need no memory on the chip."""
+        """Number of bits of a word that are used; the others need no memory on the chip."""
         return min(self.stream.width * self.beats_per_word, self.axi.data_bits)
 
     @property
     def words_per_frame(self) -> int:
-        """Words of a frame."""
+        """Number of words in a frame."""
         return -(-self.stream.beats // self.beats_per_word) * self.words_per_beat
 
     @property
     def requests_per_frame(self) -> int:
-        """Requests of a frame, in each direction."""
+        """Number of requests per frame in each direction."""
         return -(-self.words_per_frame // self.burst)
 
     @property
     def request_words(self) -> tuple[int, ...]:
-        """Words of a request, and of the last one of a frame if it is shorter."""
+        """Number of words in a request, and in the last one of a frame if that is shorter."""
         whole, rest = divmod(self.words_per_frame, self.burst)
         return tuple(n for n in (self.burst * (whole > 0), rest) if n)
 
     @property
     def bytes_per_frame(self) -> int:
-        """Bytes written and read for a frame, those that fill words included."""
+        """Bytes written and read per frame, including those that fill up words."""
         return 2 * self.words_per_frame * self.axi.word_bytes
 
     @property
     def slot_bytes(self) -> int:
-        """Bytes of a slot of the ring, and what its base is a multiple of."""
+        """Bytes of a slot of the ring, whose base must be a multiple of this number."""
         return self.burst * self.axi.word_bytes
 
     @property
@@ -181,7 +182,7 @@ class EvictionConfig(BlockConfig):
 
     @property
     def _request_steps(self) -> int:
-        """Steps of a request: beats, or words where a beat takes several; one a cycle."""
+        """Number of steps in a request: beats, or words if a beat takes several; one per cycle."""
         return min(self.burst * self.beats_per_word, self.interval)
 
     @cached_property
@@ -192,9 +193,9 @@ class EvictionConfig(BlockConfig):
 
     @cached_property
     def slots(self) -> int:
-        """Slots of the ring: as many as there are requests that beats of the FIFO belong to.
+        """Number of slots of the ring: most requests to which the beats in the FIFO can belong.
 
-        That is most if they begin with a request's last beat.
+        These are most if the oldest beat is the last of its request.
         """
         last = self._request_ends + self.queue_depths[0] * self.words_per_beat - 1
         frames, step = np.divmod(last, self.interval)
@@ -203,20 +204,21 @@ class EvictionConfig(BlockConfig):
 
     @property
     def head_words(self) -> int:
-        """Words of the head memory: a request and, while it waits for the memory, the next one."""
+        """Words of the head memory: those of a request that waits to be made, and of the next."""
         return max(2 * self.request_words[0], LEAST_HEAD)
 
     @property
     def head_style(self) -> str:
-        """Memory of the head."""
+        """Style of the head memory."""
         return "block" if self.queue_styles[0] == "block" else ""
 
     @property
     def tail_words(self) -> int:
-        """Words of the tail memory: with so many the reader never waits, if the consumer does not.
+        """Words of the tail memory: so many that reads never wait unless the consumer does.
 
-        They are those asked for while a request is under way, and those of the next one.  Where a
-        frame's last request is short, it comes before the one ahead of it is unpacked: one more.
+        These are the words that are requested while a request is under way, and those of the next
+        request.  If the last request of a frame is shorter, it comes before the request ahead of
+        it is unpacked, so there must be room for one more.
         """
         frames, steps = divmod(self.memory_latency + CLAIM_LATENCY, self.interval)
         under_way = frames * self.words_per_frame + -(-steps // self.beats_per_word) + 1
@@ -224,28 +226,28 @@ class EvictionConfig(BlockConfig):
 
     @property
     def _pack_latency(self) -> int:
-        """Cycles from the end of a word to its entering the head memory."""
+        """Cycles from the last beat of a word to its push into the head memory."""
         return int(self.beats_per_word * self.words_per_beat > 1)
 
     @property
     def _path(self) -> int:
-        """Cycles from a request's last step to the first one of it being visible, at most."""
+        """Most cycles from the last step of a request until its first step is visible."""
         unpack = int(self.beats_per_word > 1)
         return (self._pack_latency + WRITE_LATENCY + self.memory_latency
                 + READ_LATENCY + self.memory_latency + QUEUE_LATENCY + unpack)
 
     @property
     def least_depths(self) -> tuple[int, ...]:
-        # All that comes in while a request collects, is under way and is unpacked, and waits for
-        # the one ahead of it to be unpacked.
+        # All that arrives while a request is collected, is under way, waits until the request ahead
+        # of it is unpacked, and is unpacked itself.
         steps = self._path + 2 * self._request_steps + 1
         return (-(-steps // self.words_per_beat) + 1,)
 
     def schedule(self, arrivals: Sequence[np.ndarray]) -> Schedule:
-        """When beats are taken, exactly, and when they are visible at the latest.
+        """Exact cycles in which beats are accepted, and latest cycles in which they are visible.
 
-        That is if the memory keeps its latency, takes words as fast as they come, and the depth
-        suffices.
+        The memory must keep its latency and take words as fast as they come, and the depth must
+        suffice.
         """
         words = self.words_per_beat
         begin = in_order(arrivals[0], words)
@@ -270,8 +272,8 @@ class EvictionConfig(BlockConfig):
                      ff_register=requests + pending)
         if beats > 1:
             beat = 2 * _end_bits(beats, self.stream.beats) + levels(beats)
-            # Packing takes a LUT a bit, unless places are so few or many that synthesis uses the
-            # enables of flip-flops; unpacking always does.
+            # Packing takes a LUT per bit, unless beats are so few or so many that synthesis uses
+            # the enables of flip-flops.  Unpacking always takes a LUT per bit.
             out += logic("packed beats", one=1, lut_unpack=self.word_bits,
                          lut_pack=self.word_bits * (4 < beats <= 16), lut_beat=beat,
                          ff_register=2 * self.word_bits + beat)
@@ -296,7 +298,10 @@ def _end_bits(group: int, total: int) -> int:
 
 
 def _ends(m: Module, group: int, total: int, step: Value, name: str) -> Value:
-    """Whether the next step is the last of a group; groups begin anew every ``total`` steps."""
+    """Whether the next step is the last of a group of ``group`` steps.
+
+    A new group begins after every ``total`` steps, so the last of them may be shorter.
+    """
     if total % group == 0 or total < group:
         return last_of(m, min(group, total), step, name)
     left = Signal(signed(levels(group) + 1), init=group - 2, name=name)
@@ -309,14 +314,14 @@ def _ends(m: Module, group: int, total: int, step: Value, name: str) -> Value:
 def _nonzero_count(
     m: Module, name: str, most: int, more: Value, less: Value, init: int = 0
 ) -> Value:
-    """Whether a number of things, at most ``most``, is positive: the sign of a register."""
+    """Whether a counter with values 0..most is not 0, from the sign bit of a register."""
     left = Signal(signed(most.bit_length() + 1), init=init - 1, name=name)
     m.d.sync += left.eq(add_carry(left, less.replicate(2).as_signed(), more))
     return ~left[-1]
 
 
 class EvictionBuffer(Configured[EvictionConfig]):
-    """Drop-in for a FIFO, with two ports to memory.
+    """Drop-in replacement for a FIFO, with two ports to memory.
 
     Parameters
     ----------
@@ -328,19 +333,20 @@ class EvictionBuffer(Configured[EvictionConfig]):
     o : :py:`Out(stream.Signature(payload))`
     read : :py:`Out(axi.read_client)`
     write : :py:`Out(axi.write_client)`
-        Words of a request are all there when it is made, and come one a cycle.
+        All words of a request are available when it is made, and come one per cycle.
     base : :py:`In(address_bits)`
-        Where the ring begins; a constant, and a multiple of ``slot_bytes``.
+        First address of the ring; a constant, and a multiple of ``slot_bytes``.
     waits : :py:`Out(1)`
-        A cycle ago a beat was offered that did not fit into the head memory, although a slot is
-        free: the memory does not take words as fast as they come.
+        In the previous cycle, a beat was offered that did not fit the head memory although a slot
+        was free: the memory does not take words as fast as they come.
 
     Timing
     ------
-    One beat a cycle, or a word of a beat.  A beat of several words is accepted with its last word.
-    When a request's last beat is accepted in cycle t, the request to write it is visible in
-    t + 3, a cycle later if words are packed; the one to read it two cycles after ``done``; and a
-    word that comes in cycle u is visible at ``o`` in u + 3, a cycle later if it has several beats.
+    One beat per cycle, or one word of a beat.  A beat of several words is accepted with its last
+    word.  If the last beat of a request is accepted in cycle t, the write request is visible in
+    t + 3, or a cycle later if words are packed.  The read request is visible two cycles after
+    ``done``.  A word that comes in cycle u is visible at ``o`` in u + 3, or a cycle later if it
+    holds several beats.
     """
 
     def elaborate(self, platform):
@@ -369,7 +375,7 @@ class EvictionBuffer(Configured[EvictionConfig]):
         due, made, _ = self._requests(m, "write", self.write.request)
         free = _nonzero_count(m, "free", config.slots, freed, made, init=config.slots)
         m.d.comb += due.eq(free & _nonzero_count(m, "full", config.head_words, closed, made))
-        # Not in the cycle in which a slot became free, for which the head had to wait.
+        # Not in the cycle in which a slot becomes free for which the head had to wait.
         m.d.sync += self.waits.eq(self.i.valid & ~head.room & free & ~made)
 
         due, made, short = self._requests(m, "read", self.read.request)
@@ -380,10 +386,13 @@ class EvictionBuffer(Configured[EvictionConfig]):
         return m
 
     def _requests(self, m: Module, name: str, request) -> tuple[Signal, Signal, Value]:
-        """Requests for one slot after the other.
+        """Make requests for one slot after the other.
 
-        When the next one may be made, which is to be driven; whether it is made; and whether it is
-        the short one at the end of a frame.
+        Returns
+        -------
+        due : whether the next request may be made; the caller drives it
+        made : whether it is made in this cycle
+        short : whether it is the shorter one at the end of a frame
         """
         config = self.config
         due, made = Signal(name=f"{name}_due"), Signal(name=f"{name}_made")
@@ -406,7 +415,7 @@ class EvictionBuffer(Configured[EvictionConfig]):
         return due, made, short
 
     def _pack(self, m: Module, head: Queue) -> None:
-        """From beats to words in the head memory."""
+        """Pack beats into words of the head memory."""
         config = self.config
         beats, words = config.beats_per_word, config.words_per_beat
         beat = self.i.p.as_value()
@@ -419,30 +428,30 @@ class EvictionBuffer(Configured[EvictionConfig]):
             ]
             return
         word = Signal(config.word_bits, name="packed", reset_less=True)
-        place = counter(max(beats, words), name="pack_place")
+        index = counter(max(beats, words), name="pack_place")
         if beats > 1:
             last = _ends(m, beats, config.stream.beats, move, "packing")
             push = move & last
             m.d.comb += self.i.ready.eq(head.room)
-            # What is there before the beat is offered is written over when it is.
+            # What is written before the beat is offered is overwritten when it is.
             for k in range(beats):
-                with m.If(place == k):
+                with m.If(index == k):
                     m.d.sync += word.word_select(k, len(beat)).eq(beat)
         else:
             last = last_of(m, words, move, "packing")
             push = move
             m.d.comb += self.i.ready.eq(head.room & last)
-            with m.Switch(place):
+            with m.Switch(index):
                 for k in range(words):
                     with m.Case(k) if k < words - 1 else m.Default():
                         m.d.sync += word.eq(beat[k * len(word) : (k + 1) * len(word)])
         m.d.comb += [head.reserve.eq(push), head.i.p.eq(word)]
         m.d.sync += head.i.valid.eq(push)
         with m.If(move):
-            m.d.sync += place.eq(Mux(last, 0, place + 1))
+            m.d.sync += index.eq(Mux(last, 0, index + 1))
 
     def _unpack(self, m: Module, tail: Queue) -> None:
-        """From words of the tail memory to beats."""
+        """Unpack words of the tail memory into beats."""
         config = self.config
         beats, words = config.beats_per_word, config.words_per_beat
         beat = self.o.p.as_value()
@@ -464,7 +473,7 @@ class EvictionBuffer(Configured[EvictionConfig]):
                 beat.eq(tail.o.p), self.o.valid.eq(tail.o.valid), tail.o.ready.eq(self.o.ready)
             ]
             return
-        # The words of a beat before the last; that one stays where it is.
+        # All words of a beat but the last, which stays in the tail memory.
         held = Signal((words - 1) * config.word_bits, name="unpacked", reset_less=True)
         step = tail.o.valid & tail.o.ready
         last = last_of(m, words, step, "unpacking")

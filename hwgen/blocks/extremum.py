@@ -8,7 +8,7 @@ from amaranth.hdl import Module, Mux, Signal, Value
 
 from hwgen import ir
 from hwgen.blocks.beat import Pair, PairConfig
-from hwgen.blocks.registry import Request, carries_out, unchanged
+from hwgen.blocks.registry import BlockRequest, carries_out, unchanged
 from hwgen.device.cost import Area, logic
 
 __all__ = ["Extremum", "ExtremumConfig"]
@@ -73,7 +73,7 @@ class Extremum(Pair):
 
 
 @carries_out(ir.Extremum, pixels=unchanged)
-def _extremum(request: Request) -> ExtremumConfig:
+def _extremum(request: BlockRequest) -> ExtremumConfig:
     a, b = request.tensors
     return ExtremumConfig(op=request.op, tensors=(a, b), lanes=request.lanes,
                           **request.folded(ExtremumConfig))

@@ -28,7 +28,7 @@ class FifoConfig(BlockConfig):
     ----------
     stream : :class:`StreamType`
     branches : :class:`int`
-        Outputs; every beat goes to each of them.
+        Number of outputs; every beat goes to all of them.
     """
 
     kind: ClassVar[str] = "queue"
@@ -69,7 +69,7 @@ class FifoConfig(BlockConfig):
 
 
 class Fifo(Configured[FifoConfig]):
-    """FIFO, or fork into several FIFOs: a beat is taken when every branch has a place for it.
+    """FIFO, or fork into several FIFOs, which takes a beat when every branch has a place for it.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ class Fifo(Configured[FifoConfig]):
 
     Timing
     ------
-    A beat accepted in cycle t is visible in t + 3; one beat a cycle.
+    A beat accepted in cycle t is visible in t + 3; one beat per cycle.
     """
 
     def elaborate(self, platform):

@@ -1,4 +1,4 @@
-"""Channels in another order, or some of them: slices, shuffles, repetitions."""
+"""Selection of channels in any order: slices, shuffles, repetitions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from amaranth.lib import wiring
 from hwgen.blocks.base import OpConfig, Schedule
 from hwgen.blocks.beat import most_claims, valid_chain
 from hwgen.blocks.output import output_queue
-from hwgen.blocks.registry import Request, carries_out
+from hwgen.blocks.registry import BlockRequest, carries_out
 from hwgen.device.arithmetic import counter, delayed, levels
 from hwgen.device.cost import Area, Resources, logic, total
 from hwgen.ir import GatherChannels
@@ -28,7 +28,7 @@ __all__ = ["Gather", "GatherConfig"]
 
 @dataclass(frozen=True, kw_only=True)
 class GatherConfig(OpConfig):
-    """A choice of channels.
+    """A selection of channels.
 
     Parameters
     ----------
@@ -36,19 +36,19 @@ class GatherConfig(OpConfig):
     tensor : :class:`TensorType`
         Type of the input.
     lanes : :class:`int`
-        Channels a beat, at both ports.
+        Channels per beat, at both ports.
     """
 
     op: GatherChannels
 
     @property
     def beats_in(self) -> int:
-        """Beats a pixel at the input."""
+        """Beats per pixel at the input."""
         return self.inputs[0].beats_per_site
 
     @property
     def beats_out(self) -> int:
-        """Beats a pixel at the output."""
+        """Beats per pixel at the output."""
         return self.outputs[0].beats_per_site
 
     @cached_property
@@ -59,19 +59,19 @@ class GatherConfig(OpConfig):
 
     @cached_property
     def way(self) -> str:
-        """How it is built.
+        """How the block is built.
 
-        ``"filter"``, if every output beat is an input beat, its lanes crossed in one and the same
-        way, and they are in order: input beats pass or are dropped.  Else a pixel is collected
-        while the one before it leaves: in ``"registers"``, or, for many channels with few lanes,
-        in a ``"memory"`` for each lane, whichever is cheaper.
+        ``"filter"``: input beats pass or are dropped.  This is possible if every output beat is an
+        input beat, with the same permutation of lanes in all beats, and if beats stay in order.
+        Otherwise a pixel is collected while the one before it leaves, in ``"registers"`` or in a
+        ``"memory"`` for each lane, whichever is cheaper (memories for many channels and few lanes).
         """
         beats, lanes = self.sources[..., 0], self.sources[..., 1]
         if (beats == beats[:, :1]).all() and (lanes == lanes[0]).all() and (
             np.diff(beats[:, 0]) > 0
         ).all():
             return "filter"
-        # A block memory is worth as many LUTs as in `block_ram`, a register half of one.
+        # A block memory costs as many LUTs as in `block_ram`, and a flip-flop half a LUT.
         costs = {
             way: r.lut + r.ff / 2 + 96 * r.bram18
             for way, r in (("registers", self._registers), ("memory", self._memories))
@@ -80,17 +80,17 @@ class GatherConfig(OpConfig):
 
     @cached_property
     def lanes_read(self) -> list[list[int]]:
-        """Per output lane, the input lanes that it takes channels from."""
+        """Per output lane, the input lanes from which it takes channels."""
         return [np.unique(self.sources[:, lane, 1]).tolist() for lane in range(self.lanes)]
 
     @property
     def memory_depth(self) -> int:
-        """Words of a lane's memory: two pixels, each at a power of two."""
+        """Number of words in a lane's memory: two pixels, each padded to a power of two."""
         return 2 << levels(self.beats_in)
 
     @cached_property
-    def walk(self) -> ReadOnlyMemory:
-        """The memory of what is read: per lane a word, then which of its channels."""
+    def order_memory(self) -> ReadOnlyMemory:
+        """Memory of the order: for each output beat and lane, the word to read, and its channel."""
         widths = (levels(self.beats_in) + levels(len(read)) for read in self.lanes_read)
         return ReadOnlyMemory(max(sum(widths), 1), self.beats_out)
 
@@ -99,7 +99,7 @@ class GatherConfig(OpConfig):
         """Cycles from claiming a place to pushing its beat."""
         if self.way == "filter":
             return 0
-        return 1 if self.way == "registers" else self.walk.latency + 3
+        return 1 if self.way == "registers" else self.order_memory.latency + 3
 
     @property
     def least_depths(self) -> tuple[int, ...]:
@@ -123,17 +123,17 @@ class GatherConfig(OpConfig):
 
     @property
     def _registers(self) -> Resources:
-        """What it takes to collect a pixel in registers."""
+        """Resources for collecting a pixel in registers."""
         bits = self.tensor.bits
         return Resources(lut=bits * len(self.op.order),
                          ff=bits * (self.tensor.channels + len(self.op.order)))
 
     @property
     def _memories(self) -> Resources:
-        """What it takes to collect a pixel in memories."""
+        """Resources for collecting a pixel in memories."""
         bits, counters = self.tensor.bits, 2 * (levels(self.beats_in) + levels(self.beats_out))
-        total = self.walk.resources() + Resources(
-            lut=counters + 10, ff=counters + 20 + self.walk.latency * self.inputs[0].width
+        total = self.order_memory.resources() + Resources(
+            lut=counters + 10, ff=counters + 20 + self.order_memory.latency * self.inputs[0].width
         )
         for read in self.lanes_read:
             total += Resources.memory(len(read) * bits, self.memory_depth)
@@ -162,13 +162,13 @@ class GatherConfig(OpConfig):
         for count in reads:
             register = buffer_registers(count * bits, self.memory_depth)
             if count == 1 and register == 2 * bits:
-                # The memory's two registers and the one behind them, with no choice between.
+                # The memory's two registers and the one behind them, without a multiplexer between.
                 shifted += bits
             else:
                 held += register + bits
-        return out + memories + self.walk.area() + logic(
+        return out + memories + self.order_memory.area() + logic(
             "gather memories", **common, ff_register=held, lut_shift=shifted,
-            ff4_shift=3 * shifted, late=self.walk.latency * width,
+            ff4_shift=3 * shifted, late=self.order_memory.latency * width,
             lut_choose=sum(bits * (n // 2) for n in reads), choice=sum(map(levels, reads)),
         )
 
@@ -177,7 +177,7 @@ class GatherConfig(OpConfig):
 
 
 class Gather(Configured[GatherConfig]):
-    """Chooses channels of each pixel.
+    """Selects channels of each pixel.
 
     Parameters
     ----------
@@ -189,12 +189,13 @@ class Gather(Configured[GatherConfig]):
 
     Timing
     ------
-    As a filter: a beat accepted in cycle t, if it is not dropped, is visible in t + 3; one beat a
-    cycle.  Otherwise a pixel's last beat is accepted in a cycle t that is at least ``beats_out``
-    later than that of the pixel before; then output beat k is claimed in t + 1 + k, if there is
-    room, and visible ``config.push_latency`` + 3 cycles later: in t + 5 + k from registers, in
-    t + 8 + k from memories (t + 9 + k where the order is in block memory).  So a pixel takes the
-    longer of its beats in and out.
+    Filter: a beat that is accepted in cycle t and not dropped is visible in t + 3; one beat per
+    cycle.  Otherwise, the last beat of a pixel is accepted at least ``beats_out`` cycles after that
+    of the pixel before.  If that is in cycle t, the place of output beat k is claimed in t + 1 + k
+    (if there is room), and the beat is visible ``config.push_latency`` + 3 cycles later: in
+    t + 5 + k from registers, in t + 8 + k from memories (t + 9 + k if the order is in block
+    memory).  So a pixel takes as many cycles as it has beats at the input or at the output,
+    whichever are more.
     """
 
     def elaborate(self, platform):
@@ -207,7 +208,7 @@ class Gather(Configured[GatherConfig]):
         if config.way == "filter":
             self._filter(m, queue, fire)
             return m
-        # Places yet to be claimed for the pixel that leaves, less one.
+        # Number of places that the leaving pixel has yet to claim, minus one.
         left = Signal(range(-1, config.beats_out), init=-1)
         last = last_of(m, config.beats_in, fire, "beats_left")
         complete = Signal()
@@ -231,7 +232,7 @@ class Gather(Configured[GatherConfig]):
         return m
 
     def _filter(self, m: Module, queue: Queue, fire: Signal) -> None:
-        """Beats that pass or are dropped; whether, is known a beat ahead."""
+        """Pass or drop beats; which of the two is decided a beat ahead."""
         config = self.config
         wanted, count = set(config.sources[:, 0, 0].tolist()), config.beats_in
         take: Value = Const(1)
@@ -255,9 +256,9 @@ class Gather(Configured[GatherConfig]):
     def _registers(
         self, m: Module, queue: Queue, fire: Signal, complete: Signal, push: Value
     ) -> None:
-        """Shift registers: beats come in at the top of one and leave at the bottom of the other.
+        """Two shift registers: beats enter at the top of one and leave at the bottom of the other.
 
-        The last beat of a pixel goes straight to the second.
+        The last beat of a pixel goes straight to the second register.
         """
         config = self.config
         bits, width = config.tensor.bits, config.inputs[0].width
@@ -281,31 +282,31 @@ class Gather(Configured[GatherConfig]):
     def _memories(
         self, m: Module, queue: Queue, fire: Signal, complete: Signal, move: Signal
     ) -> None:
-        """Per output lane a memory of those input lanes that it reads, of two pixels.
+        """For each output lane, a memory of the input lanes that it reads, for two pixels.
 
-        Words are written as many cycles late as those to be read are known, so what was read
-        before a beat was accepted is not overwritten before it is read.
+        Writes are delayed as much as reads, whose addresses come from a memory.  Therefore no word
+        is overwritten before it has been read.
         """
         config = self.config
         bits, word_bits = config.tensor.bits, levels(config.beats_in)
-        late = config.walk.latency
+        late = config.order_memory.latency
         beat = counter(config.beats_in, name="beat")
         half = Signal()
         with m.If(fire):
             m.d.sync += beat.eq(Mux(complete, 0, beat + 1))
         with m.If(complete):
             m.d.sync += half.eq(~half)
-        turn = counter(config.beats_out, name="turn")
+        beat_out = counter(config.beats_out, name="turn")
         half_out = Signal()
         with m.If(move):
-            m.d.sync += turn.eq(Mux(turn == config.beats_out - 1, 0, turn + 1))
-            with m.If(turn == config.beats_out - 1):
+            m.d.sync += beat_out.eq(Mux(beat_out == config.beats_out - 1, 0, beat_out + 1))
+            with m.If(beat_out == config.beats_out - 1):
                 m.d.sync += half_out.eq(~half_out)
         write = delayed(m, Cat(self.i.p.as_value()), late, "write")
         write_en = delayed(m, fire, late, "write_en")
         write_addr = delayed(m, Cat(beat[:word_bits], half), late, "write_addr")
         read_half = delayed(m, half_out, late, "read_half")
-        row = config.walk.read(m, "walk", turn, self._walk_rows())
+        row = config.order_memory.read(m, "walk", beat_out, self._order_rows())
         for lane, read in enumerate(config.lanes_read):
             m.submodules[f"pixels_{lane}"] = memory = BufferMemory(
                 len(read) * bits, config.memory_depth
@@ -324,16 +325,16 @@ class Gather(Configured[GatherConfig]):
             m.d.sync += out.eq(memory.read_data.word_select(choice, bits))
             m.d.comb += queue.i.p[lane].eq(out)
 
-    def _walk_rows(self) -> list[int]:
-        """Contents of the memory of what is read."""
+    def _order_rows(self) -> list[int]:
+        """Contents of the memory of the order."""
         config, rows = self.config, []
         for sources in config.sources.tolist():
-            row, place = 0, 0
+            row, shift = 0, 0
             for (word, lane), read in zip(sources, config.lanes_read, strict=True):
-                row |= word << place
-                place += levels(config.beats_in)
-                row |= read.index(lane) << place
-                place += levels(len(read))
+                row |= word << shift
+                shift += levels(config.beats_in)
+                row |= read.index(lane) << shift
+                shift += levels(len(read))
             rows.append(row)
         return rows
 
@@ -343,5 +344,5 @@ def _by_pixel(op: GatherChannels, pixels: int) -> GatherChannels:
 
 
 @carries_out(GatherChannels, pixels=_by_pixel)
-def _gather(request: Request) -> GatherConfig:
+def _gather(request: BlockRequest) -> GatherConfig:
     return GatherConfig(op=request.op, tensor=request.tensor, lanes=request.lanes)

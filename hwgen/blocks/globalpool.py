@@ -1,4 +1,4 @@
-"""Maximum and mean of a whole frame, per channel."""
+"""Maximum and mean of each channel over a whole frame."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from amaranth.lib import data, wiring
 from hwgen.blocks.base import OpConfig
 from hwgen.blocks.beat import BeatConfig, most_claims
 from hwgen.blocks.output import output_queue
-from hwgen.blocks.registry import Request, carries_out
+from hwgen.blocks.registry import BlockRequest, carries_out
 from hwgen.device.arithmetic import counter, delayed, levels, wrapped_bits
 from hwgen.device.cost import Area, logic
 from hwgen.ir import GlobalAveragePool, GlobalMaxPool
@@ -25,13 +25,16 @@ from hwgen.parts.turns import last_of
 __all__ = ["GlobalPool", "GlobalPoolConfig"]
 
 REGISTERS = 4
-"""Most accumulators of a lane that are registers.  With more, a word of a memory is back in time:
-it takes two cycles to fetch, one to add and one to write."""
+"""Most accumulators per lane that are registers.
+
+With more, there is time to keep them in a memory: it takes two cycles to fetch a word, one to add
+and one to write.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GlobalPoolConfig(BeatConfig, OpConfig):
-    """The mean or the maximum of all pixels of a frame.
+    """Mean or maximum of all pixels of a frame.
 
     Parameters
     ----------
@@ -39,9 +42,9 @@ class GlobalPoolConfig(BeatConfig, OpConfig):
     tensor : :class:`TensorType`
         Type of the input.
     lanes : :class:`int`
-        Channels a beat, at both ports.
+        Channels per beat, at both ports.
     multiplier : :class:`str`
-        What scales a mean: one of :data:`hwgen.device.multiplier.MULTIPLIERS`.
+        Multiplier that scales a mean, one of :data:`hwgen.device.multiplier.MULTIPLIERS`.
     """
 
     kind: ClassVar[str] = "pool"
@@ -54,7 +57,7 @@ class GlobalPoolConfig(BeatConfig, OpConfig):
 
     @cached_property
     def requantiser(self) -> RequantiserConfig | None:
-        """The requantisers of a mean."""
+        """The requantisers of a mean; None for a maximum."""
         if isinstance(self.op, GlobalMaxPool):
             return None
         pixels, q = self.tensor.pixels, self.tensor.quantisation
@@ -73,7 +76,7 @@ class GlobalPoolConfig(BeatConfig, OpConfig):
 
     @property
     def beats_per_site(self) -> int:
-        """Beats a pixel, and accumulators a lane."""
+        """Beats per pixel, which is also the number of accumulators per lane."""
         return self.inputs[0].beats_per_site
 
     @property
@@ -88,7 +91,7 @@ class GlobalPoolConfig(BeatConfig, OpConfig):
 
     @property
     def join_latency(self) -> int:
-        """Cycles from accepting a beat to its accumulators being visible."""
+        """Cycles from accepting a beat until its accumulators are visible."""
         return 3 if self.in_memory else 2
 
     @property
@@ -115,7 +118,7 @@ class GlobalPoolConfig(BeatConfig, OpConfig):
             "ff_register": beats * width + x, "lut4_adders": self.lanes,
         }
         if beats == 4:
-            # All of the ring but its first: three registers that go nowhere else.
+            # All of the ring but its first register is a shift register of three.
             features |= {"ff_register": width + x, "lut_shift": width, "ff4_shift": 3 * width}
         if self.in_memory:
             out += buffer_area(width, beats)
@@ -129,10 +132,11 @@ class GlobalPoolConfig(BeatConfig, OpConfig):
 
 
 class GlobalPool(Configured[GlobalPoolConfig]):
-    """Joins every beat to the accumulators of its channels; nothing of a frame is kept.
+    """Combines every beat with the accumulators of its channels; no pixels are stored.
 
-    A beat's accumulators come round once a pixel.  Where that is soon, they are registers that
-    pass them on; else a memory, which needs four cycles from one addition to the next.
+    The accumulators of a beat are needed again a pixel later.  If a pixel has few beats, they
+    circulate in a ring of registers; otherwise they are in a memory, which needs four cycles from
+    one addition to the next.
 
     Parameters
     ----------
@@ -144,9 +148,9 @@ class GlobalPool(Configured[GlobalPoolConfig]):
 
     Timing
     ------
-    One beat a cycle.  A beat of the last pixel, which is accepted only with room, is visible
-    ``config.push_latency`` + 3 cycles after it was accepted: 5 for a maximum with up to four
-    beats a pixel, 6 with more.
+    One beat per cycle.  A beat of the last pixel is accepted only if there is room; its result is
+    visible ``config.push_latency`` + 3 cycles later: 5 for a maximum with up to four beats per
+    pixel, 6 with more.
     """
 
     def elaborate(self, platform):
@@ -190,7 +194,7 @@ class GlobalPool(Configured[GlobalPoolConfig]):
         return m
 
     def _in_registers(self, m: Module, flags: list, beat: Signal) -> list[Value]:
-        """Accumulators that are passed on from register to register."""
+        """Accumulators in a ring of registers."""
         results = []
         for lane in range(self.config.lanes):
             x = delayed(m, self.i.p[lane], 1, f"x_{lane}")
@@ -205,7 +209,7 @@ class GlobalPool(Configured[GlobalPoolConfig]):
         return results
 
     def _in_memory(self, m: Module, flags: list, beat: Signal) -> list[Value]:
-        """Accumulators that are fetched, and written back two cycles later."""
+        """Accumulators in a memory: they are fetched, updated and written back."""
         config = self.config
         bits = config.acc_bits
         m.submodules.accumulators = memory = BufferMemory(
@@ -233,6 +237,6 @@ class GlobalPool(Configured[GlobalPoolConfig]):
 
 
 @carries_out(GlobalAveragePool, GlobalMaxPool)
-def _global_pool(request: Request) -> GlobalPoolConfig:
+def _global_pool(request: BlockRequest) -> GlobalPoolConfig:
     return GlobalPoolConfig(op=request.op, tensor=request.tensor, lanes=request.lanes,
                             **request.folded(GlobalPoolConfig))

@@ -1,4 +1,4 @@
-"""Another number of lanes for the same stream."""
+"""Change of the number of lanes of a stream."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ __all__ = ["LaneChange", "LaneChangeConfig"]
 
 @dataclass(frozen=True, kw_only=True)
 class LaneChangeConfig(BlockConfig):
-    """Another number of lanes for the same tensor.
+    """Change of the number of lanes with which a tensor is streamed.
 
-    Beats are taken apart into units of ``gcd(lanes_in, lanes_out)`` channels, one a cycle, and
-    put together again.
+    Beats are divided into units of ``gcd(lanes_in, lanes_out)`` channels, which are moved one per
+    cycle and assembled into new beats.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ class LaneChangeConfig(BlockConfig):
 
     @property
     def unit(self) -> int:
-        """Channels moved a cycle."""
+        """Number of channels that are moved per cycle."""
         return math.gcd(self.lanes_in, self.lanes_out)
 
     @property
@@ -87,7 +87,7 @@ class LaneChangeConfig(BlockConfig):
 
 
 class LaneChange(Configured[LaneChangeConfig]):
-    """Changes the number of channels a beat.
+    """Changes the number of channels per beat.
 
     Parameters
     ----------
@@ -100,8 +100,8 @@ class LaneChange(Configured[LaneChangeConfig]):
 
     Timing
     ------
-    One unit of ``gcd(lanes_in, lanes_out)`` channels a cycle; a beat whose last unit was accepted
-    in cycle t and waits for no other is visible in t + 5.
+    One unit of ``gcd(lanes_in, lanes_out)`` channels per cycle.  If the last unit of a beat is
+    accepted in cycle t and waits for no other unit, the beat is visible in t + 5.
     """
 
     def elaborate(self, platform):
@@ -113,11 +113,11 @@ class LaneChange(Configured[LaneChangeConfig]):
         units_in, units_out = config.lanes_in // config.unit, config.lanes_out // config.unit
         held = Signal(config.inputs[0].width, reset_less=True)
         left = Signal(range(units_in + 1))
-        slot = counter(units_out)
+        in_beat = counter(units_out)
         word = Signal(config.outputs[0].width, reset_less=True)
         complete, move, fire = Signal(), Signal(), Signal()
         m.d.comb += [
-            complete.eq(slot == units_out - 1),
+            complete.eq(in_beat == units_out - 1),
             move.eq((left != 0) & (~complete | queue.room)),
             self.i.ready.eq((left == 0) | ((left == 1) & move)),
             fire.eq(self.i.valid & self.i.ready),
@@ -127,10 +127,10 @@ class LaneChange(Configured[LaneChangeConfig]):
         m.d.sync += queue.i.valid.eq(move & complete)
         with m.If(move):
             m.d.sync += [
-                held.eq(held >> size), left.eq(left - 1), slot.eq(Mux(complete, 0, slot + 1))
+                held.eq(held >> size), left.eq(left - 1), in_beat.eq(Mux(complete, 0, in_beat + 1))
             ]
             for k in range(units_out):
-                with m.If(slot == k):
+                with m.If(in_beat == k):
                     m.d.sync += word[k * size : (k + 1) * size].eq(held[:size])
         with m.If(fire):
             m.d.sync += [held.eq(Cat(self.i.p.as_value())), left.eq(units_in)]

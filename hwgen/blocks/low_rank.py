@@ -1,20 +1,19 @@
 """A layer of low rank: two matrices one after the other, for each token of a stream.
 
-``requantise(W2 . requantise(W1 . x))``: a layer of C inputs and F outputs through a rank r takes
-r * (C + F) products in place of C * F, and what is between has a precision of its own (Zheng,
-Huang, Yu and Bouganis, "ITERA-LLM: Boosting Sub-8-Bit Large Language Model Inference via Iterative
-Tensor Decomposition", 2025; Yu and Bouganis, "Mixed-TD: Efficient Neural Network Accelerator with
-Layer-Specific Tensor Decomposition", 2023).
+It computes ``requantise(W2 . requantise(W1 . x))``.  With C inputs, F outputs and rank r, it takes
+r * (C + F) products instead of C * F, and the values between the matrices have their own precision
+(Zheng, Huang, Yu and Bouganis, "ITERA-LLM: Boosting Sub-8-Bit Large Language Model Inference via
+Iterative Tensor Decomposition", 2025; Yu and Bouganis, "Mixed-TD: Efficient Neural Network
+Accelerator with Layer-Specific Tensor Decomposition", 2023).
 
-Both arrays keep the pace of the slower one, and one start sets a token on its way through both: the
-second array begins when the last result of the first has come, at a fixed time after it.  There is
-no stream between them but a small memory, in which the first array's results are put together to
-the words that the second one reads, once for each of its folds.  A token claims a place there when
-it starts, and a fold of the second array its places in the output's queue; nothing ever stops on
-its way.
+Both arrays keep the pace of the slower one, and a token that has started passes through both: the
+second array begins a fixed time after the last result of the first.  Between them is a small
+memory instead of a queue.  It assembles the results of the first array into words, which the second
+array reads once for each of its folds.  A token claims a place in that memory when it starts, and
+a fold of the second array claims its places in the output queue, so nothing ever stalls on its way.
 
-This block is for designs of one's own: no op of the graph asks for it, because the search makes two
-convolutions of such a layer, each with a folding of its own.
+This block is for hand-written designs: no op of the graph uses it, because the search builds two
+convolutions from such a layer, each with its own folding.
 """
 
 from __future__ import annotations
@@ -52,19 +51,21 @@ __all__ = ["LowRankLinear", "LowRankLinearConfig"]
 class LowRankLinearConfig(BlockConfig):
     """Two matrices one after the other, and the folding of their arrays.
 
-    Where there is a pair, it is for the first array and the second.
+    The values of a pair are for the first array and for the second.
 
     Parameters
     ----------
     first, second : :class:`Gemm`, or :class:`Conv` with a kernel of 1
-        What is computed; a token is the whole frame, or a pixel.  The outputs of the first, with
-        their precision, are the inputs of the second: their number is the rank.
+        The ops; a token is the whole frame (Gemm) or a pixel (Conv).  The outputs of the first,
+        with their precision, are the inputs of the second; their number is the rank.
     tensor : :class:`TensorType`
         Type of the input.
     lanes_in, lanes_out : :class:`int`
-        Channels a beat of the streams; ``lanes_out`` divides the results of every fold.
+        Channels per beat of the streams; ``lanes_out`` divides the number of results of every
+        fold.
     lanes_rank : :class:`int`
-        Results of the first array that are requantised at a time; it divides those of every fold.
+        Number of results of the first array that are requantised at a time; it divides the number
+        of results of every fold.
     channel_lanes : pair of :class:`int`
         Inputs in parallel: multiples of ``lanes_in`` and of ``lanes_rank``.
     pe : pair of :class:`int`
@@ -72,14 +73,14 @@ class LowRankLinearConfig(BlockConfig):
     multiplier, requantiser_multiplier, products, weight_style :
         See :class:`hwgen.blocks.conv_base.ConvolutionConfig`; the same for both arrays.
     capacity : :class:`int`
-        Tokens that the input's buffer holds; 0: one.
+        Number of tokens that the input buffer holds; 0: one.
     buffer_style : :class:`str`
-        Memory of that buffer; "": whichever is cheaper.
+        Style of the memory of that buffer; "": whichever is cheaper.
 
     Raises
     ------
     :exc:`HwgenError`
-        If the ops do not fit each other, or the folding does not fit them.
+        If the ops do not fit each other, or if the folding does not fit them.
     """
 
     kind: ClassVar[str] = "convolution"
@@ -114,7 +115,7 @@ class LowRankLinearConfig(BlockConfig):
 
     @cached_property
     def matrices(self) -> tuple[Conv, Conv]:
-        """Both ops as they meet a token: convolutions of a vector."""
+        """Both ops as convolutions of a vector, a token."""
         first = _matrix("first", self.first, self.tensor)
         middle, inputs = self.first.infer(self.tensor)[0], getattr(self.second, "weight", None)
         if inputs is not None and inputs.shape[-1] != first.cout:
@@ -150,21 +151,21 @@ class LowRankLinearConfig(BlockConfig):
         cls, first: Op, second: Op, tensor: TensorType, cycles: int, *,
         lanes_in: int = 1, lanes_out: int = 1, **options,
     ) -> Self:
-        """The folding with the fewest multipliers that takes at most some cycles a token.
+        """The folding with the fewest multipliers that takes at most ``cycles`` cycles per token.
 
         Parameters
         ----------
-        cycles : of a token
+        cycles : most cycles per token
         first, second, tensor, lanes_in, lanes_out, options : see the class
 
         Raises
         ------
         :exc:`HwgenError`
-            If a token has more beats than that at the input or at the output.
+            If a token has more than ``cycles`` beats at the input or at the output.
         """
         config = cls(first=first, second=second, tensor=tensor, **options)
         (cin, rank), (_, cout) = (folding.group_channels for folding in config.foldings)
-        # All in parallel, which any lanes fit.
+        # Everything in parallel, which fits any number of lanes.
         config = replace(config, lanes_in=lanes_in, lanes_out=lanes_out, channel_lanes=(cin, rank),
                          pe=(rank, cout))
         halves = config.foldings
@@ -189,7 +190,7 @@ class LowRankLinearConfig(BlockConfig):
 
     @property
     def token_cycles(self) -> int:
-        """Cycles from a token to the next: those of the slower array."""
+        """Cycles from one token to the next: those of the slower array."""
         return max(folding.window.window_cycles for folding in self.foldings)
 
     @cached_property
@@ -199,8 +200,8 @@ class LowRankLinearConfig(BlockConfig):
             TokenMatrixConfig(folding=folding, places=1, token_cycles=self.token_cycles)
             for folding in self.foldings
         )
-        # A place is claimed when a token starts, and free for others after the second array has
-        # begun to read it for the last time.
+        # A place is claimed when its token starts, and freed when the second array begins to read
+        # it for the last time.
         places = (int(first.results[-1]) + WRITE_LATENCY + second.release) // self.token_cycles + 1
         return (replace(first, places=self.capacity or 1, style=self.buffer_style),
                 replace(second, places=places))
@@ -217,7 +218,7 @@ class LowRankLinearConfig(BlockConfig):
 
     @property
     def tokens(self) -> int:
-        """Tokens of a frame."""
+        """Number of tokens in a frame."""
         return self.tensor.size // self.matrices[0].weight.shape[-1]
 
     @property
@@ -226,13 +227,13 @@ class LowRankLinearConfig(BlockConfig):
 
     @cached_property
     def least_depths(self) -> tuple[int, ...]:
-        # So many tokens that the places of the first are free again when the last one starts.
+        # So many tokens that the places of the first are free again when the last starts.
         tokens = 2 + int(self.arrays[1].results[-1] + QUEUE_LATENCY) // self.token_cycles
         claims, out = self._results(np.arange(tokens) * self.token_cycles)
         return (max(queue_depth(claims, out), self.foldings[1].fold_beats),)
 
     def _results(self, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """For starts of tokens: when places of results are claimed, and when they are visible."""
+        """For starts of tokens: when places of their results are claimed, and results visible."""
         first, second = self.arrays
         starts = (starts + first.results[-1] + WRITE_LATENCY)[:, None]
         return (starts + second.claims).ravel(), (starts + second.results + QUEUE_LATENCY).ravel()
@@ -251,7 +252,7 @@ class LowRankLinearConfig(BlockConfig):
 
     @property
     def loads(self) -> int:
-        """Words of weights that are loaded after reset."""
+        """Number of words of weights that are loaded after reset."""
         return sum(folding.loads for folding in self.foldings)
 
     def load_words(self) -> list[int]:
@@ -275,7 +276,7 @@ class LowRankLinearConfig(BlockConfig):
 
 
 def _matrix(name: str, op: Op, tensor: TensorType) -> Conv:
-    """An op that is a matrix times each token, as a convolution of a vector."""
+    """An op that multiplies each token by a matrix, as a convolution of a vector."""
     try:
         if isinstance(op, Gemm):
             return op.as_conv(TensorType((tensor.size,)))
@@ -294,9 +295,10 @@ def _matrix(name: str, op: Op, tensor: TensorType) -> Conv:
 def _fewest(
     folding: FoldedConvConfig, cycles: int, lanes_in: int, lanes_out: int
 ) -> tuple[int, int, int] | None:
-    """Multipliers, pe and channel lanes of the smallest array that takes at most some cycles.
+    """Multipliers, pe and channel lanes of the smallest array that takes at most ``cycles`` cycles.
 
-    Of arrays with as many multipliers it is the one with the fewest accumulators.
+    Among arrays with equally many multipliers, it is the one with the fewest accumulators.  It is
+    None if there is none.
     """
     cin, cout = folding.group_channels
     best = None
@@ -326,9 +328,9 @@ class LowRankLinear(Configured[LowRankLinearConfig]):
 
     Timing
     ------
-    For each token the cycles of the slower array:
+    Each token takes the cycles of the slower array,
     ``ceil(outputs / pe) * max(ceil(inputs / channel_lanes), results of a fold / lanes)``, where
-    lanes are ``lanes_rank`` or ``lanes_out``; see :meth:`LowRankLinearConfig.schedule`.
+    ``lanes`` is ``lanes_rank`` or ``lanes_out``; see :meth:`LowRankLinearConfig.schedule`.
     """
 
     def elaborate(self, platform):

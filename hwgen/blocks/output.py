@@ -1,4 +1,4 @@
-"""The queue at the output of a block, also of one whose results come in folds."""
+"""Queues at the outputs of blocks, including blocks whose results come in folds."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def fold_queue(
 
     Parameters
     ----------
-    counts : number of beats of each fold, in a cycle that repeats for ever
+    counts : number of beats of each fold; the folds repeat for ever
     start : whether a fold starts; it then claims the places of its beats
 
     Returns
@@ -45,7 +45,7 @@ def fold_beats(m: Module, name: str, counts: list[int], advance: Value) -> Value
 
     Parameters
     ----------
-    counts : number of beats of each fold, in a cycle that repeats for ever
+    counts : number of beats of each fold; the folds repeat for ever
     advance : whether the next fold begins in the next cycle
     """
     return Mux(_which_fold(m, name, counts, advance), min(counts), max(counts))

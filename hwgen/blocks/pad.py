@@ -1,6 +1,6 @@
 """Padding, cropping and strided slices: pixels read from a sliding window of one pixel.
 
-The read address does it, so added pixels cost no memory and no cycles but their own.
+The read address does this, so added pixels cost no memory, and no cycles but their own.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from hwgen import ir
-from hwgen.blocks.registry import Request, carries_out
+from hwgen.blocks.registry import BlockRequest, carries_out
 from hwgen.blocks.resize import PixelReader, PixelReaderConfig
 from hwgen.parts.window import SlidingWindowConfig
 
@@ -18,7 +18,7 @@ __all__ = ["Pad", "PadConfig"]
 
 @dataclass(frozen=True, kw_only=True)
 class PadConfig(PixelReaderConfig):
-    """Pixels added around a frame, cut off, or left out.
+    """Addition of pixels around a frame, or removal of pixels.
 
     Parameters
     ----------
@@ -37,10 +37,10 @@ class PadConfig(PixelReaderConfig):
 
 
 class Pad(PixelReader):
-    """Adds, cuts off or leaves out pixels; see :class:`hwgen.blocks.resize.PixelReader`."""
+    """Adds or removes pixels; see :class:`hwgen.blocks.resize.PixelReader`."""
 
 
 @carries_out(ir.Pad)
-def _pad(request: Request) -> PadConfig:
+def _pad(request: BlockRequest) -> PadConfig:
     return PadConfig(op=request.op, tensor=request.tensor, lanes=request.lanes,
                      **request.folded(PadConfig))

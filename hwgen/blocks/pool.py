@@ -14,7 +14,7 @@ from amaranth.lib import data, wiring
 
 from hwgen.blocks.base import OpConfig, Schedule
 from hwgen.blocks.output import output_queue
-from hwgen.blocks.registry import Request, carries_out
+from hwgen.blocks.registry import BlockRequest, carries_out
 from hwgen.device.arithmetic import counter, levels
 from hwgen.device.cost import Area, logic
 from hwgen.ir import AveragePool, MaxPool
@@ -36,15 +36,15 @@ class PoolConfig(OpConfig):
     tensor : :class:`TensorType`
         Type of the input.
     lanes : :class:`int`
-        Channels a beat, at both ports, and channels in parallel.
+        Channels per beat, at both ports, which are computed in parallel.
     tap_lanes : :class:`int`
         Pixels of a window in parallel.
     capacity : :class:`int`
-        Pixels in the window's buffer; 0: the fewest with which it works.
+        Number of pixels in the window's buffer; 0: the fewest with which it works.
     window_style : :class:`str`
-        Memory of the window's buffer.
+        Style of the memory of the window's buffer.
     multiplier : :class:`str`
-        What scales an average: one of :data:`hwgen.device.multiplier.MULTIPLIERS`.
+        Multiplier that scales an average, one of :data:`hwgen.device.multiplier.MULTIPLIERS`.
     """
 
     large: ClassVar[bool] = True
@@ -68,7 +68,7 @@ class PoolConfig(OpConfig):
 
     @property
     def counts(self) -> bool:
-        """Whether a mean is over those pixels of a window alone that lie in the frame."""
+        """Whether an average is only over those pixels of a window that lie in the frame."""
         return isinstance(self.op, AveragePool) and not self.op.count_include_pad
 
     @cached_property
@@ -90,26 +90,29 @@ class PoolConfig(OpConfig):
 
     @cached_property
     def requantiser(self) -> RequantiserConfig | None:
-        """The requantisers of an average; if it counts, a set of parameters for each count."""
+        """The requantisers of an average, with a set of parameters for each count of pixels.
+
+        There is one set if pixels are not counted.  A maximum has no requantisers: None.
+        """
         if isinstance(self.op, MaxPool):
             return None
         # Padding reads the zero point, and so do the taps that fill the last fold.
-        slots = self.window.tap_folds * self.tap_lanes
+        taps_read = self.window.tap_folds * self.tap_lanes
         entry = np.maximum(np.arange(self.window.window.taps + 1) - 1, 0) if self.counts else [0]
         return lane_requantiser(
             self.op.requantise, self.op.output, lanes=self.lanes, multiplier=self.multiplier,
-            bias=-slots * self.tensor.zero_point, entry=entry,
-            acc_range=(-slots << self.tensor.bits, slots << self.tensor.bits),
+            bias=-taps_read * self.tensor.zero_point, entry=entry,
+            acc_range=(-taps_read << self.tensor.bits, taps_read << self.tensor.bits),
         )
 
     @property
     def tree_levels(self) -> int:
-        """Registered levels of the reduction over parallel taps."""
+        """Number of registered levels in the reduction over parallel taps."""
         return math.ceil(math.log2(self.tap_lanes)) if self.tap_lanes > 1 else 0
 
     @property
     def result_latency(self) -> int:
-        """Cycles from a window's last beat to its result's push."""
+        """Cycles from a window's last beat to the push of its result."""
         extra = self.requantiser.latency if self.requantiser else 0
         return 1 + self.tree_levels + 1 + extra
 
@@ -161,7 +164,7 @@ class Pool(Configured[PoolConfig]):
 
     Timing
     ------
-    ``C / lanes * ceil(taps / tap_lanes)`` cycles an output pixel.
+    ``C / lanes * ceil(taps / tap_lanes)`` cycles per output pixel.
     """
 
     def elaborate(self, platform):
@@ -191,7 +194,7 @@ class Pool(Configured[PoolConfig]):
         shape = signed(config.tensor.bits if requantiser is None else requantiser.acc_bits)
 
         def reduce(label: str, values: list[Value], shape: Shape) -> Signal:
-            """Maximum or sum over the taps of a window, in a tree and then one after the other."""
+            """Maximum or sum over the taps of a window: a tree, then an accumulator."""
 
             def join(a: Value, b: Value) -> Value:
                 return Mux(a > b, a, b) if requantiser is None else a + b
@@ -232,6 +235,6 @@ class Pool(Configured[PoolConfig]):
 
 
 @carries_out(MaxPool, AveragePool)
-def _pool(request: Request) -> PoolConfig:
+def _pool(request: BlockRequest) -> PoolConfig:
     return PoolConfig(op=request.op, tensor=request.tensor, lanes=request.lanes,
                       **request.folded(PoolConfig))

@@ -1,4 +1,4 @@
-"""Element by element product of two streams: gates, such as those of squeeze-and-excite."""
+"""Elementwise product of two streams, for gates such as those of squeeze-and-excite."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import cached_property
 from amaranth.hdl import Module, Signal, Value, signed
 
 from hwgen.blocks.beat import Pair, PairConfig
-from hwgen.blocks.registry import Request, carries_out, unchanged
+from hwgen.blocks.registry import BlockRequest, carries_out, unchanged
 from hwgen.device.arithmetic import signed_width
 from hwgen.device.cost import Area, logic, total
 from hwgen.device.multiplier import MULTIPLIERS, Multiplier
@@ -18,15 +18,19 @@ from hwgen.parts.requantise import Requantiser, RequantiserConfig, lane_requanti
 __all__ = ["Product", "ProductConfig"]
 
 SMALL = 10
-"""Bits up to which a product is made in the fabric; synthesis might not take a DSP for it."""
+"""Most bits of operands, together, that the fabric multiplies.
+
+Synthesis might not use a DSP for such a product.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProductConfig(PairConfig):
-    """A product of two tensors of one shape, element by element.
+    """Elementwise product of two tensors of the same shape.
 
-    The product itself takes the board's multiplier too, unless it is small: in the fabric one of
-    8-bit codes would be about 170 LUTs, as much as all the rest of a lane; one of 4-bit codes 50.
+    Besides the requantisers, the product itself takes a multiplier, unless it is small.  In the
+    fabric, a product of 8-bit codes would take about 170 LUTs, as much as the rest of a lane; one
+    of 4-bit codes takes 50.
 
     Parameters
     ----------
@@ -34,7 +38,7 @@ class ProductConfig(PairConfig):
     tensors : pair of :class:`TensorType`
         Types of the inputs.
     lanes : :class:`int`
-        Elements a beat.
+        Elements per beat.
     multiplier : :class:`str`
         One of :data:`hwgen.device.multiplier.MULTIPLIERS`.
     """
@@ -53,7 +57,7 @@ class ProductConfig(PairConfig):
 
     @cached_property
     def ranges(self) -> tuple[tuple[int, int], ...]:
-        """Per input, the smallest and the largest value less its zero point."""
+        """Per input, the smallest and the largest code minus the zero point."""
         quantisations = [tensor.quantisation for tensor in self.tensors]
         return tuple((q.low - q.zero_point, q.high - q.zero_point) for q in quantisations)
 
@@ -74,7 +78,7 @@ class ProductConfig(PairConfig):
 
     @property
     def product_latency(self) -> int:
-        """Cycles from a pair to its product: zero points, then the multiplier."""
+        """Cycles from a pair to its product: zero points are subtracted, then it is multiplied."""
         return 1 + self.device.product_latency(*self.operands)
 
     @property
@@ -108,8 +112,9 @@ class Product(Pair):
 
     Timing
     ------
-    A pair whose second was accepted in cycle t is visible in t + 4 + ``config.push_latency``: 15
-    for 8-bit inputs and multipliers of one DSP; one pair a cycle.
+    If the second beat of a pair is accepted in cycle t, the product is visible in
+    t + 4 + ``config.push_latency``: t + 15 for 8-bit inputs and multipliers of one DSP.  One pair
+    per cycle.
     """
 
     config: ProductConfig
@@ -137,7 +142,7 @@ class Product(Pair):
 
 
 @carries_out(Mul, pixels=unchanged)
-def _product(request: Request) -> ProductConfig:
+def _product(request: BlockRequest) -> ProductConfig:
     a, b = request.tensors
     return ProductConfig(op=request.op, tensors=(a, b), lanes=request.lanes,
                          **request.folded(ProductConfig))

@@ -13,7 +13,7 @@ from amaranth.lib import wiring
 from hwgen import ir
 from hwgen.blocks.base import Buffer, OpConfig, Schedule
 from hwgen.blocks.output import output_queue
-from hwgen.blocks.registry import Request, carries_out
+from hwgen.blocks.registry import BlockRequest, carries_out
 from hwgen.device.arithmetic import add_carry, counter, levels
 from hwgen.device.cost import Area, logic
 from hwgen.errors import HwgenError
@@ -217,7 +217,7 @@ class Rearrange(Configured[RearrangeConfig]):
 
 
 @carries_out(ir.Rearrange)
-def _rearrange(request: Request) -> RearrangeConfig:
+def _rearrange(request: BlockRequest) -> RearrangeConfig:
     """Words as long as the streams on either side want them, if the order keeps them together."""
     run = request.op.run(request.tensor)
     wanted = max(request.lanes, request.streams[0].elements)

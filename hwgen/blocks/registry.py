@@ -1,12 +1,13 @@
-"""Which block carries out which op: a registration beside each block, which planning asks.
+"""Registry of the blocks that carry out ops.
 
-A block's file says with :func:`carries_out` which ops it is for, and how it is made for one::
+The file of a block registers with :func:`carries_out` for which ops the block is, and how its
+configuration is made::
 
     @carries_out(ArgMax)
-    def argmax(request: Request) -> ArgMaxConfig:
+    def argmax(request: BlockRequest) -> ArgMaxConfig:
         return ArgMaxConfig(op=request.op, tensor=request.tensor, lanes=request.streams[0].lanes)
 
-Nothing else names it: :func:`block_config` finds it for the graph builder and for the search.
+Nothing else names the block: :func:`block_config` finds it for planning and for the search.
 """
 
 from __future__ import annotations
@@ -22,21 +23,21 @@ from hwgen.ir.op import Op
 from hwgen.ir.types import TensorType
 from hwgen.parts.stream import StreamType
 
-__all__ = ["Request", "block_config", "carries_out", "keeps_pixels", "unchanged"]
+__all__ = ["BlockRequest", "block_config", "carries_out", "keeps_pixels", "unchanged"]
 
 
 @dataclass(frozen=True)
-class Request:
-    """What a block is asked to be.
+class BlockRequest:
+    """A request for a block that carries out an op.
 
     Members
     -------
-    op : what is computed
-    streams : its inputs, as they come
-    lanes, pixels : channels and pixels a beat of the output
-    folding : how the op is folded
-    ports : how off-chip memory is reached
-    table : of a convolution, the table that its results go through
+    op : the op
+    streams : types of its inputs, as they come
+    lanes, pixels : channels and pixels per beat of the output
+    folding : folding of the op
+    ports : ports to off-chip memory
+    table : for a convolution, the table that is applied to its results
     """
 
     op: Any
@@ -48,7 +49,7 @@ class Request:
     table: Op | None = None
 
     def folded(self, config: type[BlockConfig]) -> dict[str, Any]:
-        """The part of the folding that a block obeys, as parameters of its configuration."""
+        """The fields of the folding that a block obeys, as parameters of its configuration."""
         return {name: getattr(self.folding, name) for name in own_fields(config)}
 
     @property
@@ -62,13 +63,13 @@ class Request:
         return self.streams[0].tensor
 
 
-Maker = Callable[[Request], BlockConfig]
+Maker = Callable[[BlockRequest], BlockConfig]
 ByPixel = Callable[[Any, int], Op]
 
 
 @dataclass(frozen=True)
 class _Registration:
-    """How a block is made, when it is the one, and what it does to pixels."""
+    """How a block is made, for which foldings, and how it takes pixels; see :func:`carries_out`."""
 
     make: Maker
     when: Callable[[Folding], bool] | None
@@ -80,7 +81,7 @@ _BLOCKS: dict[type[Op], list[_Registration]] = {}
 
 
 def unchanged(op: Op, pixels: int) -> Op:
-    """For ops that are the same whether channels of several pixels are seen as more channels."""
+    """For ops that do not change if the channels of several pixels are taken for more channels."""
     return op
 
 
@@ -93,11 +94,12 @@ def carries_out(
     Parameters
     ----------
     kinds : classes of ops; subclasses are included
-    when : with which foldings it is this block; those that ask go first
-    pixels : for blocks that see the pixels of a beat as more channels: the op on streams of so
-        many pixels a beat, seen like that.  The request then has flat streams.  Left out: the
-        block takes one pixel a beat.
-    own_pixels : the block deals with several pixels a beat itself
+    when : for which foldings this block is used; None: for all.  Blocks with a condition are
+        asked first.
+    pixels : for blocks that take the pixels of a beat for more channels: function of an op and a
+        number of pixels per beat that returns the op on such flat streams.  The request then has
+        flat streams.  None: the block takes one pixel per beat.
+    own_pixels : whether the block itself handles several pixels per beat
     """
     def register(make: Maker) -> Maker:
         for kind in kinds:
@@ -110,12 +112,12 @@ def carries_out(
 
 
 def _registrations(kind: type[Op]) -> list[_Registration]:
-    """Those of an op, most particular first."""
+    """Registrations for an op, the most specific first."""
     return [found for parent in kind.__mro__ for found in _BLOCKS.get(parent, ())]
 
 
 def keeps_pixels(op: Op) -> bool:
-    """Whether the op's block takes any number of pixels a beat, and sends as many."""
+    """Whether the op's block takes any number of pixels per beat, and sends as many."""
     return any(found.pixels is not None for found in _registrations(type(op)))
 
 
@@ -123,29 +125,30 @@ def block_config(
     op: Op, streams: tuple[StreamType, ...], folding: Folding, lanes: int, pixels: int = 1,
     ports: MemoryPorts | None = None, table: Op | None = None,
 ) -> BlockConfig:
-    """The block that carries out an op.
+    """The configuration of the block that carries out an op.
 
     Parameters
     ----------
-    op : what is computed
-    streams : its inputs, as they come (convolutions take fewer lanes if their folding needs it)
-    folding : how it is folded
-    lanes, pixels : channels and pixels a beat of the output; all blocks but convolutions and
+    op : the op
+    streams : types of its inputs, as they come (convolutions take fewer lanes if their folding
+        needs it)
+    folding : folding of the op
+    lanes, pixels : channels and pixels per beat of the output; all blocks but convolutions and
         ArgMax take the same at the input
-    ports : how off-chip memory is reached
-    table : of a convolution, what its results go through
+    ports : ports to off-chip memory
+    table : for a convolution, the table that is applied to its results
 
     Raises
     ------
     :exc:`HwgenError`
-        If no block carries out the op, the folding does not fit it, or the folding says something
-        that its block does not obey.
+        If no block carries out the op, if the folding does not fit it, or if the folding sets a
+        field that the block does not obey.
     """
     found = next((each for each in _registrations(type(op))
                   if each.when is None or each.when(folding)), None)
     if found is None:
         raise HwgenError(f"No block carries out {type(op).__name__}")
-    request = Request(op, streams, lanes, pixels, folding, ports or MemoryPorts(), table)
+    request = BlockRequest(op, streams, lanes, pixels, folding, ports or MemoryPorts(), table)
     config = found.make(request if found.own_pixels else _flat(request, found))
     for each in fields(Folding):
         value = getattr(folding, each.name)
@@ -158,13 +161,13 @@ def block_config(
     return config
 
 
-def _flat(request: Request, found: _Registration) -> Request:
-    """The request, with several pixels a beat seen as more channels.
+def _flat(request: BlockRequest, found: _Registration) -> BlockRequest:
+    """The request with flat streams, in which the pixels of a beat are more channels.
 
     Raises
     ------
     :exc:`HwgenError`
-        If the streams differ in their pixels, or the block takes one pixel a beat.
+        If the streams differ in their pixels per beat, or if the block takes one pixel per beat.
     """
     op, pixels = request.op, request.pixels
     if any(stream.pixels != pixels for stream in request.streams):

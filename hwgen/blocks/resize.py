@@ -1,7 +1,7 @@
-"""Blocks whose output pixels are input pixels, read again from a sliding window of one pixel.
+"""Blocks whose output pixels are input pixels, read from a sliding window of one pixel.
 
-:class:`NearestResize` is one, :class:`hwgen.blocks.pad.Pad` another: they differ in the geometry
-of the window alone.
+They are :class:`NearestResize` and :class:`hwgen.blocks.pad.Pad`, which differ only in the geometry
+of the window.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from amaranth.lib import wiring
 
 from hwgen.blocks.base import OpConfig, Schedule
 from hwgen.blocks.output import output_queue
-from hwgen.blocks.registry import Request, carries_out
+from hwgen.blocks.registry import BlockRequest, carries_out
 from hwgen.device.cost import Area
 from hwgen.ir import Resize, Window
 from hwgen.parts.component import Configured
@@ -29,7 +29,7 @@ __all__ = ["NearestResize", "NearestResizeConfig", "PixelReader", "PixelReaderCo
 
 @dataclass(frozen=True, kw_only=True)
 class PixelReaderConfig(OpConfig):
-    """What such blocks share; the subclass knows the window.
+    """Base of the configurations of such blocks; a subclass has the geometry of the window.
 
     Parameters
     ----------
@@ -37,14 +37,14 @@ class PixelReaderConfig(OpConfig):
     tensor : :class:`TensorType`
         Type of the input.
     lanes : :class:`int`
-        Channels a beat, at both ports.
+        Channels per beat, at both ports.
     capacity : :class:`int`
-        Pixels in the buffer; 0: the fewest with which it works.
+        Number of pixels in the buffer; 0: the fewest with which it works.
     window_style : :class:`str`
-        Memory of the buffer.
+        Style of the memory of the buffer.
     pace : :class:`int`
-        Cycles of a pixel, at least, so that added pixels do not come in a burst; 0: as many as its
-        beats.
+        Least number of cycles per pixel, so that added pixels do not come all at once; 0: as many
+        as its beats.
     """
 
     capacity: int = 0
@@ -56,7 +56,7 @@ class PixelReaderConfig(OpConfig):
 
     @property
     def window(self) -> SlidingWindowConfig:
-        """The buffer from which pixels are read."""
+        """The sliding window from which pixels are read."""
         raise NotImplementedError
 
     def reader(self, window: Window, **geometry) -> SlidingWindowConfig:
@@ -70,12 +70,12 @@ class PixelReaderConfig(OpConfig):
 
     @property
     def beats(self) -> int:
-        """Beats of a pixel."""
+        """Number of beats per pixel."""
         return self.tensor.channels // self.lanes
 
     @property
     def claim(self) -> int:
-        """Beats that are sent, and claimed, together: one, or with a pace all of a pixel."""
+        """Number of beats that are claimed and sent together: one, or with a pace a pixel's."""
         return self.beats if self.pace > self.beats else 1
 
     @property
@@ -112,7 +112,7 @@ class PixelReader(Configured[PixelReaderConfig]):
 
     Timing
     ------
-    One beat a cycle at the output, one pixel every ``config.pace`` cycles if that is more.
+    One beat per cycle at the output, or one pixel every ``config.pace`` cycles if that is slower.
     """
 
     def elaborate(self, platform):
@@ -154,6 +154,6 @@ class NearestResize(PixelReader):
 
 
 @carries_out(Resize)
-def _resize(request: Request) -> NearestResizeConfig:
+def _resize(request: BlockRequest) -> NearestResizeConfig:
     return NearestResizeConfig(op=request.op, tensor=request.tensor, lanes=request.lanes,
                                **request.folded(NearestResizeConfig))

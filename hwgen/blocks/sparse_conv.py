@@ -1,11 +1,11 @@
 """Sparse convolution: sliding window, sparse multiply-accumulate, shared requantisers.
 
-A convolution as :mod:`hwgen.blocks.conv` computes it, whose products with a zero take no multiplier
-(:mod:`hwgen.parts.sparse_mac`).  How long it takes depends on the data: on average as long as was
-measured, never so that it could stop for good.
+A convolution like that of :mod:`hwgen.blocks.conv`, but products with a zero take no multiplier
+(:mod:`hwgen.parts.sparse_mac`).  Its time depends on the data; schedules use the average that was
+measured.  No data can make it stop for good.
 
-Activations are counted from their zero point, for a zero then adds nothing to a sum.  Taps that lie
-in the padding are zeros, too.
+Activations are counted from their zero point, because a zero then adds nothing to a sum.  Taps in
+the padding are zeros, too.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from amaranth.lib import wiring
 from hwgen.blocks.base import Schedule
 from hwgen.blocks.conv_base import ConvolutionConfig, lanes_taken, serialise, weight_memories
 from hwgen.blocks.output import fold_beats, fold_queue
-from hwgen.blocks.registry import Request, carries_out
+from hwgen.blocks.registry import BlockRequest, carries_out
 from hwgen.device.arithmetic import counter, delayed, levels
 from hwgen.device.cost import Area, logic, total
 from hwgen.device.multiplier import Packing
@@ -42,45 +42,45 @@ from hwgen.parts.window import READ_LATENCY, SlidingWindow, SlidingWindowConfig
 __all__ = ["RETURN", "SparseConv", "SparseConvConfig", "even_streams", "fold_ends", "usual_queue"]
 
 RETURN = 16
-"""Cycles from the start of a fold until its first beat may have left its place, and so more."""
+"""Cycles from the start of a fold until its first beat may have left its place, with a margin."""
 
 
 def usual_queue(steps):
-    """Beats that wait for each multiplier: those of two folds, and those on their way.
+    """Usual number of beats that can wait for each multiplier: two folds, and those on their way.
 
-    Takes integers or integer arrays.
+    The argument is an integer or an integer array.
     """
     return 2 * steps + RETURN
 
 
 def even_streams(streams: int, multipliers: int) -> tuple[tuple[int, ...], ...]:
-    """Streams dealt out to multipliers, one after the other."""
+    """Divide streams evenly among multipliers: stream ``n`` goes to number ``n % multipliers``."""
     return tuple(tuple(range(k, streams, multipliers)) for k in range(multipliers))
 
 
 @dataclass(frozen=True, kw_only=True)
 class SparseConvConfig(ConvolutionConfig):
-    """A convolution, its folding, and how zeros are passed over.
+    """A convolution, its folding, and which zeros are skipped.
 
     Parameters
     ----------
     op : :class:`hwgen.ir.Convolution`
-        What is computed: not transposed.  Groups are computed one after the other.
+        The op, which must not be transposed.  Groups are computed one after the other.
     pe : :class:`int`
         Output channels in parallel, in each group; they share the test for zeros.
     channel_lanes, tap_lanes : :class:`int`
         Input channels and kernel taps that are tested in parallel.  Stream
-        ``tap * channel_lanes + channel`` has that channel of that tap.
+        ``tap * channel_lanes + channel`` carries that channel of that tap.
     streams : sequence of sequences of :class:`int`
         The streams of each multiplier; see :class:`SparseMacConfig`.
     skip : :class:`str`
-        Of :data:`SKIPS`: products that take no multiplier are those of activations that are zero,
-        of weights that are zero for all ``pe`` output channels, or both.
+        One of :data:`SKIPS`.  Skipped are products of activations that are zero, of weights that
+        are zero for all ``pe`` output channels, or both.
     queue : :class:`int`
-        Beats that wait for each multiplier; 0: those of two folds, and those on their way.
+        Number of beats that can wait for each multiplier; 0: :func:`usual_queue`.
     cycles : :class:`float`
-        Cycles of a fold on average, as it was measured: what schedules go by; 0: as if nothing
-        was zero.
+        Average cycles per fold, as measured, on which schedules are based; 0: as if nothing were
+        zero.
 
     Raises
     ------
@@ -128,7 +128,7 @@ class SparseConvConfig(ConvolutionConfig):
 
     @property
     def multipliers(self) -> int:
-        """Multipliers of each output channel."""
+        """Number of multipliers for each output channel."""
         return len(self.streams)
 
     @cached_property
@@ -144,7 +144,7 @@ class SparseConvConfig(ConvolutionConfig):
 
     @cached_property
     def requantiser(self) -> RequantiserConfig:
-        """The requantisers; biases are those of activations that are counted from zero."""
+        """The requantisers; biases are for activations that are counted from their zero point."""
         zero, quantisation = self.tensor.zero_point, self.tensor.quantisation
         flat = self.op.weight.reshape(self.op.cout, -1).astype(np.int64)
         bias = self.op.bias + zero * flat.sum(1)
@@ -167,7 +167,7 @@ class SparseConvConfig(ConvolutionConfig):
 
     @cached_property
     def mac(self) -> SparseMacConfig:
-        """The multipliers and what chooses for them."""
+        """The multipliers, and the logic that chooses their products."""
         return SparseMacConfig(
             bits=self.tensor.bits, zero=self.tensor.zero_point, streams=self.streams,
             rows=self.weight_rows, tested=self.skip != "weight", steps=self.window.steps,
@@ -178,7 +178,7 @@ class SparseConvConfig(ConvolutionConfig):
 
     @cached_property
     def packing(self) -> Packing:
-        """How weights of several output channels share a multiplier."""
+        """Packing of the weights of several output channels in a multiplier."""
         bits = centred_bits(self.tensor.bits, self.tensor.zero_point)
         key = bits, self.op.weight_bits, self.op.weight_limit
         products = self.products or Packing.densest(self.multiplier, *key).products
@@ -186,12 +186,12 @@ class SparseConvConfig(ConvolutionConfig):
 
     @property
     def weight_rows(self) -> int:
-        """Rows of weights: a beat of a window has one."""
+        """Number of rows of weights: one for each beat of a window."""
         return self.op.groups * self.channel_folds * self.window.steps
 
     @cached_property
     def weights(self) -> tuple[WeightMemoryConfig, ...]:
-        """The memory of the weights of each multiplier."""
+        """Weight memories, one for each multiplier."""
         bits = self.packing.word_bits
         return tuple(
             WeightMemoryConfig(self.pe * bits, len(members) * self.weight_rows, self.weight_style)
@@ -200,7 +200,7 @@ class SparseConvConfig(ConvolutionConfig):
 
     @cached_property
     def table(self) -> np.ndarray:
-        """Weights ``(rows, streams, pe)``; 0 for those that there are not."""
+        """Weights ``(rows, streams, pe)``; 0 beyond the last tap or channel."""
         cin, cout = self.group_channels
         taps, words = self.window.tap_folds, self.window.words_per_group
         groups, folds = self.op.groups, self.channel_folds
@@ -228,7 +228,7 @@ class SparseConvConfig(ConvolutionConfig):
 
     @cached_property
     def keep(self) -> np.ndarray:
-        """Which products are computed unless the activation is zero, ``(rows, streams)``."""
+        """Products that are computed unless the activation is skipped, ``(rows, streams)``."""
         if self.skip != "activation":
             return np.asarray(self.table.any(-1))
         # Streams beyond the last tap or channel have no product.
@@ -250,25 +250,25 @@ class SparseConvConfig(ConvolutionConfig):
 
     @property
     def fold_cycles(self) -> float:
-        """Cycles of a fold on average."""
+        """Average cycles per fold."""
         most = max(map(len, self.streams)) * self.window.steps
         return max(self.cycles or most, self.window.steps, self.fold_beats)
 
     @property
     def interval(self) -> int:
-        """Cycles between two frames on average, if the data are as they were measured."""
+        """Average cycles between two frames, if the data are like those that were measured."""
         folds = self.window.windows * len(self.fold_results)
         return max(self.inputs[0].beats, math.ceil(folds * self.fold_cycles))
 
     @property
     def _delay(self) -> int:
-        """Cycles from the start of a fold to its first result being visible, at the earliest."""
+        """Least number of cycles from the start of a fold until its first result is visible."""
         return (READ_LATENCY + self.window.steps - 1 + self._keep_latency + self.mac.latency + 1
                 + self.requantiser.latency + QUEUE_LATENCY)
 
     @property
     def _keep_latency(self) -> int:
-        """Cycles that beats wait for what is known of their weights."""
+        """Cycles for which beats wait for the bits that tell which of their weights are zero."""
         return 0 if self.keep.all() else self._keep_memory.latency
 
     @cached_property
@@ -282,19 +282,19 @@ class SparseConvConfig(ConvolutionConfig):
         return ((folds + self.mac.depth // self.window.steps) * self.fold_beats,)
 
     def schedule(self, arrivals: Sequence[np.ndarray]) -> Schedule:
-        """Timing if each fold takes its average."""
+        """Timing if every fold takes the average number of cycles."""
         each = self.fold_cycles
         window = self.window.schedule(arrivals[0], len(self.fold_results) * each)
         fold = np.repeat((np.arange(len(self.beats)) * each).astype(np.int64), self.beats)
         beat = np.concatenate([np.arange(n) for n in self.beats])
         claims = (window.starts[:, None] + fold).ravel()
-        # Its end is as far behind its beginning as there are cycles.
+        # A fold takes `each` cycles, instead of as many as it has steps.
         late = self._delay + math.ceil(each) - self.window.steps
         out = (window.starts[:, None] + (fold + beat + late)).ravel()
         return Schedule((window.accepts,), (out,), (claims,), window.capacity)
 
     def work(self, frames: np.ndarray) -> np.ndarray:
-        """Products that are computed of each beat.
+        """Number of products of each beat that are computed.
 
         Parameters
         ----------
@@ -316,11 +316,11 @@ class SparseConvConfig(ConvolutionConfig):
         return np.stack([beats[..., list(members)].sum(-1) for members in self.streams], -1)
 
     def fold_ends(self, frames: np.ndarray) -> np.ndarray:
-        """Cycles in which folds end, from the first of them on, if frames come without a pause."""
+        """Cycles in which folds end, counted from the start, if frames come without a pause."""
         return fold_ends(self.work(frames), self.fold_beats, self.mac.depth, self._keep_latency)
 
     def mean_cycles(self, frames: np.ndarray) -> float:
-        """Cycles of a fold on average, if frames come without a pause."""
+        """Average cycles per fold, if frames come without a pause."""
         ends = self.fold_ends(frames)
         return float(ends[-1] - ends[0]) / max(len(ends) - 1, 1)
 
@@ -350,7 +350,7 @@ class SparseConvConfig(ConvolutionConfig):
 
 
 def _beats(taps: np.ndarray, config: SparseConvConfig) -> np.ndarray:
-    """Of each tap and channel ``(windows, taps, channels)``, the beats ``(…, steps, streams)``."""
+    """Values per tap and channel ``(windows, taps, channels)`` as beats ``(…, steps, streams)``."""
     window = config.window
     folds, words = window.tap_folds, window.words_per_group
     taps = np.pad(taps, (
@@ -364,20 +364,20 @@ def _beats(taps: np.ndarray, config: SparseConvConfig) -> np.ndarray:
 def fold_ends(work: np.ndarray, spacing: int, depth: int, late: int = 0) -> np.ndarray:
     """Cycles in which folds end, counted from the start of the first one's window.
 
-    Exact, if the window always has its pixels and results are always taken: a max-plus recurrence
-    over folds, in which the beats of each are summed up beforehand.
+    It is a max-plus recurrence over folds, for which the beats of each fold are summed up
+    beforehand.  It is exact if the window never waits for pixels and results are always taken.
 
     Parameters
     ----------
-    work : products of each beat, ``(folds, steps, multipliers)``
+    work : number of products of each beat, ``(folds, steps, multipliers)``
     spacing, depth : see :class:`SparseMacConfig`
-    late : cycles that beats wait behind the window
+    late : cycles for which beats wait behind the window
     """
     folds, steps, lanes = work.shape
     ends = np.empty(folds, np.int64)
     kept = -(-depth // steps) + 1
-    # A beat with products is held back until the next one with some sends it: with each beat, how
-    # many products the one has that is held, and how many those before it had.
+    # A beat with products is held back until the next beat with products sends it.  For each beat:
+    # number of products of the beat that is held, and of those before it.
     index, some = np.arange(steps)[:, None], work > 0
     newest = np.maximum.accumulate(np.where(some, index, -1), axis=1)
     held = np.take_along_axis(work, np.maximum(newest, 0), 1) * (newest >= 0)
@@ -385,26 +385,26 @@ def fold_ends(work: np.ndarray, spacing: int, depth: int, late: int = 0) -> np.n
     sent, done = np.zeros_like(some), np.zeros_like(before)
     sent[:, 1:] = some[:, 1:] & (newest[:, :-1] >= 0)
     done[:, 1:] = before[:, :-1]
-    # A multiplier that waits for a beat is behind the arrival of the first one by so much more
-    # than by products.
+    # Cycles after the arrival of the first beat, besides those of products, because a multiplier
+    # had to wait for a beat.
     wait = np.maximum.accumulate(np.where(sent, index - done, -(1 << 40)), axis=1)
     wait_last = np.maximum(wait[:, -1], steps - before[:, -1])
     first, last = some.argmax(1), np.maximum(held[:, -1], 1)
-    # When places that were claimed became free, fold by fold.
+    # Cycles in which claimed places became free, fold by fold.
     freed = np.zeros((folds, steps, lanes), np.int64)
     start, end = -steps, -spacing
     for fold in range(folds):
         over, start = max(end, 0), start + steps
         if (need := steps * (fold + 1) - depth) > 0:
             oldest = max(fold - kept, 0)
-            place = need - 1 - oldest * steps
+            rank = need - 1 - oldest * steps
             recent = freed[oldest:fold].reshape(-1, lanes)
-            start = max(start, int(np.partition(recent, place, axis=0)[place].max()) + 2)
+            start = max(start, int(np.partition(recent, rank, axis=0)[rank].max()) + 2)
         arrive = start + READ_LATENCY + late + 1
         taken = done[fold] + np.maximum(arrive + QUEUE_LATENCY + wait[fold], over)
         freed[fold] = np.where(sent[fold], taken, arrive + index)
-        # The last one is sent by the end of the sum.  Of as many places as beats, all but those
-        # of beats that were sent became free at once, in whichever order they are noted.
+        # The last beat is sent by the end of the sum.  A fold has as many places as beats; those
+        # of beats that were not sent became free at once, and their order does not matter.
         taken = before[fold, -1] + np.maximum(arrive + QUEUE_LATENCY + wait_last[fold], over)
         freed[fold, first[fold], np.arange(lanes)] = taken
         end = max(int((taken + last[fold]).max()), end + spacing)
@@ -427,9 +427,9 @@ class SparseConv(Configured[SparseConvConfig]):
 
     Timing
     ------
-    For each fold of each output pixel as many cycles as the multiplier with the most products has
-    of them, if its queue keeps it busy, but never less than the fold has beats at the window or
-    at the output: ``config.mean_cycles(frames)`` on average.
+    Each fold of an output pixel takes as many cycles as the busiest multiplier has products, if
+    its queue keeps it busy, and at least as many as the fold has beats at the window or at the
+    output.  On average these are ``config.mean_cycles(frames)`` cycles.
     """
 
     def elaborate(self, platform):
@@ -461,13 +461,13 @@ class SparseConv(Configured[SparseConvConfig]):
                 beat = later
         m.d.comb += Cat(mac.valid, mac.last, mac.x.as_value()).eq(beat)
 
-        # Serialise the results of a fold, lanes_out a cycle.
+        # Serialise the results of a fold, lanes_out per cycle.
         beats = fold_beats(m, "done", config.beats, mac.done)
         serialise(m, config, mac.acc.as_value(), mac.done, beats, requantiser)
         return m
 
     def _keep(self, m: Module, fire: Value) -> Value:
-        """Which products of a beat are not known to be zero."""
+        """Which products of a beat are not known to be zero in advance."""
         config = self.config
         row = counter(config.weight_rows, name="keep_row")
         with m.If(fire):
@@ -477,12 +477,17 @@ class SparseConv(Configured[SparseConvConfig]):
         return config._keep_memory.read(m, "keep", row, rows)
 
     def _weights(self, m: Module, mac: SparseMac) -> Value:
-        """Connect the memories of the weights; returns whether all of them are loaded."""
+        """Connect the memories of the weights.
+
+        Returns
+        -------
+        whether all of them are loaded
+        """
         config, array = self.config, self.config.array
         skew = array.columns[0].skew
         words, loaded = weight_memories(m, self, config, lambda k, late: delayed(
             m, getattr(mac, f"address_{k}"), skew[k] + late, f"address_{k}"))
-        # A port has the words of some multipliers, column by column.
+        # Each port has the words of the multipliers with one skew, column by column.
         bits, most = array.w_bits, array.packing.products
         for n, late in enumerate(array.skews):
             together = [k for k, s in enumerate(skew) if s == late]
@@ -494,7 +499,7 @@ class SparseConv(Configured[SparseConvConfig]):
 
 
 @carries_out(Convolution, Gemm, when=lambda folding: folding.sparse is not None, own_pixels=True)
-def _sparse_conv(request: Request) -> SparseConvConfig:
+def _sparse_conv(request: BlockRequest) -> SparseConvConfig:
     sparse, stream = request.folding.sparse, request.streams[0]
     assert sparse is not None
     if (stream.pixels, request.pixels) != (1, 1):

@@ -1,4 +1,4 @@
-"""Channels of a stream, parted into several."""
+"""Division of the channels of a stream among several streams."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from amaranth.lib import wiring
 
 from hwgen.blocks.base import OpConfig, Schedule
 from hwgen.blocks.output import output_queue
-from hwgen.blocks.registry import Request, carries_out
+from hwgen.blocks.registry import BlockRequest, carries_out
 from hwgen.device.cost import Area, logic
 from hwgen.ir import Split
 from hwgen.parts.component import Configured
@@ -24,7 +24,7 @@ __all__ = ["Splitter", "SplitterConfig"]
 
 @dataclass(frozen=True, kw_only=True)
 class SplitterConfig(OpConfig):
-    """Consecutive runs of channels, each to an output.
+    """Division of the channels into consecutive runs, one for each output.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ class SplitterConfig(OpConfig):
     tensor : :class:`TensorType`
         Type of the input.
     lanes : :class:`int`
-        Channels a beat, at all ports.
+        Channels per beat, at all ports.
     """
 
     op: Split
@@ -58,7 +58,7 @@ class SplitterConfig(OpConfig):
 
 
 class Splitter(Configured[SplitterConfig]):
-    """Sends the channels of a pixel to each output in turn.
+    """Sends the channels of each pixel to one output after the other.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ class Splitter(Configured[SplitterConfig]):
 
     Timing
     ------
-    A beat accepted in cycle t is visible in t + 3; one beat a cycle.
+    A beat accepted in cycle t is visible in t + 3; one beat per cycle.
     """
 
     def elaborate(self, platform):
@@ -97,5 +97,5 @@ def _by_pixel(op: Split, pixels: int) -> Split:
 
 
 @carries_out(Split, pixels=_by_pixel)
-def _splitter(request: Request) -> SplitterConfig:
+def _splitter(request: BlockRequest) -> SplitterConfig:
     return SplitterConfig(op=request.op, tensor=request.tensor, lanes=request.lanes)

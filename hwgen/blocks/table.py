@@ -12,7 +12,7 @@ from amaranth.lib import wiring
 from hwgen.blocks.base import OpConfig
 from hwgen.blocks.beat import BeatConfig, valid_chain
 from hwgen.blocks.output import output_queue
-from hwgen.blocks.registry import Request, carries_out
+from hwgen.blocks.registry import BlockRequest, carries_out
 from hwgen.device.arithmetic import counter, levels, wrapped_bits
 from hwgen.device.cost import Area, logic
 from hwgen.ir import Table
@@ -25,7 +25,7 @@ __all__ = ["TableLookup", "TableLookupConfig"]
 
 @dataclass(frozen=True, kw_only=True)
 class TableLookupConfig(BeatConfig, OpConfig):
-    """A table lookup of every element.
+    """Table lookup of every element.
 
     Parameters
     ----------
@@ -33,8 +33,8 @@ class TableLookupConfig(BeatConfig, OpConfig):
     tensor : :class:`TensorType`
         Type of the input.
     lanes : :class:`int`
-        Elements a beat, each with a table of its own; where the function depends on the channel,
-        with those of all its channels.
+        Elements per beat.  Each lane has its own memory; if the function depends on the channel,
+        the memory holds the tables of all channels of the lane.
     """
 
     kind: ClassVar[str] = "elementwise"
@@ -43,7 +43,7 @@ class TableLookupConfig(BeatConfig, OpConfig):
 
     @property
     def tables(self) -> int:
-        """Functions of a lane."""
+        """Number of tables in the memory of a lane."""
         return self.inputs[0].beats_per_site if self.op.by_channel else 1
 
     @property
@@ -52,7 +52,7 @@ class TableLookupConfig(BeatConfig, OpConfig):
         return ReadOnlyMemory(self.op.output.bits, self.tables << self.tensor.bits)
 
     def rows(self, lane: int) -> list[int]:
-        """Contents of a lane's memory; the address is the code, then the beat of the pixel."""
+        """Contents of a lane's memory; the address is the code, and above it the pixel's beat."""
         values = self.op.by_address
         own = values[lane :: self.lanes] if self.op.by_channel else values
         return pack_rows(own.reshape(-1, 1), self.op.output.bits)
@@ -89,8 +89,8 @@ class TableLookup(Configured[TableLookupConfig]):
 
     Timing
     ------
-    A beat accepted in cycle t is visible in t + 4, or in t + 3 + ``config.memory.latency`` where
-    tables are in block memory; one beat a cycle.
+    A beat accepted in cycle t is visible in t + 4, or in t + 3 + ``config.memory.latency`` if
+    tables are in block memory; one beat per cycle.
     """
 
     def elaborate(self, platform):
@@ -122,5 +122,5 @@ def _by_pixel(op: Table, pixels: int) -> Table:
 
 
 @carries_out(Table, pixels=_by_pixel)
-def _table(request: Request) -> TableLookupConfig:
+def _table(request: BlockRequest) -> TableLookupConfig:
     return TableLookupConfig(op=request.op, tensor=request.tensor, lanes=request.lanes)

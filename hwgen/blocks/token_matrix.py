@@ -1,8 +1,8 @@
-"""A matrix times each token of a stream: a fully connected layer, or a convolution of kernel 1.
+"""Product of a matrix and each token: a fully connected layer, or a convolution with kernel 1.
 
-A buffer puts the beats of a token together to words, which are read once for each fold of outputs.
-Tokens have no neighbours, so all that a sliding window does for its pixels is left out.  It is part
-of :mod:`hwgen.blocks.low_rank`, which has two of them, one after the other; designs reach it there.
+A buffer assembles the beats of a token into words, which are read once for each fold of outputs.
+Tokens have no neighbours, so no sliding window is needed.  :mod:`hwgen.blocks.low_rank` has two of
+these, one after the other; designs use them only there.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ from hwgen.parts.weights import LOAD_BITS
 __all__ = ["WRITE_LATENCY", "TokenMatrix", "TokenMatrixConfig"]
 
 WRITE_LATENCY = 2
-"""Cycles from a token's last beat to the first cycle in which it can start."""
+"""Cycles from a token's last beat to the first cycle in which the token can start."""
 READ_LATENCY = 2
-"""Cycles from the address of a word of a token to the word."""
+"""Cycles from the address of a word to the word."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenMatrixConfig(Part):
-    """A matrix, times each token that comes.
+    """A matrix by which each token is multiplied.
 
     Parameters
     ----------
     folding : :class:`FoldedConvConfig`
         The matrix as a convolution of a vector, and its folding.
     places : :class:`int`
-        Tokens that the buffer holds.
+        Number of tokens that the buffer holds.
     token_cycles : :class:`int`
-        Cycles from a token to the next, at least.
+        Least number of cycles from one token to the next.
     style : :class:`str`
-        Memory of the buffer: see :class:`BufferMemory`.
+        Style of the memory of the buffer: see :class:`BufferMemory`.
     """
 
     folding: FoldedConvConfig
@@ -57,12 +57,12 @@ class TokenMatrixConfig(Part):
 
     @property
     def steps(self) -> int:
-        """Words of a token."""
+        """Number of words in a token."""
         return self.folding.window.steps
 
     @property
     def folds(self) -> int:
-        """Times a token is read."""
+        """Number of times that a token is read."""
         return self.folding.channel_folds
 
     @property
@@ -82,25 +82,25 @@ class TokenMatrixConfig(Part):
 
     @property
     def depth(self) -> int:
-        """Words of the buffer."""
+        """Number of words in the buffer."""
         return self.places * self.steps
 
     @property
     def release(self) -> int:
-        """Cycles from a token's start to its last fold, whose start frees the token's place.
+        """Cycles from a token's start to the start of its last fold, which frees the token's place.
 
-        Words are overwritten no faster than they are read then.
+        From then on, words are read at least as fast as they are overwritten.
         """
         return (self.folds - 1) * self.fold_cycles
 
     @property
     def operand_latency(self) -> int:
-        """Cycles from the addresses of activations and weights until both have come."""
+        """Cycles from the addresses of activations and weights until both have been read."""
         return max(READ_LATENCY, self.folding.weight_latency)
 
     @property
     def activation_delay(self) -> int:
-        """Cycles that activations wait for their weights."""
+        """Cycles for which activations wait for their weights."""
         return self.operand_latency - READ_LATENCY
 
     @property
@@ -121,9 +121,10 @@ class TokenMatrixConfig(Part):
         return self.claims + beat + self.latency
 
     def area(self) -> Area:
-        """A matrix times tokens, the queue behind it not included."""
+        """What the matrix takes, without the queue behind it."""
         folding, width, depth = self.folding, self.width, max(self.depth, 2)
-        # Registers that end a buffer and go nowhere else are the array's, for they may be shifted.
+        # The array counts the output registers of the buffer if they feed only the array, because
+        # they may become part of a shift register.
         registers = buffer_registers(width, depth, self.style)
         own = registers // width if registers in (width, 2 * width) else 0
         held = folding.requantiser.acc_bits * max(folding.fold_results)
@@ -165,7 +166,7 @@ class TokenMatrixConfig(Part):
 
 
 class TokenMatrix(Configured[TokenMatrixConfig]):
-    """A matrix times each token: buffer of tokens, multiply-accumulate array, requantisers.
+    """Multiplies each token by a matrix: token buffer, multiply-accumulate array, requantisers.
 
     Parameters
     ----------
@@ -174,28 +175,28 @@ class TokenMatrix(Configured[TokenMatrixConfig]):
     Members
     -------
     i : :py:`In(stream.Signature(ArrayLayout(signed(bits), lanes_in), always_ready=True))`
-        Tokens, each only when it has a place.
+        Beats of tokens, which may come only if there is a place for their token.
     ends : :py:`Out(1)`
         The beat at ``i`` is the last of a token.
     claim : :py:`In(1)`
-        Claim a place in this cycle, at the latest with a token's last beat.
+        Claim a place in this cycle, at the latest with the last beat of the token.
     free : :py:`Out(1)`
         A place is free; a register.
     room : :py:`In(1)`
-        There are places for what comes of the next fold.
+        There are places for the results of the next fold.
     start : :py:`Out(1)`
-        A fold starts, which claims those places.
+        A fold starts, and claims those places.
     begins : :py:`Out(1)`
-        The fold that starts next is a token's first.
+        The fold that starts next is the first of a token.
     o : :py:`Out(stream.Signature(ArrayLayout(signed(bits), lanes_out), always_ready=True))`
     load, next : see :class:`hwgen.parts.weights.WeightMemory`, if weights are loaded
     loaded : :py:`Out(1)`
-        All weights are there.
+        All weights have been loaded.
 
     Timing
     ------
-    A token can start two cycles after its last beat, and ``token_cycles`` after the one before it;
-    ``config.results`` later its results come.
+    A token can start two cycles after its last beat, and ``token_cycles`` after the token before.
+    Its results come ``config.results`` cycles after its start.
     """
 
     def elaborate(self, platform):
@@ -220,33 +221,43 @@ class TokenMatrix(Configured[TokenMatrixConfig]):
         return m
 
     def _write(self, m: Module, buffer: BufferMemory) -> Value:
-        """Collect beats into words; returns that a token is there."""
+        """Collect beats into words.
+
+        Returns
+        -------
+        whether a token is complete
+        """
         source = self.config.folding.inputs[0]
         per_word = self.config.folding.channel_lanes // source.lanes
-        beat, slot = counter(source.beats, name="beat"), counter(per_word, name="slot")
+        beat, in_word = counter(source.beats, name="beat"), counter(per_word, name="slot")
         address = counter(self.config.depth, name="write_address")
         word = Signal(self.config.width, reset_less=True)
         enable, complete = Signal(), Signal()
         end = beat == source.beats - 1
-        word_end = (slot == per_word - 1) | end
+        word_end = (in_word == per_word - 1) | end
         m.d.comb += [
             self.ends.eq(self.i.valid & end),
             buffer.write_en.eq(enable), buffer.write_addr.eq(address), buffer.write_data.eq(word),
         ]
         m.d.sync += [enable.eq(self.i.valid & word_end), complete.eq(self.ends)]
         with m.If(self.i.valid):
-            m.d.sync += [beat.eq(Mux(end, 0, beat + 1)), slot.eq(Mux(word_end, 0, slot + 1))]
+            m.d.sync += [beat.eq(Mux(end, 0, beat + 1)), in_word.eq(Mux(word_end, 0, in_word + 1))]
         for k in range(per_word):
-            with m.If(self.i.valid & (slot == k)):
+            with m.If(self.i.valid & (in_word == k)):
                 m.d.sync += word.word_select(k, source.width).eq(self.i.p.as_value())
         with m.If(enable):
             m.d.sync += address.eq(Mux(address == self.config.depth - 1, 0, address + 1))
         return complete
 
     def _read(self, m: Module, buffer: BufferMemory, array: MacArray, complete: Value) -> Value:
-        """Read tokens fold by fold; returns of each cycle: a word is read, the first, the last."""
+        """Read tokens fold by fold.
+
+        Returns
+        -------
+        three bits: whether a word is read, whether it is the first of a fold, and the last
+        """
         config = self.config
-        # Tokens that have come; places that are left after the next one: none if negative.
+        # Tokens that have come; places left after the next token, negative if there is none for it.
         waiting = Signal(range(config.places + 1))
         left = Signal(range(-1, config.places), init=config.places - 1)
         step, fold = counter(config.last_cycles), counter(config.folds)

@@ -1,4 +1,4 @@
-"""Small pieces of integer arithmetic that blocks are made of: one adder between registers."""
+"""Small pieces of integer arithmetic, with one adder between registers."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ def signed_width(low: int, high: int) -> int:
 
 
 def levels(count: int) -> int:
-    """Levels of a binary tree over ``count`` terms."""
+    """Number of levels in a binary tree over ``count`` terms."""
     return (count - 1).bit_length()
 
 
 def delayed(m: Module, value: Value, cycles: int, name: str) -> Value:
-    """A value some cycles later."""
+    """The value, ``cycles`` cycles later."""
     for k in range(cycles):
         later = Signal(value.shape(), name=f"{name}_later_{k}", reset_less=True)
         m.d.sync += later.eq(value)
@@ -27,7 +27,7 @@ def delayed(m: Module, value: Value, cycles: int, name: str) -> Value:
 
 
 def add_carry(a: Value, b: Value, carry: Value | None) -> Value:
-    """``a + b + carry`` of signed integers in one adder: the carry goes in at the bottom."""
+    """``a + b + carry`` of signed integers in one adder, whose lowest bit takes the carry."""
     if carry is None:
         return a + b
     return (Cat(Const(1, 1), a).as_signed() + Cat(carry, b).as_signed()) >> 1
@@ -36,10 +36,14 @@ def add_carry(a: Value, b: Value, carry: Value | None) -> Value:
 def adder_tree(
     m: Module, terms: list[tuple[Value, Value | None]], bits: int, name: str
 ) -> tuple[Value, Value | None]:
-    """Registered binary tree over signed values of ``bits`` bits, and carries to be added.
+    """Registered binary tree of adders over signed values of ``bits`` bits, some with carries.
 
-    Each adder takes one of its two carries; the other goes on with the sum.  It takes
-    ``levels(len(terms))`` cycles.
+    Each adder adds one of the carries of its two terms and passes on the other with the sum.  The
+    latency is ``levels(len(terms))`` cycles.
+
+    Returns
+    -------
+    the sum, and the carry that is still to be added, if any
     """
     level = 0
     while len(terms) > 1:
@@ -61,11 +65,11 @@ def adder_tree(
 
 
 def counter(count: int, **options) -> Signal:
-    """A register for 0..count-1; one bit at least, for Verilog knows no empty vectors."""
+    """A register for 0..count-1, with at least one bit because Verilog has no empty vectors."""
     return Signal(range(max(count, 2)), **options)
 
 
 def wrapped_bits(count: int) -> int:
-    """Bits of a counter that does not wrap of itself: those that a comparison and a choice take."""
+    """Bits of a counter that needs a comparison to wrap; 0 if it wraps by overflow."""
     bits = max(count - 1, 1).bit_length()
     return bits if count & (count - 1) else 0

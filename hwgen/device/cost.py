@@ -1,13 +1,13 @@
-"""What parts of a device are called, and what parts of blocks take of them, by device family.
+"""Cost model: the resources of a device that parts of blocks take, by device family.
 
-Memories and DSPs are counted.  LUTs and flip-flops are sums of features, with coefficients fitted
-to synthesis: a *kind* of part has *features*, numbers that its structure gives, such as bits of an
-adder, or bits that go through a multiplexer.  Coefficients are in one file for each kind of logic
-(:data:`COEFFICIENTS`), which ``python -m benchmarks.resources --fit`` writes: LUTs and flip-flops
-for each unit of a feature, never negative.
+Memories and DSPs are counted.  LUTs and flip-flops are estimated as weighted sums of features.  A
+*kind* of part has *features*, numbers that follow from its structure, such as the bits of an
+adder, or the bits that go through a multiplexer.  The coefficients, LUTs and flip-flops per unit
+of a feature, are never negative.  ``python -m benchmarks.resources --fit`` fits them to the results
+of synthesis and writes them to the files of :data:`COEFFICIENTS`, one for each kind of LUT.
 
-An :class:`Area` is what a block takes, said in those terms and so without regard to the family;
-asked for a family, it gives numbers, :class:`Resources`.
+An :class:`Area` describes what a block takes in these terms, independently of the family;
+:meth:`Area.resources` converts it to the numbers of a family, :class:`Resources`.
 """
 
 from __future__ import annotations
@@ -43,15 +43,16 @@ COEFFICIENTS = {
     "ultrascale+": "cost.toml", "ultrascale": "cost.toml", "7series": "cost.toml",
     "ecp5": "cost_ecp5.toml",
 }
-"""Device families, and the files of their coefficients."""
+"""File of coefficients of each device family."""
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What a block takes of a device; BRAM in 18 Kb.  ``lut`` and ``ff`` are estimates.
+    """Resources of a device that a block takes.
 
-    On an ECP5, LUTs are what nextpnr counts as ``TRELLIS_COMB``: LUTs of four inputs, two for each
-    CCU2C of a carry chain, six for each DPR16X4 (16 words of four bits).
+    Block memories are counted in units of 18 Kb; ``lut`` and ``ff`` are estimates.  On an ECP5,
+    LUTs are what nextpnr counts as ``TRELLIS_COMB``: LUTs with four inputs, two for each CCU2C of a
+    carry chain, six for each DPR16X4 (16 words of four bits).
     """
 
     dsp: int = 0
@@ -71,7 +72,7 @@ class Resources:
     @staticmethod
     @cache
     def memory(width: int, depth: int, style: str = "", family: str = FAMILY) -> Resources:
-        """A memory with one port to write and one to read, in a style of its own or a given one."""
+        """A memory with a write port and a read port; ``style`` ``""``: whichever is cheaper."""
         style = memory_style(width, depth, style)
         if style == "distributed":
             return Resources(lut=int(ram_luts(width, depth, family)))
@@ -87,12 +88,12 @@ _EACH = attrgetter(*(f.name for f in fields(Resources)))
 
 @dataclass(frozen=True)
 class Area:
-    """What a block takes, whatever the device.
+    """What a block takes, on any device.
 
     Members
     -------
-    six, four : what is counted, where LUTs have six inputs, and where they have four
-    logic : parts whose LUTs and flip-flops are estimated: the kind and the features of each
+    six, four : resources that are counted, for devices whose LUTs have six or four inputs
+    logic : kind and features of each part whose LUTs and flip-flops are estimated
     """
 
     six: Resources = field(default=Resources())
@@ -103,7 +104,7 @@ class Area:
         return total((self, other))
 
     def resources(self, family: str = FAMILY) -> Resources:
-        """What it takes of devices of a family, one of :data:`COEFFICIENTS`."""
+        """Resources on devices of a family, one of :data:`COEFFICIENTS`."""
         out = self.four if family in FOUR_INPUTS else self.six
         lut, ff = (sum(round(estimate(kind, what, family, **features))
                        for kind, features in self.logic) for what in ("lut", "ff"))
@@ -119,35 +120,47 @@ def total(areas: Iterable[Area]) -> Area:
 
 
 def counted(four: Resources | None = None, **six: int) -> Area:
-    """What is counted; ``four``: where LUTs have four inputs, if that is another number."""
+    """Area of counted resources.
+
+    Parameters
+    ----------
+    six : number of each resource on devices whose LUTs have six inputs
+    four : resources on devices whose LUTs have four inputs; None: the same
+    """
     found = Resources(**six)
     return Area(found, found if four is None else four)
 
 
 def memory(width: int, depth: int, style: str = "") -> Area:
-    """A memory with one port to write and one to read, in a style of its own or a given one."""
+    """A memory with a write port and a read port; ``style`` ``""``: whichever is cheaper."""
     return Area(*(Resources.memory(width, depth, style, family) for family in (FAMILY, "ecp5")))
 
 
 def logic(kind: str, **features: float) -> Area:
-    """What a part takes of LUTs and flip-flops, memories not included.
+    """Area of a part in LUTs and flip-flops, without memories.
 
-    A feature whose name begins with ``lut_`` or ``ff_`` counts for those alone; one with ``lut4_``
-    or ``ff4_`` counts only where LUTs have four inputs and cannot be memories or shift registers.
+    A feature whose name begins with ``lut_`` or ``ff_`` counts only for LUTs or flip-flops.  With
+    ``lut4_`` or ``ff4_`` it counts only on devices whose LUTs have four inputs and cannot be
+    memories or shift registers.
     """
     return Area(logic=((kind, features),))
 
 
 @cache
 def coefficients(family: str = FAMILY) -> dict[str, dict[str, dict[str, float]]]:
-    """Per kind, per feature, the ``lut`` and ``ff`` of a unit; what is missing costs nothing."""
+    """Per kind and feature, ``lut`` and ``ff`` per unit; features that are missing cost nothing."""
     return tomllib.loads(files("hwgen.device").joinpath(COEFFICIENTS[family]).read_text())
 
 
 def estimate(kind: str, what: str, family: str = FAMILY, **features: Any) -> Any:
-    """LUTs (``what`` is ``"lut"``) or flip-flops (``"ff"``) of a part, not rounded.
+    """Estimate of the LUTs or flip-flops of a part, not rounded.
 
-    Features are numbers or arrays; see :func:`logic`.
+    Parameters
+    ----------
+    kind : kind of logic
+    what : ``"lut"`` or ``"ff"``
+    family : one of :data:`COEFFICIENTS`
+    features : numbers or arrays; see :func:`logic`
     """
     rates = coefficients(family).get(kind, {})
     return sum(rates[name].get(what, 0.0) * value
@@ -155,26 +168,26 @@ def estimate(kind: str, what: str, family: str = FAMILY, **features: Any) -> Any
 
 
 def shift_or_registers(registers: int, bits: int) -> dict[str, float]:
-    """Features of some registers in a row: three or more are a shift register."""
+    """Features of ``registers`` registers in a row; three or more become a shift register."""
     if registers > 2:
         return {"lut_shift": bits, "ff4_shift": registers * bits}
     return {"ff_register": registers * bits}
 
 
 class Part(ABC):
-    """What takes part of a device, and knows how much.
+    """Base class of configurations of hardware, which know how much of a device it takes.
 
     Members
     -------
-    large : whether its module is so large that simulators keep copies of it apart
+    large : whether the module is so large that simulators should not inline its instances
     """
 
     large: ClassVar[bool] = False
 
     @abstractmethod
     def area(self) -> Area:
-        """What it takes, whatever the device."""
+        """What it takes, on any device."""
 
     def resources(self, family: str = FAMILY) -> Resources:
-        """What it takes of devices of a family, one of :data:`hwgen.device.cost.COEFFICIENTS`."""
+        """Resources on devices of a family, one of :data:`hwgen.device.cost.COEFFICIENTS`."""
         return self.area().resources(family)

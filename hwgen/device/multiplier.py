@@ -1,15 +1,15 @@
-"""Multipliers of device families, and how several products share one.
+"""Multipliers of device families, and packings of several products into one multiplier.
 
 Outputs that take the same activation share a multiplier: ``sum(w[k] << (k * field)) * x`` is one
-product whose fields hold ``w[k] * x`` (each borrows from the next when it is negative), and
-products so packed may be added as they are until a field is full (Xilinx WP486, "Deep Learning
-with INT8 Optimization on Xilinx Devices").  Beyond that paper:
+product whose fields hold ``w[k] * x`` (each borrows from the next when it is negative).  Packed
+products can be added as they are until a field is full (Xilinx WP486, "Deep Learning with INT8
+Optimization on Xilinx Devices").  Beyond that paper:
 
-- a field is as wide as the actual weights let it be: with weights of -127..127 it has 19 bits, and
-  16 products are summed before the fields are parted, not 7;
-- a field may be one bit short.  The lowest bit of each sum, an XOR of ANDs, is computed beside the
-  multiplier and undoes what the sum above has added to the bit they share (the idea of overlapping
-  lanes is that of FINN's matrix-vector unit for 4 bits).
+- A field is as wide as the actual weights allow.  With weights of -127..127 it has 19 bits, and 16
+  products, not 7, are summed before the fields are separated.
+- A field may be one bit short.  The lowest bit of each sum, an XOR of ANDs, is computed beside the
+  multiplier; it cancels what the next sum has added to the bit that the two share (the idea of
+  overlapping lanes is that of FINN's matrix-vector unit for 4 bits).
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from hwgen.device.cost import Area, counted, logic
 from hwgen.device.platform import library_instance
 from hwgen.errors import HwgenError
 
-__all__ = ["FAMILIES", "MULTIPLIERS", "Multiplier", "MultiplyAdd", "Packing", "Product"]
+__all__ = ["FAMILIES", "MULTIPLIERS", "Multiplier", "MultiplyAdd", "Packing", "RegisteredProduct"]
 
 
 @dataclass(frozen=True)
 class Multiplier:
-    """What one multiplier of a device can do.
+    """A kind of multiplier.
 
     Parameters
     ----------
     name : :class:`str`
     wide, narrow : :class:`int`
-        Bits of its signed operands: of packed weights, and of the activation.
+        Bits of its signed operands: the packed weights, and the activation.
     sum_bits : :class:`int`
-        Bits of the sums along a cascade; 0: sums are made in the fabric.
+        Bits of the sums along a cascade; 0: there is no cascade, and the fabric adds.
     dsp : :class:`int`
-        DSPs that it takes.
+        Number of DSPs that it takes.
     """
 
     name: str
@@ -52,34 +52,37 @@ class Multiplier:
     sum_bits: int = 0
     dsp: int = 1
 
-    def tiles(self, a: int, b: int) -> int:
-        """Multipliers of a product of signed integers of ``a`` and ``b`` bits, ``a`` the wider."""
+    def partial_products(self, a: int, b: int) -> int:
+        """Number of multipliers for a product of signed integers, ``a`` and ``b`` bits wide.
+
+        ``a`` is the wider one.
+        """
         return -(-(a - 1) // (self.wide - 1)) * -(-(b - 1) // (self.narrow - 1))
 
     def dsps(self, a: int, b: int) -> int:
-        """DSPs of such a product."""
-        return self.dsp * self.tiles(a, b)
+        """Number of DSPs for such a product."""
+        return self.dsp * self.partial_products(a, b)
 
     def product_latency(self, a: int, b: int) -> int:
-        """Cycles from registers to such a product, registered; see :meth:`product`."""
+        """Cycles from registered operands to such a product, registered; see :meth:`product`."""
         if not self.dsp:
             return 1 + levels(-(-b // 2))
-        return 1 + levels(self.tiles(a, b))
+        return 1 + levels(self.partial_products(a, b))
 
     def area(
         self, a: int, b: int, count: int = 1, digits: Sequence[int] = (), kind: str = ""
     ) -> Area:
-        """What ``count`` such products take.
+        """Area of ``count`` such products.
 
         Parameters
         ----------
-        digits : for each two bits of ``b``, how many of them are not always zero; default all
-        kind : in front of the kind of logic, for products whose costs are fitted apart
+        digits : for each pair of bits of ``b``, how many of them are not always zero; default all
+        kind : prefix of the kind of logic, for products whose costs are fitted separately
         """
         if self.dsp:
-            tiles = self.tiles(a, b)
+            parts = self.partial_products(a, b)
             return counted(dsp=count * self.dsps(a, b)) + logic(
-                f"{kind}product", ff_register=count * (a + b), part=count * (tiles - 1) * (a + b)
+                f"{kind}product", ff_register=count * (a + b), part=count * (parts - 1) * (a + b)
             )
         digits = digits or [min(2, b - k) for k in range(0, b, 2)]
         rows = sum(n > 0 for n in digits)
@@ -94,7 +97,10 @@ class Multiplier:
         )
 
     def product(self, m: Module, a: Value, b: Value, name: str) -> Value:
-        """Product of two registers, ``a`` the wider: parts that fit a multiplier, and a tree."""
+        """Product of two registers, of which ``a`` is the wider.
+
+        It is the sum of partial products that each fit a multiplier, in a tree of adders.
+        """
         width = len(a) + len(b)
         terms: list[tuple[Value, Value | None]] = []
 
@@ -104,14 +110,14 @@ class Multiplier:
             terms.append((part, None))
 
         if self.dsp:
-            for place_a, x in _chunks(a, self.wide - 1):
-                for place_b, y in _chunks(b, self.narrow - 1):
-                    part = Product(self.name, len(x), len(y))
+            for shift_a, x in _chunks(a, self.wide - 1):
+                for shift_b, y in _chunks(b, self.narrow - 1):
+                    part = RegisteredProduct(self.name, len(x), len(y))
                     m.submodules[f"{name}_part_{len(terms)}"] = part
                     m.d.comb += [part.a.eq(x), part.b.eq(y)]
-                    terms.append(((part.p << (place_a + place_b))[:width].as_signed(), None))
+                    terms.append(((part.p << (shift_a + shift_b))[:width].as_signed(), None))
         else:
-            # Rows of two bits each; the highest bit counts negative.
+            # Rows of two bits each; the highest bit is negative.
             for k in range(0, len(b), 2):
                 low = Mux(b[k], a, 0)
                 if k + 1 == len(b):
@@ -124,7 +130,12 @@ class Multiplier:
 
 
 def _chunks(value: Value, bits: int) -> list[tuple[int, Value]]:
-    """A signed value cut into pieces, each with its place; all but the highest are unsigned."""
+    """Cut a signed value into pieces, of which all but the highest are unsigned.
+
+    Returns
+    -------
+    the lowest bit of each piece, and the piece as a signed value
+    """
     whole = range(0, max(len(value) - 1, 1), bits)
     return [
         (k, value[k:].as_signed() if k == whole[-1] else Cat(value[k : k + bits], Const(0, 1)))
@@ -138,7 +149,7 @@ MULTIPLIERS = {m.name: m for m in (
     Multiplier("mult18", 18, 18),
     Multiplier("fabric", 18, 18, dsp=0),
 )}
-"""By name: AMD's DSP48E2 and DSP48E1, Lattice's MULT18X18D, and adders in the fabric."""
+"""Multipliers by name: AMD's DSP48E2 and DSP48E1, Lattice's MULT18X18D, adders in the fabric."""
 
 FAMILIES = {
     "ultrascale+": "dsp48e2",
@@ -146,19 +157,19 @@ FAMILIES = {
     "7series": "dsp48e1",
     "ecp5": "mult18",
 }
-"""Device families, and the multiplier of each."""
+"""Multiplier of each device family."""
 
 
 @dataclass(frozen=True)
 class Packing:
-    """How the weights of several outputs lie in the wide operand of a multiplier.
+    """Layout of the weights of several outputs in the wide operand of a multiplier.
 
     Parameters
     ----------
     multiplier : :class:`str`
         One of :data:`MULTIPLIERS`.
     products : :class:`int`
-        Outputs that share the multiplier.
+        Number of outputs that share the multiplier.
     activation_bits, weight_bits : :class:`int`
     weight_limit : :class:`int`
         Largest magnitude of a weight.
@@ -166,7 +177,7 @@ class Packing:
     Raises
     ------
     :exc:`HwgenError`
-        If there is no such multiplier, or that many products do not fit into it.
+        If there is no such multiplier, or if so many products do not fit it.
     """
 
     multiplier: str
@@ -184,7 +195,7 @@ class Packing:
             raise HwgenError(f"Products must be positive, not {self.products!r}")
         device = self.device
         used = (self.products - 1) * self.field + self.word_bits
-        if (self.activation_bits > device.narrow or used > device.wide or self.capacity(1) < 1
+        if (self.activation_bits > device.narrow or used > device.wide or self.field_terms(1) < 1
                 or (self.products > 1 and not device.dsp)):
             raise HwgenError(
                 f"{self.products} products of {self.activation_bits}-bit activations and "
@@ -197,13 +208,13 @@ class Packing:
     def densest(
         multiplier: str, activation_bits: int, weight_bits: int, weight_limit: int
     ) -> Packing:
-        """The packing with the most products of which at least two can be summed."""
+        """The packing of most products that lets a field sum two or more of them."""
         for products in range(12, 1, -1):
             try:
                 packing = Packing(multiplier, products, activation_bits, weight_bits, weight_limit)
             except HwgenError:
                 continue
-            if packing.capacity(1) > 1:
+            if packing.field_terms(1) > 1:
                 return packing
         return Packing(multiplier, 1, activation_bits, weight_bits, weight_limit)
 
@@ -214,7 +225,7 @@ class Packing:
 
     @cached_property
     def field(self) -> int:
-        """Bits from one weight to the next: the most that the wide operand has room for."""
+        """Bits from one weight to the next: the most for which the wide operand has room."""
         if self.products == 1:
             return self.device.wide
         largest = (1 << (self.device.wide - 1)) - 1
@@ -225,7 +236,7 @@ class Packing:
 
     @property
     def word_bits(self) -> int:
-        """Bits of a weight as it is stored: less 1 where the weight below borrows."""
+        """Bits of a stored weight, from which 1 is subtracted if the weight below is negative."""
         if self.products == 1:
             return self.weight_bits
         return signed_width(-self.weight_limit - 1, self.weight_limit)
@@ -234,22 +245,22 @@ class Packing:
         """Largest magnitude of a sum of ``count`` products."""
         return (count * max(self.weight_limit, 1)) << (self.activation_bits - 1)
 
-    def capacity(self, guard: int) -> int:
-        """Products that a field can sum, if the sums may have ``guard`` bits more than it."""
+    def field_terms(self, guard: int) -> int:
+        """Number of products that a field can sum, if sums may have ``guard`` more bits than it."""
         if self.products == 1:
             return 1 << 20
         return ((1 << self.field >> 1 << guard) - 1) // self.bound(1)
 
     @property
     def guard(self) -> int:
-        """Bits by which sums may exceed their fields: 1 where fields alone hold only a few."""
-        return int(self.capacity(0) <= 4)
+        """Bits by which sums may exceed their fields: 1 if otherwise a field could sum only few."""
+        return int(self.field_terms(0) <= 4)
 
     def words(self, weights: np.ndarray) -> np.ndarray:
-        """Weights ``(..., outputs)`` of up to ``products`` outputs as they are stored.
+        """Stored form of weights ``(..., outputs)`` of up to ``products`` outputs.
 
-        A negative one borrows from the next, so that the stored ones, each sign-extended to
-        ``field`` bits, lie side by side in the multiplier's operand.
+        A negative weight borrows from the next one.  Therefore stored weights, each sign-extended
+        to ``field`` bits, form the operand of the multiplier when they are concatenated.
         """
         stored = np.array(weights, np.int64)
         for k in range(1, stored.shape[-1]):
@@ -257,17 +268,17 @@ class Packing:
         return stored
 
 
-class Product(wiring.Component):
+class RegisteredProduct(wiring.Component):
     """Product of two signed integers, in a register.
 
-    Synthesis finds that register in the multipliers of Xilinx, but not in those of Lattice, which
-    are emitted as primitives.
+    Synthesis maps the register into multipliers of Xilinx, but not into those of Lattice, which
+    are therefore emitted as primitives.
 
     Parameters
     ----------
     multiplier : :class:`str`
     a_bits, b_bits : :class:`int`
-        At most the multiplier's.
+        Bits of the operands; at most those of the multiplier.
 
     Members
     -------
@@ -306,18 +317,18 @@ class MultiplyAdd(wiring.Component):
     multiplier : :class:`str`
         A multiplier with a cascade: ``"dsp48e2"`` or ``"dsp48e1"``.
     late : :class:`bool`
-        Take the operands a cycle later, by a second register inside the DSP.
+        Delay the operands by a cycle, in a second register inside the DSP.
     first : :class:`bool`
-        First of its cascade: ``pcin`` counts as 0.
+        Whether it is the first DSP of its cascade, for which ``pcin`` is 0.
 
     Members
     -------
     a : :py:`In(signed(wide))`
     b : :py:`In(signed(narrow))`
     pcin : :py:`In(signed(sum_bits))`
-        From the ``pcout`` of the DSP before.
+        Connected to ``pcout`` of the DSP before.
     pcout, p : :py:`Out(signed(sum_bits))`
-        The same value, to the next DSP and to the fabric.
+        The same value, for the next DSP and for the fabric.
 
     Raises
     ------
@@ -326,7 +337,7 @@ class MultiplyAdd(wiring.Component):
 
     Timing
     ------
-    Three cycles from the operands (four if ``late``), one from ``pcin``.
+    Three cycles from the operands (four if ``late``), one cycle from ``pcin``.
     """
 
     def __init__(self, multiplier: str, *, late: bool, first: bool) -> None:

@@ -1,17 +1,22 @@
-"""What a component asks of its platform: shared modules, and those of the library."""
+"""What a component asks of its platform: modules that are emitted once, and library modules."""
 
 from __future__ import annotations
 
 from amaranth.hdl import ClockSignal, Instance, Module
 
-__all__ = ["library_instance", "shared"]
+__all__ = ["add_shared", "library_instance"]
 
 
-def shared(m: Module, name: str, config, platform):
-    """Add the component of a configuration as a submodule; returns its ports.
+def add_shared(m: Module, name: str, config, platform):
+    """Add the component of a configuration as a submodule, as an instance of a shared module.
 
-    In simulation (no emission platform) that is the component itself.  In emission the platform
-    converts each distinct configuration to a Verilog module once, and this adds an instance of it.
+    The emission platform converts each distinct configuration to a Verilog module once, and this
+    function adds an instance of that module.  On other platforms (in simulation) it adds the
+    component itself.
+
+    Returns
+    -------
+    the ports
     """
     if hasattr(platform, "instance_of"):
         ports = config.signature.create(path=(name,))
@@ -23,9 +28,11 @@ def shared(m: Module, name: str, config, platform):
 
 
 def library_instance(platform, name: str, **ports) -> Instance | None:
-    """An instance of a hand-written Verilog module of :mod:`hwgen.emit`, clocked by ``sync``.
+    """An instance of a hand-written Verilog module of :mod:`hwgen.device`, clocked by ``sync``.
 
-    None if the platform does not take one: the caller then elaborates the module's meaning.
+    Returns
+    -------
+    the instance; None if the platform takes none, and the caller must elaborate an equivalent
     """
     if not hasattr(platform, "library_instance"):
         return None

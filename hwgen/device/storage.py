@@ -1,12 +1,13 @@
-"""What memories take of a device: block memories, UltraRAMs and LUTs, by width and depth.
+"""Block memories, UltraRAMs and LUTs that memories take, by width and depth.
 
-Block memories and UltraRAMs are counted exactly, for :mod:`hwgen.parts.memory` cuts memories into
-parts so that synthesis has no choice.  Functions that count take integers or integer arrays.
+Block memories and UltraRAMs are counted exactly, because :mod:`hwgen.parts.memory` cuts memories
+into parts in such a way that synthesis has no choice.  Functions that count take integers or
+integer arrays.
 
-LUTs are what Yosys takes on UltraScale+: RAMs of 64 words by 7 bits, or 32 by 14, in eight LUTs,
-and tables of 64 bits in one; those of 7-series take a tenth more for RAMs.  On an ECP5, a RAM of 16
-words by 4 bits (a DPR16X4) takes six, and a table of 16 bits one; its blocks have the same shapes.
-What a memory is made of, and how it is cut, does not depend on the family.
+LUTs are those that Yosys takes on UltraScale+: eight for a RAM of 64 words by 7 bits or 32 by 14,
+and one for a table of 64 bits.  On the 7-series, RAMs take a tenth more.  On an ECP5, a RAM of 16
+words by 4 bits (a DPR16X4) takes six LUTs, and a table of 16 bits one; its blocks have the same
+shapes.  The style of a memory, and how it is cut, do not depend on the family.
 """
 
 from __future__ import annotations
@@ -23,31 +24,31 @@ __all__ = [
 ]
 
 FAMILY = "ultrascale+"
-"""The device family that is meant where none is given."""
+"""The default device family."""
 
 FOUR_INPUTS = ("ecp5",)
-"""Families whose LUTs have four inputs, and not six."""
+"""Families whose LUTs have four inputs instead of six."""
 
 STYLES = ("distributed", "block", "ultra")
-"""Kinds of memory: LUTs, 18 Kb blocks, UltraRAMs."""
+"""Styles of memories: LUTs, 18 Kb blocks, UltraRAMs."""
 
 BLOCK_SHAPES = ((1, 16384), (2, 8192), (4, 4096), (9, 2048), (18, 1024), (36, 512))
-"""Widths and depths that an 18 Kb block can have."""
+"""Possible widths and depths of an 18 Kb block."""
 
 TABLE_SHAPES = BLOCK_SHAPES[3:]
-"""Those of tables: the deeper ones leave an eighth of the block unused."""
+"""Shapes that are used for tables, because deeper ones leave a ninth of the block unused."""
 
 ULTRA_SHAPE = (72, 4096)
 """Width and depth of an UltraRAM."""
 
 BLOCK_WIDTH, BLOCK_DEPTH = BLOCK_SHAPES[-1]
-"""The widest shape of a block: what it can read in a cycle."""
+"""The widest shape of a block, which has the most bits that it can read in a cycle."""
 
 BLOCK_BITS = BLOCK_WIDTH * BLOCK_DEPTH
 """Bits of an 18 Kb block."""
 
 TABLE_DEPTH = TABLE_SHAPES[0][1]
-"""Most words of a table in one block."""
+"""Most words of a table in a single block."""
 
 ULTRA_WIDTH, ULTRA_DEPTH = ULTRA_SHAPE
 
@@ -55,37 +56,37 @@ ULTRA_BITS = ULTRA_WIDTH * ULTRA_DEPTH
 """Bits of an UltraRAM."""
 
 LUT_BITS = 64
-"""Bits of a LUT of six inputs that is a memory."""
+"""Bits of a six-input LUT that is used as memory."""
 
 BLOCK_LUTS = 96
-"""LUTs that are worth a block."""
+"""Number of LUTs that are as costly as a block."""
 
-FOLD_LIMIT = 1024
-"""Most bits of several words of a table side by side; more would save little."""
+SIDE_BY_SIDE_BITS = 1024
+"""Most bits of several words of a table that lie side by side; more would save little."""
 
 
 _WIDTHS, _DEPTHS = np.array(BLOCK_SHAPES[::-1]).T
 
 
 def block_width(depth):
-    """Bits of a word in a block at least this deep, up to 16384 words."""
+    """Bits per word of a block with at least ``depth`` words, at most 16384."""
     return _WIDTHS[np.minimum(np.searchsorted(_DEPTHS, depth), len(_WIDTHS) - 1)]
 
 
 def _blocks(width, depth, bits, words) -> np.ndarray:
-    """Blocks of a memory in parts of ``words`` words; the last has a shape of its own."""
+    """Blocks of a memory in parts of ``words`` words; the last part may have another shape."""
     full, rest = np.divmod(depth, words)
     return full * -(-width // bits) + np.where(rest > 0, -(-width // block_width(rest)), 0)
 
 
 @cache
 def block_shape(width: int, depth: int) -> tuple[int, int]:
-    """Shape of the parts that hold a memory in the fewest blocks; of several such, the deepest."""
+    """Shape of block with which a memory takes the fewest blocks; among equals, the deepest."""
     return min(BLOCK_SHAPES, key=lambda shape: int(_blocks(width, depth, *shape)))
 
 
 def block_count(width, depth) -> np.ndarray:
-    """18 Kb blocks of a memory of ``depth`` words of ``width`` bits in block memory."""
+    """Number of 18 Kb blocks of a memory of ``depth`` words of ``width`` bits."""
     width, depth = np.broadcast_arrays(width, depth)
     return _blocks(width[None], depth[None], *(
         shape.reshape(-1, *(1,) * width.ndim) for shape in (_WIDTHS, _DEPTHS)
@@ -93,29 +94,29 @@ def block_count(width, depth) -> np.ndarray:
 
 
 def block_ram(width, depth) -> np.ndarray:
-    """:func:`block_count`, but 0 where LUTs are cheaper."""
+    """:func:`block_count`, but 0 if LUTs are cheaper."""
     return _unless_small(width, depth, block_count(width, depth))
 
 
 def _unless_small(width, depth, blocks) -> np.ndarray:
-    """The blocks, but 0 where LUTs are cheaper."""
+    """The number of blocks, but 0 if LUTs are cheaper."""
     width, depth = np.asarray(width), np.asarray(depth)
     return np.where((depth <= 64) | (width * -(-depth // 64) <= BLOCK_LUTS * blocks), 0, blocks)
 
 
 def _table_cuts(width, depth) -> tuple[np.ndarray, np.ndarray]:
-    """Blocks and costs in LUTs of the ways to cut a table in block memory.
+    """Blocks of each way to cut a table in block memory, and its cost in LUTs.
 
-    For each of :data:`TABLE_SHAPES`: parts that are memories of their own, and parts side by side
-    as one wide memory, whose words need not fill blocks.
+    There are two ways for each of :data:`TABLE_SHAPES`: every part is a separate memory, or the
+    parts lie side by side in one wide memory, so that their words need not fill whole blocks.
     """
     width, depth = np.asarray(width), np.asarray(depth)
     blocks, costs = [], []
     for bits, words in TABLE_SHAPES:
         parts = -(-depth // words)
-        folded = -(-width * parts // bits)
+        side_by_side = -(-width * parts // bits)
         for count, fits in ((_blocks(width, depth, bits, words), True),
-                            (folded, width * parts <= FOLD_LIMIT)):
+                            (side_by_side, width * parts <= SIDE_BY_SIDE_BITS)):
             blocks.append(count)
             costs.append(np.where(
                 fits, BLOCK_LUTS * count + choice_luts(width, parts), np.iinfo(np.int64).max
@@ -124,38 +125,41 @@ def _table_cuts(width, depth) -> tuple[np.ndarray, np.ndarray]:
 
 
 def table_count(width, depth) -> np.ndarray:
-    """18 Kb blocks of a table of ``depth`` words of ``width`` bits in block memory."""
+    """Number of 18 Kb blocks of a table of ``depth`` words of ``width`` bits."""
     blocks, costs = _table_cuts(width, depth)
     return np.take_along_axis(blocks, costs.argmin(0)[None], 0)[0]
 
 
 @cache
 def table_cut(width: int, depth: int) -> tuple[int, bool]:
-    """How a table is cut: words of a part, and whether the parts lie side by side."""
+    """How a table is cut: words per part, and whether the parts lie side by side."""
     _, costs = _table_cuts(width, depth)
-    shape, folded = divmod(int(costs.argmin()), 2)
-    return TABLE_SHAPES[shape][1], bool(folded)
+    shape, side_by_side = divmod(int(costs.argmin()), 2)
+    return TABLE_SHAPES[shape][1], bool(side_by_side)
 
 
 def table_ram(width, depth) -> np.ndarray:
-    """:func:`table_count`, but 0 where LUTs are cheaper."""
+    """:func:`table_count`, but 0 if LUTs are cheaper."""
     return _unless_small(width, depth, table_count(width, depth))
 
 
 @cache
 def table_style(width: int, depth: int) -> str:
-    """``"distributed"`` where LUTs are the cheaper table, else ``"block"``."""
+    """``"distributed"`` if a table in LUTs is cheaper, else ``"block"``."""
     return "block" if table_ram(width, depth) else "distributed"
 
 
 def ultra_count(width, depth) -> np.ndarray:
-    """UltraRAMs of a memory with one port to write and one to read."""
+    """Number of UltraRAMs of a memory with a write port and a read port."""
     bits, words = ULTRA_SHAPE
     return -(-np.asarray(width) // bits) * -(-np.asarray(depth) // words)
 
 
 def ultra_weights(width, depth) -> np.ndarray:
-    """UltraRAMs of a memory that is only read; of at most half the words, two share one."""
+    """Number of UltraRAMs of a memory that is only read.
+
+    Two columns share an UltraRAM if they have at most half of its words.
+    """
     bits, words = ULTRA_SHAPE
     columns = -(-np.asarray(width) // bits)
     full, rest = np.divmod(depth, words)
@@ -164,18 +168,18 @@ def ultra_weights(width, depth) -> np.ndarray:
 
 
 def choice_luts(width, parts, family: str = FAMILY) -> np.ndarray:
-    """LUTs to choose among the words of several memories, one after the other."""
+    """LUTs to choose among the words of memories that lie one after the other."""
     others = np.asarray(parts) - 1
-    # A LUT of six inputs chooses among four, one of four among two.
+    # A LUT with six inputs chooses among four words, one with four inputs among two.
     return np.asarray(width) * (others if family in FOUR_INPUTS else -(-others // 3))
 
 
 def ram_luts(width, depth, family: str = FAMILY) -> np.ndarray:
-    """LUTs of a memory with one port to write and one to read, in LUTs."""
+    """LUTs of a distributed memory with a write port and a read port."""
     width, depth = np.asarray(width), np.asarray(depth)
     if family in FOUR_INPUTS:
         parts = -(-depth // 16)
-        # The register behind the choice does some of it.
+        # The register after the multiplexer does part of the choice.
         luts = 6 * -(-width // 4) * parts + width * ((4 * parts - 2) // 5)
     else:
         parts = -(-depth // 64)
@@ -186,8 +190,10 @@ def ram_luts(width, depth, family: str = FAMILY) -> np.ndarray:
 
 
 def rom_luts(width, depth, family: str = FAMILY) -> np.ndarray:
-    """LUTs of a table in LUTs; with six inputs, up to 256 words are chosen by the multiplexers
-    behind them."""
+    """LUTs of a distributed table.
+
+    LUTs with six inputs have multiplexers behind them, which choose among up to 256 words.
+    """
     width, depth = np.asarray(width), np.asarray(depth)
     if family in FOUR_INPUTS:
         return width * -(-depth // 16) + choice_luts(width, -(-depth // 16), family)
@@ -196,12 +202,12 @@ def rom_luts(width, depth, family: str = FAMILY) -> np.ndarray:
 
 @cache
 def memory_style(width: int, depth: int, style: str = "") -> str:
-    """The style, or if it is empty ``"distributed"`` where LUTs are cheaper, else ``"block"``."""
+    """The given style; if it is empty, ``"distributed"`` or ``"block"``, whichever is cheaper."""
     return style or ("block" if block_ram(width, depth) else "distributed")
 
 
 def memory_part(width: int, depth: int, style: str) -> tuple[int, int]:
-    """Width and depth of the parts that a memory of a style is cut into."""
+    """Width and depth of the parts into which a memory of a style is cut."""
     if style == "distributed":
         return width, depth
     return ULTRA_SHAPE if style == "ultra" else block_shape(width, depth)

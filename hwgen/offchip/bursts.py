@@ -1,6 +1,6 @@
-"""Requests become the bursts of an AXI4 master: addresses in one direction, words of writes.
+"""Bursts of an AXI4 master: their addresses, in either direction, and the words of writes.
 
-Parts of :class:`hwgen.offchip.port.AxiPort`.
+These are parts of :class:`hwgen.offchip.port.AxiPort`.
 """
 
 from __future__ import annotations
@@ -21,43 +21,44 @@ from hwgen.parts.queue import Queue, Skid
 if TYPE_CHECKING:
     from hwgen.offchip.bus import AxiConfig
 
-__all__ = ["Issuer", "Writer", "burst_layout"]
+__all__ = ["BurstIssuer", "BurstWriter", "burst_layout"]
 
 
 def burst_layout(axi: AxiConfig, clients: int) -> StructLayout:
-    """What is kept of a burst that was issued.
+    """What is kept of an issued burst.
 
-    ``tail``: bytes of the request's last word, less one.  ``final``: the burst is the last of its
-    request.
+    ``len`` is its number of words minus one, ``tail`` the number of bytes in the last word of its
+    request minus one, and ``final`` whether it is the last burst of its request.
     """
     return StructLayout({
         "client": range(max(clients, 2)), "len": 8, "tail": axi.word_shift, "final": 1,
     })
 
 
-class Issuer(wiring.Component):
-    """Takes requests of clients in turn and issues their bursts, in one direction.
+class BurstIssuer(wiring.Component):
+    """Takes requests of clients, round-robin, and issues their bursts in one direction.
 
     Parameters
     ----------
     axi : :class:`hwgen.offchip.bus.AxiConfig`
     clients : :class:`int`
     outstanding : :class:`int`
-        Bursts in flight.
+        Most bursts in flight.
 
     Members
     -------
     request_0, … : In
-        The clients' requests.
+        Requests of the clients.
     base : :py:`In(address_bits)`
+        Byte address that is added to those of the clients.
     stop : :py:`In(1)`
-        Issue no more.
+        Issue no more bursts.
     complete : :py:`In(1)`
-        A burst has come to its end.
+        A burst has been completed.
     a : Out
         AW or AR.
     issued, burst : Out
-        A burst is issued in this cycle, and what is kept of it.
+        Whether a burst is issued in this cycle, and what is kept of it.
     busy : :py:`Out(1)`
         Bursts are in flight.
     """
@@ -78,14 +79,15 @@ class Issuer(wiring.Component):
         axi, shift, low = self.axi, self.axi.word_shift, self.axi.burst_bits
         requests = [getattr(self, f"request_{k}") for k in range(self.clients)]
 
-        # One request is held: its next burst's word, its words left less one, its end.
+        # The request that is being issued: the first word of its next burst, the number of words
+        # left minus one, and the number of bytes in the last word minus one.
         held = Signal()
         word = Signal(axi.address_bits - shift)
         left = Signal(12 - shift)
         tail = Signal(shift)
         client = counter(self.clients)
 
-        # In turn: the first after the one before, if any asks there, else the first of all.
+        # Round-robin: the next client after the last one, or the first if none after it asks.
         grant, after = Signal(self.clients), Signal(self.clients)
         asks = Cat(request.valid for request in requests)
         chosen = Signal(self.clients)
@@ -111,8 +113,8 @@ class Issuer(wiring.Component):
                 client.eq(_or_all(Mux(grant[k], k, 0) for k in range(self.clients))),
             ]
 
-        # A burst ends with the request, or at the next boundary: as many words are before that,
-        # less one, as the inverse of the place says.
+        # A burst ends with the request, or at the next boundary.  The number of words up to the
+        # boundary, minus one, is the inverse of the word's offset in its block.
         flight = Signal(range(self.outstanding + 1))
         before = Signal(low)
         m.d.comb += [
@@ -130,7 +132,7 @@ class Issuer(wiring.Component):
             m.d.sync += [
                 self.a.valid.eq(1), self.a.p.addr.eq(word << shift), self.a.p.id.eq(client),
                 self.a.p.len.eq(self.burst.len), held.eq(~self.burst.final),
-                # The first word behind the boundary.
+                # The first word after the boundary.
                 word.eq((word | ((1 << low) - 1)) + 1), left.eq(left - before - 1),
             ]
         with m.Elif(self.a.ready):
@@ -138,29 +140,29 @@ class Issuer(wiring.Component):
         return m
 
 
-class Writer(wiring.Component):
-    """The words of issued bursts, in the order of the bursts.
+class BurstWriter(wiring.Component):
+    """Sends the words of issued bursts, in the order of the bursts.
 
     Parameters
     ----------
     axi : :class:`hwgen.offchip.bus.AxiConfig`
     clients : :class:`int`
     outstanding : :class:`int`
-        Bursts in flight.
+        Most bursts in flight.
 
     Members
     -------
     data_0, … : In
-        The clients' words.
+        Words of the clients.
     issued, burst : In
-        From the issuer.
+        From the :class:`BurstIssuer`.
     stop : :py:`In(1)`
-        Words of clients are not taken any more; bursts are completed with words that write nothing.
+        Take no more words from clients, and complete bursts with words that write nothing.
     w : Out
 
     Timing
     ------
-    Five cycles from a burst that is issued to its first word at ``w``; a word a cycle.
+    Five cycles from the issue of a burst to its first word at ``w``; one word per cycle.
     """
 
     def __init__(self, axi: AxiConfig, clients: int, outstanding: int) -> None:
@@ -177,7 +179,7 @@ class Writer(wiring.Component):
         m = Module()
         axi = self.axi
         layout = self.burst.shape()
-        # As deep as there are bursts in flight: it always has room.
+        # It always has room, because it is as deep as there can be bursts in flight.
         m.submodules.order = order = Queue(layout, self.outstanding)
         m.submodules.skid = skid = Skid(axi.write_layout)
         wiring.connect(m, skid.o, wiring.flipped(self.w))
@@ -215,10 +217,10 @@ class Writer(wiring.Component):
 
 
 def _first(bits: Value) -> Value:
-    """The lowest of the bits that are set, alone."""
+    """The lowest bit that is set; all others are cleared."""
     return (bits & -bits)[: len(bits)]
 
 
 def _or_all(values: Iterable[Value]) -> Value:
-    """Or of values."""
+    """Bitwise or of the values."""
     return reduce(or_, values)

@@ -19,32 +19,34 @@ __all__ = [
 
 
 PAGE = 4096
-"""Bytes of which no burst may cross a boundary."""
+"""Bytes of a page, whose boundary no burst may cross."""
 
 
 BURST_LIMIT = 256
-"""Most beats of a burst."""
+"""Most words in a burst."""
 
 
 REQUEST_LIMIT = 4096
-"""Most bytes of a request."""
+"""Most bytes in a request."""
 
 
 BURST = 64
-"""Words of a request, unless a design says otherwise."""
+"""Default number of words in a request."""
 
 
 MEMORY_LATENCY = 360
-"""Most cycles that a request takes, unless a design says otherwise: those of DDR4 behind the ports
-of a Zynq UltraScale+ that others use, too."""
+"""Default for the most cycles that a request takes.
+
+It is that of DDR4 behind the ports of a Zynq UltraScale+, if others use them, too.
+"""
 
 
 INCREMENTING = 1
-"""``AxBURST``: each beat is at the next word."""
+"""``AxBURST``: the address goes up by a word from beat to beat."""
 
 
 ID_BITS = 6
-"""Bits of AXI identifiers, as the ports of Zynq UltraScale+ have them."""
+"""Bits of AXI identifiers at the ports of Zynq UltraScale+."""
 
 
 MODIFIABLE = 3
@@ -53,7 +55,7 @@ MODIFIABLE = 3
 
 @dataclass(frozen=True, kw_only=True)
 class AxiConfig:
-    """Widths of an AXI4 master, and what follows from them.
+    """Widths of an AXI4 master, and what is derived from them.
 
     Parameters
     ----------
@@ -93,14 +95,14 @@ class AxiConfig:
 
     @property
     def word_shift(self) -> int:
-        """Bits of a byte's place within a word."""
+        """Bits of the offset of a byte within a word."""
         return self.word_bytes.bit_length() - 1
 
     @property
     def burst_bits(self) -> int:
-        """Bits of a word's place within the aligned block that no burst leaves.
+        """Bits of the offset of a word within the aligned block that no burst leaves.
 
-        That is a page, or 256 words of it.
+        The block is a page, or 256 words of it if that is less.
         """
         return min(PAGE // self.word_bytes, BURST_LIMIT).bit_length() - 1
 
@@ -110,7 +112,7 @@ class AxiConfig:
 
     @property
     def request_layout(self) -> StructLayout:
-        """A client's request: byte offset, and number of bytes."""
+        """Request of a client: byte offset and number of bytes."""
         return StructLayout({
             "address": self.address_bits, "bytes": REQUEST_LIMIT.bit_length(),
         })
@@ -127,7 +129,7 @@ class AxiConfig:
 
     @property
     def signature(self) -> wiring.Signature:
-        """The five channels, seen from the master, without those pins that are constants."""
+        """The five channels, seen from the master, without pins that are constant."""
         return wiring.Signature({
             "aw": Out(stream.Signature(self.address_layout)),
             "w": Out(stream.Signature(self.write_layout)),
@@ -140,9 +142,9 @@ class AxiConfig:
 
     @property
     def read_client(self) -> wiring.Signature:
-        """What a client that reads has: requests, and the words of them all in order.
+        """Signature of a client that reads: its requests, and their words in order.
 
-        The last word of a request comes whole.  A client asks only for what it has room for.
+        The last word of a request is always complete.  A client requests only what it has room for.
         """
         return wiring.Signature({
             "request": Out(stream.Signature(self.request_layout)),
@@ -151,11 +153,11 @@ class AxiConfig:
 
     @property
     def write_client(self) -> wiring.Signature:
-        """What a client that writes has: requests, the words of them all in order, and ``done``.
+        """Signature of a client that writes: its requests, their words in order, and ``done``.
 
-        Of the last word of a request only those bytes are written that the request covers.  A
-        client has the words of what it asks for, or they come every cycle; ``done`` is a pulse for
-        each request when all of it is in memory.
+        Of the last word of a request, only the bytes that the request covers are written.  When a
+        client makes a request, it has all of the words, or they will come every cycle.  There is a
+        pulse of ``done`` for each request, when all of it is in memory.
         """
         return wiring.Signature({
             "request": Out(stream.Signature(self.request_layout)),
@@ -166,7 +168,7 @@ class AxiConfig:
 
 @dataclass(frozen=True)
 class _Pin:
-    """A pin of an AXI4 master: what part of a channel it is, or the constant that it shows."""
+    """A pin of an AXI4 master: the part of a channel that it is, or its constant value."""
 
     name: str
     flow: wiring.Flow
@@ -190,26 +192,26 @@ def _pins(config: AxiConfig) -> Iterator[_Pin]:
 
 
 def axi_ports(config: AxiConfig, name: str) -> dict[str, wiring.Member]:
-    """Members for the pins of an AXI4 master under their usual names, such as ``m_axi_0_awaddr``.
+    """Members for the pins of an AXI4 master with their usual names, such as ``m_axi_0_awaddr``.
 
     Parameters
     ----------
     config : :class:`AxiConfig`
-    name : what all names begin with, such as ``"m_axi_0"``
+    name : prefix of all names, such as ``"m_axi_0"``
     """
     return {f"{name}_{pin.name}": pin.flow(pin.width) for pin in _pins(config)}
 
 
 def connect_axi(m: Module, config: AxiConfig, axi, outer, name: str) -> None:
-    """Wire an AXI4 master to members of :func:`axi_ports`.
+    """Connect an AXI4 master to the members of :func:`axi_ports`.
 
     Parameters
     ----------
-    m : the module where the master is a submodule
+    m : the module of which the master is a submodule
     config : :class:`AxiConfig`
     axi : the master's interface, such as ``port.axi``
     outer : the component that has the members
-    name : what their names begin with
+    name : prefix of their names
     """
     for pin in _pins(config):
         outside = getattr(outer, f"{name}_{pin.name}")

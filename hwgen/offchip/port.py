@@ -1,14 +1,14 @@
-"""Off-chip memory through AXI4: several clients, which read and write by requests, on one port.
+"""Off-chip memory through AXI4: several clients share a port, through which they read and write.
 
-A client asks for up to 4096 bytes at once, and reads or writes them as a plain stream of words;
-all that AXI4 demands of a master is here: bursts that stay within 4 KB and 256 beats, identifiers,
-responses, bursts in flight, and what happens when the memory fails (AMBA AXI and ACE protocol
+A client requests up to 4096 bytes at once, and reads or writes them as a plain stream of words.
+The port does all that AXI4 demands of a master: bursts that stay within 4 KB and 256 beats,
+identifiers, responses, bursts in flight, and errors of the memory (AMBA AXI and ACE protocol
 specification, ARM IHI 0022: A3.2 handshakes, A3.4 bursts, A5.3 order by identifier).
 
-Nothing here waits for the memory to be ready before it offers something, and nothing comes out of
-turn: reads of a client have one identifier, so that they come back in order, as do the responses
-of its writes.  After an error all that was begun is brought to its end, as an interconnect has no
-other way to forget it, but nothing of it reaches a client.
+No ``valid`` waits for the memory to be ready.  All reads of a client have the same identifier, so
+their words come back in order, as do the responses to its writes.  After an error, all bursts that
+were issued are completed, because an interconnect cannot drop them, but nothing more reaches a
+client.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from amaranth.lib.wiring import In, Out
 from hwgen.device.arithmetic import levels
 from hwgen.device.cost import Area, Part, logic
 from hwgen.errors import HwgenError
-from hwgen.offchip.bursts import Issuer, Writer, burst_layout
+from hwgen.offchip.bursts import BurstIssuer, BurstWriter, burst_layout
 from hwgen.offchip.bus import AxiConfig
 from hwgen.parts.component import Configured
 from hwgen.parts.queue import queue_area, skid_area
@@ -37,33 +37,34 @@ class AxiPortConfig(Part):
     Parameters
     ----------
     axi : :class:`AxiConfig`
-    reads, writes : :class:`int`
-        Clients that read and clients that write; at least one, and identifiers for all of a kind.
+    readers, writers : :class:`int`
+        Number of clients that read, and that write.  There must be at least one client, and no
+        more of either kind than identifiers.
     outstanding : :class:`int`
-        Bursts in flight, in each direction.
+        Most bursts in flight in each direction.
     timeout : :class:`int`
-        Cycles in which a direction may stand still while it has bursts in flight.
+        Most cycles without a transfer in a direction that has bursts in flight.
 
     Raises
     ------
     :exc:`HwgenError`
-        If there are no clients, more than identifiers, or if a number is not positive.
+        If there are no clients, or more than identifiers, or if a number is not positive.
     """
 
     axi: AxiConfig
-    reads: int
-    writes: int
+    readers: int
+    writers: int
     outstanding: int = 8
     timeout: int = 1 << 16
 
     def __post_init__(self) -> None:
-        for what, count in (("Reads", self.reads), ("Writes", self.writes)):
+        for what, count in (("Readers", self.readers), ("Writers", self.writers)):
             if not 0 <= count <= 1 << self.axi.id_bits:
                 raise HwgenError(
                     f"{what} must be between 0 and the {1 << self.axi.id_bits} identifiers, "
                     f"not {count!r}"
                 )
-        if not self.reads + self.writes:
+        if not self.readers + self.writers:
             raise HwgenError("An AXI port must have at least one client")
         if self.outstanding < 1:
             raise HwgenError(f"Outstanding bursts must be positive, not {self.outstanding!r}")
@@ -73,12 +74,12 @@ class AxiPortConfig(Part):
     @property
     def read_ports(self) -> tuple[str, ...]:
         """Names of the clients that read."""
-        return tuple(f"read_{k}" for k in range(self.reads))
+        return tuple(f"read_{k}" for k in range(self.readers))
 
     @property
     def write_ports(self) -> tuple[str, ...]:
         """Names of the clients that write."""
-        return tuple(f"write_{k}" for k in range(self.writes))
+        return tuple(f"write_{k}" for k in range(self.writers))
 
     @property
     def signature(self) -> wiring.Signature:
@@ -92,30 +93,30 @@ class AxiPortConfig(Part):
         })
 
     def area(self) -> Area:
-        """What it takes of a device."""
+        """What the port takes."""
         axi, flight = self.axi, self.outstanding.bit_length()
         timer = self.timeout.bit_length()
         out = Area()
-        for clients in filter(None, (self.reads, self.writes)):
+        for clients in filter(None, (self.readers, self.writers)):
             index = (clients - 1).bit_length()
             out += logic(
-                # The choice among requests, one-hot; base and next address; length; counters.
+                # One-hot choice among requests; base and next address; length; counters.
                 "axi requests", one=1,
                 lut_choice=(axi.address_bits + 12) * max(clients - 2, 0), client=clients,
                 lut_address=axi.address_bits - axi.word_shift, lut_flight=flight, lut_timer=timer,
                 ff_register=2 * (axi.address_bits + index) + flight + timer,
             )
-        if self.reads:
-            out += logic("axi reads", client=self.reads, ff_register=axi.data_bits)
-        if self.writes:
-            width = Shape.cast(burst_layout(axi, self.writes)).width
+        if self.readers:
+            out += logic("axi reads", client=self.readers, ff_register=axi.data_bits)
+        if self.writers:
+            width = Shape.cast(burst_layout(axi, self.writers)).width
             out += queue_area(width, self.outstanding) + skid_area(
                 Shape.cast(axi.write_layout).width
             )
             out += logic(
-                "axi writes", one=1, lut_choice=axi.data_bits * -(-(self.writes - 1) // 3),
-                lut_bytes=axi.word_bytes, lut_flight=self.writes * flight, client=self.writes,
-                place=self.writes * self.outstanding, ff_register=width + self.writes * flight,
+                "axi writes", one=1, lut_choice=axi.data_bits * -(-(self.writers - 1) // 3),
+                lut_bytes=axi.word_bytes, lut_flight=self.writers * flight, client=self.writers,
+                place=self.writers * self.outstanding, ff_register=width + self.writers * flight,
             )
         return out
 
@@ -125,7 +126,7 @@ class AxiPortConfig(Part):
 
 
 class AxiPort(Configured[AxiPortConfig]):
-    """An AXI4 master whose clients' requests are taken in turn, reads and writes on their own.
+    """AXI4 master that takes its clients' requests round-robin, separately for reads and writes.
 
     Parameters
     ----------
@@ -135,33 +136,37 @@ class AxiPort(Configured[AxiPortConfig]):
     -------
     read_0, … : :py:`In(axi.read_client)`
     write_0, … : :py:`In(axi.write_client)`
-        The clients; ``address`` of a request is a multiple of the word, ``bytes`` 1 to 4096.
+        The clients.  The ``address`` of a request is a multiple of the word; ``bytes`` is 1 to
+        4096.
     axi : :py:`Out(axi.signature)`
-        Addresses are ``base`` and the client's; the identifier is the client's number.
+        Addresses are the sum of ``base`` and that of the client; the identifier is the number of
+        the client.
     base : :py:`In(address_bits)`
-        A byte address, a multiple of the word; it stays while clients ask.
+        Byte address, a multiple of the word; it must not change while clients make requests.
     stop : :py:`In(1)`
-        Another port had an error: do as if it were one's own.  It stays until reset.
+        Another port had an error: behave as after an own error.  It must stay 1 until reset.
     error : :py:`Out(3)`
-        Bit 0: a response was SLVERR (or EXOKAY, which nobody asked for); bit 1: DECERR; bit 2: a
-        direction stood still for ``timeout`` cycles with bursts in flight.  They stay until reset.
+        Bit 0: a response was SLVERR (or EXOKAY, although no access was exclusive); bit 1: a
+        response was DECERR; bit 2: nothing moved for ``timeout`` cycles in a direction with bursts
+        in flight.  Bits stay set until reset.
     idle : :py:`Out(1)`
         No burst is in flight.
 
     Errors
     ------
-    With the first bad response, no word reaches a client any more, that one's neither; no request
-    is done any more, and no burst is issued.  An address that is offered stays until it is taken,
-    bursts that were issued are completed by words that write nothing, and what comes back is
-    dropped.  When ``idle`` says that all of it is over, a reset makes the port as new.
+    From the first bad response on, no more words reach a client (not even the word of that
+    response), no request is reported as done, and no burst is issued.  An address that is offered
+    stays until it is taken, bursts that were issued are completed with words that write nothing,
+    and responses are dropped.  When ``idle`` is 1, a reset returns the port to its initial state.
 
     Timing
     ------
-    Three cycles from a request to its address on the bus, if nothing else is in the way, and three
-    cycles between requests (two more for each further burst of a request): bursts of four words or
-    more follow each other without a gap.  Words of writes follow four cycles after the address or
-    later.  From R to a client takes one cycle, from B to ``done`` too.  All outputs are registers
-    or come from registers through a few gates; nothing leads through the port in one cycle.
+    A request takes three cycles to its address on the bus, if no other request is in the way.
+    There are three cycles between requests, and two more for each further burst of a request, so
+    bursts of four words or more follow each other without a gap.  The words of a write follow four
+    or more cycles after its address.  There is one cycle from R to a client, and from B to
+    ``done``.  All outputs are registers, or registers followed by a few gates; there is no
+    combinational path through the port.
     """
 
     def elaborate(self, platform):
@@ -169,15 +174,16 @@ class AxiPort(Configured[AxiPortConfig]):
         config, axi = self.config, self.axi
         failed, busy = Signal(), []
         m.d.comb += [failed.eq(self.error.any() | self.stop), axi.r.ready.eq(1), axi.b.ready.eq(1)]
-        if config.reads:
+        if config.readers:
             busy.append(self._read(m, failed))
-        if config.writes:
+        if config.writers:
             busy.append(self._write(m, failed))
         m.d.comb += self.idle.eq(~Cat(busy).any())
         return m
 
-    def _issuer(self, m: Module, kind: str, ports: tuple[str, ...], failed: Value) -> Issuer:
-        m.submodules[kind] = issuer = Issuer(self.config.axi, len(ports), self.config.outstanding)
+    def _issuer(self, m: Module, kind: str, ports: tuple[str, ...], failed: Value) -> BurstIssuer:
+        config = self.config
+        m.submodules[kind] = issuer = BurstIssuer(config.axi, len(ports), config.outstanding)
         m.d.comb += [issuer.base.eq(self.base), issuer.stop.eq(failed)]
         for k, port in enumerate(ports):
             wiring.connect(
@@ -185,8 +191,13 @@ class AxiPort(Configured[AxiPortConfig]):
             )
         return issuer
 
-    def _watch(self, m: Module, kind: str, issuer: Issuer, answer, moved: Value) -> Value:
-        """Sets the error bits of a direction; returns whether its answer is good."""
+    def _watch(self, m: Module, kind: str, issuer: BurstIssuer, answer, moved: Value) -> Value:
+        """Set the error bits of a direction.
+
+        Returns
+        -------
+        whether there is an answer without an error
+        """
         good = answer.p.resp == 0
         with m.If(answer.valid & ~good):
             with m.If(answer.p.resp == 3):
@@ -219,7 +230,7 @@ class AxiPort(Configured[AxiPortConfig]):
         config = self.config
         aw, w, b = self.axi.aw, self.axi.w, self.axi.b
         issuer = self._issuer(m, "writes", config.write_ports, failed)
-        m.submodules.writer = writer = Writer(config.axi, config.writes, config.outstanding)
+        m.submodules.writer = writer = BurstWriter(config.axi, config.writers, config.outstanding)
         wiring.connect(m, issuer.a, wiring.flipped(aw))
         wiring.connect(m, writer.w, wiring.flipped(w))
         m.d.comb += [
@@ -232,7 +243,7 @@ class AxiPort(Configured[AxiPortConfig]):
         for k, port in enumerate(config.write_ports):
             client = getattr(self, port)
             wiring.connect(m, wiring.flipped(client.data), getattr(writer, f"data_{k}"))
-            # Which of the client's bursts in flight end a request, the youngest first.
+            # Which of the client's bursts in flight end a request, newest first.
             final = Signal(config.outstanding, name=f"final_{k}")
             oldest = Signal(signed(index + 1), name=f"oldest_{k}", init=-1)
             issued = issuer.issued & (issuer.burst.client == k)

@@ -1,10 +1,10 @@
-"""Weights that are streamed from off-chip memory, beside some that stay on chip.
+"""Weights that are streamed from off-chip memory, while some of them stay on the chip.
 
-A layer that takes a fold of its weights once for a whole tile of its output needs each only now and
-then: most folds are fetched when they are wanted next, into a ring of a few, and some stay (AutoWS,
-Yu and Bouganis, 2023, streams parts of a layer's weights, but again for every pixel).  The folds
-that stay are spread evenly among the others, so that the stream is even.  All of them come over the
-same port after reset, so that new weights need no new hardware.
+A layer that uses a fold of its weights once for a whole tile of its output needs each fold only
+rarely.  Most folds are fetched shortly before they are used, into a ring with a few places; some
+are resident, that is, they stay (AutoWS, Yu and Bouganis, 2023, streams parts of a layer's weights,
+but again for every pixel).  The resident folds are spread evenly among the others, so that the
+stream is even.  After reset all folds come over the same port, so new weights need no new hardware.
 """
 
 from __future__ import annotations
@@ -39,19 +39,20 @@ class WeightStreamConfig(Part):
     widths : sequence of :class:`int`
         Bits of each port of weights.
     skews : sequence of :class:`int`
-        Cycles by which each port is wanted late; ascending.
+        Cycles by which each port is delayed; ascending.
     rows : :class:`int`
-        Rows of a fold.
+        Number of rows in a fold.
     folds : :class:`int`
+        Number of folds.
     resident : :class:`int`
-        Folds that stay on chip.
-    slots : :class:`int`
-        Places for the others; at least 2.
+        Number of folds that stay on the chip.
+    ring_places : :class:`int`
+        Number of places for the other folds; at least 2.
     axi : :class:`AxiConfig`
     burst : :class:`int`
-        Most words of a request.
+        Most words in a request.
     style : :class:`str`
-        Of the memory; see :class:`BufferMemory`.
+        Style of the memory; see :class:`BufferMemory`.
 
     Raises
     ------
@@ -65,7 +66,7 @@ class WeightStreamConfig(Part):
     folds: int
     resident: int
     axi: AxiConfig
-    slots: int = 2
+    ring_places: int = 2
     burst: int = BURST
     style: str = ""
 
@@ -76,8 +77,8 @@ class WeightStreamConfig(Part):
                 raise HwgenError(f"{name} must be positive, not {getattr(self, name)!r}")
         if not 0 <= self.resident <= self.folds:
             raise HwgenError(f"Resident must be between 0 and {self.folds}, not {self.resident!r}")
-        if self.slots < 2:
-            raise HwgenError(f"Slots must be 2 or more, not {self.slots!r}")
+        if self.ring_places < 2:
+            raise HwgenError(f"Ring places must be 2 or more, not {self.ring_places!r}")
         if self.burst * self.axi.word_bytes > 4096:
             raise HwgenError(
                 f"Burst must be at most {4096 // self.axi.word_bytes} words, not {self.burst!r}"
@@ -90,23 +91,23 @@ class WeightStreamConfig(Part):
 
     @cached_property
     def rows_per_word(self) -> int:
-        """Rows in a word of the bus; a power of two, and no more than there are places for."""
+        """Number of rows for which a bus word has room: a power of two, a fold at most."""
         fits = max((self.axi.data_bits // self.row_bits).bit_length() - 1, 0)
         return 1 << min(fits, levels(self.rows))
 
     @property
     def columns(self) -> int:
-        """Words of the bus for a row, or for the rows in one."""
+        """Number of bus words for a row, or for the rows that share a word."""
         return -(-self.row_bits * self.rows_per_word // self.axi.data_bits)
 
     @property
     def fold_depth(self) -> int:
-        """Addresses of a fold."""
+        """Number of addresses that a fold takes."""
         return -(-self.rows // self.rows_per_word)
 
     @property
     def fold_words(self) -> int:
-        """Words of the bus for a fold."""
+        """Number of bus words for a fold."""
         return self.fold_depth * self.columns
 
     @property
@@ -116,54 +117,54 @@ class WeightStreamConfig(Part):
 
     @property
     def requests(self) -> int:
-        """Requests for a fold, as alike as they can be."""
+        """Number of requests for a fold; their sizes are as equal as possible."""
         return -(-self.fold_words // self.burst)
 
     @property
     def request_words(self) -> int:
-        """Words of a request; the last may have fewer."""
+        """Number of words in a request; the last one of a fold may have fewer."""
         return -(-self.fold_words // self.requests)
 
     @property
     def streamed(self) -> int:
-        """Folds that are fetched again and again."""
+        """Number of folds that are fetched again and again."""
         return self.folds - self.resident
 
     @property
     def places(self) -> int:
-        """Folds for which there is room."""
-        return self.resident + (self.slots if self.streamed else 0)
+        """Number of folds for which there is room."""
+        return self.resident + (self.ring_places if self.streamed else 0)
 
     @property
     def depth(self) -> int:
-        """Addresses of the memory."""
+        """Number of addresses of the memory."""
         return self.places * self.fold_depth
 
     @property
     def column_widths(self) -> list[int]:
-        """Bits of each word of the bus that are used."""
+        """Number of bits that are used of each bus word of a row."""
         bits = self.row_bits * min(self.rows_per_word, self.rows)
         word = self.axi.data_bits
         return [min(word, bits - low) for low in range(0, bits, word)]
 
     @property
     def latency(self) -> int:
-        """Cycles from a row's number to the row, but for the skew."""
+        """Cycles from the number of a row to the row, without the skew."""
         return 3 + (self.rows_per_word > 1)
 
     @property
     def overhead(self) -> int:
-        """Cycles from ``next`` to the next fold in the same place, but for those of the memory."""
+        """Cycles from ``next`` to a new fold in the same place, without those of the memory."""
         return self.skews[-1] + 8
 
     @property
-    def bytes_per_turn(self) -> int:
-        """Bytes fetched for all folds in turn."""
+    def bytes_per_tile(self) -> int:
+        """Bytes fetched for each tile: all folds that are not resident."""
         return self.streamed * self.fold_bytes
 
     @property
     def image_bytes(self) -> int:
-        """Bytes of all folds in off-chip memory."""
+        """Bytes that all folds take in off-chip memory."""
         return self.folds * self.fold_bytes
 
     def stays(self, fold: int) -> bool:
@@ -171,7 +172,7 @@ class WeightStreamConfig(Part):
         return (fold + 1) * self.resident // self.folds > fold * self.resident // self.folds
 
     def image(self, rows: Sequence[Sequence[int]]) -> bytes:
-        """What off-chip memory holds: the folds that stay, then the others.
+        """Contents of off-chip memory: the resident folds, then the others.
 
         Parameters
         ----------
@@ -195,7 +196,7 @@ class WeightStreamConfig(Part):
 
     @property
     def shares(self) -> list[list[tuple[int, int, int]]]:
-        """Per column, what ports have in it: which port, and from which bit to which of the row."""
+        """Per column, the shares of the ports in it: port, first bit of the row, and end."""
         offsets, word = np.cumsum([0, *self.widths]).tolist(), self.axi.data_bits
         bounds = list(enumerate(pairwise(offsets)))
         return [
@@ -205,12 +206,12 @@ class WeightStreamConfig(Part):
         ]
 
     def area(self) -> Area:
-        """What it takes; LUTs and flip-flops estimated."""
+        """What the weights take; LUTs and flip-flops are estimates."""
         place, address = levels(self.places + 1), levels(max(self.depth, 2))
         asked = place + levels(self.requests) + levels(self.folds)
         asked += levels(self.image_bytes) - self.axi.word_shift
         came = place + levels(self.fold_depth) + 2 * address
-        read = levels(self.slots + 1)
+        read = levels(self.ring_places + 1)
         read += address * (1 + (self.streamed > 0) + (self.resident > 1))
         stays = levels(self.folds + self.resident) * (self.resident not in (0, self.folds))
         counters = logic(
@@ -221,7 +222,7 @@ class WeightStreamConfig(Part):
         return counters + self._memories() + self._delays()
 
     def _memories(self) -> Area:
-        """The memories, and the choice of a row among those of a word."""
+        """Area of the memories, and of the choice among the rows of a word."""
         depth, parts = max(self.depth, 2), 1
         out = Area()
         for width in self.column_widths:
@@ -229,7 +230,7 @@ class WeightStreamConfig(Part):
         if self.rows_per_word > 1:
             style = memory_style(width, depth, self.style)
             if style != "distributed":
-                # The same LUTs choose among the parts of a memory and the rows of a word.
+                # The same LUTs choose among the parts of a memory and among the rows of a word.
                 parts = -(-depth // memory_part(width, depth, style)[1])
             rows = min(self.rows_per_word, self.rows) * parts
             six, four = (
@@ -240,12 +241,12 @@ class WeightStreamConfig(Part):
         return out
 
     def _delays(self) -> Area:
-        """Registers behind the memories, and on the way to them."""
+        """Area of the registers behind the memories and in front of them."""
         luts = flops = shifted = 0
 
         def delay(bits: int, cycles: int) -> None:
             nonlocal luts, flops, shifted
-            # Three and more are a shift register, where LUTs can be one.
+            # Three or more become a shift register if LUTs can be one.
             if cycles > 2:
                 luts, shifted = luts + bits, shifted + bits * cycles
             else:
@@ -255,7 +256,7 @@ class WeightStreamConfig(Part):
         for width, shares in zip(self.column_widths, self.shares, strict=True):
             first = self.skews[shares[0][0]]
             read.append(first)
-            # Those of the memory go on into the others, if nothing is chosen between them.
+            # The memory's registers join those behind it if there is no multiplexer between them.
             registers = buffer_registers(width, self.depth, self.style)
             behind, choice = divmod(registers, width)
             if self.rows_per_word > 1:
@@ -298,24 +299,24 @@ class WeightStream(Configured[WeightStreamConfig]):
     -------
     read : :py:`Out(config.axi.read_client)`
     base : :py:`In(address_bits)`
-        Where :meth:`WeightStreamConfig.image` is, from the port's base.
+        Byte address of :meth:`WeightStreamConfig.image`, relative to the base of the port.
     loaded : :py:`Out(1)`
-        Since reset, all folds that stay and the first of the others have come.
+        Since reset, all resident folds and the first of the others have come.
     available : :py:`Out(1)`
-        The next fold to be taken is there.
+        The next fold to be taken has come.
     take : :py:`In(1)`
-        Take it: it is going to be read.
+        Take that fold, because it is going to be read.
     row : :py:`In(range(rows))`
-        Row of the fold that is being read.
+        Number of the row to be read of the current fold.
     next : :py:`In(1)`
-        With the last row that is read of a fold: the next row is of the next one.
+        With the last row that is read of a fold: continue with the next fold.
     w_0, w_1, … : :py:`Out(widths[k])`
         The row, ``config.latency + config.skews[k]`` cycles later.
 
     Timing
     ------
-    A row a cycle.  The place of a fold is free for another some cycles after ``next``; with
-    ``slots`` places a fold has the time of ``slots - 1`` folds to come.
+    One row per cycle.  The place of a fold is free a few cycles after ``next``.  Since there are
+    ``ring_places`` places, a fold has the time of ``ring_places - 1`` folds to come.
     """
 
     def elaborate(self, platform):
@@ -330,8 +331,8 @@ class WeightStream(Configured[WeightStreamConfig]):
             m.d.comb += [memory.read_en.eq(1), memory.load.eq(1)]
         self._fill(m, memories, fetch)
         self._read(m, memories, free)
-        # Folds that are there and have not been taken.
-        ready = Signal(range(config.slots + 1))
+        # Streamed folds that have come and have not been taken.
+        ready = Signal(range(config.ring_places + 1))
         stays = self._stays(m, "taken", self.take)
         used = self.take & ~stays
         m.d.comb += self.available.eq(self.loaded & (stays | (ready != 0)))
@@ -339,7 +340,7 @@ class WeightStream(Configured[WeightStreamConfig]):
         return m
 
     def _stays(self, m: Module, name: str, advance: Value) -> Value:
-        """Whether a fold stays, of one after the other."""
+        """Whether the current fold is resident; ``advance`` goes on to the next one."""
         resident, folds = self.config.resident, self.config.folds
         if resident in (0, folds):
             return Const(int(resident > 0), 1)
@@ -351,7 +352,7 @@ class WeightStream(Configured[WeightStreamConfig]):
         return stays
 
     def _request(self, m: Module, free: Value) -> None:
-        """Ask for a fold for every free place."""
+        """Request a fold for every free place."""
         config = self.config
         places = Signal(range(config.places + 1), init=config.places)
         request = counter(config.requests, name="request")
@@ -376,14 +377,14 @@ class WeightStream(Configured[WeightStreamConfig]):
             with m.If(last):
                 m.d.sync += fold.eq(fold + 1)
                 with m.If(fold == config.folds - 1):
-                    # Those that stay come once.
+                    # Resident folds are fetched only once.
                     m.d.sync += [
                         fold.eq(config.resident % config.folds),
                         offset.eq(config.resident % config.folds * config.fold_bytes),
                     ]
 
     def _fill(self, m: Module, memories: Sequence[BufferMemory], fetch: Signal) -> None:
-        """Write the words that come, column by column; ``fetch``: a fold is there to be taken."""
+        """Write words as they come, column by column; ``fetch`` pulses for each streamed fold."""
         config = self.config
         column = Signal(config.columns, init=1)
         row, place = counter(config.fold_depth, name="fill_row"), counter(config.places)
@@ -405,13 +406,13 @@ class WeightStream(Configured[WeightStreamConfig]):
                     address.eq(config.resident % config.places * config.fold_depth),
                     self.loaded.eq(1),
                 ]
-        # Of the first ones, those that stay are not counted.
+        # Resident folds, which come first, are not counted.
         counts = Signal(init=config.resident == 0)
         if config.streamed:
             with m.If(fold_end & (place == config.resident - 1)):
                 m.d.sync += counts.eq(1)
             m.d.sync += fetch.eq(fold_end & counts)
-        # The words go to all columns: a register lets them travel.
+        # The words go to all columns, so a register gives them time to travel.
         word = Signal(config.axi.data_bits, reset_less=True)
         write_address = Signal.like(address, name="write_address", reset_less=True)
         enables = Signal(config.columns)
@@ -426,7 +427,7 @@ class WeightStream(Configured[WeightStreamConfig]):
             ]
 
     def _read(self, m: Module, memories: Sequence[BufferMemory], free: Signal) -> None:
-        """Rows of the fold being read, each port in its time."""
+        """Read rows of the current fold, each port with its skew."""
         config = self.config
         stays = self._stays(m, "read", self.next)
         low = config.rows_per_word.bit_length() - 1
@@ -468,7 +469,7 @@ class WeightStream(Configured[WeightStreamConfig]):
                     delayed(m, row[start:stop], skews[k] - skews[0], f"late_{k}")
                 )
             return
-        # A column is read when the first of the ports that it has a part in wants it.
+        # A column is read with the skew of the first of its ports, and delayed for the others.
         offsets = np.cumsum([0, *config.widths]).tolist()
         for n, (memory, shares) in enumerate(zip(memories, config.shares, strict=True)):
             begin, first = n * config.axi.data_bits, skews[shares[0][0]]

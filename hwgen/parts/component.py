@@ -1,4 +1,4 @@
-"""What components share that are built from a configuration."""
+"""Base class of components that are built from a configuration."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["Configured"]
 
 
 class _Signed(Protocol):
-    """A configuration that knows the ports of its component."""
+    """A configuration with the signature of its component."""
 
     @property
     def signature(self) -> wiring.Signature: ...
@@ -20,12 +20,12 @@ C = TypeVar("C", bound=_Signed)
 
 
 class Configured(wiring.Component, Generic[C]):
-    """A component that is built from a configuration, and holds it as ``config``.
+    """A component that is built from a configuration and holds it as ``config``.
 
     Parameters
     ----------
     config
-        It has the ports as ``signature``.
+        Its ``signature`` is that of the component.
     """
 
     def __init__(self, config: C) -> None:

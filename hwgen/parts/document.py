@@ -1,4 +1,4 @@
-"""Docstrings of configurations that extend others: every parameter is listed."""
+"""Docstrings of configurations that extend others: inherited parameters are listed, too."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NEXT = re.compile(r"(?m)^\S[^\n]*\n-{3,}\n")
 
 
 def _parted(text: str) -> tuple[str, list[str], str]:
-    """A docstring before its parameters, their entries, and what is behind them."""
+    """A docstring in three parts: text before its parameters, their entries, text after them."""
     before, found, rest = text.partition(SECTION)
     if not found:
         following = NEXT.search(text)
@@ -30,10 +30,10 @@ def _names(entry: str) -> set[str]:
 
 
 def list_parameters(kind: type) -> None:
-    """Add the parameters that a class inherits to those that its docstring describes.
+    """Add the parameters that a class inherits to those in its docstring.
 
-    ``help()`` of a configuration then says all that it can be given, and each parameter is
-    described once, in the class that has it.
+    ``help()`` of a configuration then lists all of its parameters, although each is described
+    only once, in the class that defines it.
     """
     if not kind.__doc__:
         return

@@ -1,11 +1,12 @@
 """Arrays of multiply-accumulate columns: a vector of activations times a matrix of weights.
 
-A column is one or more outputs that share their multipliers (:mod:`hwgen.device.multiplier`).
-Products are summed along cascades of DSPs, whose second half of a pair takes its operands through
-one more register, so that operands are skewed by two cycles a pair: the activations once for all
-columns, the weights by reading their memories later.  Cascades meet in a binary tree of registered
-adders, one adder between registers.  What a field borrows from the one above it is given back
-through the carry inputs of those adders, which would else lie idle.
+A column computes one or more outputs that share their multipliers
+(:mod:`hwgen.device.multiplier`).  Products are summed along cascades of DSPs.  Every second DSP
+takes its operands through one more register, so operands are skewed by two cycles for each pair
+of DSPs.  Activations are delayed once for all columns; weights are delayed because their memories
+are read later.  The sums of the cascades are added in a binary tree of registered adders, with one
+adder between registers.  What a field borrows from the one above it is given back through the
+carry inputs of these adders, which would otherwise be unused.
 """
 
 from __future__ import annotations
@@ -24,25 +25,26 @@ from amaranth.lib.wiring import In, Out
 from hwgen.device.arithmetic import add_carry, adder_tree, delayed, levels, signed_width
 from hwgen.device.cost import Area, Part, counted, logic, total
 from hwgen.device.multiplier import MultiplyAdd, Packing
-from hwgen.device.platform import shared
+from hwgen.device.platform import add_shared
 from hwgen.errors import HwgenError
 from hwgen.parts.component import Configured
 
 __all__ = ["MacArray", "MacArrayConfig", "MacColumn", "MacColumnConfig"]
 
 CASCADE = 16
-"""Longest cascade: the skew of an activation then fits one 16-bit shift register a bit."""
+"""Length of the longest cascade: it lets the skew of each activation bit fit a 16-bit shift
+register."""
 
 
 def chain_length(packing: Packing, simd):
-    """Products of ``simd`` that are summed before their fields are parted.
+    """Number of products, of ``simd``, that are summed before the fields are separated.
 
-    Chains are as long as a field and a cascade allow, and equally long.  Takes integers or integer
-    arrays.
+    Chains are as long as a field and a cascade allow, and as equal in length as possible.  The
+    argument is an integer or an integer array.
     """
     simd = np.asarray(simd)
-    most = np.where(simd > packing.capacity(0), packing.capacity(packing.guard),
-                    packing.capacity(0))
+    most = np.where(simd > packing.field_terms(0), packing.field_terms(packing.guard),
+                    packing.field_terms(0))
     if packing.device.sum_bits:
         most = np.minimum(most, CASCADE)
     return -(-simd // -(-simd // most))
@@ -55,7 +57,7 @@ class MacColumnConfig(Part):
     Parameters
     ----------
     simd : :class:`int`
-        Products summed each cycle, for each output.
+        Products summed in each cycle for each output.
     outputs : :class:`int`
         At most ``packing.products``.
     packing : :class:`Packing`
@@ -80,25 +82,25 @@ class MacColumnConfig(Part):
 
     @cached_property
     def chain(self) -> int:
-        """Products that are summed before the fields are parted."""
+        """Number of products that are summed before the fields are separated."""
         return int(chain_length(self.packing, self.simd))
 
     @property
     def guard(self) -> int:
-        """Bits by which sums exceed their fields."""
+        """Number of bits by which the sum of a chain exceeds its field."""
         return max(self.field_bits - self.packing.field, 0) if self.outputs > 1 else 0
 
     @property
     def chains(self) -> int:
-        """Chains of a column."""
+        """Number of chains in a column."""
         return math.ceil(self.simd / self.chain)
 
     @cached_property
     def skew(self) -> tuple[int, ...]:
-        """Per product, the cycles by which its operands come late."""
+        """Per product, the number of cycles by which its operands are delayed."""
         if not self.packing.device.sum_bits:
             return (0,) * self.simd
-        # The last chain may be shorter; it ends together with the others.
+        # The last chain may be shorter, but ends together with the others.
         missing = self.chains * self.chain - self.simd
         last = (self.chains - 1) * self.chain
         return tuple(
@@ -112,7 +114,7 @@ class MacColumnConfig(Part):
 
     @property
     def product_latency(self) -> int:
-        """Cycles from the operands to their product, or to the sum of a chain."""
+        """Cycles from the operands to the sum of a chain."""
         packing = self.packing
         if packing.device.sum_bits:
             return 3 + self.chain - 1
@@ -126,17 +128,17 @@ class MacColumnConfig(Part):
 
     @property
     def latency(self) -> int:
-        """Cycles from the last operands of a sum to the accumulator being visible."""
+        """Cycles from the last operands of a sum until the accumulator is visible."""
         return self.sum_latency + 1
 
     @property
     def field_bits(self) -> int:
-        """Bits of the sum of a chain, with what it borrows."""
+        """Bits of the sum of a chain, including what it borrows."""
         bound = self.packing.bound(self.chain)
         return signed_width(-bound - 1, bound)
 
     def area(self, times: int = 1) -> Area:
-        """What ``times`` equal columns take."""
+        """Area of ``times`` equal columns."""
         packing, bits = self.packing, self.field_bits
         out = logic(
             "column", sum=times * self.outputs * (self.chains - 1) * (bits + 2),
@@ -172,7 +174,7 @@ class MacColumnConfig(Part):
 
 
 class MacColumn(Configured[MacColumnConfig]):
-    """Dot products of ``simd`` activations with the weights of some outputs, accumulated.
+    """Accumulated dot products of ``simd`` activations with the weights of some outputs.
 
     Parameters
     ----------
@@ -181,16 +183,17 @@ class MacColumn(Configured[MacColumnConfig]):
     Members
     -------
     x : :py:`In(ArrayLayout(signed(activation_bits), simd))`
-        Product ``k`` of a sum comes ``config.skew[k]`` cycles after the sum begins.
+        Activations; number ``k`` of a sum comes ``config.skew[k]`` cycles after the sum begins.
     w : :py:`In(ArrayLayout(ArrayLayout(signed(word_bits), outputs), simd))`
-        With ``x``; weights as :meth:`Packing.words` stores them.
+        Weights at the same time as their activations, in the form of :meth:`Packing.words`.
     add, first : :py:`In(1)`
-        ``config.sum_latency`` cycles after the sum begins: take it; begin anew with it.
+        ``config.sum_latency`` cycles after the sum begins: add it to the accumulators; with
+        ``first``, replace them by it.
     acc : :py:`Out(ArrayLayout(signed(acc_bits), outputs))`
 
     Timing
     ------
-    ``config.latency`` cycles; one sum a cycle.
+    ``config.latency`` cycles; one sum per cycle.
     """
 
     def elaborate(self, platform):
@@ -223,7 +226,7 @@ class MacColumn(Configured[MacColumnConfig]):
         config = self.config
         before = None
         for k in products:
-            # Chains end together, so that positions count from the end.
+            # Chains end together, so positions are counted from the end.
             position = config.chain - (products.stop - k)
             name = f"dsp_{k}"
             m.submodules[name] = dsp = MultiplyAdd(
@@ -237,7 +240,7 @@ class MacColumn(Configured[MacColumnConfig]):
         return before.p
 
     def _tree(self, m: Module, products: range) -> Value:
-        """Sum of products in a tree of adders; chains shorter than others wait for them."""
+        """Sum of products in a tree of adders; a shorter chain is delayed to match the others."""
         config = self.config
         terms: list[tuple[Value, Value | None]] = []
         for k in products:
@@ -252,7 +255,13 @@ class MacColumn(Configured[MacColumnConfig]):
         return delayed(m, total, wait, f"chain_{products.start}")
 
     def _fields(self, m: Module, total: Value, products: range):
-        """The sums of a chain's outputs, and for each but the first what the one below borrowed."""
+        """Separate the packed sum of a chain.
+
+        Yields
+        ------
+        value : sum of an output
+        borrow : what the output below has borrowed from it; None for the first
+        """
         config = self.config
         field, bits = config.packing.field, config.field_bits
         borrow = None
@@ -261,7 +270,7 @@ class MacColumn(Configured[MacColumnConfig]):
             if n == config.outputs - 1 or bits <= field:
                 value = total[low : low + bits]
             else:
-                # One bit short: the lowest bit of the sum above is in the place of the highest.
+                # The field is one bit short: its highest bit overlaps the lowest of the next sum.
                 lowest = self._lowest_bit(m, products, n + 1)
                 value = Cat(total[low : low + field], total[low + field] ^ lowest)
             value = _extended(value.as_signed(), bits)
@@ -269,16 +278,16 @@ class MacColumn(Configured[MacColumnConfig]):
             borrow = value[-1]
 
     def _lowest_bit(self, m: Module, products: range, output: int) -> Value:
-        """The lowest bit of an output's sum over a chain, when that sum comes."""
+        """The lowest bit of an output's sum over a chain, in the cycle of that sum."""
         config = self.config
         name = f"lowest_{products.start}_{output}"
         time, bit = 0, None
         for skew in sorted({config.skew[k] for k in products}):
-            # Operands go into registers first, for memories are slow to show them.
+            # Operands go into registers first, because memories have slow outputs.
             terms = []
             for k in products:
                 if config.skew[k] == skew:
-                    # The stored weight is less by what the one below it borrows.
+                    # What the weight below borrows has been subtracted from the stored weight.
                     lowest = self.w[k][output][0] ^ self.w[k][output - 1][-1]
                     pair = Signal(2, name=f"{name}_{k}", reset_less=True)
                     m.d.sync += pair.eq(Cat(lowest, self.x[k][0]))
@@ -293,7 +302,7 @@ class MacColumn(Configured[MacColumnConfig]):
 
 
 def _extended(value: Value, bits: int) -> Value:
-    """A signed value cut or sign-extended to some bits, as a bit vector."""
+    """A signed value truncated or sign-extended to ``bits`` bits, as a bit vector."""
     value = Value.cast(value)
     return Cat(value[:bits], value[-1].replicate(max(bits - len(value), 0)))
 
@@ -305,18 +314,18 @@ class MacArrayConfig(Part):
     Parameters
     ----------
     simd : :class:`int`
-        Products summed each cycle, for each output.
+        Products summed in each cycle for each output.
     pe : :class:`int`
-        Outputs of a group: they share its activations.
+        Outputs of a group, which share its activations.
     groups : :class:`int`
     pixels : :class:`int`
         Pixels side by side, which share the weights.
     shared : :class:`str`
-        What the products of a multiplier share: ``"activation"``, and then the packed operands are
-        weights of several outputs; or ``"weight"``, and then they are activations of several
-        pixels (for depthwise layers, where an activation meets one weight).
+        What the products in a multiplier share.  ``"activation"``: the packed operand holds weights
+        of several outputs.  ``"weight"``: it holds activations of several pixels (for depthwise
+        layers, where each activation is multiplied by one weight only).
     packing : :class:`Packing`
-        If weights are shared, its weights are the activations, and the other way round.
+        If weights are shared, its weights are the activations and its activations the weights.
     acc_bits : :class:`int`
         Bits of the accumulators.
 
@@ -343,12 +352,12 @@ class MacArrayConfig(Part):
 
     @property
     def weights_shared(self) -> bool:
-        """Whether the products of a multiplier share a weight."""
+        """Whether the products in a multiplier share a weight."""
         return self.shared == "weight"
 
     @cached_property
     def columns(self) -> tuple[MacColumnConfig, ...]:
-        """The columns of a group for one pixel; if weights are shared, those for one output."""
+        """The columns of a group for one pixel; for one output if weights are shared."""
         most = self.packing.products
         outputs = self.pixels if self.weights_shared else self.pe
         return tuple(
@@ -371,22 +380,22 @@ class MacArrayConfig(Part):
 
     @property
     def _packing_latency(self) -> int:
-        """Cycles to pack activations; weights are packed when the design is made."""
+        """Cycles to pack activations; weights are packed before they are stored."""
         return int(self.weights_shared)
 
     @property
     def sum_latency(self) -> int:
-        """Cycles from the activations to their sums, before the accumulators."""
+        """Cycles from the first activations to their sums, before the accumulators."""
         return self._packing_latency + self.columns[0].sum_latency
 
     @property
     def latency(self) -> int:
-        """Cycles from the last activations of a sum to the accumulators being visible."""
+        """Cycles from the last activations of a sum until the accumulators are visible."""
         return self._packing_latency + self.columns[0].latency
 
     @cached_property
     def skews(self) -> tuple[int, ...]:
-        """Delays with which weights are wanted: one weight port for each."""
+        """Delay of each weight port; there is one port for each different delay."""
         return tuple(s + self._packing_latency for s in sorted(set(self.columns[0].skew)))
 
     def _products(self, skew: int) -> list[int]:
@@ -400,9 +409,9 @@ class MacArrayConfig(Part):
         return tuple(bits * len(self._products(skew)) for skew in self.skews)
 
     def weight_words(self, weights: np.ndarray) -> list[np.ndarray]:
-        """Weights ``(rows, groups * pe, simd)`` as each port takes them, ``(rows, words)``.
+        """Weights ``(rows, groups * pe, simd)`` in the form of each port, ``(rows, words)``.
 
-        Words are signed, of :attr:`w_bits` bits, the first of a row lowest.
+        Words are signed and have :attr:`w_bits` bits; the first one of a row is lowest.
         """
         rows = len(weights)
         most = 1 if self.weights_shared else self.packing.products
@@ -417,16 +426,19 @@ class MacArrayConfig(Part):
         return [np.concatenate(part, axis=1) for part in parts]
 
     def area(self, before: int = 0) -> Area:
-        """What an array takes whose activations come from ``before`` registers that feed it alone.
+        """What the array takes.
 
-        Three registers in a row are a shift register, those before the array included.
+        Parameters
+        ----------
+        before : number of registers in a row in front of the activations that feed only the
+            array.  Three or more in a row, including these, become a shift register.
         """
         shared = self.weights_shared
         times = self.groups * (self.pe if shared else self.pixels)
         skew = self.columns[0].skew
         chains = [(before + (0 if shared else late), self.x_bits) for late in skew]
         if shared:
-            # Packing takes a borrow off all but the first, and has registers of its own.
+            # Packing subtracts a borrow from all but the first, and has its own registers.
             chains += [(1 + late, self.packing.word_bits) for late in skew]
         size = self.groups * self.pixels
         packed = self.simd * self.packing.word_bits * (size - self.groups) * shared
@@ -454,7 +466,7 @@ class MacArrayConfig(Part):
 
 
 class MacArray(Configured[MacArrayConfig]):
-    """Sums of products of activations with the weights of ``groups * pe`` outputs, accumulated.
+    """Accumulated sums of products of activations with the weights of ``groups * pe`` outputs.
 
     Parameters
     ----------
@@ -465,15 +477,16 @@ class MacArray(Configured[MacArrayConfig]):
     x : :py:`In(ArrayLayout(ArrayLayout(signed(x_bits), simd), pixels * groups))`
         Pixel by pixel.
     w_0, w_1, … : :py:`In(weight_widths[k])`
-        Weights, as :meth:`MacArrayConfig.weight_words` gives them, ``skews[k]`` cycles after ``x``.
+        Weights in the form of :meth:`MacArrayConfig.weight_words`, ``skews[k]`` cycles after ``x``.
     add, first : :py:`In(1)`
-        ``config.sum_latency`` cycles after ``x``: take the sum; begin anew with it.
+        ``config.sum_latency`` cycles after ``x``: add the sum to the accumulators; with ``first``,
+        replace them by it.
     acc : :py:`Out(ArrayLayout(signed(acc_bits), pixels * groups * pe))`
         Pixel by pixel.
 
     Timing
     ------
-    ``config.latency`` cycles; one sum a cycle.
+    ``config.latency`` cycles; one sum per cycle.
     """
 
     def elaborate(self, platform):
@@ -485,12 +498,12 @@ class MacArray(Configured[MacArrayConfig]):
         return m
 
     def _column(self, m: Module, name: str, column: MacColumnConfig, platform):
-        mac = shared(m, name, column, platform)
+        mac = add_shared(m, name, column, platform)
         m.d.comb += [mac.add.eq(self.add), mac.first.eq(self.first)]
         return mac
 
     def _share_activations(self, m: Module, platform) -> None:
-        """Weights of several outputs packed, times an activation."""
+        """Multiply packed weights of several outputs by an activation."""
         config = self.config
         bits = config.x_bits
         output = 0
@@ -512,7 +525,7 @@ class MacArray(Configured[MacArrayConfig]):
                         output += 1
 
     def _share_weights(self, m: Module, platform) -> None:
-        """Activations of several pixels packed, times a weight."""
+        """Multiply packed activations of several pixels by a weight."""
         config = self.config
         used = [0] * len(config.skews)
         for group in range(config.groups):
@@ -541,7 +554,7 @@ class MacArray(Configured[MacArrayConfig]):
                         m.d.comb += self.acc[p * config.groups * config.pe + n].eq(acc)
 
     def _weights(self, used: list[int], size: int) -> Iterator[tuple[int, Value]]:
-        """For each product of a column, its words from the weight ports."""
+        """For each product of a column, its number and its words from the weight ports."""
         for n, skew in enumerate(self.config.skews):
             port = getattr(self, f"w_{n}")
             for product in self.config._products(skew):
@@ -549,7 +562,7 @@ class MacArray(Configured[MacArrayConfig]):
                 used[n] += size
 
     def _packed(self, m: Module, name: str, activations: list[Value]) -> Value:
-        """Activations as :meth:`Packing.words` would store them, a cycle later."""
+        """Activations packed as :meth:`Packing.words` packs weights, a cycle later."""
         bits = self.config.packing.word_bits
         stored: list[Value] = []
         for k, x in enumerate(activations):
@@ -559,7 +572,7 @@ class MacArray(Configured[MacArrayConfig]):
         return delayed(m, Cat(stored), 1, name)
 
     def _skewed(self, m: Module, name: str, values: list[Value]) -> dict[int, Value]:
-        """A group's operands, each as late as its product wants it."""
+        """Operands of a group, each delayed by the skew of its product."""
         skew, size = self.config.columns[0].skew, len(values[0])
         left = list(range(self.config.simd))
         out: dict[int, Value] = {}
@@ -570,7 +583,7 @@ class MacArray(Configured[MacArrayConfig]):
                 [v for k, v in zip(left, values, strict=True) if skew[k] > time],
             )
             if left:
-                # One wide register rather than many: simulators move words.
+                # One wide register rather than many, because simulators work on words.
                 late = Signal(sum(map(len, values)), name=f"x_{name}_{time}", reset_less=True)
                 m.d.sync += late.eq(Cat(values))
                 values = [late[n * size : (n + 1) * size] for n in range(len(left))]

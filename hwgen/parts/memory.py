@@ -1,4 +1,4 @@
-"""Memories: those of queues and window buffers, and tables."""
+"""Memories of queues and window buffers, and read-only memories."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ __all__ = ["STYLE", "BufferMemory", "ReadOnlyMemory", "check_style", "choice_are
            "choice_latency", "choose_word", "read_words"]
 
 STYLE = "hwgen_style"
-"""Attribute by which a table tells :mod:`hwgen.emit` its style.
+"""Attribute that tells :mod:`hwgen.emit` the style of a table.
 
-Not ``rom_style``, whose values have other names from tool to tool: where Amaranth alone converts a
-design, the tool that maps it chooses the memory.
+It is not ``rom_style``, because the values of that attribute differ from tool to tool.  If Amaranth
+alone converts a design, the synthesis tool chooses the memory.
 """
 
 
@@ -48,18 +48,18 @@ def check_style(style: str) -> None:
 
 
 class BufferMemory(wiring.Component):
-    """Simple dual-port memory whose words come through an output register.
+    """Simple dual-port memory with an output register.
 
-    Block memories and UltraRAMs are slow to show a word, so it goes into a register and nowhere
-    else; where a memory takes several one after the other, each has such a register, and the choice
-    among them comes after it.
+    Block memories and UltraRAMs have slow outputs, so their words go directly into a register.  If
+    a memory consists of several of them one after the other, each has its own register, and the
+    word is chosen among these.
 
     Parameters
     ----------
     width : :class:`int`
         Bits of a word.
     depth : :class:`int`
-        Words.
+        Number of words.
     style : :class:`str`
         One of :data:`hwgen.device.storage.STYLES`; ``""``: LUTs or block memory, whichever is
         cheaper.
@@ -69,9 +69,9 @@ class BufferMemory(wiring.Component):
     write_en, write_addr, write_data : In
         Write a word.
     read_en, read_addr : In
-        Fetch a word; one written in the same cycle is not seen.
+        Fetch a word; one that is written in the same cycle is not seen.
     load : In
-        Take the word fetched before to the output register.
+        Load the word that was fetched into the output register.
     read_data : Out
         The output register.
 
@@ -127,12 +127,12 @@ class BufferMemory(wiring.Component):
 
 
 def buffer_area(width: int, depth: int, style: str = "", copies: int = 1) -> Area:
-    """What ``copies`` of a :class:`BufferMemory` take, without their registers."""
+    """Area of ``copies`` of a :class:`BufferMemory`, without their registers."""
     depth = max(depth, 2)
     style = memory_style(width, depth, style)
     parts = -(-depth // 64) if style == "distributed" else 1
-    # Blocks of an ECP5 do not keep the old word when a read meets a write: registers beside them
-    # keep it, and addresses are compared.
+    # Blocks of an ECP5 do not return the old word when a read and a write collide: extra registers
+    # keep it, and the addresses are compared.
     blocks = copies * -(-depth // memory_part(width, depth, style)[1]) * (style == "block")
     return total([memory(width, depth, style)] * copies) + logic(
         "buffer", lut_choice=copies * width * (parts - 1),
@@ -142,7 +142,7 @@ def buffer_area(width: int, depth: int, style: str = "", copies: int = 1) -> Are
 
 
 def buffer_registers(width: int, depth: int, style: str = "") -> int:
-    """Number of flip-flops behind a :class:`BufferMemory`."""
+    """Number of flip-flops at the output of a :class:`BufferMemory`."""
     depth = max(depth, 2)
     style = memory_style(width, depth, style)
     if style == "distributed":
@@ -152,16 +152,16 @@ def buffer_registers(width: int, depth: int, style: str = "") -> int:
 
 
 def choice_latency(parts: int) -> int:
-    """Cycles of :func:`choose_word`."""
+    """Latency of :func:`choose_word` in cycles."""
     return -(-levels(parts) // 2)
 
 
 def choose_word(
     m: Module, name: str, words: Sequence[Value], choice: Value, latency: int
 ) -> Value:
-    """One of several words, chosen four at a time, with a register after each choice.
+    """Choose one of several words, by a tree of registered four-to-one multiplexers.
 
-    ``choice`` is given ``latency`` cycles before the words.
+    ``choice`` must come ``latency`` cycles before the words.
     """
     words, level = list(words), 0
     while len(words) > 1:
@@ -180,14 +180,14 @@ def choose_word(
 
 
 def choice_area(width: int, parts: int) -> Area:
-    """What :func:`choose_word` takes."""
+    """Area of :func:`choose_word`."""
     choices, registers, others = 0, 0, parts - 1
     while parts > 1:
-        choices += -(-(parts - 1) // 4)  # one left over is only delayed
+        choices += -(-(parts - 1) // 4)  # a single word that is left over is only delayed
         parts = -(-parts // 4)
         registers += parts
     flops = width * registers
-    # A LUT of six inputs chooses among four, one of four inputs among two.
+    # A LUT with six inputs chooses among four words, one with four inputs among two.
     return counted(Resources(lut=width * others, ff=flops), lut=width * choices, ff=flops)
 
 
@@ -195,22 +195,22 @@ def choice_area(width: int, parts: int) -> Area:
 class ReadOnlyMemory(Part):
     """A table in LUTs or in block memory.
 
-    A block memory is slow to show a word, so it goes into a register and nowhere else; of several
-    one after the other each has that register, and the choice comes after it, four at a time.
-    Where that takes fewer blocks, the parts lie side by side in one memory, and the choice is among
-    the words of its row.
+    A block memory has a slow output, so its word goes directly into a register.  If the table
+    consists of several of them one after the other, each has its own register, and the word is
+    chosen among these, four at a time.  If it takes fewer blocks, the parts lie side by side in one
+    wide memory, and the word is chosen among those of a row.
 
     Parameters
     ----------
     width : :class:`int`
         Bits of a word.
     depth : :class:`int`
-        Words.
+        Number of words.
     style : :class:`str`
         ``"distributed"`` or ``"block"``; ``""``: whichever is cheaper.
     bare : :class:`bool`
-        Whoever takes the words puts them straight into registers: a block memory that is alone
-        needs none.
+        Whether the user of the words puts them straight into registers, so that a table in a
+        single block memory needs no register of its own.
     """
 
     width: int
@@ -225,22 +225,22 @@ class ReadOnlyMemory(Part):
 
     @property
     def kind(self) -> str:
-        """The style that is built."""
+        """The style in which it is built."""
         return self.style or table_style(self.width, self.depth)
 
     @property
     def part_depth(self) -> int:
-        """Words of each of several parts in block memory, a power of two."""
+        """Number of words in each part in block memory; a power of two."""
         return table_cut(self.width, self.depth)[0]
 
     @property
     def parts(self) -> int:
-        """Parts one after the other."""
+        """Number of parts one after the other."""
         return -(-self.depth // self.part_depth) if self.kind == "block" else 1
 
     @property
     def registers(self) -> int:
-        """Registers behind each part, beside that of its memory."""
+        """Number of registers at the output of each part, besides that of its memory."""
         return int(self.kind == "block" and not (self.bare and self.parts == 1))
 
     @property
@@ -286,10 +286,10 @@ def _table_area(table: ReadOnlyMemory) -> Area:
 
 
 def _filled(rows: list[int]) -> list[int]:
-    """Rows of a part, so many that synthesis does not fold them.
+    """Rows of a part, filled up if synthesis would otherwise cut the memory in another way.
 
-    Three runs of 512 words side by side would take fewer blocks than a memory of 2048 words, but
-    also a choice behind them.
+    Three memories of 512 words side by side would take fewer blocks than one of 2048 words, but
+    also need a multiplexer.
     """
     return rows + [0] * (1537 - len(rows)) if 1024 < len(rows) <= 1536 else rows
 
@@ -297,7 +297,7 @@ def _filled(rows: list[int]) -> list[int]:
 def read_words(
     m: Module, name: str, address: Value, rows: Sequence[int], width: int, style: str
 ) -> Value:
-    """Word of one read-only memory of this width, a cycle later."""
+    """Word at an address of a new read-only memory, a cycle later."""
     m.submodules[name] = memory = Memory(
         shape=width, depth=max(len(rows), 2), init=rows, attrs={STYLE: style}
     )
@@ -307,12 +307,12 @@ def read_words(
 
 
 def lookup_area(tables: Sequence[np.ndarray], memory, lanes: int) -> Area:
-    """What the lookup tables of some lanes take.
+    """Area of the lookup tables of some lanes.
 
     Parameters
     ----------
-    tables : contents of each lane's table, or of one that is the same for all lanes
-    memory : what each table is built as
+    tables : contents of each lane's table, or of the one that all lanes have
+    memory : the :class:`ReadOnlyMemory` of each table
     lanes : number of lanes
     """
     if memory.kind != "distributed":

@@ -1,8 +1,8 @@
 """The queue at every block's output: a FIFO whose places are claimed before they are filled.
 
-A block claims a place when it starts the work whose result will fill it, so its pipeline never
-has to stop: no enable fans out into the data path (credit-based flow control, as in network
-routers; Dally and Towles, "Principles and Practices of Interconnection Networks", ch. 13).
+A block claims a place when it starts the work whose result will fill it.  Therefore its pipeline
+never has to stop, and no enable fans out into the data path (credit-based flow control, as in
+network routers; Dally and Towles, "Principles and Practices of Interconnection Networks", ch. 13).
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from hwgen.parts.memory import BufferMemory, buffer_area, buffer_registers
 __all__ = ["QUEUE_LATENCY", "Queue", "Skid", "queue_depth"]
 
 QUEUE_LATENCY = 3
-"""Cycles from a push to the beat being visible at the output."""
+"""Cycles from a push until the beat is visible at the output."""
 
 
-def queue_depth(reserves: np.ndarray, pops: np.ndarray) -> int:
-    """Least depth with which no claim ever waits.
+def queue_depth(claims: np.ndarray, pops: np.ndarray) -> int:
+    """Least depth with which no claim has to wait.
 
     Parameters
     ----------
-    reserves : cycle in which each beat's place is claimed, in order
+    claims : cycle in which each beat's place is claimed, in order
     pops : cycle in which the consumer takes each beat
     """
     def enough(depth: int, step: int = 1) -> bool:
-        """Whether each claim comes after the place that it takes was freed."""
-        return bool((pops[: max(len(reserves) - depth, 0) : step] < reserves[depth::step]).all())
+        """Whether every claim comes after its place was freed."""
+        return bool((pops[: max(len(claims) - depth, 0) : step] < claims[depth::step]).all())
 
-    # A few of them say about how much it is; it rarely is much more.
+    # Some of the claims give a first estimate, which is rarely much too small.
     depth = 1
     while not enough(depth, 64):
         depth *= 2
@@ -49,7 +49,8 @@ def queue_depth(reserves: np.ndarray, pops: np.ndarray) -> int:
 
 
 def _least(low: int, high: int, good: Callable[[int], bool]) -> int:
-    """The least number for which something holds: not for ``low``, but for ``high``."""
+    """The least number for which ``good`` holds, by bisection: false for ``low``, true for
+    ``high``."""
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if good(middle) else (middle, high)
@@ -57,31 +58,32 @@ def _least(low: int, high: int, good: Callable[[int], bool]) -> int:
 
 
 class Queue(wiring.Component):
-    """FIFO with places claimed ahead.
+    """FIFO whose places are claimed ahead.
 
     Parameters
     ----------
     shape : shape-like
         Payload.
     depth : :class:`int`
-        Places, 1 or more.
+        Number of places, 1 or more.
     claims : sequence of :class:`int`
         Numbers of places that may be claimed at once, each at most ``depth``.
     style : :class:`str`
-        Of the memory; see :class:`BufferMemory`.
+        Style of the memory; see :class:`BufferMemory`.
     cancels : :class:`bool`
-        Whether places that were claimed may stay empty.
+        Whether claimed places may be given back empty.
 
     Members
     -------
     i : :py:`In(stream.Signature(shape, always_ready=True))`
-        Filled places; only as many as were claimed.
+        Beats that fill claimed places, no more than were claimed.
     cancel : :py:`In(1)`, if ``cancels``
-        Give a claimed place back in this cycle.
+        Give back a claimed place in this cycle.
     room : :py:`Out(len(claims))`
         Bit ``k``: ``claims[k]`` places are free; a register.
     reserve : :py:`In(len(claims))`
-        Bit ``k``: claim ``claims[k]`` places in this cycle; one bit at most, and only with room.
+        Bit ``k``: claim ``claims[k]`` places in this cycle.  At most one bit may be set, and only
+        if its bit of ``room`` is.
     o : :py:`Out(stream.Signature(shape))`
 
     Raises
@@ -91,8 +93,9 @@ class Queue(wiring.Component):
 
     Timing
     ------
-    A push is visible at ``o`` three cycles later; one beat a cycle.  A pop frees its place for
-    the next cycle; with ``cancels`` a pop or a cancellation frees one for the cycle after it.
+    A push is visible at ``o`` three cycles later; one beat per cycle.  A place that is popped is
+    free in the next cycle; with ``cancels``, one that is popped or given back is free a cycle
+    later than that.
     """
 
     def __init__(
@@ -136,7 +139,7 @@ class Queue(wiring.Component):
             memory.load.eq(move),
             self.o.p.eq(memory.read_data),
         ]
-        # For each claim the places that are left after it: its sign says whether there is room.
+        # For each claim, the places that would be left; the sign says whether there is room.
         taken, back = Signal(signed(max(self.depth.bit_length(), 2 * self.cancels) + 1)), 0
         if self.cancels:
             back = Signal(2)
@@ -163,7 +166,7 @@ class Queue(wiring.Component):
 
 
 class Skid(wiring.Component):
-    """Two registers between streams, so that no path leads through, forwards or backwards.
+    """Skid buffer: two registers between streams, so no combinational path leads through it.
 
     Parameters
     ----------
@@ -177,7 +180,7 @@ class Skid(wiring.Component):
 
     Timing
     ------
-    A beat accepted in cycle t is visible in t + 1; one beat a cycle.
+    A beat accepted in cycle t is visible in t + 1; one beat per cycle.
     """
 
     def __init__(self, shape) -> None:
@@ -201,7 +204,7 @@ class Skid(wiring.Component):
 
 
 def queue_area(width: int, depth: int, claims: int = 1, style: str = "") -> Area:
-    """What a :class:`Queue` takes that has ``claims`` numbers of places to claim."""
+    """Area of a :class:`Queue` with ``claims`` numbers of places to claim."""
     bits = depth.bit_length()
     return buffer_area(width, depth, style) + logic(
         "queue", one=1, bits=bits, address=2 * (max(depth, 2) - 1).bit_length(),
@@ -212,5 +215,5 @@ def queue_area(width: int, depth: int, claims: int = 1, style: str = "") -> Area
 
 
 def skid_area(width: int) -> Area:
-    """What a :class:`Skid` takes."""
+    """Area of a :class:`Skid`."""
     return logic("skid", one=1, width=width)

@@ -1,7 +1,7 @@
-"""A queue that puts sites in order which come a part at a time, tile by tile.
+"""A queue that reorders sites whose parts arrive separately, tile by tile.
 
-A layer that takes each part of its weights once for a whole tile of its output has the first part
-of every site of the tile before the second part of any.
+A layer that uses each part of its weights once for a whole tile of its output computes the first
+part of every site of the tile before the second part of any.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ __all__ = ["ReorderQueue", "TileOrder"]
 
 @dataclass(frozen=True)
 class TileOrder:
-    """In which order the beats of sites come.
+    """The order in which the beats of sites arrive.
 
     Parameters
     ----------
     sites : :class:`int`
-        Sites of a tile.
+        Number of sites in a tile.
     parts : sequence of :class:`int`
-        Beats of each part of a site: all equal, but the last may have fewer.
+        Number of beats in each part of a site: all equal, except that the last may have fewer.
 
     Raises
     ------
     :exc:`HwgenError`
-        If there are none, or parts differ otherwise.
+        If there are no sites or parts, or if parts differ in another way.
     """
 
     sites: int
@@ -52,30 +52,30 @@ class TileOrder:
 
     @property
     def beats(self) -> int:
-        """Beats of a site."""
+        """Number of beats in a site."""
         return sum(self.parts)
 
     @property
-    def cycle(self) -> int:
-        """Beats of a tile."""
+    def tile_beats(self) -> int:
+        """Number of beats in a tile."""
         return self.sites * self.beats
 
     def whole(self, depth: int) -> int:
-        """The least number of beats in whole sites, at least ``depth`` and a tile."""
-        return -(-max(depth, self.cycle) // self.beats) * self.beats
+        """The least number of beats that are whole sites, a tile or more, and ``depth`` or more."""
+        return -(-max(depth, self.tile_beats) // self.beats) * self.beats
 
     def times(self, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """When places of beats are claimed and when the beats can be read, in their order.
+        """When places are claimed and when their beats can be read, in the order of the output.
 
         Parameters
         ----------
-        starts : per part of a site, in the order in which they come, the time that it begins
+        starts : cycle in which each part of a site starts, in the order in which the parts come
 
         Returns
         -------
-        claims, ready : ``(tiles * cycle,)``
-            A site's places are claimed with its first part; it can be read, a beat a cycle, from
-            the beginning of its last part.
+        claims, ready : ``(tiles * tile_beats,)``
+            The places of a site are claimed when its first part starts.  From the start of its
+            last part on, the site can be read, a beat per cycle.
         """
         by_tile = starts.reshape(-1, len(self.parts), self.sites)
         claims = np.repeat(by_tile[:, 0].ravel(), self.beats)
@@ -84,26 +84,26 @@ class TileOrder:
 
 
 class ReorderQueue(wiring.Component):
-    """Queue whose sites are filled part by part, and are read in order once they are whole.
+    """Queue whose sites are filled part by part and read in order.
 
     Parameters
     ----------
     shape : shape-like
         Payload.
     depth : :class:`int`
-        Places in beats: whole sites, and at least a tile.
+        Number of places, in beats: whole sites, and at least a tile.
     order : :class:`TileOrder`
     style : :class:`str`
-        Of the memory; see :class:`BufferMemory`.
+        Style of the memory; see :class:`BufferMemory`.
 
     Members
     -------
     i : :py:`In(stream.Signature(shape, always_ready=True))`
-        Beats, part after part; those of a part of a site come one after the other.
+        Beats, part after part; those of one part of a site come one after the other.
     room : :py:`Out(1)`
         There are places for a site; a register.
     reserve : :py:`In(1)`
-        Claim a site in this cycle, before its first part comes; only with room.
+        Claim the places of a site in this cycle, before its first part comes; only with room.
     o : :py:`Out(stream.Signature(shape))`
 
     Raises
@@ -113,15 +113,15 @@ class ReorderQueue(wiring.Component):
 
     Timing
     ------
-    The first beat of a site's last part makes its first beat visible three cycles later, and the
-    others a cycle each; one beat a cycle.
+    Three cycles after the first beat of a site's last part has come, the first beat of the site is
+    visible; the others follow, one beat per cycle.
     """
 
     def __init__(self, shape, depth: int, order: TileOrder, style: str = "") -> None:
         if depth != order.whole(depth):
             raise HwgenError(
-                f"Depth must be at least the {order.cycle} beats of a tile and a multiple of the "
-                f"{order.beats} of a site, not {depth!r}"
+                f"Depth must be at least the {order.tile_beats} beats of a tile and a multiple of "
+                f"the {order.beats} of a site, not {depth!r}"
             )
         self.shape = shape
         self.depth = depth
@@ -152,7 +152,7 @@ class ReorderQueue(wiring.Component):
             memory.load.eq(move),
             self.o.p.eq(memory.read_data),
         ]
-        # Places that are left after the next site: the sign says whether there is room.
+        # Places left after the next site; the sign says whether there is room for it.
         left = Signal(signed(self.depth.bit_length() + 1), init=self.depth - beats)
         m.d.comb += self.room.eq(~left[-1])
         m.d.sync += [
@@ -169,14 +169,20 @@ class ReorderQueue(wiring.Component):
         return m
 
     def _write(self, m: Module, memory: BufferMemory) -> Signal:
-        """Write beats to where they belong; returns whether a site's last part begins."""
+        """Write beats into the places of their sites.
+
+        Returns
+        -------
+        whether the last part of a site begins
+        """
         order = self.order
         beats, parts = order.beats, order.parts
         beat, site, part = (counter(n, name=name) for n, name in (
             (parts[0], "beat"), (order.sites, "site"), (len(parts), "part")))
         last_part, part_end = Signal(init=len(parts) == 1), Signal()
         last_site = site == order.sites - 1
-        # Where the site's places begin, and those of the tile; and which of them comes next.
+        # First place of the site, and of the tile; the next place within the site, and the first
+        # one of the part.
         begin, tile = (counter(self.depth, name=name) for name in ("begin", "tile"))
         place, first = counter(beats, name="place"), counter(beats, name="first")
         after = Signal.like(begin)
@@ -210,9 +216,9 @@ class ReorderQueue(wiring.Component):
 
 
 def reorder_area(order: TileOrder, depth: int) -> Area:
-    """What a :class:`ReorderQueue` takes beside its queue, counters of sites included."""
+    """Area of a :class:`ReorderQueue` besides that of a queue, with the counters of sites."""
     first, parts, sites = order.parts[0], levels(len(order.parts)), levels(order.sites)
-    # Where beats are written: the site and its part; the place in it, and that of a part's first.
+    # Counters of where beats are written: site, part, place in the site, first place of the part.
     places = levels(order.beats) * (2 if first > 1 else 1)
     write = levels(depth) + sites + parts + levels(first) + places + 2
     counters = 4 * sites + parts + 2

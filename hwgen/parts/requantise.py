@@ -1,7 +1,8 @@
-"""Requantisation in hardware: one multiplier a lane, round half to even, saturate.
+"""Requantisation in hardware: one multiplier per lane, round half to even, saturate.
 
-The rule is :func:`hwgen.ir.requantise.requantise`.  Half to even is half up with bit 0 cleared on
-an exact tie, and a tie shows as all dropped bits being zero after half a step was added.
+The rule is that of :func:`hwgen.ir.requantise.requantise`.  Rounding half to even is rounding half
+up, with bit 0 cleared on an exact tie.  It is a tie if all dropped bits are zero after half a step
+was added.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ __all__ = ["Requantiser", "RequantiserConfig", "RoundShift", "lane_requantiser"]
 
 
 def shift_width(shifts: tuple[int, int]) -> int:
-    """Bits that select a shift between the smallest and the largest; one at least."""
+    """Bits that select a shift between the smallest and the largest; at least one."""
     return max((shifts[1] - shifts[0]).bit_length(), 1)
 
 
@@ -46,20 +47,20 @@ class RoundShift(wiring.Component):
         Smallest and largest shift.
     output : :class:`Quantisation`
     half_bits : :class:`int`
-        Bits of ``half``; 0: there are no offsets, and half a step follows from the shift.
+        Bits of ``half``; 0: there are no offsets, and half a step is computed from the shift.
 
     Members
     -------
     i : :py:`In(signed(width))`
     shift : :py:`In(unsigned(bits))`
-        Shift minus the smallest.
-    half : :py:`In(signed(half_bits))`, if that is not 0
-        The offset, and half a step of the result: ``offset + 2**(shift - 1)``.
+        The shift minus the smallest one.
+    half : :py:`In(signed(half_bits))`, if ``half_bits`` is not 0
+        The offset plus half a step of the result: ``offset + 2**(shift - 1)``.
     o : :py:`Out(signed(output.bits))`
 
     Timing
     ------
-    Five cycles; one value a cycle.
+    Five cycles; one value per cycle.
     """
 
     latency = 5
@@ -85,8 +86,8 @@ class RoundShift(wiring.Component):
         low, high = self.shifts
         span = shift_width(self.shifts)
         coarse = max(span - 3, 0)
-        # 1: add half a step.  The smallest shift is wired, the rest is a barrel shifter.
-        # Half a step may be wider than the input: a shift beyond its width always gives zero.
+        # 1: add half a step.  The smallest shift is wired; a barrel shifter does the rest.
+        # Half a step may be wider than the input, because a shift beyond its width gives zero.
         total = Signal(signed(max(self.width, self.half_bits, high) + 1), reset_less=True)
         shift_1 = Signal(unsigned(span), reset_less=True)
         if self.half_bits:
@@ -95,7 +96,7 @@ class RoundShift(wiring.Component):
             half = Signal(unsigned(high + 1))
             m.d.comb += half.eq(Const(1 << (low - 1), high) << self.shift)
         m.d.sync += [total.eq(self.i + half), shift_1.eq(self.shift)]
-        # 2 and 3: shift by multiples of eight, then by the rest; any 1 dropped makes it no tie.
+        # 2 and 3: shift by multiples of eight, then by the rest; if a 1 is dropped, it is no tie.
         by_8 = Signal(signed(max(len(total) - low, 2)), reset_less=True)
         by_1 = Signal.like(by_8, reset_less=True)
         dropped_8, dropped_1 = Signal(reset_less=True), Signal(reset_less=True)
@@ -133,7 +134,7 @@ class RoundShift(wiring.Component):
 def round_shift_area(
     width: int, shifts: tuple[int, int], output, count: int = 1, half_bits: int = 0
 ) -> Area:
-    """What ``count`` :class:`RoundShift` take.
+    """Area of ``count`` :class:`RoundShift`.
 
     Parameters
     ----------
@@ -161,12 +162,12 @@ def round_shift_area(
 class RequantiserConfig(Part):
     """Requantisation of a stream of accumulators, channel after channel.
 
-    There may be several *sets* of parameters, one of which is chosen with every beat.
+    There may be several *sets* of parameters, one of which is chosen for every beat.
 
     Parameters
     ----------
     requantise : :class:`Requantise`
-        Multipliers and shifts per channel, the same for all sets; or those of one set after the
+        Multipliers and shifts per channel: the same for all sets, or those of one set after the
         other.
     bias : integer array, shape ``(C,)`` or ``(sets, C)``
         Added before the multiplication.
@@ -174,15 +175,15 @@ class RequantiserConfig(Part):
     acc_range : pair of :class:`int`
         Smallest and largest accumulator, with and without bias.
     lanes : :class:`int`
-        Channels a beat; divides C.
+        Channels per beat; divides C.
     pixels : :class:`int`
-        Pixels a beat, which share the parameters.
+        Pixels per beat, which share the parameters.
     multiplier : :class:`str`
         One of :data:`hwgen.device.multiplier.MULTIPLIERS`.
     folded : :class:`bool`
-        Channels come in folds, each several times before the next one.
+        Whether channels come in folds, each several times before the next one.
     lookup : :class:`Table` or None
-        A function of the result, the same for all channels, that is sent in its place.
+        A function that is applied to the results, the same for all channels.
     """
 
     requantise: Requantise
@@ -211,12 +212,12 @@ class RequantiserConfig(Part):
 
     @property
     def result_bits(self) -> int:
-        """Bits of what is sent."""
+        """Bits of a result."""
         return (self.lookup or self).output.bits
 
     @property
     def lookup_memory(self) -> ReadOnlyMemory:
-        """The memory of the table, one for each lane and pixel."""
+        """Memory of the table; there is one for each lane and pixel."""
         return ReadOnlyMemory(self.result_bits, 1 << self.output.bits)
 
     @property
@@ -226,17 +227,17 @@ class RequantiserConfig(Part):
 
     @property
     def channels(self) -> int:
-        """Channels, sent in turn."""
+        """Number of channels, which come one after the other."""
         return self.bias.shape[1]
 
     @property
     def sets(self) -> int:
-        """Sets of parameters."""
+        """Number of sets of parameters."""
         return len(self.bias)
 
     @property
     def rows(self) -> int:
-        """Rows of the parameter memory: for each beat of channels, one of each set."""
+        """Number of rows in the parameter memory: for each beat of a pixel, one of each set."""
         return self.channels // self.lanes * self.sets
 
     @property
@@ -246,14 +247,14 @@ class RequantiserConfig(Part):
 
     @property
     def latency(self) -> int:
-        """Cycles from an accumulator to its activation."""
+        """Cycles from an accumulator to its result."""
         product = self.device.product_latency(*self._operands)
         table = self.lookup_memory.latency if self.lookup is not None else 0
         return 3 + self.choice_latency + product + RoundShift.latency + table
 
     @property
     def choice_latency(self) -> int:
-        """Cycles to find the parameters of a set."""
+        """Cycles to compute the address of the parameters of a set."""
         return int(self.sets > 1)
 
     @property
@@ -279,20 +280,20 @@ class RequantiserConfig(Part):
 
     @cached_property
     def _halves(self) -> np.ndarray:
-        """Offsets and half a step of the result, ``(sets, C)``."""
+        """Offsets plus half a step of the result, ``(sets, C)``."""
         _, shift, offset = self._scales
         return offset + (np.int64(1) << (shift - 1))
 
     @property
     def half_bits(self) -> int:
-        """Bits of an offset with half a step of the result; 0: there are no offsets."""
+        """Bits of an offset plus half a step of the result; 0: there are no offsets."""
         if self.requantise.offset is None:
             return 0
         return signed_width(int(self._halves.min()), int(self._halves.max()))
 
     @cached_property
     def _table(self) -> tuple[tuple[int, int, int, int], np.ndarray]:
-        """Widths of bias, multiplier, shift and half a step, and the rows of their memory."""
+        """Widths of bias, multiplier, shift and half a step; bits of the rows of their memory."""
         low, _ = self.shifts
         bias_bits = signed_width(int(self.bias.min()), int(self.bias.max()))
         widths = (bias_bits, self.requantise.multiplier_bits, shift_width(self.shifts),
@@ -311,7 +312,7 @@ class RequantiserConfig(Part):
         some = self.rows > 1
 
         def different(columns: np.ndarray) -> int:
-            """Number of bits that differ from row to row; of few rows, equal bits count once."""
+            """Number of bits that differ from row to row; equal ones of few rows count once."""
             columns = columns.reshape(self.rows, -1)
             varying = np.any(columns != columns[:1], axis=0)
             if self.rows > 12 or not varying.any():
@@ -328,7 +329,7 @@ class RequantiserConfig(Part):
             digits, a, b = (), int(live.sum()) + 1, narrow
         blocks, blocks4 = -(-self.rows // 64), -(-self.rows // 16)
         differing, moved = different(table), different(table[:, :, bias:])
-        # Without a bias three registers are left, a shift register.
+        # Without a bias, the three registers that are left become a shift register.
         plain = bool(table[:, :, :bias].any())
         scales = table[:, :, bias : bias + scale]
         constant = not (scales != scales[:1]).any()
@@ -355,7 +356,7 @@ class RequantiserConfig(Part):
         ))
 
     def compute(self, acc: np.ndarray, set: np.ndarray | int = 0) -> np.ndarray:
-        """Golden meaning: accumulators ``(..., C)`` without bias, and sets ``(...)``."""
+        """Golden model, for accumulators ``(..., C)`` without bias and sets ``(...)``."""
         multiplier, shift, offset = self._scales
         result = requantise(
             acc + self.bias[set], multiplier[set], shift[set], self.output, offset[set])
@@ -369,9 +370,9 @@ def lane_requantiser(
     requantise: Requantise, output: Quantisation, *, lanes: int, acc_range: tuple[int, int],
     multiplier: str, bias: int = 0, entry: Sequence[int] = (0,),
 ) -> RequantiserConfig:
-    """Requantisers whose multiplier does not depend on the channel, one for each lane.
+    """Requantisers, one for each lane, whose multiplier does not depend on the channel.
 
-    ``entry`` says for each set of parameters which multiplier and shift it has.
+    ``entry`` is, for each set of parameters, the number of its multiplier and shift.
     """
     if multiplier not in MULTIPLIERS:
         raise HwgenError(f"Multiplier must be one of {', '.join(MULTIPLIERS)}, not {multiplier!r}")
@@ -389,7 +390,7 @@ def lane_requantiser(
 
 
 class Requantiser(wiring.Component):
-    """``lanes * pixels`` requantisers shared by all channels; a free-running pipeline.
+    """Free-running pipeline of ``lanes * pixels`` requantisers, which all channels share.
 
     Parameters
     ----------
@@ -398,17 +399,17 @@ class Requantiser(wiring.Component):
     Members
     -------
     i : :py:`In(stream.Signature(ArrayLayout(signed(acc_bits), lanes * pixels), always_ready=True))`
-        Accumulators in channel order, those of the pixels side by side.
+        Accumulators in the order of channels; those of the pixels of a beat are adjacent.
     set : :py:`In(range(sets))`, if there are several
-        With each beat: the set of its parameters.
+        With each beat: the number of its set of parameters.
     end, again : :py:`In(1)`, if ``config.folded``
-        With the last beat of a fold; and whether the fold comes again.
+        Whether the beat is the last of a fold, and whether the same fold comes again.
     o : :py:`Out(stream.Signature(ArrayLayout(signed(result_bits), lanes * pixels), \
         always_ready=True))`
 
     Timing
     ------
-    ``config.latency`` cycles; one beat a cycle.
+    ``config.latency`` cycles; one beat per cycle.
     """
 
     def __init__(self, config: RequantiserConfig) -> None:
@@ -439,7 +440,7 @@ class Requantiser(wiring.Component):
             shape=row.size * config.lanes, depth=max(config.rows, 2), init=pack_rows(rows, 1),
         )
         read = memory.read_port()
-        # The first of the rows that the sets have for these channels.
+        # The row of the first set for these channels; those of the other sets follow.
         first = read.addr
         if config.sets > 1:
             first = Signal.like(read.addr, name="first")
@@ -463,7 +464,7 @@ class Requantiser(wiring.Component):
         latency = config.device.product_latency(*config._operands)
         for lane in range(config.lanes):
             parameter = data.View(row, read.data[lane * row.size : (lane + 1) * row.size])
-            # The memory's output goes into a register and nowhere else: it is slow to come.
+            # The memory has a slow output, so it goes directly into a register.
             read_2 = Signal(row, name=f"parameter_{lane}", reset_less=True)
             scale = Signal(signed(scale_bits + 1), name=f"scale_{lane}", reset_less=True)
             shift_1 = Signal(shift_bits, name=f"shift_1_{lane}", reset_less=True)
@@ -478,7 +479,7 @@ class Requantiser(wiring.Component):
                 biased = Signal(signed(config.acc_bits), name=f"biased_{k}", reset_less=True)
                 m.d.sync += biased.eq(acc + read_2.bias)
                 wide, narrow = (biased, scale) if len(biased) >= len(scale) else (scale, biased)
-                # The multiplier has no sign, so the highest bit says nothing.
+                # The multiplier is unsigned, so the highest bit of the product is redundant.
                 product = config.device.product(m, wide, narrow, f"product_{k}")[:-1].as_signed()
                 m.submodules[f"round_{k}"] = rounder = RoundShift(
                     len(product), config.shifts, config.output, half_bits

@@ -1,22 +1,22 @@
-"""Sparse multiply-accumulate: products with a zero are passed over, the others share multipliers.
+"""Sparse multiply-accumulate: products with a zero are skipped, the others share multipliers.
 
-Each beat brings N activations, the *streams*, for a row of weights.  The streams are divided among
-k multipliers; of its streams, each multiplier takes those whose product is not zero, one a cycle,
-and a beat of which nothing is left takes it no cycle at all.  Multipliers run ahead of each other
-within a sum and meet at its end, so that a sum takes as many cycles as the multiplier with the most
-products has of them.
+Each beat brings N activations, one for each of N *streams*, and belongs to a row of weights.  The
+streams are divided among k multipliers.  Each multiplier computes those products of its streams
+that are not zero, one per cycle; a beat without such a product takes it no cycle at all.
+Multipliers run ahead of each other within a sum and wait for each other at its end, so a sum takes
+as many cycles as the busiest multiplier has products.
 
 PASS (Montgomerie-Corcoran et al., "PASS: Exploiting Post-Activation Sparsity in Streaming
 Architectures for CNN Acceleration", 2023) and HASS (Yu et al., "HASS: Hardware-Aware Sparsity
 Search for Dataflow DNN Accelerator", 2024) have an arbiter and a crossbar from N pairs to k
 multipliers for every output channel.  Here
 
-- all output channels share the test of the activations and the choice among them, and two channels
-  a DSP: what is sparse is packed, too;
-- a multiplier has streams of its own, and so weights of its own: its memory is read at the address
-  of the weight that it needs, and there is no crossbar for weights;
-- the rows of weights that are zero for all output channels are known beforehand, and passed over
-  as activations are.
+- all output channels share the test of the activations and the choice among them, and two output
+  channels can share a DSP, as in a dense layer;
+- each multiplier has its own streams, and therefore its own weights: its memory is read at the
+  address of the weight that it needs, so weights need no crossbar;
+- the weights that are zero for all output channels are known in advance, and are skipped as zero
+  activations are.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from hwgen.parts.queue import QUEUE_LATENCY, Queue
 __all__ = ["SKIPS", "SparseMac", "SparseMacConfig", "centred_bits", "check_streams"]
 
 SKIPS = ("activation", "weight", "both")
-"""Which zeros are passed over."""
+"""Which zeros are skipped: those of activations, of weights, or of both."""
 
 END_LATENCY = 2 + QUEUE_LATENCY + 1
-"""Cycles from a sum's last beat to the end of the sum, if nothing else is to be done."""
+"""Cycles from a sum's last beat to the end of the sum, if no products are waiting."""
 
 ADDRESS_LATENCY = 2
-"""Cycles from there to the addresses of its last weights."""
+"""Cycles from the end of a sum to the addresses of its last weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,26 +54,28 @@ class SparseMacConfig:
     Parameters
     ----------
     bits, zero : :class:`int`
-        Bits of an activation, and the one that counts as zero.
+        Bits of an activation, and the activation that counts as zero.
     tested : :class:`bool`
-        Whether activations are compared with it at all.
+        Whether activations are compared with ``zero`` at all.
     streams : sequence of sequences of :class:`int`
         For each multiplier, the streams that it serves: a partition of 0..N-1.
-    rows, steps : :class:`int`
-        Rows of weights, taken in turn, one a beat; beats of a sum.
+    rows : :class:`int`
+        Number of rows of weights; each beat takes the next row, cyclically.
+    steps : :class:`int`
+        Number of beats in a sum.
     spacing : :class:`int`
-        Cycles from the end of a sum to the next one, at least.
+        Least number of cycles from the end of a sum to the end of the next one.
     depth : :class:`int`
-        Beats that wait for each multiplier; at least ``steps``.
+        Number of beats that can wait for each multiplier; at least ``steps``.
     array : :class:`MacArrayConfig`
-        The multipliers: ``simd`` of them for each column.
+        The multipliers: ``simd`` of them in each column.
     weight_latency : :class:`int`
         Cycles from the address of weights to the weights.
 
     Raises
     ------
     :exc:`HwgenError`
-        If streams are no partition, or there are too few places for a sum.
+        If the streams are not a partition, or if the beats of a sum do not fit ``depth``.
     """
 
     bits: int
@@ -101,17 +103,17 @@ class SparseMacConfig:
 
     @property
     def x(self) -> data.ArrayLayout:
-        """A beat."""
+        """Shape of a beat."""
         return data.ArrayLayout(signed(self.bits), self.count)
 
     @cached_property
     def depths(self) -> tuple[int, ...]:
-        """Per multiplier, the rows of its memory: a weight of each of its streams in each row."""
+        """Per multiplier, the words of its memory: one for each of its streams and each row."""
         return tuple(len(members) * self.rows for members in self.streams)
 
     @property
     def latency(self) -> int:
-        """Cycles from a sum's last beat to its accumulators being visible, at the earliest."""
+        """Least number of cycles from a sum's last beat until its accumulators are visible."""
         return END_LATENCY + self._latency
 
     @property
@@ -123,13 +125,13 @@ class SparseMacConfig:
 
 
 def centred_bits(bits: int, zero: int) -> int:
-    """Bits of an activation less the one that counts as zero."""
+    """Bits of an activation minus the one that counts as zero."""
     low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
     return signed_width(low - zero, high - zero)
 
 
 def check_streams(streams: Sequence[Sequence[int]]) -> None:
-    """Raise :exc:`HwgenError` unless each of some streams belongs to one multiplier."""
+    """Raise :exc:`HwgenError` unless each stream belongs to exactly one multiplier."""
     count = sum(map(len, streams))
     if not all(streams) or sorted(n for members in streams for n in members) != [*range(count)]:
         raise HwgenError(
@@ -138,7 +140,7 @@ def check_streams(streams: Sequence[Sequence[int]]) -> None:
 
 
 class SparseMac(wiring.Component):
-    """Sums of products, of which those with a zero take no multiplier.
+    """Accumulates sums of products; those with a zero take no multiplier.
 
     Parameters
     ----------
@@ -149,24 +151,25 @@ class SparseMac(wiring.Component):
     room : :py:`Out(1)`
         There are places for the beats of a sum.
     reserve : :py:`In(1)`
-        Claim them; only with room, and before the first of them.
+        Claim these places, before the first beat; only with room.
     valid, last : :py:`In(1)`
-        A beat; it is the last of a sum.
+        Whether there is a beat, and whether it is the last of a sum.
     x : :py:`In(ArrayLayout(signed(bits), streams))`
     keep : :py:`In(streams)`
         With each beat: the streams whose weights are not all zero.
     address_0, address_1, … : :py:`Out(range(depths[k]))`
-        Which of its weights a multiplier needs: row by row, in each row stream by stream.
+        Address of the weights that each multiplier needs; weights lie row by row, and within a
+        row stream by stream.
     w_0, w_1, … : :py:`In(array.weight_widths[k])`
-        Weights, ``weight_latency`` and the array's skew after their addresses.
+        Weights, ``weight_latency`` plus the array's skew cycles after their addresses.
     done : :py:`Out(1)`
         A sum is visible at ``acc``.
     acc : :py:`Out(ArrayLayout(signed(acc_bits), pe))`
 
     Timing
     ------
-    A sum takes ``max(1, spacing, most products of a multiplier)`` cycles, if its beats are there;
-    it is visible ``config.latency`` cycles after its last beat at the earliest.
+    A sum takes ``max(1, spacing, most products of a multiplier)`` cycles, if its beats have come.
+    It is visible ``config.latency`` cycles after its last beat at the earliest.
     """
 
     def __init__(self, config: SparseMacConfig) -> None:
@@ -195,7 +198,7 @@ class SparseMac(wiring.Component):
         with m.If(fire):
             m.d.sync += row.eq(Mux(row == config.rows - 1, 0, row + 1))
         bases = {size: self._base(m, size, fire, row) for size in set(map(len, config.streams))}
-        # Each multiplier has products until the end of a sum, where it waits for the others.
+        # Each multiplier works until the end of a sum, where it waits for the others.
         lanes = []
         for k, members in enumerate(config.streams):
             lane = _Lane(config, members)
@@ -224,7 +227,7 @@ class SparseMac(wiring.Component):
         return m
 
     def _base(self, m: Module, size: int, fire: Signal, row: Signal) -> Signal:
-        """Address of the first weight of a row in the memories of multipliers of some streams."""
+        """Address of the first weight of a row, for a multiplier with ``size`` streams."""
         if size == 1:
             return row
         base = counter(size * self.config.rows, name=f"base_{size}")
@@ -252,10 +255,11 @@ class SparseMac(wiring.Component):
 
 
 class _Lane(wiring.Component):
-    """The streams of a multiplier: what is not zero waits in a queue, and comes out one a cycle.
+    """The streams of a multiplier: a queue of beats, from which products come one per cycle.
 
-    A beat without products is not kept.  One is held back until the next with products comes, or
-    the sum ends: so the last one of a sum is known, and the end takes no cycle of its own.
+    A beat without products is dropped.  The newest beat with products is held back until the next
+    one comes or the sum ends.  Therefore the last beat of a sum is known as such, and the end
+    takes no extra cycle.
     """
 
     def __init__(self, config: SparseMacConfig, streams: Sequence[int]) -> None:
@@ -302,7 +306,7 @@ class _Lane(wiring.Component):
             m.d.sync += held.last.eq(1)
         with m.Elif(queue.i.valid):
             m.d.sync += valid.eq(0)
-        # The beat whose products are taken: of those that are left, the first one.
+        # The beat whose products are computed; of those that are left, the first is next.
         head, there, single = Signal(self.entry, reset_less=True), Signal(), Signal()
         pick = [head.kept[n] & ~head.kept[:n].any() for n in range(count)]
         rest = Cat(head.kept[n] & ~pick[n] for n in range(count))
@@ -344,5 +348,5 @@ def _one_at_most(bits: Value) -> Value:
 
 
 def _any_of(terms: Iterable[Value]) -> Value:
-    """The one term that is not zero, if any."""
+    """Or of terms of which at most one is not zero."""
     return reduce(or_, terms)

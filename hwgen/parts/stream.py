@@ -1,4 +1,4 @@
-"""Streams: tensors as beats, rows of integers as words, and times of beats in order."""
+"""Streams: tensors as sequences of beats, rows of integers as words, times of beats."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["StreamType", "in_order", "pack_rows", "unpack_rows"]
 
 
 def pack_rows(values: np.ndarray, bits: int) -> list[int]:
-    """Each row of a signed integer matrix ``(rows, n)`` as one integer, element 0 lowest."""
+    """Pack each row of a signed integer matrix ``(rows, n)`` into an integer, element 0 lowest."""
     values = np.ascontiguousarray(values)
     if bits == 8:
         raw = values.astype(np.int8).view(np.uint8)
@@ -43,23 +43,25 @@ def unpack_rows(rows: Sequence[int], bits: int, count: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class StreamType:
-    """A tensor as a stream: sites in row-major order, ``channels / lanes`` beats for each.
+    """A tensor as a stream: sites in row-major order, each in ``channels / lanes`` beats.
 
-    A site is a pixel, or several side by side (along the innermost dimension).  Each beat holds
-    the same ``lanes`` channels of all pixels of a site: channel after channel, for each its pixels.
+    A site is one pixel, or several adjacent pixels along the innermost dimension.  Each beat holds
+    ``lanes`` channels of all pixels of a site: channel by channel, and for each channel pixel by
+    pixel.
 
     Parameters
     ----------
     tensor : :class:`TensorType`
     lanes : :class:`int`
-        Channels a beat; divides the channel count, so a stream never carries phantom channels.
+        Channels per beat; divides the channel count, so a stream carries no phantom channels.
     pixels : :class:`int`
-        Pixels a beat; divides the innermost extent.
+        Pixels per beat; divides the innermost extent.
 
     Raises
     ------
     :exc:`HwgenError`
-        If ``lanes`` does not divide the channels, or ``pixels`` the innermost extent.
+        If ``lanes`` does not divide the channels, or ``pixels`` does not divide the innermost
+        extent.
     """
 
     tensor: TensorType
@@ -77,7 +79,7 @@ class StreamType:
 
     @property
     def elements(self) -> int:
-        """Elements a beat."""
+        """Elements per beat."""
         return self.lanes * self.pixels
 
     @property
@@ -92,24 +94,24 @@ class StreamType:
 
     @property
     def width(self) -> int:
-        """Bits a beat."""
+        """Bits per beat."""
         return self.tensor.bits * self.elements
 
     @property
     def beats_per_site(self) -> int:
-        """Beats a site."""
+        """Beats per site."""
         return self.tensor.channels // self.lanes
 
     @property
     def beats(self) -> int:
-        """Beats a frame."""
+        """Beats per frame."""
         return self.tensor.size // self.elements
 
     @cached_property
     def flat(self) -> StreamType:
-        """The same beats as a stream of one pixel each, which has the channels of all of them.
+        """The same beats as a stream of one pixel per beat, with the channels of all its pixels.
 
-        To a block that works element by element, or that only moves channels, it is all the same.
+        A block that works element by element, or that only moves channels, sees no difference.
         """
         if self.pixels == 1:
             return self
@@ -118,7 +120,7 @@ class StreamType:
         return StreamType(TensorType(shape, self.tensor.quantisation), self.elements)
 
     def pack(self, frames: np.ndarray) -> list[int]:
-        """Frames ``(frames, *shape)`` as one integer a beat."""
+        """Frames ``(frames, *shape)`` as one integer per beat."""
         sites = np.asarray(frames).reshape(-1, self.pixels, self.tensor.channels)
         return pack_rows(sites.swapaxes(1, 2).reshape(-1, self.elements), self.tensor.bits)
 
@@ -130,10 +132,10 @@ class StreamType:
 
 
 def in_order(times: np.ndarray, spacing: float = 1, count: int = 1) -> np.ndarray:
-    """Earliest times, not before ``times``, that are in order and ``spacing`` apart.
+    """Earliest times that are not before ``times``, in order, and at least ``spacing`` apart.
 
-    The max-plus recurrence ``t[j] = max(times[j], t[j-1] + spacing)``.  With a spacing that is no
-    whole number they are that far apart on average; ``count`` of them take whole cycles.
+    They are those of the max-plus recurrence ``t[j] = max(times[j], t[j-1] + spacing)``.  A spacing
+    that is not a whole number is kept on average: runs of ``count`` times take whole cycles.
     """
     if (times[1:] - times[:-1] >= spacing).all():
         return times
@@ -141,8 +143,8 @@ def in_order(times: np.ndarray, spacing: float = 1, count: int = 1) -> np.ndarra
     if spacing == int(spacing):
         ramp = index * int(spacing)
     else:
-        run, place = np.divmod(index, count)
-        ramp = run * math.ceil(count * spacing) + (place * spacing).astype(np.int64)
+        run, within = np.divmod(index, count)
+        ramp = run * math.ceil(count * spacing) + (within * spacing).astype(np.int64)
     ahead = times - ramp
     np.maximum.accumulate(ahead, out=ahead)
     ahead += ramp

@@ -1,4 +1,4 @@
-"""Counters of beats that are taken in turn."""
+"""Counters for streams that take turns."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ __all__ = ["last_of", "turns"]
 
 
 def last_of(m: Module, count: int, step, name: str) -> Value:
-    """Whether the next step completes a group of ``count`` steps.
+    """Whether the next step completes a run of ``count`` steps.
 
-    The answer is the sign bit of a down counter, so no comparison is on the path.
+    The result is the sign bit of a down counter, so there is no comparison in the path.
     """
     left = Signal(signed(max(count - 1, 1).bit_length() + 1), init=count - 2, name=name)
     with m.If(step):
@@ -23,7 +23,7 @@ def last_of(m: Module, count: int, step, name: str) -> Value:
 
 
 def turns(m: Module, counts: Sequence[int], step) -> tuple[Signal, list]:
-    """Round-robin selector: participant ``k`` has the next ``counts[k]`` beats, then ``k + 1`` has.
+    """Round-robin selector: participant ``k`` has ``counts[k]`` beats, then the next one.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def turns(m: Module, counts: Sequence[int], step) -> tuple[Signal, list]:
     Returns
     -------
     turn : number of the participant that has the next beat
-    selected : for each participant, whether that is it
+    selected : for each participant, whether it has the next beat
     """
     turn, beat = counter(len(counts), name="turn"), counter(max(counts), name="beat")
     with m.Switch(turn):

@@ -1,8 +1,9 @@
-"""Where sliding windows go, and the counters that go there.
+"""The order in which windows are read, and the counters that follow it.
 
-What a window needs, frees and reads is known when the design is made.  :class:`Course` says it
-for every window of a frame, for the timing model; :class:`Walk` is its hardware, a pipeline that
-is some windows ahead, so that between registers there is a choice among constants, or an adder.
+What a window needs, frees and reads is known when the design is made.  :class:`Course` answers it
+for every window of a frame, for the timing model.  :class:`Walk` is its hardware: a pipeline that
+runs a few windows ahead, so that between two registers there is only a choice among constants or
+an adder.
 """
 
 from __future__ import annotations
@@ -23,28 +24,29 @@ from hwgen.ir import Pads, Window
 __all__ = ["AHEAD", "Axis", "Course", "State", "Walk"]
 
 AHEAD = 3
-"""Windows by which the counters of the walk are ahead of the one being read."""
+"""Number of windows by which the counters of the walk are ahead of the window being read."""
 
 
 @dataclass(frozen=True, eq=False)
 class Axis:
-    """One spatial dimension: per place of a window what it needs, frees, and where it starts.
+    """One spatial dimension: for each position of the window, where it starts, needs and frees.
 
-    What a window needs is the sum over the axes of ``need``; where it starts, that of ``origin *
-    unit``; what it frees, that of ``free`` up to the first axis that is not ``open``.
+    A position is the number of a window along the dimension; a coordinate, that of a pixel.  A
+    window needs the sum over the axes of ``need``, starts at the sum of ``origin * unit``, and
+    frees the sum of ``free`` up to the first axis that is not ``open``.
 
     Members
     -------
     size : pixels of the frame along this dimension
-    unit : pixels of the stream from a position to the next
-    taps : position of each tap in a window
-    origin : per place, position of the first tap
-    need : per place, pixels that must be there
-    free : per place, pixels in front of those that it or a later place reads
-    open : per place, whether its first row is read at no later place: then that row's pixels are
-        free one by one, as windows pass them by
+    unit : pixels of the stream from a coordinate to the next
+    taps : coordinate of each tap within a window
+    origin : per position, coordinate of the first tap
+    need : per position, pixels that must have come
+    free : per position, pixels before the first that this or a later position reads
+    open : per position, whether no later position reads its first row; the pixels of that row
+        are then freed one by one, as windows pass them
     repeat, crop : see :class:`Course`
-    tile, passes : places that are walked through as often as that before the next ones
+    tile, passes : the positions of a tile are walked ``passes`` times before the next tile
     """
 
     size: int
@@ -60,62 +62,62 @@ class Axis:
     passes: int = 1
 
     @property
-    def places(self) -> int:
-        """Places of the window."""
+    def positions(self) -> int:
+        """Number of positions of the window."""
         return len(self.origin)
 
     @cached_property
     def index(self) -> np.ndarray:
-        """Per output position, the window's place."""
-        return self._positions[1] // self.repeat
+        """Per output, the position of the window."""
+        return self._order[1] // self.repeat
 
     @cached_property
     def again(self) -> np.ndarray:
-        """Per output position, the repetition."""
-        return self._positions[1] % self.repeat
+        """Per output, the repetition."""
+        return self._order[1] % self.repeat
 
     @cached_property
-    def turn(self) -> np.ndarray:
-        """Per output position, the pass over the tile."""
-        return self._positions[0]
+    def pass_index(self) -> np.ndarray:
+        """Per output, the pass over the tile."""
+        return self._order[0]
 
     @cached_property
     def final(self) -> np.ndarray:
-        """Per output position, whether the place does not come again."""
+        """Per output, whether its position does not come again."""
         if self.passes > 1:
-            return (self.turn == self.passes - 1) & (self.again == self.repeat - 1)
+            return (self.pass_index == self.passes - 1) & (self.again == self.repeat - 1)
         return np.append(np.diff(self.index) > 0, True)
 
     @cached_property
     def first(self) -> np.ndarray:
-        """Per place, the first of its tile."""
-        return np.arange(self.places) // self.tile * self.tile
+        """Per position, the first one of its tile."""
+        return np.arange(self.positions) // self.tile * self.tile
 
     @cached_property
     def held(self) -> np.ndarray:
-        """Per output position, the place from which on pixels are kept."""
-        return np.where(self.turn == self.passes - 1, self.index, self.first[self.index])
+        """Per output, the position from which on pixels are kept."""
+        return np.where(self.pass_index == self.passes - 1, self.index, self.first[self.index])
 
     @cached_property
-    def _positions(self) -> tuple[np.ndarray, np.ndarray]:
-        """Per output position, the pass and the position among places and repetitions."""
-        positions = np.arange(self.crop[0], self.places * self.repeat - self.crop[1])
+    def _order(self) -> tuple[np.ndarray, np.ndarray]:
+        """Per output, the pass, and the position counted in repetitions."""
+        positions = np.arange(self.crop[0], self.positions * self.repeat - self.crop[1])
         if self.passes == 1:
             return np.zeros_like(positions), positions
-        tiles = positions.reshape(self.places // self.tile, 1, self.tile * self.repeat)
-        turns = np.arange(self.passes)[None, :, None]
-        turns, positions = np.broadcast_arrays(turns, tiles)
-        return turns.ravel(), positions.ravel()
+        tiles = positions.reshape(self.positions // self.tile, 1, self.tile * self.repeat)
+        passes = np.arange(self.passes)[None, :, None]
+        passes, positions = np.broadcast_arrays(passes, tiles)
+        return passes.ravel(), positions.ravel()
 
     def inside(self, tap: int) -> np.ndarray:
-        """Per place, whether a tap lies in the frame."""
-        position = self.origin + self.taps[tap]
-        return (position >= 0) & (position < self.size)
+        """Per position, whether a tap lies in the frame."""
+        coordinate = self.origin + self.taps[tap]
+        return (coordinate >= 0) & (coordinate < self.size)
 
 
 @cache
 def _reach(course: Course) -> int:
-    # Designs have many windows of few kinds.
+    # Cached because a design has many windows of few kinds.
     need, free = (np.append(bound, bound[0] + course.pixels) for bound in course.bounds())
     moves = max(abs(np.diff(need)).max(), np.diff(free).max())
     return int(moves + max((free - need).max(), 0))
@@ -123,24 +125,24 @@ def _reach(course: Course) -> int:
 
 @dataclass(frozen=True)
 class State:
-    """A window of endless frames.
+    """One window of an endless sequence of frames.
 
     Members
     -------
-    frame : frames before it
-    index, again, turn : per axis, place, repetition and pass
-    held : per axis, the place from which on pixels are kept
-    phase : place among all repetitions, row-major
-    need : pixels of the stream that must be there
-    free : pixels at the stream's beginning that neither it nor a later window reads
-    base : pixel of the first tap, as if there were no edges
-    inside : per axis, a bit for each tap that lies in the frame
+    frame : number of frames before it
+    index, again, pass_index : per axis, position, repetition and pass
+    held : per axis, the position from which on pixels are kept
+    phase : number of the repetition over all axes, row-major
+    need : pixels of the stream that must have come
+    free : pixels at the beginning of the stream that neither it nor a later window reads
+    base : pixel of the first tap, as if the frame had no edges
+    inside : per axis, a bit for each tap, set if that tap lies in the frame
     """
 
     frame: int
     index: tuple[int, ...]
     again: tuple[int, ...]
-    turn: tuple[int, ...]
+    pass_index: tuple[int, ...]
     held: tuple[int, ...]
     phase: int
     need: int
@@ -159,14 +161,14 @@ class Course:
         Extents of the frame.
     window : :class:`Window`
     repeat : sequence of :class:`int`, one per dimension
-        Times that each window comes along each dimension.
+        Number of times that each window comes along each dimension.
     crop : sequence of pairs of :class:`int`, one per dimension
         Repetitions left out of the first window and of the last.
-    edge : :class:`bool`
-        A window beyond the frame reads the nearest pixel; for windows of one tap.
+    replicate : :class:`bool`
+        Whether a window outside the frame reads the nearest pixel; for windows of one tap.
     tile, passes : :class:`int`
-        All windows of ``tile`` places along the outermost dimension are walked through ``passes``
-        times, then those of the next ones.
+        The windows of ``tile`` positions along the outermost dimension are walked ``passes``
+        times, then those of the next ``tile`` positions.
 
     Raises
     ------
@@ -178,40 +180,40 @@ class Course:
     window: Window
     repeat: tuple[int, ...]
     crop: Pads
-    edge: bool = False
+    replicate: bool = False
     tile: int = 1
     passes: int = 1
 
     def __post_init__(self) -> None:
-        places = self.window.output(self.spatial)
-        if not len(self.repeat) == len(self.crop) == len(places):
+        positions = self.window.output(self.spatial)
+        if not len(self.repeat) == len(self.crop) == len(positions):
             raise HwgenError(
-                f"Repeat and crop must have {len(places)} entries, "
+                f"Repeat and crop must have {len(positions)} entries, "
                 f"not {self.repeat!r} and {self.crop!r}"
             )
         if any(r < 1 for r in self.repeat):
             raise HwgenError(f"Repeat must be positive, not {self.repeat!r}")
-        for n, r, cut in zip(places, self.repeat, self.crop, strict=True):
+        for n, r, cut in zip(positions, self.repeat, self.crop, strict=True):
             if not all(0 <= c < r for c in cut) or n * r <= sum(cut):
                 raise HwgenError(
                     f"Crop must be less than the repetitions {self.repeat!r} and leave some, "
                     f"not {self.crop!r}"
                 )
-        if self.passes < 1 or self.tile < 1 or places[0] % self.tile:
+        if self.passes < 1 or self.tile < 1 or positions[0] % self.tile:
             raise HwgenError(
-                f"A tile must divide the {places[0]} places of a window and be walked at least "
+                f"A tile must divide the {positions[0]} rows of windows and be walked at least "
                 f"once, not {self.tile!r} and {self.passes!r}"
             )
         if self.passes > 1 and any(self.crop[0]):
             raise HwgenError(f"Tiles are not cropped, not {self.crop[0]!r}")
-        if self.edge and self.window.taps > 1:
+        if self.replicate and self.window.taps > 1:
             raise HwgenError(
                 f"Edges are repeated for windows of one tap, not {self.window.kernel!r}"
             )
 
     @cached_property
     def output(self) -> tuple[int, ...]:
-        """Extents of the output; all passes count."""
+        """Extents of the output; every pass counts."""
         outer, *inner = (n * r - sum(cut) for n, r, cut in zip(
             self.window.output(self.spatial), self.repeat, self.crop, strict=True
         ))
@@ -219,30 +221,30 @@ class Course:
 
     @property
     def windows(self) -> int:
-        """Windows a frame."""
+        """Number of windows per frame."""
         return math.prod(self.output)
 
     @property
     def pixels(self) -> int:
-        """Pixels a frame."""
+        """Number of pixels per frame."""
         return math.prod(self.spatial)
 
     @property
     def phases(self) -> int:
-        """Repetitions of a window, over all dimensions."""
+        """Number of repetitions of a window, over all dimensions."""
         return math.prod(self.repeat)
 
     @cached_property
     def axes(self) -> tuple[Axis, ...]:
         """The spatial dimensions, outermost first."""
         unit, axes = 1, []
-        places = self.window.output(self.spatial)
+        positions = self.window.output(self.spatial)
         for d in reversed(range(len(self.spatial))):
             size, extent = self.spatial[d], self.window.extent[d]
-            origin = np.arange(places[d]) * self.window.stride[d] - self.window.pads[d][0]
-            if self.edge:
+            origin = np.arange(positions[d]) * self.window.stride[d] - self.window.pads[d][0]
+            if self.replicate:
                 origin = np.clip(origin, 0, size - 1)
-            # At an edge that is repeated, places have their row in common with the next one.
+            # At an edge that is repeated, a position shares its row with the next one.
             moves = np.diff(origin) > 0
             moves = np.append(moves, moves[-1:] if len(moves) else True)
             last = np.clip(origin + extent, 1, size)
@@ -252,10 +254,10 @@ class Course:
                 unit=unit,
                 taps=np.arange(self.window.kernel[d]) * self.window.dilation[d],
                 origin=origin,
-                # Up to the last pixel of a box: whole rows, and a part of the last one.
+                # Everything up to the last pixel of a box: whole rows, and part of the last one.
                 need=last if inner else (last - 1) * unit,
-                # A place beyond the frame frees all of it, and no place more than that: so what is
-                # free never becomes less, and a frame's first window frees all frames before.
+                # A position beyond the frame frees all of the frame and no more.  So the free
+                # pixels never become fewer, and a frame's first window frees all frames before.
                 free=np.clip(origin, 0, size) * unit,
                 open=(origin >= 0) & (origin < size) & moves,
                 repeat=self.repeat[d],
@@ -268,11 +270,11 @@ class Course:
 
     @cached_property
     def period(self) -> Course:
-        """The shortest course that, walked again and again, is the same as this one.
+        """The shortest course that, when repeated for ever, equals this one.
 
-        Along a *plain* dimension every pixel is a window of its own.  If it is the outermost, a
-        frame is nothing but its inner frames one after the other; of two that are the outermost,
-        one is as good.
+        Along a *plain* dimension every pixel is a window of its own.  If the outermost dimension is
+        plain, a frame is a sequence of its inner frames; if the two outermost are plain, one of
+        them is enough.
         """
         window, tile = self.window, self.tile if self.passes > 1 else 1
         sides = list(zip(self.spatial, window.kernel, window.stride, window.pads, window.dilation,
@@ -289,20 +291,20 @@ class Course:
                 tile *= sides[1][0]
             del sides[0]
         spatial, kernel, stride, pads, dilation, repeat, crop = zip(*sides, strict=True)
-        return Course(spatial, Window(kernel, stride, pads, dilation), repeat, crop, self.edge,
+        return Course(spatial, Window(kernel, stride, pads, dilation), repeat, crop, self.replicate,
                       tile, self.passes)
 
     @property
     def reach(self) -> int:
-        """Most pixels by which a count of pixels is ahead of another, beside those in the buffer.
+        """Most pixels by which two counts of pixels differ, not counting those in the buffer.
 
-        What is needed or free moves on from a window to the next; and a window beyond the frame
-        needs less than is free.
+        The needed and the free pixels move on from a window to the next, and a window beyond the
+        frame needs fewer pixels than are free.
         """
         return _reach(self)
 
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """Per window of a frame, what it needs and frees; see :class:`State`."""
+        """``need`` and ``free`` of each window of a frame; see :class:`State`."""
         need = np.zeros(self.output, np.int64)
         free = np.zeros(self.output, np.int64)
         open_ = np.ones(self.output, bool)
@@ -311,21 +313,21 @@ class Course:
             shape[d] = -1
             need += axis.need[axis.index].reshape(shape)
             free += np.where(open_, axis.free[axis.held].reshape(shape), 0)
-            # A row that will be read again, or lies outside, frees nothing of what is in it.
+            # A row that will be read again, or that lies outside, keeps all of its pixels.
             open_ = open_ & (axis.open[axis.index] & axis.final).reshape(shape)
         return need.ravel(), free.ravel()
 
     @cached_property
     def least_capacity(self) -> int:
-        """Fewest pixels with which a circular buffer works."""
+        """Fewest pixels that a circular buffer must hold."""
         need, free = self.bounds()
         return max(int((need - free).max()), 1)
 
     def state(self, n: int) -> State:
-        """Window ``n`` of endless frames."""
+        """Window ``n`` of an endless sequence of frames."""
         frame, window = divmod(n, self.windows)
         need = free = base = frame * self.pixels
-        index, again, turn, held, inside, phase, open_ = [], [], [], [], [], 0, True
+        index, again, pass_index, held, inside, phase, open_ = [], [], [], [], [], 0, True
         for axis, p in zip(self.axes, np.unravel_index(window, self.output), strict=True):
             i, k = int(axis.index[p]), int(axis.again[p])
             need += int(axis.need[i])
@@ -336,35 +338,35 @@ class Course:
             inside.append(sum(int(axis.inside(t)[i]) << t for t in range(len(axis.taps))))
             index.append(i)
             again.append(k)
-            turn.append(int(axis.turn[p]))
+            pass_index.append(int(axis.pass_index[p]))
             phase = phase * axis.repeat + k
-        return State(frame, tuple(index), tuple(again), tuple(turn), tuple(held), phase, need, free,
-                     base, tuple(inside))
+        return State(frame, tuple(index), tuple(again), tuple(pass_index), tuple(held), phase,
+                     need, free, base, tuple(inside))
 
 
 class Walk:
-    """Walks over all windows of endless frames, ahead of the one that is being read.
+    """Pipeline of counters that walks over all windows, some windows ahead of the one being read.
 
-    A pipeline that moves on by one window at a time.
+    It moves on by one window at a time.
 
     Parameters
     ----------
     m : :class:`Module`
     course : :class:`Course`
     bits : :class:`int`
-        Width of a signed number of pixels, modulo which they are counted.
+        Width of the signed numbers in which pixels are counted, modulo ``2**bits``.
     depth, words : :class:`int`
         Words of the buffer, and of a pixel.
     advance : :class:`Signal`
-        The next window is going to be read.
+        Whether the next window is going to be read.
 
     Members
     -------
-    need : pixels that the window being read needs, less those that the next one needs
+    need : pixels that the window being read needs, minus those that the next one needs
     base : address of the first tap of the next window
     inside : per axis, whether each tap of the next window lies in the frame
     phase : which repetition the next window is, over all dimensions
-    freed : pixels that nobody needs once the window is read, less one
+    freed : pixels that are no longer needed once the window has been read, minus one
     """
 
     def __init__(
@@ -385,7 +387,7 @@ class Walk:
         )
         self.base = counter(depth, name="next_base", init=bases[1])
         if course.windows == pixels == 1:
-            # Windows move on by a pixel, of which there is a whole number.
+            # Each window is one pixel further, and the buffer holds a whole number of pixels.
             after = Mux(self.base == depth - words, 0, self.base + words)
         else:
             step = self._change(
@@ -414,7 +416,7 @@ class Walk:
             m.d.comb += phase.eq(self._phase())
             _, self.phase, _ = self._later(phase, "phase", [s.phase for s in states[:-1]])
 
-        # An axis counts only if the first rows of those outside it are not read again.
+        # An axis counts only if the first rows of the axes outside it are not read again.
         total, open_ = Const(0), Const(1, 1)
         for d, axis in self._axes:
             term = self._free(d, axis, pixels if d == 0 else 0, bits, states[AHEAD])
@@ -430,10 +432,12 @@ class Walk:
             m.d.sync += self.freed.eq(free + ~before)
 
     def _count(self, begin: State) -> None:
-        """Counters of the window and of its repetitions, per axis."""
+        """Add the counters of positions, repetitions and passes of each axis."""
         m, axes = self._m, self._axes
-        self._index = [counter(a.places, name=f"index_{d}", init=begin.index[d]) for d, a in axes]
-        # Repetitions are counted in steps of how many the axes inside have, so that they add up.
+        self._index = [counter(axis.positions, name=f"index_{d}", init=begin.index[d])
+                       for d, axis in axes]
+        # A repetition counts as many phases as the inner axes have, so that the counters add up
+        # to the phase.
         repeats = [a.repeat for _, a in axes]
         self._units = [math.prod(repeats[d + 1 :]) for d, _ in axes]
         self._again = [counter((a.repeat - 1) * unit + 1, name=f"again_{d}", init=k * unit)
@@ -442,25 +446,25 @@ class Walk:
             again == (a.repeat - 1) * unit
             for (_, a), unit, again in zip(axes, self._units, self._again, strict=True)
         ]
-        # The last pass over a tile, and the last place of one.
+        # The last pass over a tile, and the last position of a tile.
         self._last_pass: list[Value] = []
         self._tile_end: list[Value] = []
         for d, axis in axes:
             last_pass, tile_end = Const(1, 1), Const(1, 1)
             if axis.passes > 1:
-                turn = counter(axis.passes, name=f"turn_{d}", init=begin.turn[d])
-                last_pass = turn == axis.passes - 1
+                pass_index = counter(axis.passes, name=f"turn_{d}", init=begin.pass_index[d])
+                last_pass = pass_index == axis.passes - 1
                 tile_end = Signal(name=f"tile_end_{d}")
-                ends = range(axis.tile - 1, axis.places, axis.tile)
+                ends = range(axis.tile - 1, axis.positions, axis.tile)
                 m.d.comb += tile_end.eq(self._index[d].matches(*ends))
-                self._turn = turn
+                self._pass_index = pass_index
             self._last_pass.append(last_pass)
             self._tile_end.append(tile_end)
         self._moves = []
         moves = self._advance
         for d, axis in reversed(axes):
             index, again, unit = self._index[d], self._again[d], self._units[d]
-            last = index == axis.places - 1
+            last = index == axis.positions - 1
             before, after = axis.crop
             if after:
                 self._final[d] |= last & (again == (axis.repeat - 1 - after) * unit)
@@ -473,24 +477,25 @@ class Walk:
                     m.d.sync += index.eq(Mux(last, 0, index + 1))
                     if axis.passes > 1:
                         with m.If(self._tile_end[d]):
-                            m.d.sync += self._turn.eq(Mux(self._last_pass[d], 0, self._turn + 1))
+                            after_pass = Mux(self._last_pass[d], 0, self._pass_index + 1)
+                            m.d.sync += self._pass_index.eq(after_pass)
                             with m.If(~self._last_pass[d]):
                                 m.d.sync += index.eq(index - (axis.tile - 1))
-            # The axis outside this one moves when this one wraps.
+            # The next outer axis moves when this one wraps.
             carry = Signal(name=f"carry_{d}")
             m.d.comb += carry.eq(moves & final & last & self._last_pass[d])
             moves = carry
 
     def _phase(self) -> Value:
-        """The repetition over all dimensions."""
-        place: Value = Const(0)
+        """Number of the repetition over all dimensions."""
+        phase: Value = Const(0)
         for again, unit in zip(reversed(self._again), reversed(self._units), strict=True):
-            # What lies below a power of two needs no adder.
-            place = again | place if unit & (unit - 1) == 0 else again + place
-        return place
+            # What is less than a power of two needs no adder.
+            phase = again | phase if unit & (unit - 1) == 0 else again + phase
+        return phase
 
     def _later(self, value: Value, name: str, init: list[int]) -> list[Signal]:
-        """A value one window after the other later; ``init[n]`` is that of window ``n``."""
+        """The value delayed by one window, by two, …; ``init[n]`` is its value for window ``n``."""
         out = []
         for k, begin in enumerate(reversed(init)):
             later = Signal(value.shape(), name=f"{name}_{k}", init=begin)
@@ -501,15 +506,19 @@ class Walk:
         return out
 
     def _change(self, name: str, values: list[np.ndarray], jump: int, modulus: int) -> Signal:
-        """What a sum over the axes changes by from a window to the next, a constant for each case.
+        """Change of a sum over the axes from a window to the next: in each case a constant.
 
-        ``values`` per axis and place; ``jump`` is added for every frame.
+        Parameters
+        ----------
+        values : per axis, the term of each position
+        jump : what is added for every frame
+        modulus : the change is given modulo this number
         """
         m = self._m
         out = Signal(range(max(modulus, 2)), name=name)
 
         def choose(d: int, before: int) -> None:
-            # All axes inside this one wrap, which changes the sum by `before`.
+            # The inner axes all wrap, which changes the sum by `before`.
             if d < 0:
                 m.d.comb += out.eq((before + jump) % modulus)
                 return
@@ -518,7 +527,7 @@ class Walk:
                 m.d.comb += out.eq(before % modulus)
             axis = self._axes[d][1]
             if axis.passes > 1:
-                ends = range(axis.tile - 1, axis.places, axis.tile)
+                ends = range(axis.tile - 1, axis.positions, axis.tile)
                 back, rest = _by_value([int(values[d][axis.first[k]] - values[d][k]) for k in ends])
                 with m.Elif(self._tile_end[d] & ~self._last_pass[d]), m.Switch(self._index[d]):
                     for step, tiles in rest.items():
@@ -528,8 +537,8 @@ class Walk:
                         m.d.comb += out.eq((before + back) % modulus)
             with m.Else():
                 with m.Switch(self._index[d]):
-                    for step, places in others.items():
-                        with m.Case(*places):
+                    for step, positions in others.items():
+                        with m.Case(*positions):
                             m.d.comb += out.eq((before + step) % modulus)
                     with m.Case(len(values[d]) - 1):
                         choose(d - 1, before + int(values[d][0] - values[d][-1]))
@@ -540,7 +549,7 @@ class Walk:
         return out
 
     def _free(self, d: int, axis: Axis, jump: int, bits: int, begin: State) -> Signal:
-        """A register that follows ``axis.free``, plus ``jump`` for every wrap."""
+        """A register that holds ``axis.free`` of the position, plus ``jump`` for every wrap."""
         m = self._m
         values = [int(v) for v in axis.free]
         usual, others = _by_value([b - a for a, b in pairwise([*values, values[0] + jump])])
@@ -548,39 +557,39 @@ class Walk:
         register = Signal(bits, name=f"free_{d}", init=here % (1 << bits))
         step = Signal(signed(bits), name=f"free_step_{d}")
         with m.Switch(self._index[d]):
-            for value, places in others.items():
-                with m.Case(*places):
+            for value, positions in others.items():
+                with m.Case(*positions):
                     m.d.comb += step.eq(value)
             with m.Default():
                 m.d.comb += step.eq(usual)
-        # In all passes but the last over a tile, what its first place reads is kept.
+        # Until the last pass over a tile, the pixels of its first position are kept.
         with m.If(self._moves[d] & self._final[d] & self._last_pass[d]):
             m.d.sync += register.eq(register + step)
         return register
 
 
 def _bounds(index: Signal, good: np.ndarray) -> list[Value]:
-    """What must hold for an index to be one of a run of good ones; only what can fail."""
-    places = np.flatnonzero(good)
-    if not len(places):
+    """Conditions for an index to be in a run of good ones, without those that always hold."""
+    positions = np.flatnonzero(good)
+    if not len(positions):
         return [Const(0, 1)]
-    low, high = int(places[0]), int(places[-1])
+    low, high = int(positions[0]), int(positions[-1])
     bounds = [index >= low] if low else []
     return [*bounds, index <= high] if high < len(good) - 1 else bounds
 
 
 def _by_value(steps: list[int]) -> tuple[int, dict[int, list[int]]]:
-    """The most frequent of some values, and the places of each other one."""
+    """The most frequent of some values, and the positions of each of the others."""
     usual = max(set(steps), key=steps.count) if steps else 0
     others: dict[int, list[int]] = {}
-    for place, step in enumerate(steps):
+    for position, step in enumerate(steps):
         if step != usual:
-            others.setdefault(step, []).append(place)
+            others.setdefault(step, []).append(position)
     return usual, others
 
 
 def changes(values: list[np.ndarray], jump: int, modulus: int) -> list[int]:
-    """The constants among which :class:`Walk` chooses how an address changes."""
+    """The constants among which :class:`Walk` chooses the change of an address."""
     out, before = [0], 0
     for d in reversed(range(len(values))):
         out += [int(before + step) % modulus for step in set(np.diff(values[d]).tolist())]

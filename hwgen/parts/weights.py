@@ -1,8 +1,8 @@
 """Memories of weights: tables, or UltraRAM that is loaded after reset.
 
-UltraRAM has no initial contents.  Its words come over a chain that leads through all such memories
-of a design: each takes its own, then passes on the rest.  An UltraRAM has two ports, so that two
-words wide columns of at most 2048 rows share one and are read in the same cycle.
+UltraRAM has no initial contents.  Its words come over a chain through all such memories of a
+design; each memory takes its own words and passes on the rest.  An UltraRAM has two ports, so two
+columns, each a word wide and at most 2048 rows deep, share one and are read in the same cycle.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ LOAD_BITS, PART_DEPTH = ULTRA_SHAPE
 
 @dataclass(frozen=True)
 class WeightMemoryConfig(Part):
-    """Memory of weights: a row for each address.
+    """A memory of weights, with one row at each address.
 
     Parameters
     ----------
     width : :class:`int`
         Bits of a row.
     depth : :class:`int`
-        Rows.
+        Number of rows.
     style : :class:`str`
-        ``"ultra"``, or a table as :class:`ReadOnlyMemory` has it.
+        ``"ultra"``, or the style of a :class:`ReadOnlyMemory`.
 
     Raises
     ------
     :exc:`HwgenError`
-        If there is no such style, or no bits or rows.
+        If there is no such style, or if there are no bits or rows.
     """
 
     width: int
@@ -59,17 +59,20 @@ class WeightMemoryConfig(Part):
 
     @property
     def table(self) -> ReadOnlyMemory:
-        """The table, unless it is UltraRAM.  A row goes straight into registers of DSPs."""
+        """The table, if the memory is not UltraRAM.
+
+        It is ``bare`` because rows go straight into registers of DSPs.
+        """
         return ReadOnlyMemory(self.width, self.depth, self.style, bare=True)
 
     @property
     def columns(self) -> int:
-        """Words of a row in UltraRAM."""
+        """Number of words that a row takes in UltraRAM."""
         return -(-self.width // LOAD_BITS)
 
     @property
     def parts(self) -> int:
-        """UltraRAMs one after the other."""
+        """Number of UltraRAMs one after the other."""
         return -(-self.depth // PART_DEPTH)
 
     @property
@@ -79,11 +82,11 @@ class WeightMemoryConfig(Part):
 
     @property
     def loads(self) -> int:
-        """Words to be loaded."""
+        """Number of words to be loaded."""
         return self.columns * self.depth if self.style == "ultra" else 0
 
     def load_words(self, rows: Sequence[int]) -> list[int]:
-        """The words to be loaded for these rows: column after column, row after row."""
+        """The words to be loaded for these rows: column by column, and in each row by row."""
         if not self.loads:
             return []
         rows = [*rows, *(0 for _ in range(self.depth - len(rows)))]
@@ -102,7 +105,7 @@ class WeightMemoryConfig(Part):
                     lut4_words=self.width * blocks4, lut4_choices=self.width * (blocks4 - 1),
                 )
             return self.table.area()
-        # Address, row counter, write enables; counter, columns, and the register of the chain.
+        # LUTs: address, row counter, write enables.  Flip-flops: counter, columns, chain register.
         bits = (self.depth - 1).bit_length()
         ultra = counted(uram=int(ultra_weights(self.width, self.depth)))
         return choice_area(self.width, self.parts) + ultra + logic(
@@ -131,24 +134,23 @@ class WeightMemory(wiring.Component):
     ----------
     config : :class:`WeightMemoryConfig`
     rows : sequence of :class:`int`
-        As :func:`hwgen.parts.stream.pack_rows` gives them.  Of UltraRAM they are the contents only
-        in simulations that do not wait until it is loaded (``HWGEN_PRELOAD``).
+        Contents, as :func:`hwgen.parts.stream.pack_rows` returns them.  UltraRAM has these contents
+        only in simulations that do not wait until it is loaded (``HWGEN_PRELOAD``).
 
     Members
     -------
     address : :py:`In(range(depth))`
     data : :py:`Out(width)`
     load : :py:`In(stream.Signature(LOAD_BITS, always_ready=True))`, if ``config.loads``
-        Words: first those of this memory, then others.
+        Words to be loaded: first those of this memory, then those of others.
     next : :py:`Out(stream.Signature(LOAD_BITS, always_ready=True))`, if ``config.loads``
-        The others, a cycle later.
+        The words of others, a cycle later.
     loaded : :py:`Out(1)`, if ``config.loads``
         All rows may be read; a register.
-
     Timing
     ------
-    ``config.latency`` cycles from address to row, a row a cycle.  ``loaded`` is up in the cycle
-    after the last word of this memory; the rows before it do not matter.
+    ``config.latency`` cycles from address to row; one row per cycle.  ``loaded`` is 1 from the
+    cycle after the last word of this memory on; rows that are read earlier are undefined.
     """
 
     def __init__(self, config: WeightMemoryConfig, rows: Sequence[int]) -> None:
@@ -162,7 +164,7 @@ class WeightMemory(wiring.Component):
         if not config.loads:
             m.d.comb += self.data.eq(config.table.read(m, "rows", self.address, self.rows))
             return m
-        # Its own words: in which row and in which column, one bit for each, the next one goes.
+        # Row and column (one bit for each) in which the next word of this memory is written.
         row, last_row = counter(config.depth, name="row"), Signal()
         column = Signal(config.columns, init=1)
         full, preloaded, take = Signal(), Signal(), Signal()
@@ -197,7 +199,7 @@ class WeightMemory(wiring.Component):
         self, m: Module, platform, name: str, rows: Sequence[int], depth: int, write: Signal,
         address: Value, preloaded: Signal,
     ) -> Signal:
-        """The rows of one part, with its output register."""
+        """Output register of the part that holds these rows."""
         width = self.config.width
         data = Signal(width, name=f"{name}_data", reset_less=True)
         address = address[: (depth - 1).bit_length()]

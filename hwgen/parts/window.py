@@ -1,12 +1,12 @@
 """The sliding window: a circular buffer of pixels, read window by window.
 
 Padding is done by the read address (a tap outside the frame reads the fill value, or the nearest
-pixel), so it costs no cycles; a window is read again for every fold of the consumer, so no second
-buffer exists; whole number enlargement and the phases of a transposed convolution read pixels
-again in the same way.
+pixel), so it costs no cycles.  A window is read again for every fold of the consumer, so no second
+buffer is needed.  Enlargement by whole factors and the phases of a transposed convolution read
+pixels again in the same way.
 
-Several windows side by side are sent together where pixels side by side lie in memories of their
-own, the *banks*: whatever the tap, each of these windows reads another bank.
+Several windows side by side can be sent together, because adjacent pixels lie in separate memories,
+the *banks*: whatever the tap, each of these windows reads a different bank.
 """
 
 from __future__ import annotations
@@ -38,16 +38,22 @@ WRITE_LATENCY = 2
 READ_LATENCY = 7
 """Cycles from issuing a step to its beat at the output."""
 RELEASE_LATENCY = 6
-"""Cycles from a window's last beat to its pixels' places being free."""
+"""Cycles from a window's last beat until the places of its pixels are free."""
 
 
 @dataclass(frozen=True)
 class WindowSchedule:
-    """When a window buffer accepts, starts windows, and how many pixels it holds at most."""
+    """Times of a window buffer, and the number of pixels that it holds.
+
+    Members
+    -------
+    accepts : cycle in which each input beat is accepted
+    starts : cycle in which each window starts; its beats come :data:`READ_LATENCY` cycles later
+    capacity : most sites that the buffer holds at once
+    """
 
     accepts: np.ndarray
     starts: np.ndarray
-    """Cycle in which each window starts; its beats come :data:`READ_LATENCY` cycles later."""
     capacity: int
 
 
@@ -55,10 +61,10 @@ class WindowSchedule:
 class SlidingWindowConfig(Part):
     """Geometry and folding of a sliding window.
 
-    For every window (or ``columns`` windows side by side), in row-major order, the buffer sends
-    for each *group* of words, for each of ``folds`` repetitions, for each ``tap_lanes`` taps, for
-    each word of the group, one beat of ``tap_lanes * columns`` words; then it rests until
-    ``fold_cycles`` have passed.
+    Windows (or sets of ``columns`` windows side by side) are sent in row-major order.  For each
+    window, the loops are, outermost first: *groups* of words, ``folds`` repetitions, sets of
+    ``tap_lanes`` taps, words of the group.  Each step sends one beat of ``tap_lanes * columns``
+    words.  After the beats of a fold the buffer rests until ``fold_cycles`` have passed.
 
     Parameters
     ----------
@@ -67,34 +73,35 @@ class SlidingWindowConfig(Part):
     fill : :class:`int` or None
         What a tap outside the frame reads.  None: the nearest pixel; for windows of one tap.
     repeat : sequence of :class:`int`, one per spatial dimension
-        Times each window is sent along each dimension.
+        Number of times that each window is sent along each dimension.
     crop : sequence of pairs of :class:`int`, one per spatial dimension
         Repetitions left out of the first window and of the last along each dimension.
     show_inside : :class:`bool`
         Whether the component says which taps lie in the frame.
     word_lanes : :class:`int`
-        Channels a word of the buffer; a multiple of the input's lanes.
+        Channels in a word of the buffer; a multiple of the input's lanes.
     segment : :class:`int`
-        Channels after which a new word begins (0: all channels).
+        Number of channels after which a new word begins (0: all channels).
     groups : :class:`int`
-        Runs of words of a pixel that are sent one after the other; divides the words of a pixel.
+        Number of runs into which the words of a pixel are divided; the runs are sent one after
+        the other.  It divides the words of a pixel.
     tap_lanes : :class:`int`
-        Taps read in parallel, each from a copy of the buffer.
+        Taps read in parallel, each from its own copy of the buffer.
     columns : :class:`int`
-        Windows side by side that are sent together.  For more than one, and for an input of
-        several pixels a beat, the frame must be as wide as all windows' strides together.
+        Windows side by side that are sent together.  With more than one, or with several pixels
+        per input beat, the frame must be as wide as the strides of all windows of a row together.
     folds : :class:`int`
-        Times each group is sent.
+        Number of times that each group is sent.
     tile, passes : :class:`int`
-        All windows of ``tile`` rows (places along the outermost dimension; divides them) are sent
-        ``passes`` times, then those of the next rows.
+        The windows of ``tile`` rows (positions along the outermost dimension; ``tile`` divides
+        them) are sent ``passes`` times, then those of the next rows.
     fold_cycles : :class:`int`
         Cycles of a fold, if more than its beats.
     capacity : :class:`int`
-        Sites (of ``banks`` pixels side by side) the buffer holds; 0: the fewest with which it
-        works.
+        Number of sites (of ``banks`` pixels side by side) that the buffer holds; 0: the fewest
+        with which it works.
     style : :class:`str`
-        Memory of the buffer: see :class:`hwgen.parts.memory.BufferMemory`.
+        Style of the memory of the buffer: see :class:`hwgen.parts.memory.BufferMemory`.
 
     Raises
     ------
@@ -176,36 +183,36 @@ class SlidingWindowConfig(Part):
 
     @cached_property
     def spatial(self) -> tuple[int, ...]:
-        """Extents of the input; one extent of 1 where it has none."""
+        """Extents of the input; ``(1,)`` if it has none."""
         return self.input.tensor.spatial or (1,)
 
     @property
     def banks(self) -> int:
-        """Pixels side by side at one address, each in a memory of its own."""
+        """Number of adjacent pixels at one address, each in a memory of its own."""
         if self.columns == self.input.pixels == 1:
             return 1
         return math.lcm(self.input.pixels, self._advance)
 
     @property
     def _advance(self) -> int:
-        """Pixels from the windows that are sent together to the next ones."""
+        """Pixels from one set of windows that are sent together to the next set."""
         return self.columns * self.window.stride[-1]
 
     @property
-    def turns(self) -> int:
-        """Times that windows are sent before the first of them begins in the next site."""
+    def visits(self) -> int:
+        """Number of sets of windows that begin in the same site, one set after the other."""
         return 1 if self.banks == 1 else self.banks // self._advance
 
     @cached_property
     def _reach(self) -> tuple[int, int]:
-        """The first and the last site that windows of a site meet, counted from it."""
+        """First and last site that is read by the windows of a site, relative to that site."""
         window = self.window
         first, last = -window.pads[-1][0], self.banks - window.stride[-1]
         return first // self.banks, (first + last + window.extent[-1] - 1) // self.banks
 
     @cached_property
     def course(self) -> Course:
-        """Where the windows go, in sites; those that begin in the same one are its repetitions."""
+        """The course of the windows in sites; windows that begin in one site are repetitions."""
         window = self.window
         if self.banks == 1:
             return Course(self.spatial, window, self.repeat, self.crop, self.fill is None,
@@ -215,63 +222,63 @@ class SlidingWindowConfig(Part):
             (*self.spatial[:-1], self.spatial[-1] // self.banks),
             Window((*window.kernel[:-1], last - first + 1), (*window.stride[:-1], 1),
                    (*window.pads[:-1], (-first, last)), (*window.dilation[:-1], 1)),
-            (*self.repeat[:-1], self.turns), self.crop, tile=self.tile, passes=self.passes,
+            (*self.repeat[:-1], self.visits), self.crop, tile=self.tile, passes=self.passes,
         )
 
     @property
     def walked(self) -> Course:
-        """The course as the hardware walks it, with frames as short as they can be."""
+        """The course that the hardware walks: the shortest that comes again and again."""
         return self.course.period
 
     @cached_property
     def taps(self) -> list[list[list[tuple[tuple[int, ...], int]]]]:
-        """Per turn and tap, for each column: which tap of the walk it is, and in which bank."""
-        # Dimensions that are not walked have one tap.
+        """Per visit of a site and tap, for each column: the tap of the walk, and the bank."""
+        # A dimension that is not walked has one tap.
         taps = [tap[-len(self.walked.spatial):] for tap in np.ndindex(*self.window.kernel)]
         if self.banks == 1:
             return [[[(tap, 0)] for tap in taps]]
         stride, dilation = self.window.stride[-1], self.window.dilation[-1]
         first, _ = self._reach
-        turns = []
-        for turn in range(self.turns):
-            found = []
+        visits = []
+        for visit in range(self.visits):
+            by_tap = []
             for *outer, inner in taps:
-                begin = turn * self._advance + inner * dilation - self.window.pads[-1][0]
-                places = [divmod(begin + k * stride, self.banks) for k in range(self.columns)]
-                found.append([((*outer, site - first), bank) for site, bank in places])
-            turns.append(found)
-        return turns
+                begin = visit * self._advance + inner * dilation - self.window.pads[-1][0]
+                pixels = [divmod(begin + k * stride, self.banks) for k in range(self.columns)]
+                by_tap.append([((*outer, site - first), bank) for site, bank in pixels])
+            visits.append(by_tap)
+        return visits
 
     @property
     def words_per_pixel(self) -> int:
-        """Words of a pixel in its bank."""
+        """Number of words of a pixel in its bank."""
         return self.input.tensor.channels // self.segment * math.ceil(
             self.segment / self.word_lanes
         )
 
     @property
     def words_per_group(self) -> int:
-        """Words sent for each tap."""
+        """Words that are sent for each tap."""
         return self.words_per_pixel // self.groups
 
     @property
     def tap_folds(self) -> int:
-        """Beats for the taps of one word."""
+        """Number of beats in which all taps of a word are sent."""
         return math.ceil(self.window.taps / self.tap_lanes)
 
     @property
     def steps(self) -> int:
-        """Beats of a fold."""
+        """Number of beats in a fold."""
         return self.tap_folds * self.words_per_group
 
     @property
     def window_cycles(self) -> int:
-        """Cycles from a window to the next."""
+        """Cycles from one window to the next."""
         return self.groups * self.folds * self.fold_cycles
 
     @property
     def windows(self) -> int:
-        """Windows a frame; those side by side count as one."""
+        """Number of windows per frame; those that are sent together count as one."""
         return self.course.windows
 
     @property
@@ -281,25 +288,30 @@ class SlidingWindowConfig(Part):
 
     @property
     def payload(self) -> data.ArrayLayout:
-        """A beat: for each tap, for each column, word lanes."""
+        """Shape of a beat: for each tap, for each column, the channels of a word."""
         return data.ArrayLayout(
             signed(self.input.tensor.bits), self.tap_lanes * self.columns * self.word_lanes
         )
 
     @property
     def beats_per_site(self) -> int:
-        """Beats of the input for a site of the buffer."""
+        """Number of input beats for a site of the buffer."""
         return self.input.beats_per_site * self.banks // self.input.pixels
 
     @property
     def least_capacity(self) -> int:
-        """Fewest sites with which the buffer works."""
+        """Fewest sites that the buffer must hold."""
         return self.course.least_capacity
 
     def schedule(self, arrivals: np.ndarray, window_cycles: float = 0) -> WindowSchedule:
-        """Exact timing for arrivals of whole frames, if the consumer never stalls.
+        """Timing for arrivals of whole frames.
 
-        Or if it stalls so that a window takes ``window_cycles`` on average.
+        It is exact if the consumer never stalls.
+
+        Parameters
+        ----------
+        arrivals : cycle in which each input beat arrives
+        window_cycles : cycles of a window on average, if the consumer stalls; 0: it does not
         """
         pace = max(window_cycles, self.window_cycles)
         accepts = in_order(arrivals)
@@ -313,10 +325,10 @@ class SlidingWindowConfig(Part):
         fires = in_order(ready[need - 1], pace, self.windows)
         rest = self.fold_cycles - self.steps
         releases = fires + math.ceil(pace) - 1 - rest + RELEASE_LATENCY
-        # Once window w is read, all that window w + 1 does not need is free.
+        # Once window w has been read, all that window w + 1 does not need is free.
         freed = np.append(np.tile(free, frames) + offset, frames * sites + free[0])
-        places = np.repeat(np.append(-1, releases), np.diff(freed, prepend=0))
-        capacity = queue_depth(by_site[:, 0] + 1, places)
+        frees = np.repeat(np.append(-1, releases), np.diff(freed, prepend=0))
+        capacity = queue_depth(by_site[:, 0] + 1, frees)
         return WindowSchedule(accepts, fires, max(capacity, self.least_capacity))
 
     def area(self, behind: int | None = 0) -> Area:
@@ -324,8 +336,8 @@ class SlidingWindowConfig(Part):
 
         Parameters
         ----------
-        behind : number of registers that follow each output in the block around; None: the block
-            counts the output registers itself
+        behind : number of registers that follow each output in the surrounding block; None: that
+            block counts the output registers itself
         """
         course, stream = self.walked, self.input
         bits, depth = self.position_bits, self.depth
@@ -337,19 +349,19 @@ class SlidingWindowConfig(Part):
         step = changes([a.origin * a.unit * words for a in axes], course.pixels * words, depth)
         need_bits, step_bits = _distinct(need, bits), _distinct(step, address)
         inside = sum(not a.inside(t).all() for a in axes for t in range(len(a.taps)))
-        bounds = sum(levels(a.places) for a in axes
+        bounds = sum(levels(a.positions) for a in axes
                      for t in range(len(a.taps)) if not a.inside(t).all())
-        index = sum(levels(a.places) for a in axes)
+        index = sum(levels(a.positions) for a in axes)
         per_word = self.word_lanes // stream.lanes
         per_segment = self.segment // stream.lanes
-        turns = self.banks // stream.pixels
+        input_sites = self.banks // stream.pixels
         steps = (self.groups, self.folds, self.tap_folds, self.words_per_group,
                  self.fold_cycles - self.steps + 1)
         beats = {stream.beats_per_site, per_segment, per_word}
-        counters = [*steps, *beats, turns]
+        counters = [*steps, *beats, input_sites]
         banks = [len(self._banks_read(tap)) for tap in range(self.tap_lanes)]
         copies = sum(banks)
-        folds, outs = self.tap_folds * self.turns, self.tap_lanes * self.columns
+        folds, outs = self.tap_folds * self.visits, self.tap_lanes * self.columns
         word_bits = levels(words)
         filled = self.fill is not None and inside > 0
         choices = (folds - 1) * address if folds > 1 else 0
@@ -379,9 +391,9 @@ class SlidingWindowConfig(Part):
 
     @property
     def last_registers(self) -> int:
-        """Number of registers in a row at the end of a window.
+        """Number of registers in a row at each output of the window.
 
-        They are those of the memory, if nothing is chosen after it.
+        They include those of the memory, if there is no multiplexer after it.
         """
         if self.fill is not None or len(self._banks_read(0)) > 1:
             return 1
@@ -391,29 +403,29 @@ class SlidingWindowConfig(Part):
         return 2 if buffer_registers(width, self.depth, self.style) == width else 1
 
     def _banks_read(self, tap: int) -> set[int]:
-        """Banks of a copy of the buffer that are read; synthesis takes away the others."""
+        """Banks of a copy of the buffer that are read; synthesis removes the others."""
         folds = range(tap, self.tap_folds * self.tap_lanes, self.tap_lanes)
-        return {bank for turn in self.taps for k in folds if k < len(turn) for _, bank in turn[k]}
+        return {bank for taps in self.taps for k in folds if k < len(taps) for _, bank in taps[k]}
 
     @property
     def sites(self) -> int:
-        """Sites the buffer holds."""
+        """Number of sites that the buffer holds."""
         return self.capacity or self.least_capacity
 
     @property
     def depth(self) -> int:
-        """Words of a bank."""
+        """Number of words in a bank."""
         return self.sites * self.words_per_pixel
 
     @property
     def position_bits(self) -> int:
-        """Width of a signed distance in the endless stream of sites."""
+        """Bits of a signed distance in the endless stream of sites."""
         return (self.walked.reach + self.sites).bit_length() + 1
 
     def compute(self, frames: np.ndarray) -> np.ndarray:
-        """Golden meaning: beats ``(beats, tap_lanes, columns, word_lanes)``.
+        """Golden model: the beats, ``(beats, tap_lanes, columns, word_lanes)``.
 
-        Phantom channels read 0.
+        Channels that fill up a word are 0.
         """
         frames = frames.reshape(-1, *self.spatial, self.input.tensor.channels).astype(np.int64)
         views = np.stack(self.window.views(frames, self.fill), axis=-2)
@@ -455,24 +467,24 @@ class SlidingWindow(wiring.Component):
     -------
     i : :py:`In(stream.Signature(input payload))`
     room : :py:`In(1, init=1)`
-        The consumer has places for what it makes of the next fold.
+        The consumer has places for the results of the next fold.
     ready : :py:`Out(1)`
-        A fold would start, were there room.
+        A fold would start if there were room.
     start : :py:`Out(1)`
-        A fold starts, which claims those places.
+        A fold starts, and claims those places.
     o : :py:`Out(stream.Signature(payload, always_ready=True))`
         Beats, ``ArrayLayout(signed(bits), tap_lanes * columns * word_lanes)``.
     phase : :py:`Out(range(prod(repeat)))`, if that is more than 1
-        In the cycle before each beat: which repetition of its place the window is, row-major.
+        In the cycle before each beat: the number of the window's repetition, row-major.
     inside : :py:`Out(tap_lanes)`, if ``show_inside``
-        With each beat: whether each tap is one of the kernel and lies in the frame.
+        With each beat: whether each tap belongs to the kernel and lies in the frame.
 
     Timing
     ------
-    A window starts when its last pixel was accepted two cycles ago, the window before it has had
-    its ``window_cycles`` and there is room; its first beat is at the output seven cycles later.
-    A fold that has started is never stopped: consumers that hold up beats on their way would keep
-    the gaps between them, and so be later than ones with room from the beginning.
+    A window starts two cycles after its last pixel was accepted, once the window before it has had
+    its ``window_cycles`` and there is room.  Its first beat is at the output seven cycles later.
+    A fold that has started is never stopped: a consumer that held up beats on their way would keep
+    the gaps between them, and so be later than one that has room from the beginning.
     """
 
     def __init__(self, config: SlidingWindowConfig) -> None:
@@ -501,7 +513,7 @@ class SlidingWindow(wiring.Component):
             for k, bank in enumerate(banks):
                 m.submodules[f"buffer_{tap}_{k}"] = bank
             memories.append(banks)
-        # A site is there; sites that are freed, less one.
+        # Whether a site is complete; the number of sites that are freed, minus one.
         complete, freed = Signal(), Signal(signed(bits), init=-1)
         self._write(m, memories, complete, freed)
         self._read(m, memories, complete, freed)
@@ -510,57 +522,57 @@ class SlidingWindow(wiring.Component):
     def _write(
         self, m: Module, memories: list[list[BufferMemory]], complete: Signal, freed: Signal
     ) -> None:
-        """Collect beats into words, words into the circular buffer."""
+        """Collect beats into words, and write the words into the circular buffer."""
         config = self.config
         stream = config.input
         per_word = config.word_lanes // stream.lanes
         per_segment = config.segment // stream.lanes
-        # Beats of the input's pixels come one after the other until a site is complete.
-        turns = config.banks // stream.pixels
-        # Places that are left after the site that comes: its sign says whether there is one.
+        # The sites of the input come one after the other until a site of the buffer is complete.
+        input_sites = config.banks // stream.pixels
+        # Places left after the next site; the sign says whether there is a place for it.
         left = Signal(
             signed(config.position_bits), init=config.sites + config.walked.state(0).free - 1
         )
         fire = Signal()
-        # Where segments, words and pixels are the same, so are their counters.
+        # Segments, words and pixels of equal length share a counter.
         counts = {n: counter(n, name=name) for n, name in (
             (per_word, "slot"), (per_segment, "in_segment"), (stream.beats_per_site, "beat"))}
-        slot, in_segment, beat = (
+        in_word, in_segment, beat = (
             counts[n] for n in (per_word, per_segment, stream.beats_per_site))
-        turn = counter(turns, name="turn")
+        input_site = counter(input_sites, name="turn")
         words = [Signal(config.word_lanes * stream.tensor.bits, name=f"word_{k}", reset_less=True)
                  for k in range(stream.pixels)]
         address = counter(config.depth)
-        enable, again = Signal(turns), Signal()
-        turn_end, segment_end = beat == stream.beats_per_site - 1, in_segment == per_segment - 1
-        word_end = (slot == per_word - 1) | segment_end
-        site_end = turn_end & (turn == turns - 1)
+        enable, again = Signal(input_sites), Signal()
+        input_end, segment_end = beat == stream.beats_per_site - 1, in_segment == per_segment - 1
+        word_end = (in_word == per_word - 1) | segment_end
+        site_end = input_end & (input_site == input_sites - 1)
         m.d.comb += [
             self.i.ready.eq(~left[-1]),
             fire.eq(self.i.valid & self.i.ready),
         ]
         m.d.sync += [
-            enable.eq(Mux(fire & word_end, 1 << turn, 0)),
+            enable.eq(Mux(fire & word_end, 1 << input_site, 0)),
             complete.eq(fire & site_end),
             left.eq(add_carry(left, freed, ~(fire & site_end))),
         ]
         with m.If(fire):
-            ends = {per_word: word_end, per_segment: segment_end, stream.beats_per_site: turn_end}
+            ends = {per_word: word_end, per_segment: segment_end, stream.beats_per_site: input_end}
             m.d.sync += [count.eq(Mux(ends[n], 0, count + 1)) for n, count in counts.items()]
-            if turns > 1:
-                m.d.sync += again.eq(turn_end & ~site_end)
-                with m.If(turn_end):
-                    m.d.sync += turn.eq(Mux(site_end, 0, turn + 1))
+            if input_sites > 1:
+                m.d.sync += again.eq(input_end & ~site_end)
+                with m.If(input_end):
+                    m.d.sync += input_site.eq(Mux(site_end, 0, input_site + 1))
             bits = stream.tensor.bits
             size = stream.lanes * bits
             for pixel, word in enumerate(words):
                 part = Cat(self.i.p[lane * stream.pixels + pixel].as_unsigned()
                            for lane in range(stream.lanes))
                 for k in range(per_word):
-                    with m.If(slot == k):
+                    with m.If(in_word == k):
                         m.d.sync += word[k * size : (k + 1) * size].eq(part)
         with m.If(enable.any()):
-            # The words of a site's next pixels have the same addresses.
+            # The next pixels of a site are written to the same addresses, in other banks.
             m.d.sync += address.eq(
                 Mux(again, address - (config.words_per_pixel - 1),
                     Mux(address == config.depth - 1, 0, address + 1))
@@ -576,7 +588,7 @@ class SlidingWindow(wiring.Component):
     def _read(
         self, m: Module, memories: list[list[BufferMemory]], complete: Signal, freed: Signal
     ) -> None:
-        """Issue the steps of each window, and take them through the address pipeline."""
+        """Issue the steps of each window and send them through the address pipeline."""
         config = self.config
         step = _Steps(m, config)
         walk = Walk(m, config.walked, bits=config.position_bits, depth=config.depth,
@@ -618,9 +630,9 @@ class SlidingWindow(wiring.Component):
         for stages in (active, final, release, words):
             m.d.sync += [b.eq(a) for a, b in pairwise(stages)]
         for tap, banks in enumerate(memories):
-            # Per fold and turn what the columns read; a tap beyond the last of the kernel: nothing.
+            # Per fold and visit what the columns read; nothing for a tap beyond the kernel's last.
             folds = range(tap, config.tap_folds * config.tap_lanes, config.tap_lanes)
-            reads = [[turn[k] if k < len(turn) else [] for turn in config.taps] for k in folds]
+            reads = [[taps[k] if k < len(taps) else [] for taps in config.taps] for k in folds]
             words_read = [
                 self._read_bank(m, f"{tap}_{k}", memory, k, step, base, words[2], reads)
                 for k, memory in enumerate(banks)
@@ -631,7 +643,13 @@ class SlidingWindow(wiring.Component):
         self, m: Module, name: str, memory: BufferMemory, bank: int, step: _Steps, base: Signal,
         word: Signal, reads: _Reads,
     ) -> tuple[Value, Signal]:
-        """Read a bank for whichever column needs it; returns a word, and whether it is inside."""
+        """Read a bank for whichever column needs it.
+
+        Returns
+        -------
+        word : the word that is read
+        inside : whether its tap lies in the frame
+        """
         config = self.config
         offset = counter(config.depth, name=f"offset_{name}", reset_less=True)
         inside = [Signal(name=f"inside_{name}_{k}", reset_less=True) for k in range(1, 7)]
@@ -640,12 +658,12 @@ class SlidingWindow(wiring.Component):
             memory.read_addr.eq(address), memory.read_en.eq(1), memory.load.eq(1),
         ]
         found = set()
-        for places in step.each(m, reads):
-            place = next((place for place, k in places if k == bank), None)
+        for columns in step.each(m, reads):
+            tap = next((tap for tap, k in columns if k == bank), None)
             away = sum(int(axis.taps[t]) * axis.unit
-                       for t, axis in zip(place or (), config.walked.axes))
+                       for t, axis in zip(tap or (), config.walked.axes))
             found.add(away * config.words_per_pixel % config.depth)
-            flags = [step.inside[d][t] for d, t in enumerate(place)] if place else [Const(0)]
+            flags = [step.inside[d][t] for d, t in enumerate(tap)] if tap else [Const(0)]
             m.d.sync += [
                 offset.eq(away * config.words_per_pixel % config.depth),
                 inside[0].eq(Cat(flags).all()),
@@ -657,7 +675,7 @@ class SlidingWindow(wiring.Component):
         return memory.read_data, inside[5]
 
     def _moved(self, m: Module, name: str, base: Signal, offset: Signal) -> Signal:
-        """An address moved on in the circular buffer, two cycles later."""
+        """An address plus an offset, modulo the depth of the buffer, two cycles later."""
         depth = self.config.depth
         total = Signal(range(2 * depth), name=f"total_{name}", reset_less=True)
         wrapped = Signal(signed(len(total) + 1), name=f"wrapped_{name}")
@@ -671,14 +689,14 @@ class SlidingWindow(wiring.Component):
     ) -> None:
         """Send each column the word of its bank, or the fill value."""
         config = self.config
-        # Which bank is the first column's, in the cycle before the beat.
+        # The bank of the first column, in the cycle before the beat.
         first = counter(config.banks, name=f"first_{tap}", reset_less=True)
         if config.banks > 1:
-            for places in step.each(m, reads):
-                m.d.sync += first.eq(places[0][1] if places else 0)
+            for columns in step.each(m, reads):
+                m.d.sync += first.eq(columns[0][1] if columns else 0)
             first = delayed(m, first, 5, f"first_{tap}")
         for column in range(config.columns):
-            banks = sorted({places[column][1] for turns in reads for places in turns if places})
+            banks = sorted({read[column][1] for visits in reads for read in visits if read})
             out = Signal(len(words[0][0]), name=f"out_{tap}_{column}", reset_less=True)
             flag = Signal(name=f"flag_{tap}_{column}", reset_less=True)
             start = column * config.window.stride[-1]
@@ -698,16 +716,16 @@ class SlidingWindow(wiring.Component):
 
 
 _Reads = list[list[list[tuple[tuple[int, ...], int]]]]
-"""Per fold of taps and turn, for each column: a tap of the course, and its bank."""
+"""Per fold of taps and visit of a site, for each column: a tap of the course, and its bank."""
 
 
 class _Steps:
-    """The window being read: its position, and the counters of its steps."""
+    """State of the window being read: its address, and the counters of its steps."""
 
     def __init__(self, m: Module, config: SlidingWindowConfig) -> None:
         self.go, self.load = Signal(), Signal()
         begin = config.walked.state(0)
-        # Pixels that are there, less those that the window needs: negative if some are missing.
+        # Pixels that have come, minus those that the window needs: negative if some are missing.
         self.missing = Signal(signed(config.position_bits), init=-begin.need)
         self.base = counter(
             config.depth, init=begin.base * config.words_per_pixel % config.depth
@@ -718,7 +736,7 @@ class _Steps:
                            zip(config.walked.window.kernel, begin.inside, strict=True))]
         # Outermost first: group, fold, tap fold, word; then the rest of the fold.
         counts = (config.groups, config.folds, config.tap_folds, config.words_per_group)
-        self.turns = config.turns
+        self.visits = config.visits
         group, fold, tap, word = (
             counter(n, name=name)
             for n, name in zip(counts, ("group", "fold", "tap", "word"), strict=True)
@@ -729,9 +747,9 @@ class _Steps:
         self.tap = tap
         self.word = counter(config.words_per_pixel)
         self.beat = rest == 0
-        # Of the window, and of the fold, the first cycle.
+        # First cycle of the window, and of the fold.
         self.first, self.fold_first = Signal(init=1), Signal(init=1)
-        # The window's last beat; its last cycle, which comes later where a fold has a rest.
+        # Last beat of the window, and its last cycle, which is later if a fold ends with a rest.
         self.done, self.last = Signal(), Signal()
         ends = [counter == n - 1 for counter, n in
                 zip((group, fold, tap, word), counts, strict=True)]
@@ -763,21 +781,26 @@ class _Steps:
                     ]
 
     def each(self, m: Module, reads: _Reads) -> Iterator[list[tuple[tuple[int, ...], int]]]:
-        """What is read, fold by fold and turn by turn, each under the condition that it is that."""
+        """Iterate over folds of taps and visits, each inside the ``Case`` that selects it.
+
+        Yields
+        ------
+        what each column reads in that case
+        """
         with m.Switch(self.tap):
-            for k, turns in enumerate(reads):
+            for k, visits in enumerate(reads):
                 with m.Default() if k == len(reads) - 1 else m.Case(k):
-                    if self.turns == 1:
-                        yield turns[0]
+                    if self.visits == 1:
+                        yield visits[0]
                         continue
                     with m.Switch(self.phase):
-                        for turn, places in enumerate(turns):
-                            with m.Default() if turn == self.turns - 1 else m.Case(turn):
-                                yield places
+                        for visit, columns in enumerate(visits):
+                            with m.Default() if visit == self.visits - 1 else m.Case(visit):
+                                yield columns
 
 
 def _distinct(values, bits: int) -> int:
-    """Bits of a choice among constants that differ from case to case, each counted once."""
+    """Number of different bit columns in a choice among constants, without constant columns."""
     columns = (np.array(sorted(set(values)))[:, None] >> np.arange(bits)) & 1
     columns ^= columns[:1]
     return len({column.tobytes() for column in columns.T if column.any()})

@@ -103,23 +103,23 @@ def left_to_host(nodes: Sequence[Mapping]) -> str:
 
 def _offchip(netlist: Netlist, design: DesignPoint, interval: int) -> dict:
     """What is in off-chip memory, and what it moves for a frame, beside the frames themselves."""
-    layout = netlist.offchip
-    if layout is None:
+    memory_map = netlist.offchip
+    if memory_map is None:
         return {}
     sites = {name: config.tile_sites for name, config in netlist.blocks.items()
              if config.tile_sites}
     return {
-        "ports": layout.ports, "data_bits": layout.axi.data_bits, "bytes": layout.size,
-        "bytes_read": layout.reads, "bytes_written": layout.writes,
-        "gbps": (layout.reads + layout.writes) * 8e-3 * design.clock_mhz / interval,
-        "weight_bytes": sum(layout.uses[name].reads for name in sites),
+        "ports": memory_map.ports, "data_bits": memory_map.axi.data_bits, "bytes": memory_map.size,
+        "bytes_read": memory_map.reads, "bytes_written": memory_map.writes,
+        "gbps": (memory_map.reads + memory_map.writes) * 8e-3 * design.clock_mhz / interval,
+        "weight_bytes": sum(memory_map.uses[name].reads for name in sites),
         # What it would be if weights were read again for every site.
         "weight_bytes_by_site": sum(
-            layout.uses[name].reads * count for name, count in sites.items()
+            memory_map.uses[name].reads * count for name, count in sites.items()
         ),
         "blocks": {
-            name: {"offset": offset, **asdict(layout.uses[name])}
-            for name, offset in layout.offsets.items()
+            name: {"offset": offset, **asdict(memory_map.uses[name])}
+            for name, offset in memory_map.offsets.items()
         },
     }
 

@@ -25,7 +25,7 @@ __all__ = ["render"]
 RESOURCES = {"dsp": "DSP", "bram18": "BRAM, 18 Kb", "uram": "UltraRAM", "lut": "LUT", "ff": "FF"}
 """Resources, in the order in which they are shown, and what they are called."""
 
-KINDS = {
+KIND_LABELS = {
     "weights": "weights",
     "window": "window buffers",
     "multiply": "multipliers",
@@ -145,7 +145,7 @@ def render(data: Mapping, netlist: Netlist, board_resources: Resources) -> str:
         sparsity=data.get("sparsity"),
         rows=[_row(layer, data["interval_cycles"]) for layer in layers],
         stacks=stacks,
-        kinds=[(kind, label) for kind, label in KINDS.items()
+        kinds=[(kind, label) for kind, label in KIND_LABELS.items()
                if any(piece.kind == kind for stack in stacks for piece in stack.pieces)],
         fullest=max(stacks, key=lambda stack: stack.share, default=None),
         slowest=slowest,
@@ -188,7 +188,7 @@ def _spent(layer: Mapping, resource: str) -> Iterator[tuple[str, int]]:
     rest = layer[resource]
     for part, amounts in (layer.get("parts") or {}).items():
         amount = amounts.get(resource, 0)
-        if part in KINDS and amount:
+        if part in KIND_LABELS and amount:
             rest -= amount
             yield part, amount
     if rest > 0:
@@ -203,7 +203,7 @@ def _stacks(
         used, whole = data[resource], held[resource]
         if not used and not whole:
             continue
-        amounts = dict.fromkeys(KINDS, 0)
+        amounts = dict.fromkeys(KIND_LABELS, 0)
         for layer in layers:
             for kind, amount in _spent(layer, resource):
                 amounts[kind] += amount
@@ -211,7 +211,7 @@ def _stacks(
         pieces, start = [], 0.0
         for kind, amount in amounts.items():
             if amount:
-                pieces.append(Piece(kind, KINDS[kind], amount, start, amount * scale))
+                pieces.append(Piece(kind, KIND_LABELS[kind], amount, start, amount * scale))
                 start += amount * scale
         may = usable.get(resource)
         mark = None if may is None else may * scale

@@ -13,7 +13,7 @@ from hwgen.models.onnx.nodes import attributes, spatial_pads
 
 __all__ = ["FloatLayer", "find", "layers", "read_layer"]
 
-KINDS = ("Conv", "Gemm", "MatMul")
+WEIGHT_OPS = ("Conv", "Gemm", "MatMul")
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +67,7 @@ def find(network: Network, name: str) -> onnx.NodeProto:
     """
     nodes = [node for node in network.nodes if name in (node.name, node.output[0])]
     if not nodes:
-        known = [_label(node) for node in network.nodes if node.op_type in KINDS]
+        known = [_label(node) for node in network.nodes if node.op_type in WEIGHT_OPS]
         raise HwgenError(f"Layer {name!r} is unknown: the network has {_listed(known)}")
     if len(nodes) > 1:
         raise HwgenError(f"Layer {name!r} is the name of {len(nodes)} nodes: use the names of "
@@ -84,9 +84,9 @@ def read_layer(network: Network, node: onnx.NodeProto) -> FloatLayer:
         If it has no weights of its own that could be decomposed; the layer is named.
     """
     with naming(f"Layer {_label(node)!r}"):
-        if node.op_type not in KINDS:
+        if node.op_type not in WEIGHT_OPS:
             raise HwgenError(f"op {node.op_type!r} cannot be decomposed: only "
-                             f"{', '.join(KINDS)} can")
+                             f"{', '.join(WEIGHT_OPS)} can")
         name = node.input[1]
         if name not in network.constants:
             raise HwgenError(f"weights {name!r} must be constant")

@@ -162,8 +162,8 @@ def simulate_netlist(
     """
     pipeline: Any = Pipeline(netlist)
     ready, processes = None, []
-    if (layout := netlist.offchip) is not None:
-        memory = AxiMemory(layout.axi, netlist.memory_image(), layout.size, latency=latency,
+    if (memory_map := netlist.offchip) is not None:
+        memory = AxiMemory(memory_map.axi, netlist.memory_image(), memory_map.size, latency=latency,
                            back_pressure=back_pressure, seed=seed)
         ready = pipeline.memory_ready
         processes = memory.processes(pipeline.memory_ports, pipeline.memory_base)

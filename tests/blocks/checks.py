@@ -69,7 +69,7 @@ def check_on_time(config, seed: int = 0) -> Schedule:
     assert same_until_the_end(run, schedule)
     # The default depth is the claim: it must cover what this schedule needs.
     for claims, pops, depth in zip(
-        schedule.reserves, schedule.outputs, config.queue_depths, strict=True
+        schedule.claims, schedule.outputs, config.queue_depths, strict=True
     ):
         assert queue_depth(claims, pops) <= depth
     return schedule

@@ -22,6 +22,6 @@ def check_least_places(config: BlockConfig, seed: int = 0) -> None:
     random = np.random.default_rng(seed)
     frames, arrivals = random_frames(config, random), random_arrivals(config, random)
     schedule = config.schedule(arrivals)
-    depths = tuple(map(queue_depth, schedule.reserves, schedule.outputs))
+    depths = tuple(map(queue_depth, schedule.claims, schedule.outputs))
     run = simulate(replace(config, depths=depths).create(), *frames, arrivals=arrivals)
     assert same_until_the_end(run, schedule)

@@ -13,7 +13,7 @@ from hwgen.blocks.concatenate import ConcatenateConfig
 from hwgen.blocks.fifo import FifoConfig
 from hwgen.device.arithmetic import counter
 from hwgen.device.cost import Resources
-from hwgen.device.platform import shared
+from hwgen.device.platform import add_shared
 from hwgen.device.storage import block_ram, memory_style
 from hwgen.errors import HwgenError
 from hwgen.ir import Quantisation, TensorType
@@ -115,7 +115,7 @@ def test_shared_asks_an_emission_platform_for_an_instance() -> None:
             return Module()
 
     m = Module()
-    ports = shared(m, "fifo", config, Platform())
+    ports = add_shared(m, "fifo", config, Platform())
     assert asked == [(config, ports)]
     assert ports.signature == config.signature
     assert list(Fragment.get(m, None).subfragments)
@@ -124,5 +124,5 @@ def test_shared_asks_an_emission_platform_for_an_instance() -> None:
 def test_shared_adds_the_component_in_simulation() -> None:
     m = Module()
     config = FifoConfig(stream=StreamType(TensorType((2, 4))))
-    assert shared(m, "fifo", config, None) is m.submodules.fifo
+    assert add_shared(m, "fifo", config, None) is m.submodules.fifo
     assert list(Fragment.get(m, None).subfragments)

@@ -218,7 +218,7 @@ def test_tiles_under_stalls(
     """The memory may be slower than the multipliers, and rows have many words or share one."""
     config = replace(config, axi=AxiConfig(data_bits=data_bits))
     assert config.order is not None
-    depth = data.draw(st.integers(config.order.cycle, config.least_depths[0] + 2))
+    depth = data.draw(st.integers(config.order.tile_beats, config.least_depths[0] + 2))
     check_under_stalls(config, seed, depths=(depth,))
 
 
@@ -266,9 +266,9 @@ def test_lookup_that_does_not_fit(values: np.ndarray) -> None:
 def test_tiles_at_an_even_pace(config: FoldedConvConfig, more: int, seed: int) -> None:
     """Weights have longer to come, so that there may be fewer places for them."""
     slow = replace(config, fold_cycles=config.window.fold_cycles + more)
-    assert config.stream is not None
-    assert slow.stream is not None
-    assert slow.stream.slots <= config.stream.slots
+    assert config.weight_stream is not None
+    assert slow.weight_stream is not None
+    assert slow.weight_stream.ring_places <= config.weight_stream.ring_places
     assert slow.interval >= config.interval
     check_on_time(slow, seed)
 

@@ -355,11 +355,11 @@ def test_times(config: EvictionConfig, seed: int) -> None:
     assert kept(seen, schedule)
     assert seen.waits == 0
     assert (seen.times <= schedule.outputs[0]).all()
-    assert queue_depth(schedule.reserves[0], schedule.outputs[0]) <= config.queue_depths[0]
+    assert queue_depth(schedule.claims[0], schedule.outputs[0]) <= config.queue_depths[0]
     # By hand, from steps: beats, or words of beats.
     words, beats = config.words_per_beat, config.beats_per_word
     frames = len(seen.frames)
-    steps = (schedule.reserves[0][:, None] + np.arange(words)).reshape(frames, -1)
+    steps = (schedule.claims[0][:, None] + np.arange(words)).reshape(frames, -1)
     made, visible = [], []
     for frame in steps:
         for first in range(0, len(frame), config.burst * beats):
@@ -417,7 +417,7 @@ def test_depth_for_a_late_consumer(config: EvictionConfig, seed: int) -> None:
     pauses = random.integers(0, 300, len(pauses)) * (random.random(len(pauses)) < 0.02)
     late = int(random.integers(0, 500))
     pops = in_order(schedule.outputs[0] + late + np.cumsum(pauses), config.words_per_beat)
-    config = replace(config, depths=(queue_depth(schedule.reserves[0], pops),))
+    config = replace(config, depths=(queue_depth(schedule.claims[0], pops),))
     seen = run(config, frames, Memory(config, config.memory_latency), arrivals=arrivals, pops=pops)
     np.testing.assert_array_equal(seen.frames, frames)
     assert kept(seen, schedule)

@@ -93,7 +93,7 @@ def test_the_order_in_block_memory() -> None:
     """What is read of a long pixel takes a block memory of three parts, and so two more cycles."""
     order = np.random.default_rng(0).permutation(1536)
     config = GatherConfig(op=GatherChannels(tuple(order)), tensor=TensorType((1, 1536)))
-    assert (config.way, config.walk.kind, config.latency) == ("memory", "block", 1535 + 10)
+    assert (config.way, config.order_memory.kind, config.latency) == ("memory", "block", 1535 + 10)
     frames = np.random.default_rng(0).integers(-128, 128, (3, 1, 1536))
     run = simulate(config.create(), frames)
     np.testing.assert_array_equal(run.outputs["o"], config.compute(frames)[0])

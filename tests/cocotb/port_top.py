@@ -11,7 +11,7 @@ from hwgen.offchip.port import AxiPortConfig
 from tests.typed import ports
 
 CONFIG = AxiPortConfig(
-    axi=AxiConfig(), reads=3, writes=2, outstanding=4, timeout=300,
+    axi=AxiConfig(), readers=3, writers=2, outstanding=4, timeout=300,
 )
 """What the tests in cocotb have."""
 

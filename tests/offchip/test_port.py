@@ -40,8 +40,10 @@ LIMIT = 20_000
 """Cycles of a run."""
 
 
-def port(reads: int = 1, writes: int = 1, data_bits: int = 64, **options) -> AxiPortConfig:
-    return AxiPortConfig(axi=AxiConfig(data_bits=data_bits), reads=reads, writes=writes, **options)
+def port(readers: int = 1, writers: int = 1, data_bits: int = 64, **options) -> AxiPortConfig:
+    return AxiPortConfig(
+        axi=AxiConfig(data_bits=data_bits), readers=readers, writers=writers, **options
+    )
 
 
 class Bench:
@@ -221,7 +223,7 @@ def test_values(
     random = np.random.default_rng(seed)
     pause = float(random.choice([0.0, 0.8]))
     readers = [Client(random_requests(config.axi, random, 5, 0, 8192), pause=pause)
-               for _ in range(config.reads)]
+               for _ in range(config.readers)]
     writers = [
         writer(config.axi, random_requests(config.axi, random, 5, (k + 2) * 8192, 8192), random,
                pause=pause, gap=gap) for k in range(writes)
@@ -276,7 +278,7 @@ def test_strobes() -> None:
 
 
 def test_addresses_wrap_at_the_end_of_the_address_space() -> None:
-    config = AxiPortConfig(axi=AxiConfig(data_bits=1024, address_bits=12), reads=1, writes=1)
+    config = AxiPortConfig(axi=AxiConfig(data_bits=1024, address_bits=12), readers=1, writers=1)
     random = np.random.default_rng(0)
     clients = [Client([(128, 300)])], [writer(config.axi, [(0, 4096)], random)]
     bench = Bench(config, *clients, base=0).run(all_done)
@@ -530,9 +532,9 @@ def test_config_refuses(options: dict[str, int], message: str) -> None:
 
 
 @pytest.mark.parametrize("options, message", [
-    ({"reads": 65}, r"^Reads must be between 0 and the 64 identifiers, not 65$"),
-    ({"writes": -1}, r"^Writes must be between 0 and the 64 identifiers, not -1$"),
-    ({"reads": 0, "writes": 0}, r"^An AXI port must have at least one client$"),
+    ({"readers": 65}, r"^Readers must be between 0 and the 64 identifiers, not 65$"),
+    ({"writers": -1}, r"^Writers must be between 0 and the 64 identifiers, not -1$"),
+    ({"readers": 0, "writers": 0}, r"^An AXI port must have at least one client$"),
     ({"outstanding": 0}, r"^Outstanding bursts must be positive, not 0$"),
     ({"timeout": 0}, r"^AXI timeout must be positive, not 0$"),
 ])
@@ -565,7 +567,7 @@ def test_pins() -> None:
     assert {n for n in outputs if n.endswith("ready")} == {"m_axi_0_bready", "m_axi_0_rready"}
     assert not {n for n in outputs if n.startswith("m_axi_0_r")} - {"m_axi_0_rready"}
     assert pins["m_axi_0_wstrb"] == Out(64)
-    dut = PortTop(AxiPortConfig(axi=config, reads=1, writes=1))
+    dut = PortTop(AxiPortConfig(axi=config, readers=1, writers=1))
     simulator = Simulator(dut)
     simulator.add_clock(1e-6)
 

@@ -63,7 +63,7 @@ def streams(draw: st.DrawFn) -> WeightStreamConfig:
     return stream(
         widths, draw(st.integers(1, 9)), folds, draw(st.integers(0, folds)), data_bits,
         skews=tuple(int(n) - draw(st.integers(0, 1)) for n in np.cumsum(steps)),
-        slots=draw(st.sampled_from([2, 2, 3, 5])), burst=draw(st.sampled_from([1, 2, 3, 8])),
+        ring_places=draw(st.sampled_from([2, 2, 3, 5])), burst=draw(st.sampled_from([1, 2, 3, 8])),
         style=draw(st.sampled_from(["", *STYLES])),
     )
 
@@ -78,7 +78,7 @@ class Run:
     Parameters
     ----------
     config, rows : of the stream
-    turns : times that all folds are read
+    tiles : times that all folds are read
     latency : cycles from a request to its first word
     gaps : probability that the memory pauses, each cycle
     pauses : probability that the reader pauses, each cycle
@@ -96,7 +96,7 @@ class Run:
 
     config: WeightStreamConfig
     rows: list[list[int]]
-    turns: int = 3
+    tiles: int = 3
     latency: int = 5
     gaps: float = 0.0
     pauses: float = 0.0
@@ -123,7 +123,7 @@ class Run:
     def plans(self, random: np.random.Generator) -> list[list[int]]:
         """Per fold, the rows to be read."""
         plans = []
-        for _ in range(self.turns * self.config.folds):
+        for _ in range(self.tiles * self.config.folds):
             more = self.cycles - self.config.rows if self.cycles else int(random.integers(3))
             rows = [*range(self.config.rows), *random.integers(0, self.config.rows, more).tolist()]
             plans.append(random.permutation(rows).tolist())
@@ -244,12 +244,12 @@ class Run:
 def test_all_rows_in_turn(
     config: WeightStreamConfig, stall: tuple[float, float], latency: int, seed: int
 ) -> None:
-    """Rows, flags and requests, whoever pauses; bytes are those of the places and of the turns."""
+    """Rows, flags and requests, whoever pauses; bytes are those of the places and of the tiles."""
     gaps, pauses = stall
-    turns = 3
-    run = Run(config, random_rows(config, seed), turns, latency, gaps, pauses, seed=seed)
-    assert len(run.ended) == turns * config.folds
-    assert run.bytes == config.places * config.fold_bytes + turns * config.bytes_per_turn
+    tiles = 3
+    run = Run(config, random_rows(config, seed), tiles, latency, gaps, pauses, seed=seed)
+    assert len(run.ended) == tiles * config.folds
+    assert run.bytes == config.places * config.fold_bytes + tiles * config.bytes_per_tile
     assert len(run.words) * config.axi.word_bytes == run.bytes
     # Loaded in the cycle after the last word for which there is a place from the beginning.
     assert run.loaded == run.words[config.places * config.fold_words - 1] + 1
@@ -264,21 +264,21 @@ def test_folds_that_stay_are_spread_evenly(resident: int, folds: int, stay: list
     assert [config.stays(n) for n in range(folds)] == stay
     assert config.streamed == folds - resident
     assert config.places == resident + (2 if resident < folds else 0)
-    assert config.bytes_per_turn == config.streamed * config.fold_bytes
-    run = Run(config, random_rows(config), turns=2)
-    assert run.bytes == config.places * config.fold_bytes + 2 * config.bytes_per_turn
+    assert config.bytes_per_tile == config.streamed * config.fold_bytes
+    run = Run(config, random_rows(config), tiles=2)
+    assert run.bytes == config.places * config.fold_bytes + 2 * config.bytes_per_tile
 
 
 @pytest.mark.parametrize("config", [
     stream(resident=0), stream(resident=0, skews=(2, 7)), stream((70, 30), resident=0),
-    stream(resident=0, burst=2), stream((40,), resident=0, slots=3, folds=7),
+    stream(resident=0, burst=2), stream((40,), resident=0, ring_places=3, folds=7),
 ], ids=str)
 @pytest.mark.parametrize("latency", [1, 30])
 def test_a_place_is_filled_again_in_time(config: WeightStreamConfig, latency: int) -> None:
     """With the cycles that are said, a reader that never pauses never waits; with fewer it does."""
     # Of a request, from the cycle that it is made to that of its last word.
     needed = config.overhead + latency + config.fold_words
-    cycles = max(-(-needed // (config.slots - 1)), config.rows)
+    cycles = max(-(-needed // (config.ring_places - 1)), config.rows)
 
     def waits(cycles: int) -> list[int]:
         run = Run(config, random_rows(config), 4, latency, cycles=cycles)
@@ -362,7 +362,7 @@ def test_few_rows(rows: int, share: int, width: int) -> None:
     config = stream((8,), rows, 3, 1, 64)
     assert (config.rows_per_word, config.column_widths) == (share, [width])
     assert config.fold_words == 1
-    Run(config, random_rows(config), turns=2)
+    Run(config, random_rows(config), tiles=2)
 
 
 @pytest.mark.parametrize("burst, requests, words", [
@@ -391,7 +391,7 @@ def test_memories() -> None:
     ({"burst": 0}, r"^burst must be positive, not 0$"),
     ({"resident": -1}, r"^Resident must be between 0 and 4, not -1$"),
     ({"resident": 5}, r"^Resident must be between 0 and 4, not 5$"),
-    ({"slots": 1}, r"^Slots must be 2 or more, not 1$"),
+    ({"ring_places": 1}, r"^Ring places must be 2 or more, not 1$"),
     ({"burst": 1025}, r"^Burst must be at most 1024 words, not 1025$"),
     ({"burst": 257, "data_bits": 128}, r"^Burst must be at most 256 words, not 257$"),
     ({"style": "mud"}, r"^Memory style must be one of \(.*\) or empty, not 'mud'$"),

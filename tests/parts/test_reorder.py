@@ -188,15 +188,15 @@ def test_on_time(order: TileOrder, pauses: float, seed: int) -> None:
 def test_whole_sites(order: TileOrder, depth: int) -> None:
     found = order.whole(depth)
     assert found % order.beats == 0
-    assert found >= max(depth, order.cycle)
-    assert found - order.beats < max(depth, order.cycle)
+    assert found >= max(depth, order.tile_beats)
+    assert found - order.beats < max(depth, order.tile_beats)
     assert order.whole(found) == found
 
 
 def test_times() -> None:
     """Two sites of three beats, in parts of two and one, twice."""
     order = TileOrder(2, (2, 1))
-    assert (order.beats, order.cycle) == (3, 6)
+    assert (order.beats, order.tile_beats) == (3, 6)
     claims, ready = order.times(np.array([0, 2, 10, 11, 20, 22, 40, 50]))
     assert claims.tolist() == [0, 0, 0, 2, 2, 2, 20, 20, 20, 22, 22, 22]
     # The second site is whole in 11, but the first one is read until 13.
@@ -209,7 +209,7 @@ def test_times_of_any_order(order: TileOrder, seed: int) -> None:
     """Site by site, found from the list of what comes."""
     starts = random_starts(order, np.random.default_rng(seed), 0.4)
     claims, ready = order.times(starts)
-    assert len(claims) == len(ready) == TILES * order.cycle
+    assert len(claims) == len(ready) == TILES * order.tile_beats
     time = -1
     for beat in range(len(ready)):
         tile, site = divmod(beat // order.beats, order.sites)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hwgen import boards
-from hwgen.blocks.base import KINDS as BLOCK_KINDS
+from hwgen.blocks.base import BLOCK_KINDS
 from hwgen.blocks.conv import FoldedConvConfig
 from hwgen.blocks.evict import EvictionConfig
 from hwgen.blocks.fifo import FifoConfig
@@ -25,7 +25,7 @@ from hwgen.report.charts import pareto
 from hwgen.report.drawing import BLOCK, LABEL, elided, pipework
 from hwgen.report.figures import report
 from hwgen.report.layered import SPACE, layered
-from hwgen.report.page import KINDS, render
+from hwgen.report.page import KIND_LABELS, render
 from tests.networks import Builder, Q, every_op
 from tests.typed import of_kind
 
@@ -237,7 +237,7 @@ def test_kinds_of_blocks():
     for kind, configs in blocks.items():
         assert {config.kind for config in configs} == {kind}
     assert all(config.kind in BLOCK_KINDS for config in dense.values())
-    assert set(BLOCK_KINDS) <= set(KINDS)
+    assert set(BLOCK_KINDS) <= set(KIND_LABELS)
 
 
 def test_sparse_pages_promise_no_cycle():
@@ -272,7 +272,7 @@ def test_resources_by_kind():
     for given in (data, searched(data)):
         page = Page(render(given, netlist, BOARD.resources))
         pieces = [re.fullmatch(r"(.*): ([\d,]+)", tip) for tip in page.text["title"]]
-        pieces = [p for p in pieces if p and p[1] in KINDS.values()]
+        pieces = [p for p in pieces if p and p[1] in KIND_LABELS.values()]
         amounts = sum(int(p[2].replace(",", "")) for p in pieces)
         assert amounts == sum(data[key] for key in ("dsp", "bram18", "uram", "lut", "ff"))
     assert sum(p[1] == "weights" for p in pieces) == 1

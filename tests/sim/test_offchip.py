@@ -24,7 +24,7 @@ from hwgen.emit.verilog import emit
 from hwgen.errors import HwgenError
 from hwgen.ir import ConvTranspose, Requantise
 from hwgen.netlist import Netlist
-from hwgen.offchip.layout import Layout
+from hwgen.offchip.memory_map import MemoryMap
 from hwgen.sim.verilator import VerilatorModel, VerilogRun, lint
 from hwgen.sim.verilator.memory import FAULTS, MemoryModel, MemoryUse
 from hwgen.timing import Timing, sized
@@ -112,7 +112,7 @@ class Case:
         return run, run.memory
 
     @property
-    def layout(self) -> Layout:
+    def memory_map(self) -> MemoryMap:
         """Of the off-chip memory."""
         assert self.netlist.offchip is not None
         return self.netlist.offchip
@@ -175,9 +175,9 @@ def test_on_time(case: Case) -> None:
         assert (run.interval, run.latency) == (case.timing.interval, case.timing.latency)
     assert run.error == ""
     assert use.waits == 0
-    assert use.bytes_read == FRAMES * case.layout.reads
-    assert use.bytes_written == use.total_written == FRAMES * case.layout.writes
-    ahead = sum(part.ahead for part in case.layout.uses.values())
+    assert use.bytes_read == FRAMES * case.memory_map.reads
+    assert use.bytes_written == use.total_written == FRAMES * case.memory_map.writes
+    ahead = sum(part.ahead for part in case.memory_map.uses.values())
     assert use.total_read == use.bytes_read + ahead
     assert bool(ahead) == (use.ready > MemoryModel().latency)
 
@@ -201,12 +201,12 @@ def test_stalls(case: Case, seed: int) -> None:
     interval = int(random.choice([0, case.timing.interval]))
     stall = float(random.choice([0, 0.1, 0.4]))
     _, use = case.run(memory=model, interval=interval, stall=stall, seed=seed)
-    assert use.bytes_written == FRAMES * case.layout.writes
+    assert use.bytes_written == FRAMES * case.memory_map.writes
 
 
 def test_slow_memory(case: Case) -> None:
     """A memory of two thirds of the bandwidth that it takes: later, and right."""
-    taken = (case.layout.reads + case.layout.writes) / case.timing.interval
+    taken = (case.memory_map.reads + case.memory_map.writes) / case.timing.interval
     model = MemoryModel(gbps=taken * 2 * 2 / 3, efficiency=1, refresh_cycles=0)
     assert model.bytes_per_cycle == pytest.approx(taken * 2 / 3)
     slow, use = case.run(memory=model)
@@ -219,8 +219,9 @@ def test_slow_memory(case: Case) -> None:
 @pytest.mark.parametrize("fault", FAULTS)
 def test_faults(case: Case, fault: str, share: float) -> None:
     """What fails is named; what was delivered is right; a reset mends it."""
-    layout, request = case.layout, 8 * case.layout.axi.word_bytes
-    moved = {"read": layout.reads, "write": layout.writes, "silent": layout.reads + layout.writes}
+    memory_map, request = case.memory_map, 8 * case.memory_map.axi.word_bytes
+    moved = {"read": memory_map.reads, "write": memory_map.writes}
+    moved["silent"] = sum(moved.values())
     # Requests are at most so long: there are more of them.
     at = int(share * FRAMES * moved[fault.split("_")[0]] / request)
     model = MemoryModel(fault=f"{fault}:{at}", seed=at)
@@ -241,7 +242,7 @@ def test_faults(case: Case, fault: str, share: float) -> None:
     if not at % 2:
         assert run.latency <= case.timing.latency
         assert use.waits == 0
-        assert use.bytes_read == FRAMES * layout.reads
+        assert use.bytes_read == FRAMES * memory_map.reads
 
 
 def test_verilog_is_clean(tmp_path: Path) -> None:

@@ -66,12 +66,13 @@ def check_fits(found: Found, board: boards.Board) -> None:
     for key in ("dsp", "bram18", "uram", "lut", "ff"):
         assert getattr(need, key) <= getattr(board.usable, key)
     assert found.timing.interval == found.netlist.interval
-    layout, external = found.netlist.offchip, External.of_board(board, found.design.clock_mhz)
-    if layout is not None:
+    memory_map, external = found.netlist.offchip, External.of_board(board, found.design.clock_mhz)
+    if memory_map is not None:
         while external is not None and found.design.ports != external.ports:
             external = external.narrower
         assert external is not None
-        assert layout.reads + layout.writes < external.bytes_per_cycle * found.timing.interval
+        moved = memory_map.reads + memory_map.writes
+        assert moved < external.bytes_per_cycle * found.timing.interval
     again = check_design(deep(), board, found.design, found.timing)
     assert again.netlist.resources() == need
 
@@ -89,16 +90,16 @@ def test_weights_stream_where_nothing_else_fits(tmp_path: Path) -> None:
     for name in streamed:
         config, folding = found.netlist.blocks[name], found.design.foldings[name]
         assert isinstance(config, FoldedConvConfig)
-        assert config.stream is not None
+        assert config.weight_stream is not None
         assert config.offchip is not None
-        assert config.stream.places < config.channel_folds
+        assert config.weight_stream.places < config.channel_folds
         reads += config.offchip.reads
         # The even pace leaves less than a cycle of a fold unused.
         windows = config.window.windows
         assert folding.fold_cycles * windows <= found.timing.interval
-    layout = found.netlist.offchip
-    assert layout is not None
-    assert layout.reads >= reads > 0
+    memory_map = found.netlist.offchip
+    assert memory_map is not None
+    assert memory_map.reads >= reads > 0
     path = tmp_path / "design.json"
     found.design.save(path)
     assert DesignPoint.load(path) == found.design
@@ -137,10 +138,10 @@ def test_preferred() -> None:
     config = prefer.netlist.blocks["evict_c0_sum"]
     assert isinstance(config, EvictionConfig)
     assert config.stream.tensor.shape == (96, 96, 8)
-    layout = prefer.netlist.offchip
-    assert layout is not None
-    assert layout.reads == layout.writes == config.offchip.reads >= 64 * 64 * 16
-    assert check_design(gated(), BOARD, prefer.design, prefer.timing).netlist.offchip == layout
+    memory_map = prefer.netlist.offchip
+    assert memory_map is not None
+    assert memory_map.reads == memory_map.writes == config.offchip.reads >= 64 * 64 * 16
+    assert check_design(gated(), BOARD, prefer.design, prefer.timing).netlist.offchip == memory_map
 
 
 def test_evicted_where_it_fits_no_memory() -> None:
@@ -264,15 +265,16 @@ def test_tables_say_what_blocks_say(
                               lanes_out, pixels[1], external.ports)
         assert isinstance(config, FoldedConvConfig)
         assert config.order is not None
-        assert config.stream is not None
+        assert config.weight_stream is not None
         assert config.offchip is not None
         assert column.cycles <= config.interval <= interval
         assert column.takes.bandwidth == config.offchip.reads
         assert config.channel_folds >= LEAST_FOLDS
-        assert config.stream.places < config.channel_folds
+        assert config.weight_stream.places < config.channel_folds
         beats = np.arange(3 * config.inputs[0].beats)
         schedule = config.schedule([beats * config.interval // config.inputs[0].beats])
-        order, stream, unpaced = config.order, config.stream, replace(config, fold_cycles=0).stream
+        order, stream = config.order, config.weight_stream
+        unpaced = replace(config, fold_cycles=0).weight_stream
         config = replace(config, capacity=schedule.capacity)
         # Where the queue is, is decided last.
         needs = [replace(config, styles=(style,)).resources()
@@ -282,12 +284,12 @@ def test_tables_say_what_blocks_say(
         assert any(column.takes.bram18 >= blocks and column.takes.uram >= ultras
                    for blocks, ultras in taken)
         assert unpaced is not None
-        same = stream.slots == unpaced.slots
+        same = stream.ring_places == unpaced.ring_places
         if folding.tile in known:
             assert not same or (column.takes.bram18, column.takes.uram) in taken
             return
         assert not same or any(column.takes.bram18 <= 2 * blocks + 4 and column.takes.uram <= ultras
                                for blocks, ultras in taken)
-        depth = order.whole(2 * order.cycle)
+        depth = order.whole(2 * order.tile_beats)
         known[folding.tile] = TileSizes(config.window.sites,
                                         min(config.queue_depths[0], depth))

@@ -24,7 +24,7 @@ def ints(*values: int) -> np.ndarray:
     return np.array(values, np.int64)
 
 
-def gathered(axis: int, order: list[int]) -> list:
+def gathered(axis: int, order: list[int]) -> tuple[list, dict]:
     return [CONV, N("Gather", ["c", "o"], ["t"], axis=axis), LAST], {
         "o": np.array(order), "e": weights(4, 8, 1, 1)}
 
@@ -163,8 +163,8 @@ def test_pieces_stay_as_large_as_they_can(tmp_path):
     """What shuffles pixels moves whole runs of channels: their order goes into the weights."""
     nodes, constants, _ = FOUND["pixel shuffle"]
     graph = run(file(tmp_path, nodes, {"w": C["w"], **constants}, opset=19))[0].graph
-    (node,) = [n for n in graph.nodes if isinstance(n.op, Rearrange)]
-    assert node.op.run(graph.types[node.inputs[0]]) == 2
+    ((op, source),) = [(n.op, n.inputs[0]) for n in graph.nodes if isinstance(n.op, Rearrange)]
+    assert op.run(graph.types[source]) == 2
 
 
 @pytest.mark.parametrize("shape, nodes", [

@@ -17,7 +17,7 @@ from hwgen.models.frames.samples import Feed
 from hwgen.models.onnx.network import Network
 from hwgen.models.quantisation.calibrate import probe
 
-__all__ = ["BUDGETS", "Option", "allocate", "options", "sensitivities"]
+__all__ = ["BUDGETS", "Option", "choose_options", "options", "sensitivities"]
 
 BUDGETS = ("macs", "parameters")
 LOSSLESS = 1e-9
@@ -84,7 +84,7 @@ def options(
     return sorted(found, key=lambda option: (option.cost, option.error))
 
 
-def allocate(
+def choose_options(
     choices: Mapping[str, Sequence[Option]], budget: int,
     sensitivity: Mapping[str, float] | None = None,
 ) -> dict[str, Decomposition]:

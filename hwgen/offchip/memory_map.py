@@ -1,4 +1,4 @@
-"""Off-chip memory of a design: where each block's region lies, and through which port it goes."""
+"""Memory map of a design: the region and the port of each block that uses off-chip memory."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from hwgen.errors import HwgenError
 from hwgen.offchip.bus import AxiConfig
 from hwgen.offchip.port import AxiPortConfig
 
-__all__ = ["PORT_SHARE", "REGION", "Client", "Layout", "OffChip", "lay_out"]
+__all__ = ["PORT_SHARE", "REGION_ALIGNMENT", "Client", "MemoryMap", "OffChip", "map_memory"]
 
-REGION = 4096
-"""Regions begin at multiples of it: no burst that is aligned in its region crosses a page."""
+REGION_ALIGNMENT = 4096
+"""Bytes of which the start of a region is a multiple, so that aligned bursts never cross a page."""
 
 PORT_SHARE = 0.85
-"""Share of a port's cycles that may be planned for; the rest makes up for the memory's gaps."""
+"""Share of a port's cycles that designs may use; the rest makes up for gaps of the memory."""
 
 
 @dataclass(frozen=True)
 class OffChip:
     """What a block keeps in off-chip memory.
 
-    Such a block is a client of an AXI port (:mod:`hwgen.offchip.port`): it has a member ``read``,
-    if it writes also ``write``, and ``base``, where its region begins; ``waits`` says that it had
-    to wait for the memory in this cycle, and ``loaded`` that what is fetched ahead has come.
+    Such a block is a client of an AXI port (:mod:`hwgen.offchip.port`).  It has a member ``read``,
+    a member ``write`` if it writes, and ``base``, the start of its region.  ``waits`` tells that it
+    had to wait for the memory in this cycle, and ``loaded`` that what is fetched ahead has come.
 
     Members
     -------
     size : bytes of its region
-    reads, writes : bytes a frame
+    reads, writes : bytes read and written per frame
     ahead : bytes read before the first frame
     """
 
@@ -43,29 +43,29 @@ class OffChip:
 
 
 class Client(Protocol):
-    """What the layout asks of a block."""
+    """What the memory map asks of a block."""
 
     @property
     def offchip(self) -> OffChip | None:
         """What the block keeps off chip, if anything."""
 
     def image(self) -> bytes:
-        """What the block's region holds at the beginning."""
+        """Initial contents of the block's region."""
         ...
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Off-chip memory and who uses it.
+class MemoryMap:
+    """Regions of off-chip memory, and the ports through which blocks use them.
 
     Members
     -------
-    axi : the ports' widths
+    axi : widths of the ports
     clients : per port, the blocks that use it
-    offsets : per block, where its region begins
+    offsets : per block, the start of its region
     uses : per block, what it keeps there
     size : bytes of all regions
-    rate : bytes a cycle that the memory moves in practice; 0: as many as the ports
+    rate : bytes per cycle that the memory moves in practice; 0: as many as the ports
     """
 
     axi: AxiConfig
@@ -77,7 +77,7 @@ class Layout:
 
     @property
     def interval(self) -> int:
-        """Fewest cycles in which all that a frame needs is moved."""
+        """Fewest cycles in which all bytes of a frame can be moved."""
         sides = [math.ceil(sum(getattr(self.uses[name], side) for name in names)
                            / (self.axi.word_bytes * PORT_SHARE))
                  for names in self.clients for side in ("reads", "writes")]
@@ -91,28 +91,28 @@ class Layout:
 
     @cached_property
     def port_configs(self) -> tuple[AxiPortConfig, ...]:
-        """The ports."""
+        """Configurations of the ports."""
         return tuple(
-            AxiPortConfig(axi=self.axi, reads=len(names), writes=len(self.writers(names)))
+            AxiPortConfig(axi=self.axi, readers=len(names), writers=len(self.writers(names)))
             for names in self.clients
         )
 
     def writers(self, names: tuple[str, ...]) -> list[str]:
-        """Those of some blocks that write."""
+        """Those of the named blocks that write."""
         return [name for name in names if self.uses[name].writes]
 
     @property
     def reads(self) -> int:
-        """Bytes read for a frame."""
+        """Bytes read per frame."""
         return sum(use.reads for use in self.uses.values())
 
     @property
     def writes(self) -> int:
-        """Bytes written for a frame."""
+        """Bytes written per frame."""
         return sum(use.writes for use in self.uses.values())
 
     def image(self, blocks: Mapping[str, Client]) -> bytes:
-        """What the memory holds at the beginning: the blocks' images, each in its region."""
+        """Initial contents of the memory: the image of each block, in its region."""
         image = bytearray()
         for name, offset in self.offsets.items():
             if data := blocks[name].image():
@@ -121,12 +121,17 @@ class Layout:
         return bytes(image)
 
 
-def lay_out(
+def map_memory(
     blocks: Mapping[str, Client], axi: AxiConfig, ports: int, rate: float = 0.0
-) -> Layout | None:
-    """The layout of the off-chip memory of some blocks; None if none of them has any.
+) -> MemoryMap | None:
+    """Make the memory map of some blocks.
 
-    Regions with contents come first.  Every port gets about as many bytes a frame.
+    Regions with initial contents come first.  Every port gets about the same number of bytes per
+    frame.
+
+    Returns
+    -------
+    the memory map; None if no block uses off-chip memory
 
     Raises
     ------
@@ -139,7 +144,7 @@ def lay_out(
     offsets, size = {}, 0
     for name in sorted(uses, key=lambda name: uses[name].writes > 0):
         offsets[name] = size
-        size += -(-uses[name].size // REGION) * REGION
+        size += -(-uses[name].size // REGION_ALIGNMENT) * REGION_ALIGNMENT
     if size > 1 << axi.address_bits:
         raise HwgenError(
             f"Off-chip memory must be within {axi.address_bits} bits of address, "
@@ -156,4 +161,4 @@ def lay_out(
             f"{ports} ports have identifiers for {ports << axi.id_bits} blocks with off-chip "
             f"memory, not for {len(uses)}"
         )
-    return Layout(axi, tuple(map(tuple, clients)), offsets, uses, size, rate)
+    return MemoryMap(axi, tuple(map(tuple, clients)), offsets, uses, size, rate)

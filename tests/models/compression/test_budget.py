@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwgen.errors import HwgenError
-from hwgen.models.compression.allocate import Option, allocate, options, sensitivities
+from hwgen.models.compression.budget import Option, choose_options, options, sensitivities
 from hwgen.models.compression.decomposition import Decomposition, cost
 from hwgen.models.compression.layers import layers
 from hwgen.models.compression.rewrite import decompose, squared_error
@@ -90,7 +90,7 @@ def test_within_the_budget_and_near_the_best(table, extra):
     choices, sensitivity = table
     least = sum(min(o.cost for o in offered) for offered in choices.values())
     budget = least + extra
-    chosen = allocate(choices, budget, sensitivity)
+    chosen = choose_options(choices, budget, sensitivity)
     price, error = total(choices, chosen, sensitivity)
     assert price <= budget
     # By trying everything: what the steps reach is at most one step from it.
@@ -106,26 +106,27 @@ def test_within_the_budget_and_near_the_best(table, extra):
         for option in offered:
             if option.cost - now.cost <= budget - price:
                 assert sensitivity[name] * (now.error - option.error) <= 1e-9
-    assert allocate(dict(reversed(choices.items())), budget, sensitivity).keys() <= choices.keys()
-    assert allocate(choices, budget, sensitivity) == chosen
+    backwards = dict(reversed(choices.items()))
+    assert choose_options(backwards, budget, sensitivity).keys() <= choices.keys()
+    assert choose_options(choices, budget, sensitivity) == chosen
 
 
 def test_enough_for_all():
     choices = {name: options(layer) for name, layer in layers(net()).items()}
     whole = sum(offered[-1].cost for offered in choices.values())
-    assert allocate(choices, whole) == {}
-    assert allocate(choices, whole - 1)
+    assert choose_options(choices, whole) == {}
+    assert choose_options(choices, whole - 1)
 
 
 def test_best_for_one_cost_is_found():
     """Steps of a convex curve that use up the budget are the optimum."""
     choices = {"a": [Option(Decomposition("cpd", k), 10 * k, 1 / k) for k in range(1, 9)],
                "b": [Option(Decomposition("cpd", k), 10 * k, 4 / k) for k in range(1, 9)]}
-    chosen = allocate(choices, 90)
+    chosen = choose_options(choices, 90)
     assert {name: choice.rank for name, choice in chosen.items()} == {"a": 3, "b": 6}
-    chosen = allocate(choices, 90, {"a": 4, "b": 1})
+    chosen = choose_options(choices, 90, {"a": 4, "b": 1})
     assert abs(chosen["a"].rank - chosen["b"].rank) == 1
-    chosen = allocate(choices, 90, {"a": 1, "b": 0})
+    chosen = choose_options(choices, 90, {"a": 1, "b": 0})
     assert {name: choice.rank for name, choice in chosen.items()} == {"a": 8, "b": 1}
 
 
@@ -133,7 +134,7 @@ def test_what_is_left_is_spent():
     """The next step of the curve does not fit, an option beside it does."""
     choices = {"a": [Option(Decomposition("cpd", 1), 10, 1.0), Option(Decomposition("cpd", 2), 15,
                                                                       0.9), Option(None, 20, 0.0)]}
-    assert allocate(choices, 17)["a"].rank == 2
+    assert choose_options(choices, 17)["a"].rank == 2
 
 
 @pytest.mark.parametrize("choices, budget, sensitivity, message", [
@@ -146,7 +147,7 @@ def test_what_is_left_is_spent():
 ])
 def test_refused(choices, budget, sensitivity, message):
     with pytest.raises(HwgenError, match=message):
-        allocate(choices, budget, sensitivity)
+        choose_options(choices, budget, sensitivity)
 
 
 TRIALS = {"first": Decomposition("svd_first", 2), "second": Decomposition("svd_spatial", 6),
@@ -186,7 +187,7 @@ def test_a_switched_off_layer_is_not_sensitive():
     assert found["quiet"] < found["loud"] * 1e-4
     choices = {name: options(layers(double)[name]) for name in ("loud", "quiet")}
     whole = choices["loud"][-1].cost
-    chosen = allocate(choices, whole + choices["quiet"][0].cost, found)
+    chosen = choose_options(choices, whole + choices["quiet"][0].cost, found)
     assert "loud" not in chosen
     assert chosen["quiet"].rank == 1
 
@@ -214,7 +215,7 @@ def test_from_network_to_network():
     choices = {name: options(layer) for name, layer in found.items()}
     whole = sum(cost(layer).macs for layer in found.values())
     weights = sensitivities(before, TRIALS, feeds)
-    chosen = allocate(choices, whole // 2, weights)
+    chosen = choose_options(choices, whole // 2, weights)
     after = decompose(before, chosen)
     spent = sum(cost(layer, chosen.get(name)).macs for name, layer in found.items())
     assert sum(cost(layer).macs for layer in layers(after).values()) <= spent <= whole // 2
