@@ -24,6 +24,8 @@ WHOLE = 1e-4
 def dequantise_casts(model: onnx.ModelProto) -> None:
     """Put a DequantizeLinear in the place of the casts of integer inputs, and of scales behind."""
     graph = model.graph
+    if not any(value.type.tensor_type.elem_type in CODES for value in graph.input):
+        return
     known = {c.name: numpy_helper.to_array(c) for c in graph.initializer}
     for node in graph.node:
         if node.op_type == "Constant" and "value" in attributes(node):
