@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from hwgen.errors import HwgenError
 from hwgen.models.onnx.nodes import attributes, rename
 
-__all__ = ["to_qdq"]
+__all__ = ["rewrite_integer_ops"]
 
 UNARY = {
     "QLinearAveragePool": "AveragePool", "QLinearGlobalAveragePool": "GlobalAveragePool",
@@ -40,7 +40,7 @@ LINEAR = {"Add", "Mul", "Neg", "Reshape", "Sub", "Transpose", "Unsqueeze", "Sque
 SUMS = {"ConvInteger": "Conv", "MatMulInteger": "MatMul"}
 
 
-def to_qdq(model: onnx.ModelProto) -> None:
+def rewrite_integer_ops(model: onnx.ModelProto) -> None:
     """Rewrite the ops on integers of a model.
 
     Raises
@@ -85,10 +85,7 @@ class _Rewriter:
         self._count = 0
 
     def run(self) -> None:
-        inputs = {value.name for value in self.graph.input} - self._fixed
-        for node in self.graph.node:
-            if node.op_type == "DequantizeLinear" and node.input[0] in inputs:
-                self._note(node.input[0], node)
+        self._note_inputs()
         for node in list(self.graph.node):
             rename(node, self._renamed)
             self._visit(node)
@@ -97,6 +94,20 @@ class _Rewriter:
             del self.graph.node[:]
             self.graph.node.extend(changed)
             del self.graph.value_info[:]
+
+    def _note_inputs(self) -> None:
+        """Remember the codes of integer inputs: what dequantises them may come behind others."""
+        inputs = {value.name for value in self.graph.input} - self._fixed
+        makers = {out: node for node in self.graph.node for out in node.output}
+        for node in self.graph.node:
+            if node.op_type == "DequantizeLinear" or (
+                    node.op_type in UNARY or node.op_type in BINARY or node.op_type in (
+                        "QLinearConv", "QLinearMatMul", "QGemm")):
+                tensor = node.input[0]
+                while tensor in makers and makers[tensor].op_type in MOVING:
+                    tensor = makers[tensor].input[0]
+                if tensor in inputs:
+                    self._note(tensor, node)
 
     def _note(self, tensor: str, quantiser: onnx.NodeProto) -> None:
         """Remember scale and zero point of a tensor, unless they differ by channel."""

@@ -183,8 +183,9 @@ class Quantisers:
         value = np.unique(self._parameter(node, position, default))
         if value.size != 1:
             raise HwgenError(
-                f"Node {node.name or node.output[0]!r} ({node.op_type}): activations must have "
-                f"one scale and zero point for the tensor, not {value.size}"
+                f"Node {node.name or node.output[0]!r} ({node.op_type}): activations such as "
+                f"{node.output[0]!r} must have one scale and zero point for the tensor, not "
+                f"{value.size}"
             )
         return float(value[0])
 

@@ -26,7 +26,7 @@ from hwgen.models.onnx.nodes import attributes, reads, rename
 from hwgen.models.onnx.opsets import brought_up
 from hwgen.models.onnx.order import sort_nodes
 from hwgen.models.onnx.pixels import dequantise_casts
-from hwgen.models.onnx.qoperator import to_qdq
+from hwgen.models.onnx.qoperator import rewrite_integer_ops
 from hwgen.models.onnx.quantisers import Quantisers
 from hwgen.models.onnx.session import session
 from hwgen.models.onnx.shapes import (
@@ -99,7 +99,7 @@ def normalise(
         value.type.tensor_type.ClearField("shape")
     outer = to_float32(model)
     with _quantisers_of(name):
-        to_qdq(model)
+        rewrite_integer_ops(model)
         fold_channel_scales(model)
     dequantise_casts(model)
     turn_inputs(model)

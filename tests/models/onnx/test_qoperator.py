@@ -64,6 +64,14 @@ def kinds(path):
     return {node.op_type for node in onnx.load(path).graph.node}
 
 
+def test_old_operator_set(tmp_path):
+    made = residual_network()
+    made.opset_import[0].version = 11
+    path = statically(made, tmp_path, per_channel=True)
+    assert onnx.load(path).opset_import[0].version == 11
+    check(path)
+
+
 @pytest.mark.parametrize("options", [
     {}, {"per_channel": True}, {"activation_type": QuantType.QInt8, "per_channel": True},
     {"weight_type": QuantType.QUInt8},
@@ -94,6 +102,30 @@ def test_other_ops_of_integers(tmp_path):
     assert kinds(path) >= {"QLinearLeakyRelu", "QLinearAveragePool", "QLinearMatMul", "Pad"}
     check(path)
     assert not read(str(path)).calibrated
+
+
+@pytest.mark.parametrize("opset", [11, 13])
+def test_integer_inputs_that_are_moved_first(opset, tmp_path):
+    """As a file of integers is cut out of a longer one; with a per-channel layer of old opsets."""
+    made = model(
+        [N("MaxPool", ["x"], ["p"], kernel_shape=[2, 2], strides=[2, 2]),
+         N("QLinearConv", ["p", "s", "z", "w", "g", "o", "t", "z", "b"], ["y"])],
+        {"s": np.float32(2**-7), "z": np.uint8(9), "t": np.float32(2**-3),
+         "o": np.zeros(4, np.int8),
+         "w": RANDOM.integers(-99, 99, (4, 3, 3, 3)).astype(np.int8),
+         "g": np.array([2**-6, 2**-7, 2**-8, 2**-6], np.float32),
+         "b": RANDOM.integers(-9999, 9999, 4).astype(np.int32)},
+        kind=TensorProto.UINT8, opset=opset)
+    if opset < 12:
+        # An older MaxPool takes no integers, so they are transposed there.
+        made.graph.node[0].CopyFrom(N("Transpose", ["x"], ["p"], perm=[0, 1, 3, 2]))
+    onnx.save(made, tmp_path / "net.onnx")
+    source, _, wanted, got = run(tmp_path / "net.onnx")
+    for want, have in zip(wanted, got, strict=True):
+        assert want[0].dtype == have[0].dtype == np.uint8
+        assert np.array_equal(want, have)
+    assert not source.calibrated
+    assert source.graph.types["x"].zero_point == 9 - 128
 
 
 @pytest.mark.parametrize("last, left", [
