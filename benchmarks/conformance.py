@@ -29,7 +29,6 @@ from onnx.backend.test.case.node import collect_testcases
 from hwgen.design import DesignPoint
 from hwgen.errors import HwgenError, HwgenWarning
 from hwgen.models.lowering import Lowering
-from hwgen.models.lowering.layout import channels_last
 from hwgen.models.lowering.regions import ELEMENTWISE
 from hwgen.models.onnx.division import BEGINS
 from hwgen.models.onnx.network import Network
@@ -165,11 +164,11 @@ def check(case) -> Row:
         codes, real = {}, {}
         for tensor, ours in zip(network.inputs, graph.inputs, strict=True):
             type = graph.types[ours]
-            frame = _to_frame(feed[tensor])
-            codes[ours] = type.quantisation.quantise(frame)[None]
+            axis = min(graph.meta["axes"][ours], feed[tensor].ndim - 1)
+            frame = np.moveaxis(feed[tensor], axis, -1)
+            codes[ours] = type.quantisation.quantise(frame.reshape(type.shape))[None]
             real[tensor] = np.moveaxis(
-                type.quantisation.dequantise(codes[ours]), -1, min(1, feed[tensor].ndim - 1)
-            ).reshape(feed[tensor].shape)
+                type.quantisation.dequantise(codes[ours]).reshape(frame.shape), -1, axis)
         got = graph.evaluate(codes)
         wanted = runner.run(network.outputs, real)
         for output, want in zip(network.outputs, wanted, strict=True):
@@ -203,11 +202,6 @@ def _rounds_weights(node: onnx.NodeProto) -> bool:
     if node.op_type == "Resize":
         return any(a.name == "mode" and a.s != b"nearest" for a in node.attribute)
     return node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul")
-
-
-def _to_frame(value: np.ndarray) -> np.ndarray:
-    shape = channels_last(value.shape)
-    return np.moveaxis(value, 1, -1).reshape(shape) if value.ndim > 1 else value.reshape(shape)
 
 
 def _short(text: str) -> str:

@@ -73,8 +73,11 @@ class Built:
 
     def write(self, folder: Path) -> None:
         """Write design, network, report, page and Verilog into a directory that is there."""
+        from hwgen.models.host import inputs
+
         self.found.design.save(folder / "design.json")
         self.source.graph.save(folder / "graph.npz")
+        inputs.save(inputs.described(self.source.graph, self.source.network), folder / "pre.json")
         if self.source.host is not None:
             (folder / "host.onnx").write_bytes(self.source.host.SerializeToString())
         if self.statistics is not None:

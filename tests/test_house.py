@@ -22,7 +22,7 @@ LAYERS = (
     ("timing", "top"),
     ("emit",),
     ("sim", "dse", "report"),
-    ("flow",),
+    ("flow", "run"),
     ("build",),
     ("__main__",),
 )

@@ -120,8 +120,14 @@ def extent(network: Network) -> tuple[int, int] | None:
     for name in network.inputs:
         shape = network.shapes[name]
         if len(shape) in (4, 5):
-            return shape[-2], shape[-1]
+            height, width = shape[-3:-1] if _channels_last(shape) else shape[-2:]
+            return height, width
     return None
+
+
+def _channels_last(shape: tuple[int, ...]) -> bool:
+    """Whether an image or video input has its colours last, as TensorFlow's networks do."""
+    return len(shape) in (4, 5) and shape[-1] in (1, 3) and shape[1] not in (1, 3)
 
 
 # From photographs
@@ -129,11 +135,11 @@ def extent(network: Network) -> tuple[int, int] | None:
 def feeds(network: Network, photos: np.ndarray, seed: int = 0) -> Feeds:
     """Float inputs, one frame for each photograph.
 
-    Inputs ``(1, C, H, W)`` take the photograph, 0..1: in colour if C is 3, grey if it is 1; for
-    any other C the three colours in turn, each time further shifted.  Inputs ``(1, C, T, H, W)``
-    take a pan over it.  Inputs of any other rank take standard normal noise.  Inputs of integers
-    take the codes of a picture, or noise of all integers.  If several inputs take pictures, each
-    takes the photograph after that of the input before.
+    Inputs ``(1, C, H, W)`` or ``(1, H, W, C)`` take the photograph, 0..1: in colour if C is 3, grey
+    if it is 1; for any other C the three colours in turn, each time further shifted.  Inputs
+    ``(1, C, T, H, W)`` take a pan over it.  Inputs of any other rank take standard normal noise.
+    Inputs of integers take the codes of a picture, or noise of all integers.  If several inputs
+    take pictures, each takes the photograph after that of the input before.
 
     Parameters
     ----------
@@ -168,6 +174,9 @@ def _frame(photo: np.ndarray, shape: tuple[int, ...], seed: list[int]) -> np.nda
     """One photograph as an input of ``shape``."""
     if len(shape) not in (4, 5):
         return np.random.default_rng(seed).standard_normal(shape, np.float32)
+    if _channels_last(shape):
+        first = _frame(photo, (shape[0], shape[-1], *shape[1:-1]), seed)
+        return np.moveaxis(first, 1, -1)
     height, width = shape[-2:]
     if photo.shape[:2] != (height, width):
         from PIL import Image

@@ -29,6 +29,7 @@ from hwgen.models.lowering.ranges import Ranges, shared_ranges
 from hwgen.models.lowering.refusals import unsupported, way_out
 from hwgen.models.lowering.regions import ELEMENTWISE, Regions
 from hwgen.models.onnx.network import Network
+from hwgen.models.onnx.nodes import attributes
 from hwgen.models.quantisation.precision import Precision
 
 __all__ = ["HANDLERS", "Handler", "Lowering", "Result", "handles", "multiplier_bits", "scales"]
@@ -184,11 +185,17 @@ class Lowering:
         return given
 
     def _input_axis(self, name: str) -> int:
-        """Where an input has its channels: last in front of a matrix product, else axis 1."""
+        """Where an input has its channels: last in front of a matrix product; where a transposition
+        takes them from; else axis 1."""
         rank = len(self.network.shapes[name])
         same = {name, *(t for t, source in self.regions.source.items() if source == name)}
-        readers = {node.op_type for t in same for node in self.network.users.get(t, ())}
-        return rank - 1 if "MatMul" in readers and rank > 2 else 1
+        readers = [node for t in same for node in self.network.users.get(t, ())]
+        if "MatMul" in {node.op_type for node in readers} and rank > 2:
+            return rank - 1
+        # TensorFlow's exporters turn an image with channels last at once.
+        turns = {tuple(attributes(node).get("perm", ())) for node in readers
+                 if node.op_type == "Transpose"}
+        return next((perm[1] for perm in turns if len(perm) == rank > 2 and perm[0] == 0), 1)
 
     def quantisation(self, name: str) -> Quantisation:
         """The codes that the file states for a tensor, or those of its calibrated range."""

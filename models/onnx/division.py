@@ -64,7 +64,7 @@ class Division:
 DECODES = {"Softmax", "LogSoftmax", "NonMaxSuppression", "TopK"}
 """Ops that make the decoding of a detector's boxes, and what is beside it, the host's work."""
 EXPECTATION = 256
-"""Most weights of a layer behind a Softmax that is part of such a decoding."""
+"""Most weights of a layer behind a Softmax, with one output, that is part of such a decoding."""
 
 
 def divide(
@@ -120,8 +120,10 @@ def _layers(nodes: Sequence[onnx.NodeProto], constants: Mapping[str, np.ndarray]
         if node.op_type == "Softmax" or any(name in soft for name in node.input):
             soft.update(node.output)
         if node.op_type in WEIGHTED:
-            weights = [constants[i].size for i in node.input if i in constants]
-            if not (soft & set(node.output) and weights and max(weights) <= EXPECTATION):
+            weights = [constants[i] for i in node.input if i in constants]
+            expects = weights and all(
+                w.size == max(w.shape, default=1) <= EXPECTATION for w in weights)
+            if not (expects and soft.intersection(node.output)):
                 layers.add(node.output[0])
     return layers
 

@@ -36,7 +36,6 @@ from hwgen.models.onnx.shapes import (
     fix_inputs,
     floor_pools,
     infer_shapes,
-    turn_inputs,
     with_size,
 )
 
@@ -102,7 +101,6 @@ def normalise(
         rewrite_integer_ops(model)
         fold_channel_scales(model)
     dequantise_casts(model)
-    turn_inputs(model)
     fix_inputs(model, name, size)
     with _quantisers_of(name):
         quantisers = Quantisers(model)

@@ -8,12 +8,12 @@ import onnx
 from onnx import helper, shape_inference
 
 from hwgen.errors import HwgenError
-from hwgen.models.onnx.nodes import attributes, rename
+from hwgen.models.onnx.nodes import attributes
 from hwgen.models.onnx.quantisers import INTEGERS
 
 __all__ = [
     "check_extents", "complete_outputs", "first_line", "fix_inputs", "floor_pools", "infer_shapes",
-    "turn_inputs", "with_size",
+    "with_size",
 ]
 
 ELEMENTS = 1 << 28
@@ -50,40 +50,6 @@ def complete_outputs(model: onnx.ModelProto, name: str) -> list[onnx.ValueInfoPr
     for value in unknown:
         value.type.tensor_type.shape.SetInParent()
     return unknown
-
-
-def turn_inputs(model: onnx.ModelProto) -> None:
-    """Inputs with channels last, turned at once as TensorFlow's exporters do, get them first.
-
-    The stream has channels last either way; what else reads an input keeps it as it is.
-    """
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in model.graph.node:
-        for tensor in node.input:
-            readers.setdefault(tensor, []).append(node)
-    outputs = {value.name for value in model.graph.output}
-    for value in model.graph.input:
-        dims = value.type.tensor_type.shape.dim
-        turn = [0, len(dims) - 1, *range(1, len(dims) - 1)]
-        turned = readers.get(value.name, [])
-        if len(turned) == 1 and turned[0].op_type == "DequantizeLinear":
-            # One scale for the tensor, as quantisers of activations have: what comes first is all
-            # the same.
-            turned = readers.get(turned[0].output[0], [])
-        if len(dims) < 3 or not turned or any(
-            node.op_type != "Transpose" or list(attributes(node).get("perm", ())) != turn
-            or node.output[0] in outputs for node in turned
-        ):
-            continue
-        extents = [onnx.TensorShapeProto.Dimension.FromString(dims[k].SerializeToString())
-                   for k in turn]
-        del dims[:]
-        dims.extend(extents)
-        for node in turned:
-            for reader in readers.get(node.output[0], []):
-                rename(reader, {node.output[0]: node.input[0]})
-            model.graph.node.remove(node)
-        del model.graph.value_info[:]
 
 
 def fix_inputs(model: onnx.ModelProto, name: str, size: int | None) -> None:
@@ -139,9 +105,16 @@ def _check_kind(value: onnx.ValueInfoProto, name: str, coded: set[str]) -> None:
 
 def _open(value: onnx.ValueInfoProto) -> list[int]:
     """Which extents of an input a size decides if the file does not: those of space or time."""
+    return [k for k in _spatial(value) if value.type.tensor_type.shape.dim[k].dim_value < 1]
+
+
+def _spatial(value: onnx.ValueInfoProto) -> list[int]:
+    """Axes of an input that are space or time, or may be."""
     dims = value.type.tensor_type.shape.dim
-    first = {2: 1, 3: 1, 4: 2, 5: 3}.get(len(dims), len(dims))
-    return [k for k in range(first, len(dims)) if dims[k].dim_value < 1]
+    if len(dims) == 4 and dims[3].dim_value in (1, 3) and dims[1].dim_value not in (1, 3):
+        # Colours are last in files of TensorFlow.
+        return [1, 2]
+    return list(range({2: 1, 3: 1, 4: 2, 5: 3}.get(len(dims), len(dims)), len(dims)))
 
 
 def _fix_extents(value: onnx.ValueInfoProto, name: str, size: int | None) -> bool:
@@ -152,7 +125,7 @@ def _fix_extents(value: onnx.ValueInfoProto, name: str, size: int | None) -> boo
         raise HwgenError(f"{name}: input {value.name!r} leaves dimensions {free} open, but a size "
                          f"is one extent: export with the channels' number fixed")
     for k, dim in enumerate(dims):
-        image = len(dims) == 4 and k >= 2
+        image = len(dims) == 4 and k in _spatial(value)
         if k == 0 and dim.dim_value < 1:
             dim.dim_value, changed = 1, True
         elif (image or k in free) and size is not None and dim.dim_value != size:

@@ -6,6 +6,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from hwgen.errors import HwgenError
+from hwgen.models.host.inputs import described, load, save
 from hwgen.models.load import read
 from tests.models.host.test_model import check
 
@@ -70,10 +71,19 @@ def test_what_is_more_than_codes_is_computed(nodes, ops, tmp_path):
      N("Div", ["f", "k255"], ["t"])],
 ])
 def test_channels_last(nodes, tmp_path):
-    source = read(str(file(tmp_path, nodes, (1, 10, 10, 3))))
+    path = file(tmp_path, nodes, (1, 10, 10, 3))
+    check(path)
+    source = read(str(path))
     assert [type(n.op).__name__ for n in source.graph.nodes] == ["Conv"]
     assert source.graph.types["x"].shape == (10, 10, 3)
-    assert source.network.shapes["x"] == (1, 3, 10, 10)
+    assert source.network.shapes["x"] == (1, 10, 10, 3)
+    (given,) = described(source.graph, source.network)
+    pixels = RANDOM.integers(0, 256, (2, 10, 10, 3))
+    save([given], tmp_path / "pre.json")
+    for each in (given, *load(tmp_path / "pre.json")):
+        assert np.array_equal(each.codes(pixels.astype(np.uint8)), pixels - 128)
+    with pytest.raises(HwgenError, match="Input 'x' takes integers 0 to 255, not 1 to 300"):
+        given.codes(np.array([1, 300] * 150).reshape(1, 10, 10, 3))
 
 
 def test_arrays_may_be_the_files_integers(tmp_path):

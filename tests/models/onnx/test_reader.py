@@ -147,10 +147,11 @@ def test_precision(tmp_path):
     ([N("Conv", ["c", "v"], ["y"])], {"v": weights(8, 5, 1, 1)}, "is not a valid|cannot be run"),
     ([N("Softmax", ["c"], ["s"], name="top"), N("Conv", ["s", "v"], ["y"])],
      {"v": weights(8, 8, 1, 1)}, "'top': op 'Softmax' is not supported here"),
-    ([N("Resize", ["c", "", "f"], ["y"], mode="cubic", name="bent")],
-     {"f": np.array([1, 1, 2, 2], np.float32)},
-     r"'bent' \(Resize\): mode 'cubic' is not supported"),
-    ([N("Concat", ["c", "c"], ["y"], axis=2, name="tall")], {}, "only the concatenation of chan"),
+    ([N("Resize", ["c", "r", "f"], ["y"], mode="linear", name="bent",
+        coordinate_transformation_mode="tf_crop_and_resize")],
+     {"r": np.array([0, 0, 0.1, 0.1, 1, 1, 0.9, 0.9], np.float32),
+      "f": np.array([1, 1, 2, 2], np.float32)},
+     r"'bent' \(Resize\): cropping, and keeping an aspect ratio, are not supported"),
     ([N("Log", ["c"], ["y"])], {}, "infinite or NaN"),
     ([N("Conv", ["c", "v"], ["y"])], {"v": np.full((8, 8, 1, 1), np.nan, np.float32)},
      "'v' holds NaN or infinity: mend the weights"),
@@ -240,11 +241,8 @@ def test_sizes_that_do_not_fit(tmp_path):
 
 
 @pytest.mark.parametrize("node, message", [
-    (N("ArgMax", ["c"], ["y"], axis=1, select_last_index=1), "select_last_index must be 0"),
     (N("ArgMax", ["c"], ["y"], axis=0, keepdims=1), "along the batch it is not supported"),
-    (N("Resize", ["c", "", "f"], ["y"], mode="nearest", nearest_mode="ceil",
-       coordinate_transformation_mode="asymmetric"),
-     "nearest_mode 'ceil' with coordinates 'asymmetric' does not repeat all pixels equally often"),
+    (N("Pad", ["c", "f"], ["y"]), "cannot be run|is not a valid"),
 ])
 def test_what_is_refused_is_named(node, message, tmp_path):
     made = model([CONV, node], {**W, "f": np.array([1, 1, 2, 2], np.float32)})
