@@ -124,7 +124,8 @@ def read(
     Parameters
     ----------
     model : zoo name, or path of an ``.onnx`` file, or of a ``graph.npz`` that is integer already
-    size : height and width of the input; default the model's own
+    size : height and width of the input, or the one extent that a file leaves open; default the
+        model's own
     weights : state dict (``.pt``) or ``.onnx`` with the weights of a zoo model; default seeded ones
     calibration : directory of images or arrays, or a file of arrays; see
         :func:`hwgen.models.frames.samples.calibration`

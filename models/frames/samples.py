@@ -11,6 +11,7 @@ import numpy as np
 from hwgen.errors import HwgenError, reason
 from hwgen.models.frames import images
 from hwgen.models.onnx.network import Network
+from hwgen.models.onnx.quantisers import IntegerInput
 
 __all__ = ["Feed", "Feeds", "calibration", "extent", "feeds", "pictures"]
 
@@ -137,7 +138,8 @@ def feeds(network: Network, photos: np.ndarray, seed: int = 0) -> Feeds:
     Inputs ``(1, C, H, W)`` or ``(1, H, W, C)`` take the photograph, 0..1: in colour if C is 3, grey
     if it is 1; for any other C the three colours in turn, each time further shifted.  Inputs
     ``(1, C, T, H, W)`` take a pan over it.  Inputs of any other rank take standard normal noise.
-    If several inputs take pictures, each takes the photograph after that of the input before.
+    Inputs of integers take the codes of a picture, or noise of all integers.  If several inputs
+    take pictures, each takes the photograph after that of the input before.
 
     Parameters
     ----------
@@ -159,6 +161,8 @@ def feeds(network: Network, photos: np.ndarray, seed: int = 0) -> Feeds:
         for i, name in enumerate(network.inputs):
             shape = network.shapes[name]
             feed[name] = _frame(photo(k + pictures), shape, [seed, k, i])
+            if name in network.integer_inputs:
+                feed[name] = _integers(feed[name], network.integer_inputs[name], [seed, k, i])
             pictures += len(shape) in (4, 5)
         return feed
 
@@ -191,6 +195,15 @@ def _frame(photo: np.ndarray, shape: tuple[int, ...], seed: list[int]) -> np.nda
         return image[None]
     step = max(1, width // 64)
     return np.stack([np.roll(image, t * step, -1) for t in range(shape[2])], axis=1)[None]
+
+
+def _integers(frame: np.ndarray, given: IntegerInput, seed: list[int]) -> np.ndarray:
+    """A frame for an input of integers: all of them occur, in pictures as pixels do."""
+    span = given.high - given.low
+    if frame.ndim in (4, 5):
+        return given.real(np.rint(frame * span) + given.low)
+    random = np.random.default_rng(seed)
+    return given.real(random.integers(given.low, given.high, frame.shape, endpoint=True))
 
 
 # From arrays
@@ -236,6 +249,12 @@ def _batches(network: Network, file: Path) -> Feed:
                 f"{file}: input {name!r} needs shape {shape} (or that of a batch), not "
                 f"{array.shape}"
             )
+        given = network.integer_inputs.get(name)
+        if given is not None and array.dtype.kind in "iu":
+            if array.size and not given.low <= array.min() <= array.max() <= given.high:
+                raise HwgenError(f"{file}: input {name!r} takes integers {given.low} to "
+                                 f"{given.high}, not {array.min()} to {array.max()}")
+            array = given.real(array)
         if array.dtype.kind != "f":
             raise HwgenError(f"{file}: input {name!r} takes floats, not {array.dtype}: save the "
                              f"values as the network takes them (images mostly as pixel / 255)")

@@ -12,6 +12,7 @@ import numpy as np
 from hwgen.errors import HwgenError, reason
 from hwgen.ir import Graph, Quantisation, TensorType
 from hwgen.models.onnx.network import Network
+from hwgen.models.onnx.quantisers import IntegerInput
 
 __all__ = ["FORMAT", "Input", "described", "load", "save"]
 
@@ -31,6 +32,7 @@ class Input:
     frame : shape of the stream's frame, channels last
     scale, zero_point, bits : a code is ``round(value / scale) + zero_point``, clipped
     pixels : whether an image with values 0..1 is taken: then a code is its pixel (0..255) - 128
+    integer : what the file's integers stand for, if it takes such
     """
 
     name: str
@@ -42,6 +44,7 @@ class Input:
     zero_point: int
     bits: int
     pixels: bool
+    integer: IntegerInput | None = None
 
     @property
     def type(self) -> TensorType:
@@ -53,7 +56,7 @@ class Input:
 
         Parameters
         ----------
-        frames : float array ``(N, *shape[1:])``
+        frames : float array ``(N, *shape[1:])``, or one of integers if the file takes such
 
         Returns
         -------
@@ -62,12 +65,18 @@ class Input:
         Raises
         ------
         :exc:`HwgenError`
-            If the shape differs, or the array is not of floats.
+            If the shape differs, or the array is not of what the file takes.
         """
         frames = np.asarray(frames)
         if frames.shape[1:] != self.shape[1:] or frames.ndim != len(self.shape):
             raise HwgenError(f"Input {self.name!r} takes frames of shape {self.shape[1:]} in an "
                              f"array {('N', *self.shape[1:])}, not {frames.shape}")
+        if self.integer is not None and frames.dtype.kind in "iu":
+            low, high = self.integer.low, self.integer.high
+            if frames.size and not low <= frames.min() <= frames.max() <= high:
+                raise HwgenError(f"Input {self.name!r} takes integers {low} to {high}, not "
+                                 f"{frames.min()} to {frames.max()}")
+            frames = self.integer.real(frames)
         if frames.dtype.kind != "f":
             raise HwgenError(f"Input {self.name!r} takes floats as the file does, not "
                              f"{frames.dtype}" + (": pixels / 255" if self.pixels else ""))
@@ -84,6 +93,7 @@ def described(graph: Graph, network: Network) -> list[Input]:
             name, stream, tuple(network.shapes[name]), graph.meta.get("axes", {}).get(stream, 1),
             type.shape, codes.scale, codes.zero_point, codes.bits,
             codes == Quantisation(float(np.float32(1 / 255)), -128, 8),
+            network.integer_inputs.get(name),
         ))
     return found
 
@@ -114,4 +124,6 @@ def load(path: Path) -> list[Input]:
 
 
 def _input(body: Mapping) -> Input:
-    return Input(**{**body, "shape": tuple(body["shape"]), "frame": tuple(body["frame"])})
+    integer = body.get("integer")
+    return Input(**{**body, "shape": tuple(body["shape"]), "frame": tuple(body["frame"]),
+                    "integer": None if integer is None else IntegerInput(**integer)})

@@ -20,7 +20,7 @@ from hwgen.errors import HwgenWarning, reason
 from hwgen.ir import Graph, TensorType
 from hwgen.models.lowering.layout import View
 from hwgen.models.onnx.division import Host
-from hwgen.models.onnx.nodes import rename
+from hwgen.models.onnx.nodes import attributes, reads, rename
 
 __all__ = ["host_model", "input_name", "left_to_host", "matching"]
 
@@ -73,8 +73,8 @@ def host_model(
         :func:`input_name`: codes as the accelerator sends them, shape ``(1, *type.shape)``.
     """
     writer = _Writer()
-    # What a file gives as integers is their real value up to the last.
-    real = {name: f"{name}.real" for name in host.integers}
+    # What a file gives in another type is float up to the last.
+    real = {name: f"{name}.real" for name in host.typed}
     for name, view in views.items():
         type = graph.types[view.tensor]
         value = _real(writer, input_name(view.tensor), type)
@@ -84,9 +84,11 @@ def host_model(
         copy = onnx.NodeProto.FromString(node.SerializeToString())
         rename(copy, real)
         writer.nodes.append(copy)
-    for name, node in host.integers.items():
-        writer.op("QuantizeLinear", real[name], *node.input[1:], out=name, name=name)
-    used = {i for n in writer.nodes for i in n.input}
+    for name, node in host.typed.items():
+        called = {} if node.op_type == "Cast" else {"name": name}
+        writer.op(node.op_type, real[name], *node.input[1:], out=name, **called,
+                  **attributes(node))
+    used = {i for n in writer.nodes for i in reads(n)}
     initializers = [
         numpy_helper.from_array(np.asarray(value), name)
         for name, value in {**constants, **writer.constants}.items() if name in used

@@ -16,6 +16,7 @@ from hwgen.ir import Graph, Rearrange
 from hwgen.models.lowering import conv, elementwise, pool, resize, route
 from hwgen.models.lowering.core import HANDLERS, Lowering
 from hwgen.models.lowering.ranges import Ranges
+from hwgen.models.lowering.refusals import refuse_control
 from hwgen.models.lowering.regions import ELEMENTWISE
 from hwgen.models.onnx.network import Network
 from hwgen.models.quantisation.precision import Precision
@@ -60,6 +61,7 @@ def lowered(
     Where a frame would be put in another order as soon as it comes in, inputs come with their
     channels at another axis, if that spares it.
     """
+    refuse_control(network)
     best = Lowering(network, ranges, precision, means)
     for name in network.inputs:
         for axis in range(1, len(network.shapes[name])):

@@ -427,7 +427,7 @@ class Lowering:
         return 1
 
     def constant(self, name: str) -> np.ndarray:
-        """A constant as float64.
+        """A constant as float64, to the last bit if the file states it in integers.
 
         Raises
         ------
@@ -436,6 +436,9 @@ class Lowering:
         """
         if name not in self.network.constants:
             raise HwgenError(f"{name!r} must be constant")
+        if name in self.network.weights:
+            coded = self.network.weights[name]
+            return coded.integers * coded.scale
         return self.network.constants[name].astype(np.float64)
 
     def shape(self, name: str) -> tuple[int, ...]:

@@ -7,11 +7,41 @@ from collections.abc import Collection
 
 import onnx
 
+from hwgen.errors import HwgenError
 from hwgen.models.lowering.regions import ELEMENTWISE
 from hwgen.models.onnx.network import Network
-from hwgen.models.onnx.nodes import WEIGHTED
+from hwgen.models.onnx.nodes import WEIGHTED, reads
 
-__all__ = ["unsupported", "way_out"]
+__all__ = ["refuse_control", "unsupported", "way_out"]
+
+CONTROL = {"If", "Loop", "Scan"}
+SEQUENCES = {
+    "ConcatFromSequence", "Optional", "OptionalGetElement", "OptionalHasElement", "SequenceAt",
+    "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceLength",
+    "SequenceMap", "SplitToSequence",
+}
+
+
+def refuse_control(network: Network) -> None:
+    """Refuse nodes that choose what to compute, repeat it, or hold lists of tensors.
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        For the first of them; it is named.
+    """
+    for node in network.nodes:
+        if node.op_type in CONTROL:
+            why = ("it decides while running what is computed, or how often, but an accelerator "
+                   "does the same for every frame: export with fixed shapes, so that it is "
+                   "decided then, and with loops unrolled")
+        elif node.op_type in SEQUENCES:
+            why = ("it holds lists of tensors, which no stream is: export with Split and Concat "
+                   "in place of them")
+        else:
+            continue
+        raise HwgenError(f"Node {node.name or node.output[0]!r} ({node.op_type}): {why}"
+                         f"{way_out(network, node)}")
 
 
 def unsupported(network: Network, node: onnx.NodeProto, supported: Collection[str]) -> str:
@@ -37,8 +67,7 @@ def way_out(network: Network, node: onnx.NodeProto) -> str:
     made = {out for n in behind for out in n.output}
     ends = list(dict.fromkeys((
         *(t for t in network.outputs if t not in made),
-        *(i for n in behind for i in n.input
-          if i and i not in made and i not in network.constants),
+        *(i for n in behind for i in reads(n) if i not in made and i not in network.constants),
     )))
     if set(ends) & set(network.inputs):
         return ""
@@ -50,7 +79,7 @@ def _behind(network: Network, node: onnx.NodeProto) -> list[onnx.NodeProto]:
     """A node and all that depend on it, in topological order."""
     behind, made = [node], set(node.output)
     for other in network.nodes:
-        if other is not node and made.intersection(other.input):
+        if other is not node and made.intersection(reads(other)):
             behind.append(other)
             made.update(other.output)
     return behind

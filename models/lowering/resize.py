@@ -34,6 +34,8 @@ def _matrices(low: Lowering, node: onnx.NodeProto) -> list[np.ndarray]:
         scales[axis] = m / n
         old = node.op_type == "Upsample" or len(node.input) < 3
         at = {k: v for k, v in attributes(node).items() if k not in ("axes", "scales")}
+        # Opsets 11 and 12 want a region of interest and scales, if only empty ones.
+        empty = np.zeros(0, np.float32)
         if old:
             names, values = ["x", "s"], {"s": np.array(scales, np.float32)}
         elif node.input[2]:
@@ -41,9 +43,10 @@ def _matrices(low: Lowering, node: onnx.NodeProto) -> list[np.ndarray]:
             order = [a % rank for a in attributes(node).get("axes", range(rank))]
             if axis in order:
                 scales[axis] = float(low.constant(node.input[2])[order.index(axis)])
-            names, values = ["x", "", "s"], {"s": np.array(scales, np.float32)}
+            names, values = ["x", "e", "s"], {"s": np.array(scales, np.float32), "e": empty}
         else:
-            names, values = ["x", "", "", "s"], {"s": np.array(sizes, np.int64)}
+            names = ["x", "e", "e", "s"]
+            values = {"s": np.array(sizes, np.int64), "e": empty}
         copy = helper.make_node(node.op_type, names, ["y"], **at)
         graph = helper.make_graph(
             [copy], "resize", [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],

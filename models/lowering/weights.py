@@ -90,7 +90,8 @@ class _Weights:
         low, high = int(integers.min(initial=0)), int(integers.max(initial=0))
         bits = max(high.bit_length(), (-low - 1).bit_length() if low < 0 else 0, 1) + 1
         if bits > 9:
-            raise HwgenError(f"weights {name!r} need {bits} bits; up to 8 are supported")
+            raise HwgenError(f"weights {name!r} need {bits} bits; up to 8 are "
+                             f"supported: quantise them to 8")
         return cls(integers, largest[:, 0], bits, True)
 
     def raised(self, least: np.ndarray) -> _Weights:

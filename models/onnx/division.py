@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from hwgen.errors import HwgenError
-from hwgen.models.onnx.nodes import WEIGHTED
+from hwgen.models.onnx.nodes import WEIGHTED, reads
 
 __all__ = ["Division", "Host", "divide", "divide_at"]
 
@@ -36,13 +36,14 @@ class Host:
     nodes : in topological order; they read outputs of the accelerator, and constants
     outputs : of the file, with types and shapes
     kinds : ONNX element types of the accelerator's outputs, where they are not float
-    integers : outputs of the file that are integers to the QuantizeLinear that makes them
+    typed : outputs of the file that are not float32, to the node that makes them of such: a
+        QuantizeLinear or a Cast
     """
 
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     outputs: list[onnx.ValueInfoProto] = field(default_factory=list)
     kinds: dict[str, int] = field(default_factory=dict)
-    integers: dict[str, onnx.NodeProto] = field(default_factory=dict)
+    typed: dict[str, onnx.NodeProto] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def divide(
     movable: set[str] = set()
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in nodes:
-        for name in node.input:
+        for name in reads(node):
             readers.setdefault(name, []).append(node)
     layers = _layers(nodes, constants)
     decoded = False
@@ -156,7 +157,7 @@ def divide_at(
     for node in reversed(nodes):
         if any(o in wanted and o not in ends for o in node.output):
             host.append(node)
-            wanted.update(i for i in node.input if i and i not in known)
+            wanted.update(i for i in reads(node) if i not in known)
     if missing := sorted((wanted & given) - ends):
         raise HwgenError(
             f"Outputs {', '.join(chosen)}: the file's outputs also depend on its input "

@@ -11,7 +11,7 @@ from onnx import helper, numpy_helper
 
 from hwgen.ir import Quantisation
 from hwgen.models.onnx.division import Host
-from hwgen.models.onnx.quantisers import CodedConstant
+from hwgen.models.onnx.quantisers import CodedConstant, IntegerInput
 
 __all__ = ["Network"]
 
@@ -29,6 +29,7 @@ class Network:
     inputs, outputs : tensor names
     codes : float tensor to the quantisation whose values alone it takes, if the file says so
     weights : constant to its integers, if the file states them
+    integer_inputs : inputs that are integers in the file, to what these stand for
     inner : tensors inside of a quantiser that takes several nodes
     host : what is left to the host
     users : tensor to the nodes that read it
@@ -42,6 +43,7 @@ class Network:
     outputs: list[str]
     codes: dict[str, Quantisation] = field(default_factory=dict)
     weights: dict[str, CodedConstant] = field(default_factory=dict)
+    integer_inputs: dict[str, IntegerInput] = field(default_factory=dict)
     inner: set[str] = field(default_factory=set)
     host: Host = field(default_factory=Host)
     users: dict[str, list[onnx.NodeProto]] = field(default_factory=dict)
@@ -69,7 +71,8 @@ class Network:
                 kind = helper.tensor_dtype_to_np_dtype(value.data_type)
                 array = np.ascontiguousarray(arrays[value.name], kind)
                 value.CopyFrom(numpy_helper.from_array(array, value.name))
+        kept = {name: coded for name, coded in self.weights.items() if name not in arrays}
         return replace(
             self, model=model, constants={**self.constants, **arrays},
-            weights={**self.weights, **(weights or {})}, users={},
+            weights={**kept, **(weights or {})}, users={},
         )

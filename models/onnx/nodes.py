@@ -8,7 +8,7 @@ import onnx
 
 from hwgen.ir import Pads
 
-__all__ = ["WEIGHTED", "attributes", "rename", "spatial_pads"]
+__all__ = ["WEIGHTED", "attributes", "reads", "rename", "spatial_pads"]
 
 WEIGHTED = {"Conv", "Gemm", "MatMul", "ConvTranspose"}
 """Ops with weights."""
@@ -17,6 +17,20 @@ WEIGHTED = {"Conv", "Gemm", "MatMul", "ConvTranspose"}
 def attributes(node: onnx.NodeProto) -> dict:
     """Attributes of a node as plain values."""
     return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+
+
+def reads(node: onnx.NodeProto) -> list[str]:
+    """Tensors that a node reads, those that only its subgraphs read too."""
+    found = dict.fromkeys(i for i in node.input if i)
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            own = {v.name for v in (*graph.input, *graph.initializer)}
+            own.update(o for inner in graph.node for o in inner.output)
+            names = [i for inner in graph.node for i in reads(inner)]
+            # A subgraph may hand a tensor on without a node.
+            names += [value.name for value in graph.output]
+            found.update(dict.fromkeys(i for i in names if i not in own))
+    return list(found)
 
 
 def rename(node: onnx.NodeProto, names: Mapping[str, str]) -> None:

@@ -24,7 +24,7 @@ from hwgen.errors import HwgenError
 from hwgen.ir import Quantisation
 from hwgen.models.onnx.nodes import attributes, rename
 
-__all__ = ["CodedConstant", "Quantisers", "code_range"]
+__all__ = ["CodedConstant", "IntegerInput", "Quantisers", "code_range"]
 
 DOMAINS = {
     "qonnx.custom_op.general", "finn.custom_op.general", "onnx.brevitas",
@@ -60,6 +60,31 @@ class CodedConstant:
         return CodedConstant(function(self.integers), function(self.scale))
 
 
+@dataclass(frozen=True)
+class IntegerInput:
+    """Integers that a file takes, and what they stand for: ``(integer - zero) * scale``.
+
+    Members
+    -------
+    scale, zero
+    low, high : smallest and largest integer of the type
+    """
+
+    scale: float
+    zero: int
+    low: int
+    high: int
+
+    def real(self, integers: np.ndarray) -> np.ndarray:
+        """What integers stand for, float32."""
+        return ((integers.astype(np.float64) - self.zero) * self.scale).astype(np.float32)
+
+    def integers(self, real: np.ndarray) -> np.ndarray:
+        """The integers that stand for real values."""
+        near = np.rint(real.astype(np.float64) / self.scale) + self.zero
+        return np.clip(near, self.low, self.high).astype(np.int64)
+
+
 def code_range(scale: float, zero: int, low: int, high: int) -> Quantisation:
     """The quantisation whose codes ``low..high``, moved to be signed, mean the same.
 
@@ -86,6 +111,7 @@ class Quantisers:
         Float tensors that take only these values.
     weights : constant name to :class:`CodedConstant`
     inner : tensors inside of a quantiser that was written out in several ops
+    integer_inputs : inputs that are integers in the file, to what these stand for
     integer_outputs : outputs that are integers in the file, to the QuantizeLinear that makes them
         and their ONNX element type
 
@@ -99,6 +125,7 @@ class Quantisers:
         self.codes: dict[str, Quantisation] = {}
         self.weights: dict[str, CodedConstant] = {}
         self.inner: set[str] = set()
+        self.integer_inputs: dict[str, IntegerInput] = {}
         self.integer_outputs: dict[str, tuple[onnx.NodeProto, int]] = {}
         self._model = model
         graph = model.graph
@@ -156,8 +183,9 @@ class Quantisers:
         value = np.unique(self._parameter(node, position, default))
         if value.size != 1:
             raise HwgenError(
-                f"Node {node.name or node.output[0]!r} ({node.op_type}): activations must have "
-                f"one scale and zero point for the tensor, not {value.size}"
+                f"Node {node.name or node.output[0]!r} ({node.op_type}): activations such as "
+                f"{node.output[0]!r} must have one scale and zero point for the tensor, not "
+                f"{value.size}"
             )
         return float(value[0])
 
@@ -216,11 +244,6 @@ class Quantisers:
         elif node.op_type in ("QuantizeLinear", "DequantizeLinear") and (
                 x := self._value(node.input[0])) is not None:
             self._on_constant(node, x)
-        elif node.op_type == "Clip" and (x := self._value(node.input[0])) is not None and (
-                x.dtype.kind in "iu"):
-            # Of integers behind which a DequantizeLinear stands.
-            self._values[node.output[0]] = np.clip(
-                x, self._scalar(node, 1, -np.inf), self._scalar(node, 2, np.inf))
         elif node.op_type in MOVERS and node.input[0] in self.weights:
             self._fold(node.output[0], self.weights[node.input[0]].mapped(
                 lambda array: self._moved(node, array)))
@@ -271,14 +294,18 @@ class Quantisers:
             self._fold(node.output[0], CodedConstant(
                 integers, np.broadcast_to(scale, integers.shape).astype(np.float64)))
             return
-        low, high = self._integer_range(node)
+        kind = self._integer_kind(node)
+        low, high = INTEGERS.get(kind, (0, 255))
         codes = np.clip(np.rint(x / scale) + zero, low, high)
-        self._values[node.output[0]] = codes
-        # Nothing but a DequantizeLinear, folded in its turn, may read it.
-        self._makers[node.output[0]] = node
+        # What stands in front of its DequantizeLinear (Clip, Transpose) works on these integers.
+        self._constant(codes.astype(helper.tensor_dtype_to_np_dtype(kind)), node.output[0])
 
     def _integer_range(self, node: onnx.NodeProto) -> tuple[int, int]:
         """Smallest and largest code of a QuantizeLinear or DequantizeLinear."""
+        return INTEGERS.get(self._integer_kind(node), (0, 255))
+
+    def _integer_kind(self, node: onnx.NodeProto) -> int:
+        """ONNX element type of the codes of a QuantizeLinear or DequantizeLinear."""
         at = attributes(node)
         kind = at.get("output_dtype", 0) if node.op_type == "QuantizeLinear" else 0
         if len(node.input) > 2 and node.input[2]:
@@ -289,7 +316,7 @@ class Quantisers:
                 value = self._value(name)
                 if value is not None:
                     kind = helper.np_dtype_to_tensor_dtype(value.dtype)
-        return INTEGERS.get(kind or TensorProto.UINT8, (0, 255))
+        return kind or TensorProto.UINT8
 
     def _on_dequantise(self, node: onnx.NodeProto) -> None:
         """Codes of an activation, from its QuantizeLinear and the Clip between."""
@@ -328,16 +355,16 @@ class Quantisers:
     def _on_quant(self, node: onnx.NodeProto) -> None:
         at = attributes(node)
         signed, narrow = at.get("signed", 1), at.get("narrow", 0)
-        bits = self._scalar(node, 3)
-        if not 1 <= bits <= 16 or bits != int(bits):
+        bits, x = self._scalar(node, 3), self._value(node.input[0])
+        most = 16 if x is None else 32
+        if not 1 <= bits <= most or bits != int(bits):
             raise HwgenError(
                 f"Node {node.name or node.output[0]!r}: bit width must be a whole number from 1 "
-                f"to 16, not {bits:g}"
+                f"to {most}, not {bits:g}: quantise {node.input[0]!r} to fewer bits"
             )
         span = 1 << int(bits)
         low, high = (-(span >> 1) + narrow, (span >> 1) - 1) if signed else (0, span - 1 - narrow)
         rounding = self._rounding(node, at.get("rounding_mode", b"ROUND"))
-        x = self._value(node.input[0])
         if x is not None:
             scale, zero = self._parameter(node, 1), self._parameter(node, 2)
             function = {"Round": np.rint, "Floor": np.floor, "Ceil": np.ceil}[rounding]
@@ -444,8 +471,10 @@ class Quantisers:
                     or any(u.op_type != "DequantizeLinear" for u in users)):
                 continue
             integers = f"{info.name}.codes"
-            self._keep(helper.make_node(
-                "QuantizeLinear", [info.name, *users[0].input[1:]], [integers]))
+            maker = helper.make_node("QuantizeLinear", [info.name, *users[0].input[1:]], [integers])
+            self._keep(maker)
+            self.integer_inputs[info.name] = IntegerInput(
+                self._scalar(maker, 1), round(self._scalar(maker, 2)), *INTEGERS[kind])
             for user in users:
                 user.input[0] = integers
             info.type.tensor_type.elem_type = TensorProto.FLOAT

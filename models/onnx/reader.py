@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,22 @@ from google.protobuf.message import DecodeError
 from onnx import helper, numpy_helper
 
 from hwgen.errors import HwgenError, HwgenWarning, reason
+from hwgen.models.onnx.batch import to_one_frame
+from hwgen.models.onnx.channel_scales import fold_channel_scales
 from hwgen.models.onnx.division import Host, divide, divide_at
+from hwgen.models.onnx.elements import to_float32
+from hwgen.models.onnx.external import embed
 from hwgen.models.onnx.network import Network
-from hwgen.models.onnx.nodes import attributes, rename
+from hwgen.models.onnx.nodes import attributes, reads, rename
+from hwgen.models.onnx.opsets import brought_up
+from hwgen.models.onnx.order import sort_nodes
+from hwgen.models.onnx.pixels import dequantise_casts
+from hwgen.models.onnx.qoperator import rewrite_integer_ops
 from hwgen.models.onnx.quantisers import Quantisers
 from hwgen.models.onnx.session import session
 from hwgen.models.onnx.shapes import (
     check_extents,
+    complete_outputs,
     first_line,
     fix_inputs,
     floor_pools,
@@ -31,8 +41,6 @@ from hwgen.models.onnx.shapes import (
 
 __all__ = ["normalise", "read"]
 
-OPSETS = 9, onnx.defs.onnx_opset_version()
-"""Operator sets that are read."""
 FUSIONS = ["ConvAddFusion", "ConvBNFusion", "ConvMulFusion"]
 """Optimisations that would change weights which the file states in integers."""
 UNWANTED = ["MatMulAddFusion"]
@@ -51,11 +59,12 @@ def read(path: Path, size: int | None, outputs: Sequence[str] = ()) -> Network:
         data = path.read_bytes()
     except OSError as error:
         raise HwgenError(f"{path} cannot be read: {reason(error)}") from None
-    return normalise(data, str(path), size, outputs)
+    return normalise(data, str(path), size, outputs, path)
 
 
 def normalise(
-    data: bytes, name: str, size: int | None, outputs: Sequence[str] = ()
+    data: bytes, name: str, size: int | None, outputs: Sequence[str] = (),
+    path: Path | None = None,
 ) -> Network:
     """Check an ONNX model, fix its input shape, fold what is constant, and leave the host's work.
 
@@ -63,9 +72,11 @@ def normalise(
     ----------
     data : serialised ModelProto
     name : what errors call it
-    size : height and width for image inputs; None: as the file says
+    size : height and width for image inputs, and the extent that inputs of other ranks leave open;
+        None: as the file says
     outputs : tensors at which the accelerator ends; default: where only data is moved or ranked
         behind the last weights
+    path : its file, if it came from one: weights may lie beside it
 
     Raises
     ------
@@ -74,26 +85,36 @@ def normalise(
     """
     try:
         model = onnx.load_from_string(data)
-        _check_opset(model, name)
-        plain = _without_quantisers(model)
-        onnx.checker.check_model(data if plain is model else plain)
+        embed(model, name, path)
+        sort_nodes(model)
+        model = brought_up(model, name)
+        unknown = complete_outputs(model, name)
+        onnx.checker.check_model(_without_quantisers(model))
     except (DecodeError, onnx.checker.ValidationError, ValueError, TypeError) as error:
         if isinstance(error, HwgenError):
             raise
         raise HwgenError(f"{name} is not a valid ONNX file: {first_line(error)}") from None
+    for value in unknown:
+        value.type.tensor_type.ClearField("shape")
+    outer = to_float32(model)
+    with _quantisers_of(name):
+        rewrite_integer_ops(model)
+        fold_channel_scales(model)
+    dequantise_casts(model)
     fix_inputs(model, name, size)
-    try:
+    with _quantisers_of(name):
         quantisers = Quantisers(model)
-    except HwgenError as error:
-        raise HwgenError(f"{name}: {error}") from None
-    except Exception as error:
-        raise HwgenError(f"{name} has a damaged quantiser: {first_line(error)}") from None
+    to_one_frame(model, name)
     check_extents(model, name, size)
     floor_pools(model)
     given = [value.name for value in model.graph.output]
     _add_outputs(model, name, outputs)
     model = _folded(model, name, size, FUSIONS if quantisers.weights else [])
-    network = _divided(_distinct(model), name, given, outputs, quantisers.integer_outputs)
+    typed = {o: (helper.make_node("Cast", [o], [o], to=kind), kind) for o, kind in outer.items()}
+    typed |= quantisers.integer_outputs
+    network = _divided(_distinct(model), name, given, outputs, typed)
+    network.integer_inputs.update(
+        (i, c) for i, c in quantisers.integer_inputs.items() if i in network.inputs)
     network.codes.update((t, q) for t, q in quantisers.codes.items() if t in network.shapes)
     network.inner.update(quantisers.inner)
     network.weights.update(
@@ -101,16 +122,15 @@ def normalise(
     return network
 
 
-def _check_opset(model: onnx.ModelProto, name: str) -> None:
-    versions = [o.version for o in model.opset_import if o.domain in ("", "ai.onnx")]
-    low, high = OPSETS
-    if not versions and not model.graph.node:
-        raise HwgenError(f"{name} is not a valid ONNX file: it holds no network")
-    if not versions or not low <= versions[0] <= high:
-        raise HwgenError(
-            f"{name} is written in ONNX opset {versions[0] if versions else 'none'}; opsets "
-            f"{low} to {high} are read: export or convert it (onnx.version_converter)"
-        )
+@contextmanager
+def _quantisers_of(name: str) -> Iterator[None]:
+    """Name the file in what is wrong with its quantisers."""
+    try:
+        yield
+    except HwgenError as error:
+        raise HwgenError(f"{name}: {error}") from None
+    except Exception as error:
+        raise HwgenError(f"{name} has a damaged quantiser: {first_line(error)}") from None
 
 
 def _without_quantisers(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -156,7 +176,7 @@ def _drop_unread(model: onnx.ModelProto, name: str) -> None:
     read = {value.name for value in model.graph.output}
     for node in reversed(model.graph.node):
         if read.intersection(node.output):
-            read.update(_inputs(node))
+            read.update(reads(node))
         else:
             model.graph.node.remove(node)
     for value in list(model.graph.input):
@@ -164,13 +184,6 @@ def _drop_unread(model: onnx.ModelProto, name: str) -> None:
             warnings.warn(f"{name}: no output depends on input {value.name!r}: the accelerator has "
                           f"no such input", HwgenWarning, stacklevel=2)
             model.graph.input.remove(value)
-
-
-def _inputs(node: onnx.NodeProto) -> set[str]:
-    """Tensors that a node reads, in its subgraphs too."""
-    return set(node.input).union(*(
-        _inputs(inner) for attribute in node.attribute
-        for graph in (attribute.g, *attribute.graphs) for inner in graph.node))
 
 
 def _distinct(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -218,7 +231,7 @@ def _add_outputs(model: onnx.ModelProto, name: str, outputs: Sequence[str]) -> N
 
 def _divided(
     model: onnx.ModelProto, name: str, given: Sequence[str], chosen: Sequence[str],
-    integers: Mapping[str, tuple[onnx.NodeProto, int]],
+    typed: Mapping[str, tuple[onnx.NodeProto, int]],
 ) -> Network:
     """The network of a model, divided between accelerator and host.
 
@@ -228,7 +241,8 @@ def _divided(
     name : what errors call it
     given : outputs of the file
     chosen : outputs of the accelerator, if the user says so
-    integers : see :attr:`hwgen.models.onnx.quantisers.Quantisers.integer_outputs`
+    typed : outputs of the file that are not float32, to the node that makes them of such, and
+        their ONNX element type
     """
     graph = model.graph
     constants = _constants(graph, name)
@@ -251,10 +265,10 @@ def _divided(
     host = Host(
         parts.host,
         [helper.make_tensor_value_info(
-            o, integers[o][1] if o in integers else kinds.get(o, onnx.TensorProto.FLOAT), shapes[o])
+            o, typed[o][1] if o in typed else kinds.get(o, onnx.TensorProto.FLOAT), shapes[o])
          for o in given],
         {t: kinds[t] for t in parts.outputs if t in kinds},
-        {name: node for name, (node, _) in integers.items()},
+        {name: node for name, (node, _) in typed.items()},
     )
     return Network(
         model, kept, constants, shapes, [i for i in inputs if i in needed], parts.outputs,

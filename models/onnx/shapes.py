@@ -3,31 +3,66 @@
 from __future__ import annotations
 
 import math
-import warnings
 
 import onnx
 from onnx import helper, shape_inference
 
-from hwgen.errors import HwgenError, HwgenWarning
+from hwgen.errors import HwgenError
 from hwgen.models.onnx.nodes import attributes
 from hwgen.models.onnx.quantisers import INTEGERS
 
 __all__ = [
-    "check_extents", "first_line", "fix_inputs", "floor_pools", "infer_shapes", "with_size",
+    "check_extents", "complete_outputs", "first_line", "fix_inputs", "floor_pools", "infer_shapes",
+    "with_size",
 ]
 
 ELEMENTS = 1 << 28
 """Most elements of a tensor."""
 
 
+def complete_outputs(model: onnx.ModelProto, name: str) -> list[onnx.ValueInfoProto]:
+    """Give outputs the types and shapes that the file leaves out, as far as they follow from it.
+
+    Returns
+    -------
+    outputs whose shape is not known before its inputs' are, and empty for now
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If an output is no tensor.
+    """
+    for value in model.graph.output:
+        if value.type.WhichOneof("value") not in (None, "tensor_type"):
+            raise HwgenError(f"{name}: output {value.name!r} is no tensor: export the network with "
+                             f"tensors as outputs")
+    lacking = [value for value in model.graph.output
+               if not value.type.tensor_type.HasField("shape")]
+    if not lacking:
+        return []
+    found = {value.name: value for value in infer_shapes(model).graph.output}
+    for value in lacking:
+        if found[value.name].type.HasField("tensor_type"):
+            value.CopyFrom(found[value.name])
+        elif not value.type.tensor_type.elem_type:
+            value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    unknown = [value for value in lacking if not value.type.tensor_type.HasField("shape")]
+    for value in unknown:
+        value.type.tensor_type.shape.SetInParent()
+    return unknown
+
+
 def fix_inputs(model: onnx.ModelProto, name: str, size: int | None) -> None:
-    """Give every input a static shape with a batch of 1, and take constants off the inputs.
+    """Give every input a static shape, and take constants off the inputs.
+
+    A batch that is not fixed is 1.
 
     Parameters
     ----------
     model : changed
     name : what errors call it
-    size : height and width for image inputs; None: as the file says
+    size : height and width for image inputs, and the extent that inputs of other ranks leave open;
+        None: as the file says
 
     Raises
     ------
@@ -44,9 +79,9 @@ def fix_inputs(model: onnx.ModelProto, name: str, size: int | None) -> None:
         del model.graph.input[:]
         model.graph.input.extend(inputs)
     if size is not None and not any(
-            len(value.type.tensor_type.shape.dim) == 4 for value in inputs):
-        raise HwgenError(f"{name} has no image as input (batch, channels, height, width), so no "
-                         f"size can be given")
+            len(value.type.tensor_type.shape.dim) == 4 or _open(value) for value in inputs):
+        raise HwgenError(f"{name} has no image as input (batch, channels, height, width) and "
+                         f"leaves no extent open, so no size can be given")
     coded = {n.input[0] for n in model.graph.node if n.op_type == "DequantizeLinear"}
     changed = False
     for value in model.graph.input:
@@ -63,30 +98,42 @@ def _check_kind(value: onnx.ValueInfoProto, name: str, coded: set[str]) -> None:
     kind = value.type.tensor_type.elem_type
     if kind != onnx.TensorProto.FLOAT and not (kind in INTEGERS and value.name in coded):
         known = onnx.TensorProto.DataType.Name(kind) if kind else "no tensor"
-        raise HwgenError(f"{name}: input {value.name!r} is {known}: only FLOAT inputs, or "
-                         f"integers behind which a DequantizeLinear stands, are read")
+        raise HwgenError(f"{name}: input {value.name!r} is {known}: only inputs of floats are "
+                         f"read, and integers of 8 or 16 bits that a DequantizeLinear or a Cast to "
+                         f"float reads: export with such an input")
+
+
+def _open(value: onnx.ValueInfoProto) -> list[int]:
+    """Which extents of an input a size decides if the file does not: those of space or time."""
+    return [k for k in _spatial(value) if value.type.tensor_type.shape.dim[k].dim_value < 1]
+
+
+def _spatial(value: onnx.ValueInfoProto) -> list[int]:
+    """Axes of an input that are space or time, or may be."""
+    dims = value.type.tensor_type.shape.dim
+    if len(dims) == 4 and dims[3].dim_value in (1, 3) and dims[1].dim_value not in (1, 3):
+        # Colours are last in files of TensorFlow.
+        return [1, 2]
+    return list(range({2: 1, 3: 1, 4: 2, 5: 3}.get(len(dims), len(dims)), len(dims)))
 
 
 def _fix_extents(value: onnx.ValueInfoProto, name: str, size: int | None) -> bool:
-    """Make the shape of an input static; returns whether it changed."""
+    """Make the shape of an input static, but for a fixed batch; returns whether it changed."""
     changed = False
-    dims = value.type.tensor_type.shape.dim
-    # Colours are last in files of TensorFlow.
-    last = len(dims) == 4 and dims[3].dim_value in (1, 3) and dims[1].dim_value not in (1, 3)
+    dims, free = value.type.tensor_type.shape.dim, _open(value)
+    if len(dims) == 3 and len(free) > 1 and size is not None:
+        raise HwgenError(f"{name}: input {value.name!r} leaves dimensions {free} open, but a size "
+                         f"is one extent: export with the channels' number fixed")
     for k, dim in enumerate(dims):
-        image = len(dims) == 4 and k in ((1, 2) if last else (2, 3))
-        if k == 0 and dim.dim_value != 1:
-            if dim.dim_value > 1:
-                warnings.warn(
-                    f"{name}: input {value.name!r} has a batch of {dim.dim_value}: frames go "
-                    f"through one by one, and the batch is 1", HwgenWarning, stacklevel=2)
+        image = len(dims) == 4 and k in _spatial(value)
+        if k == 0 and dim.dim_value < 1:
             dim.dim_value, changed = 1, True
-        elif image and size is not None and dim.dim_value != size:
+        elif (image or k in free) and size is not None and dim.dim_value != size:
             dim.dim_value, changed = size, True
         elif dim.dim_value < 1:
             raise HwgenError(
                 f"{name}: input {value.name!r} has no fixed extent in dimension {k}: "
-                f"{'give a size, or ' if image else ''}export with a static shape"
+                f"{'give a size, or ' if k in free else ''}export with a static shape"
             )
     return changed
 
@@ -188,7 +235,7 @@ def _floored(node: onnx.NodeProto, shape: list[int]) -> bool:
 
 
 def with_size(size: int | None) -> str:
-    return f" with images of {size} x {size}, the size that was given" if size else ""
+    return f" with extents of {size}, the size that was given" if size else ""
 
 
 def first_line(error: Exception) -> str:
