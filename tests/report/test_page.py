@@ -129,6 +129,14 @@ def long_network(blocks):
     return plan(b.graph, DesignPoint("zcu102"))
 
 
+def test_one_simulated_frame_has_no_interval():
+    netlist, data = small()
+    data |= searched(data)
+    data["simulated"]["interval_cycles"] = None
+    page = render(data, netlist, BOARD.resources)
+    assert "0 mismatches in 3 frames; latency 8" in page
+
+
 @pytest.mark.parametrize("more", [dict, searched])
 def test_page(more):
     netlist, data = small()
