@@ -260,7 +260,7 @@ def sparse_foldings(work: Workload, ways: Sequence[SparseFolding]) -> Foldings:
 # Memories
 
 def _styles(
-    luts: Sequence, blocks: np.ndarray, ultras: np.ndarray, registers: np.ndarray | float = 0
+    luts: Sequence, blocks: np.ndarray, ultras: np.ndarray, registers: Sequence = ()
 ) -> np.ndarray:
     """Amounts of a memory in each style, shape ``(resources, styles, foldings)``.
 
@@ -268,10 +268,12 @@ def _styles(
     ----------
     luts : of each style, LUTs
     blocks, ultras : block memories and UltraRAMs, where it is made of them
-    registers : flip-flops behind a memory in LUTs, which the others have inside
+    registers : of each style, flip-flops
     """
     takes = np.zeros((len(RESOURCES), len(STYLES), len(blocks)))
-    takes[FF, DISTRIBUTED], takes[LUT] = registers, luts
+    takes[LUT] = luts
+    for style, count in enumerate(registers):
+        takes[FF, style] = count
     takes[BRAM18, BLOCK], takes[URAM, ULTRA] = blocks, ultras
     return takes
 
@@ -294,6 +296,7 @@ def _weights(width: np.ndarray, depth: np.ndarray, chain: np.ndarray, family: st
     rest = np.maximum(width - pairs * each, 0)
     more = np.flatnonzero(rest)
     ports = pairs + (rest > 0)
+    blocks = -(-depth // TABLE_DEPTH)
 
     def both(count) -> np.ndarray:
         total = pairs * count(each, depth)
@@ -302,8 +305,21 @@ def _weights(width: np.ndarray, depth: np.ndarray, chain: np.ndarray, family: st
 
     return _styles(
         (np.where(depth <= DEEPEST_LUTS, rom_luts(width, depth, family), NONE),
-         choice_luts(width, -(-depth // TABLE_DEPTH), family),
+         choice_luts(width, blocks, family),
          choice_luts(width, -(-depth // ULTRA_DEPTH), family) + 60 * ports + width // LOAD_BITS),
         both(table_count), both(ultra_weights),
-        estimate("weights", "ff", family, ff_words=width),
+        (estimate("weights", "ff", family, ff_words=width),
+         # Each of several blocks one after the other has a register.
+         width * np.where(blocks > 1, blocks + _choices(blocks), 0),
+         width * _choices(-(-depth // ULTRA_DEPTH))),
     )
+
+
+def _choices(parts: np.ndarray) -> np.ndarray:
+    """Number of registers of a choice among parts, four at a time."""
+    parts, registers = parts.copy(), np.zeros_like(parts)
+    while (parts > 1).any():
+        more = parts > 1
+        parts = np.where(more, -(-parts // 4), parts)
+        registers += np.where(more, parts, 0)
+    return registers
