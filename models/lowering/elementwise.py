@@ -38,7 +38,7 @@ def _binary(low: Lowering, node: onnx.NodeProto) -> None:
     affine = low.affine.get(node.output[0])
     live = [i for i in node.input if i and i not in low.network.constants]
     if affine is not None:
-        put_affine(low, live[0], affine, 1)
+        put_affine(low, live[0], affine)
         return
     if len(live) == 1 and len(node.input) == 2:
         _by_element(low, node, live[0])

@@ -21,7 +21,7 @@ from hwgen.ir import (
     Reshape,
     TensorType,
 )
-from hwgen.models.lowering.core import Lowering, handles, scales
+from hwgen.models.lowering.core import Lowering, finer, handles, scales
 from hwgen.models.lowering.layout import plain_positions
 from hwgen.models.onnx.nodes import attributes, spatial_pads
 
@@ -132,9 +132,7 @@ def _reduce(low: Lowering, node: onnx.NodeProto) -> None:
     factor = 1.0 if node.op_type == "ReduceMean" else float(
         math.prod(kernel) * (type.channels if channels else 1))
     if pixels and channels:
-        # What is between is finer, so that it is rounded once.
-        codes = Quantisation(type.scale / 16, type.zero_point * 16, min(type.bits + 4, 16))
-        op = _mean(type, kernel, 1.0, codes)
+        op = _mean(type, kernel, 1.0, finer(type.quantisation))
         source = low.graph.add(op, source, name=low.fresh(f"{out}_pixels"))
         type, pixels, codes = low.type(source), False, result.quantisation
     if pixels:

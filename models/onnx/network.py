@@ -13,7 +13,10 @@ from hwgen.ir import Quantisation
 from hwgen.models.onnx.division import Host
 from hwgen.models.onnx.quantisers import CodedConstant
 
-__all__ = ["Network"]
+__all__ = ["FINE", "Network"]
+
+FINE = 12
+"""Fewest bits of fine codes: a table of them is a few block memories."""
 
 
 @dataclass
@@ -30,6 +33,9 @@ class Network:
     codes : float tensor to the quantisation whose values alone it takes, if the file says so
     weights : constant to its integers, if the file states them
     inner : tensors inside of a quantiser that takes several nodes
+    fine : tensors inside of what is one op to the user, such as means and variances
+        Their errors would be those of many results, so their codes have :data:`FINE` bits at least,
+        and span all values.
     host : what is left to the host
     users : tensor to the nodes that read it
     """
@@ -43,6 +49,7 @@ class Network:
     codes: dict[str, Quantisation] = field(default_factory=dict)
     weights: dict[str, CodedConstant] = field(default_factory=dict)
     inner: set[str] = field(default_factory=set)
+    fine: set[str] = field(default_factory=set)
     host: Host = field(default_factory=Host)
     users: dict[str, list[onnx.NodeProto]] = field(default_factory=dict)
 

@@ -18,7 +18,9 @@ from hwgen.errors import HwgenError, HwgenWarning, reason
 from hwgen.models.onnx.division import Host, divide, divide_at
 from hwgen.models.onnx.network import Network
 from hwgen.models.onnx.nodes import attributes, rename
+from hwgen.models.onnx.norms import known_forms
 from hwgen.models.onnx.quantisers import Quantisers
+from hwgen.models.onnx.rewrites import written_out
 from hwgen.models.onnx.session import session
 from hwgen.models.onnx.shapes import (
     check_extents,
@@ -92,6 +94,7 @@ def normalise(
         raise HwgenError(f"{name} has a damaged quantiser: {first_line(error)}") from None
     check_extents(model, name, size)
     floor_pools(model)
+    known_forms(model)
     given = [value.name for value in model.graph.output]
     _add_outputs(model, name, outputs)
     model = _folded(model, name, size, FUSIONS if quantisers.weights else [])
@@ -100,7 +103,7 @@ def normalise(
     network.inner.update(quantisers.inner)
     network.weights.update(
         (c, w) for c, w in quantisers.weights.items() if c in network.constants)
-    return network
+    return written_out(network)
 
 
 def _check_opset(model: onnx.ModelProto, name: str) -> None:

@@ -145,13 +145,13 @@ def test_precision(tmp_path):
 
 @pytest.mark.parametrize("nodes, constants, message", [
     ([N("Conv", ["c", "v"], ["y"])], {"v": weights(8, 5, 1, 1)}, "is not a valid|cannot be run"),
-    ([N("Softmax", ["c"], ["s"], name="top"), N("Conv", ["s", "v"], ["y"])],
-     {"v": weights(8, 8, 1, 1)}, "'top': op 'Softmax' is not supported here"),
+    ([N("LogSoftmax", ["c"], ["s"], name="top"), N("Conv", ["s", "v"], ["y"])],
+     {"v": weights(8, 8, 1, 1)}, "'top': a LogSoftmax in front of other layers"),
     ([N("Resize", ["c", "", "f"], ["y"], mode="cubic", name="bent")],
      {"f": np.array([1, 1, 2, 2], np.float32)},
      r"'bent' \(Resize\): mode 'cubic' is not supported"),
     ([N("Concat", ["c", "c"], ["y"], axis=2, name="tall")], {}, "only the concatenation of chan"),
-    ([N("Log", ["c"], ["y"])], {}, "infinite or NaN"),
+    ([N("Log", ["c"], ["y"])], {}, "infinite or NaN on the calibration frames"),
     ([N("Conv", ["c", "v"], ["y"])], {"v": np.full((8, 8, 1, 1), np.nan, np.float32)},
      "'v' holds NaN or infinity: mend the weights"),
 ])
