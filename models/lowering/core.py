@@ -28,7 +28,7 @@ from hwgen.models.lowering.layout import (
 from hwgen.models.lowering.ranges import Ranges, shared_ranges
 from hwgen.models.lowering.refusals import unsupported, way_out
 from hwgen.models.lowering.regions import Regions
-from hwgen.models.onnx.network import FINE, Network
+from hwgen.models.onnx.network import FINE, FINE_ADDRESS, Network
 from hwgen.models.onnx.nodes import ELEMENTWISE
 from hwgen.models.quantisation.precision import Precision
 
@@ -192,7 +192,9 @@ class Lowering:
         """The codes that the file states for a tensor, or those of its calibrated range."""
         if name in self.network.codes:
             return self.network.codes[name]
-        fine = name in self.network.fine
+        least = 0
+        if name in self.network.fine:
+            least = FINE_ADDRESS if self.regions.functions(name) else FINE
         name = self._group.get(name, name)
         if name not in self.ranges:
             raise HwgenError(f"Tensor {name!r} has no calibrated range")
@@ -204,8 +206,7 @@ class Lowering:
                 f"Tensor {name!r} is 0 in all frames of the calibration, so what it will be is not "
                 f"known: calibrate on frames in which it is not"
             ), stacklevel=2)
-        bits = self.precision.activations(name, self._makers.get(name, ""))
-        bits = max(bits, FINE) if fine else bits
+        bits = max(self.precision.activations(name, self._makers.get(name, "")), least)
         steps = (1 << bits) - 1
         scale = float(np.float32((high - low) / steps)) or 1.0
         bottom = -(1 << (bits - 1))

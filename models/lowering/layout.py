@@ -77,6 +77,12 @@ def arrangement(
     wanted = np.moveaxis(positions, axis, -1).reshape(shape) if positions.ndim > 1 else positions
     if wanted.size == math.prod(source) and (wanted.ravel() == np.arange(wanted.size)).all():
         return [] if shape == source else [Reshape(shape)]
+    if math.prod(source) == shape[-1] != source[-1] and (
+            wanted == wanted.reshape(-1, shape[-1])[0]).all():
+        # All of a frame in each pixel: it is one pixel itself.
+        line = (*(1,) * (len(shape) - 1), shape[-1])
+        ops = arrangement(positions, line, axis)
+        return None if ops is None else [Reshape(line), *ops]
     channels = source[-1]
     pixels, order = np.divmod(wanted, channels)
     if (pixels != pixels[..., :1]).any() or (order != order.reshape(-1, shape[-1])[0]).any():

@@ -7,8 +7,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from hwgen.ir import Table
 from hwgen.models.load import read
-from hwgen.models.onnx.network import FINE
+from hwgen.models.onnx.network import FINE, FINE_ADDRESS
 from tests.models.float_networks import N
 from tests.models.host.test_model import C, file
 from tests.models.whole import compared
@@ -143,14 +144,17 @@ def test_one_frame_is_held_and_squares_are_products(tmp_path):
     graph = read(str(file(tmp_path, nodes, constants))).graph
     assert Counter(type(node.op).__name__ for node in graph.nodes) == {
         "Conv": 3, "GlobalAveragePool": 2, **POINT}
-    assert {type.bits for type in graph.types.values()} == {8, FINE}
+    assert {type.bits for type in graph.types.values()} == {8, FINE, FINE_ADDRESS}
 
 
-@pytest.mark.parametrize("precision, most", [("w8a8", FINE), ("w4a4", FINE), ("w8a16", 16)])
-def test_fine_codes_are_at_least_as_fine_as_others(precision, most, tmp_path):
+@pytest.mark.parametrize("precision, address", [("w8a8", FINE_ADDRESS), ("w4a4", FINE_ADDRESS),
+                                                ("w8a16", 16)])
+def test_fine_codes_are_at_least_as_fine_as_others(precision, address, tmp_path):
     nodes, constants, _ = NORMS["group of PyTorch"]
     graph = read(str(file(tmp_path, nodes, constants)), precision=precision).graph
-    assert max(type.bits for type in graph.types.values()) == most
+    (table,) = [node for node in graph.nodes if isinstance(node.op, Table)]
+    assert graph.types[table.inputs[0]].bits == address
+    assert max(type.bits for type in graph.types.values()) == FINE
 
 
 def test_ranges_of_what_is_fine_are_whole(tmp_path):
