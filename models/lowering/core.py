@@ -28,7 +28,7 @@ from hwgen.models.lowering.layout import (
 from hwgen.models.lowering.ranges import Ranges, shared_ranges
 from hwgen.models.lowering.refusals import unsupported, way_out
 from hwgen.models.lowering.regions import Regions
-from hwgen.models.onnx.network import FINE, FINE_ADDRESS, Network
+from hwgen.models.onnx.network import FINE, Network
 from hwgen.models.onnx.nodes import ELEMENTWISE
 from hwgen.models.quantisation.precision import Precision
 
@@ -192,9 +192,7 @@ class Lowering:
         """The codes that the file states for a tensor, or those of its calibrated range."""
         if name in self.network.codes:
             return self.network.codes[name]
-        least = 0
-        if name in self.network.fine:
-            least = FINE_ADDRESS if self.regions.functions(name) else FINE
+        least = FINE if name in self.network.fine else 0
         name = self._group.get(name, name)
         if name not in self.ranges:
             raise HwgenError(f"Tensor {name!r} has no calibrated range")

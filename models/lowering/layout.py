@@ -81,8 +81,8 @@ def arrangement(
             wanted == wanted.reshape(-1, shape[-1])[0]).all():
         # All of a frame in each pixel: it is one pixel itself.
         line = (*(1,) * (len(shape) - 1), shape[-1])
-        ops = arrangement(positions, line, axis)
-        return None if ops is None else [Reshape(line), *ops]
+        behind = arrangement(positions, line, axis)
+        return None if behind is None else [Reshape(line), *behind]
     channels = source[-1]
     pixels, order = np.divmod(wanted, channels)
     if (pixels != pixels[..., :1]).any() or (order != order.reshape(-1, shape[-1])[0]).any():

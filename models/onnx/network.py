@@ -13,12 +13,11 @@ from hwgen.ir import Quantisation
 from hwgen.models.onnx.division import Host
 from hwgen.models.onnx.quantisers import CodedConstant
 
-__all__ = ["FINE", "FINE_ADDRESS", "Network"]
+__all__ = ["FINE", "Network"]
 
-FINE = 16
-"""Fewest bits of fine codes."""
-FINE_ADDRESS = 12
-"""Fewest bits of fine codes that address a table, which is a few block memories then."""
+FINE = 12
+"""Fewest bits of fine codes: more hardly help behind tensors of eight bits, and a table of 4,096
+words is four block memories."""
 
 
 @dataclass
@@ -36,8 +35,8 @@ class Network:
     weights : constant to its integers, if the file states them
     inner : tensors inside of a quantiser that takes several nodes
     fine : tensors inside of what is one op to the user, such as means and variances
-        Their errors would be those of many results, so their codes have :data:`FINE` bits at least
-        (:data:`FINE_ADDRESS` in front of a table), and span all values.
+        Their errors would be those of many results, so their codes have :data:`FINE` bits at least,
+        and span all values.
     host : what is left to the host
     users : tensor to the nodes that read it
     """

@@ -87,7 +87,10 @@ def split(radix: int, cardinal: int, weigh):
         gates = torch.split(gate.view(1, -1, 1, 1), C, 1)
         return sum(a * b for a, b in zip(gates, parts, strict=True))
 
-    return Applied(forward, conv=nn.Conv2d(C, radix * C, 3, padding=1, groups=cardinal), first=nn.Conv2d(C, 8, 1, groups=cardinal), last=nn.Conv2d(8, radix * C, 1, groups=cardinal))
+    return Applied(
+        forward, conv=nn.Conv2d(C, radix * C, 3, padding=1, groups=cardinal),
+        first=nn.Conv2d(C, 8, 1, groups=cardinal),
+        last=nn.Conv2d(8, radix * C, 1, groups=cardinal))
 
 
 def cbam(x, p):

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from hwgen.ir import Table
+from hwgen.models.export import from_onnx_layout, to_integer, to_onnx_layout
 from hwgen.models.load import read
-from hwgen.models.onnx.network import FINE, FINE_ADDRESS
+from hwgen.models.onnx.network import FINE
+from hwgen.models.onnx.session import session
 from tests.models.float_networks import N
 from tests.models.host.test_model import C, file
 from tests.models.whole import compared
@@ -144,17 +146,16 @@ def test_one_frame_is_held_and_squares_are_products(tmp_path):
     graph = read(str(file(tmp_path, nodes, constants))).graph
     assert Counter(type(node.op).__name__ for node in graph.nodes) == {
         "Conv": 3, "GlobalAveragePool": 2, **POINT}
-    assert {type.bits for type in graph.types.values()} == {8, FINE, FINE_ADDRESS}
+    assert {type.bits for type in graph.types.values()} == {8, FINE}
 
 
-@pytest.mark.parametrize("precision, address", [("w8a8", FINE_ADDRESS), ("w4a4", FINE_ADDRESS),
-                                                ("w8a16", 16)])
-def test_fine_codes_are_at_least_as_fine_as_others(precision, address, tmp_path):
+@pytest.mark.parametrize("precision, most", [("w8a8", FINE), ("w4a4", FINE), ("w8a16", 16)])
+def test_fine_codes_are_at_least_as_fine_as_others(precision, most, tmp_path):
     nodes, constants, _ = NORMS["group of PyTorch"]
     graph = read(str(file(tmp_path, nodes, constants)), precision=precision).graph
     (table,) = [node for node in graph.nodes if isinstance(node.op, Table)]
-    assert graph.types[table.inputs[0]].bits == address
-    assert max(type.bits for type in graph.types.values()) == FINE
+    assert graph.types[table.inputs[0]].bits == most
+    assert max(type.bits for type in graph.types.values()) == most
 
 
 def test_ranges_of_what_is_fine_are_whole(tmp_path):
@@ -175,3 +176,15 @@ def test_quantisers_around_a_normalisation_keep_their_codes(tmp_path):
     assert decibels > 30
     (layer,) = [node for node in source.graph.nodes if node.outputs == ("y",)]
     assert source.graph.types[layer.inputs[0]].scale == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("name", ["instance", "group", "layer of tokens", "local response"])
+def test_integer_onnx_computes_the_same(name, tmp_path):
+    nodes, constants, opset = NORMS[name]
+    source = read(str(file(tmp_path, nodes, constants, opset=opset)))
+    frames = source.calibration(2)
+    wanted = source.graph.evaluate(frames, keep=list(source.graph.types))
+    runner = session(to_integer(source.graph))
+    found = runner.run(None, {name: to_onnx_layout(x) for name, x in frames.items()})
+    for value, codes in zip(runner.get_outputs(), found, strict=True):
+        np.testing.assert_array_equal(from_onnx_layout(codes), wanted[value.name])
