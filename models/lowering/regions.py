@@ -42,7 +42,7 @@ class Regions:
         for node in network.nodes:
             if node.op_type not in ELEMENTWISE or node.output[0] in skipped:
                 continue
-            if is_square(node) and node.input[0] in network.fine:
+            if is_square(node) and {node.input[0], node.output[0]} <= network.fine:
                 # A product of fine codes is smaller than a table of them.
                 continue
             live = [i for i in node.input if i and i not in network.constants]

@@ -133,6 +133,9 @@ def _gather(
     for feed in feeds:
         frames += 1
         for name, value in run(feed).items():
+            if value.dtype.kind == "b":
+                # A condition is a number, 0 or 1.
+                value = value.astype(np.float32)
             if value.dtype.kind != "f" or not value.size:
                 continue
             low, high = _note_extremes(result, name, value)

@@ -107,7 +107,8 @@ def test_wide_codes_in_integers():
     graph = Graph()
     graph.add_input("x", TensorType((4, 4, 6), wide))
     weight = random.integers(-127, 128, (6, 3, 3, 6))
-    graph.add(Conv(weight, random.integers(-999, 999, 6), Requantise.from_scale(np.full(6, 1e-3)), wide,
+    requantise = Requantise.from_scale(np.full(6, 1e-3))
+    graph.add(Conv(weight, random.integers(-999, 999, 6), requantise, wide,
                    pads=((1, 1), (1, 1))), "x", name="conv")
     graph.add(MaxPool((3, 3), (1, 1), ((1, 1), (1, 1))), "conv", name="pool")
     graph.add(Pad(((1, 0), (0, 1)), None), "pool", name="edge")

@@ -83,6 +83,14 @@ def test_decisions_are_those_of_the_file(name, tmp_path):
     assert np.mean(close) > 0.97
 
 
+def test_a_condition_is_an_output(tmp_path):
+    path = file(tmp_path, [*TWO, N("Greater", ["c", "d"], ["y"])], E)
+    _, _, wanted, got = run(path)
+    for (want,), (value,) in zip(wanted, got, strict=True):
+        assert want.dtype == value.dtype == bool
+        assert (want == value).mean() > 0.97
+
+
 def test_a_function_of_one_stream_stays_one_table(tmp_path):
     nodes = [*TWO, N("Abs", ["d"], ["a"]), N("Add", ["a", "one"], ["b"]),
              N("Div", ["d", "b"], ["t"]), LAST]
