@@ -28,10 +28,10 @@ def _operands(
             and np.array_equal(first.positions, second.positions)):
         # Whatever the order is, it is the same in both.
         return first.tensor, second.tensor, 1, first.positions
-    for whole, other in ((a, b), (b, a)):
-        if found := _in_order(low, whole, other, shape):
-            tensors, positions = found, low.positions(whole)
-            return (*(tensors if whole == a else tensors[::-1]), 1, positions)
+    if found := _in_order(low, a, b, shape):
+        return *found, 1, low.positions(a)
+    if found := _in_order(low, b, a, shape):
+        return found[1], found[0], 1, low.positions(b)
     axis = next((low.channel_axis(t) for t in (a, b)
                  if low.shape(t) == shape and low.view(t).positions is not None), 1)
     return low.broadcast(a, shape, axis), low.broadcast(b, shape, axis), axis, None

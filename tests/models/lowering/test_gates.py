@@ -176,8 +176,8 @@ GATES = {
     "normalised features": Applied(lambda x, _: functional.normalize(x, dim=1)),
 }
 WITHOUT_ORDERS = {
-    *(name for name in GATES
-      if name.startswith(("squeeze", "ECA", "CBAM", "BAM", "gather", "SimAM", "selective kernels"))),
+    *(name for name in GATES if name.startswith(
+        ("squeeze", "ECA", "CBAM", "BAM", "gather", "SimAM", "selective kernels"))),
     "split attention", "split attention, no Softmax", "GroupNorm", "InstanceNorm",
     "LayerNorm, channels first", "gated linear unit", "RMSNorm",
 } - {"selective kernels, chunks"}
