@@ -62,25 +62,46 @@ class IntegerWriter(Writer):
         """The input shifted by 128, because ConvInteger takes unsigned activations."""
         if type.bits > 8:
             raise HwgenError(
-                f"Node {node.name!r} reads {type.bits} bits; integer ONNX has convolutions up to 8"
+                f"Node {node.name!r} reads {type.bits} bits; integer ONNX has transposed "
+                f"convolutions up to 8"
             )
         wide = self.op("Cast", node.inputs[0], to=TensorProto.INT32)
         moved = self.op("Add", wide, self.constant(128, np.int32))
         return self.op("Cast", moved, to=TensorProto.UINT8)
 
     def _convolution(self, node: Node, op: Conv, type: TensorType) -> str:
-        weight = to_onnx_layout(op.weight)
-        zero = type.zero_point
-        sums = self.op(
-            "ConvInteger", self._unsigned(node, type), self.constant(weight, np.int8),
-            self.constant(zero + 128, np.uint8), group=op.groups, strides=op.stride,
-            pads=flat_pads(op.window), dilations=op.dilation,
-        )
+        rank, zero = op.weight.ndim, type.zero_point
         # The op takes the zero point off; the bias of the graph does so too.
         bias = op.bias + zero * op.weight.reshape(op.cout, -1).astype(np.int64).sum(1)
-        rank = weight.ndim
-        acc = self.op("Add", sums, self.constant(bias.reshape(-1, *(1,) * (rank - 2)), np.int32))
+        bias = bias.reshape(-1, *(1,) * (rank - 2))
+        if type.bits <= 8:
+            sums = self._sums(self._unsigned(node, type), zero + 128, op)
+            acc = self.op("Add", sums, self.constant(bias, np.int32))
+        else:
+            acc = self.op("Add", self._wide_sums(node, op, type), self.constant(bias, np.int64))
         return self._requantised(acc, op.requantise, op.output, rank)
+
+    def _sums(self, codes: str, zero: int, op: Conv) -> str:
+        """The sums of a convolution of unsigned codes of eight bits."""
+        return self.op(
+            "ConvInteger", codes, self.constant(to_onnx_layout(op.weight), np.int8),
+            self.constant(zero, np.uint8), group=op.groups, strides=op.stride,
+            pads=flat_pads(op.window), dilations=op.dilation,
+        )
+
+    def _wide_sums(self, node: Node, op: Conv, type: TensorType) -> str:
+        """The sums of a convolution of wider codes, whose upper and lower bits go apart."""
+        low = type.quantisation.low
+        wide = self.op("Cast", node.inputs[0], to=TensorProto.INT32)
+        codes = self.op("Sub", wide, self.constant(low, np.int32))
+        upper = self.op("Div", codes, self.constant(256, np.int32))
+        lower = self.op("Sub", codes, self.op("Mul", upper, self.constant(256, np.int32)))
+        halves = []
+        for half, zero in zip((upper, lower), divmod(type.zero_point - low, 256), strict=True):
+            sums = self._sums(self.op("Cast", half, to=TensorProto.UINT8), zero, op)
+            halves.append(self.op("Cast", sums, to=TensorProto.INT64))
+        above = self.op("Mul", halves[0], self.constant(256, np.int64))
+        return self.op("Add", above, halves[1])
 
     @writes(ConvTranspose)
     def _convtranspose(self, node: Node, op: ConvTranspose, types: list[TensorType]) -> None:
@@ -139,8 +160,8 @@ class IntegerWriter(Writer):
     def _mul(self, node: Node, op: Mul, types: list[TensorType]) -> None:
         terms = []
         for tensor, type in zip(node.inputs, types, strict=True):
-            wide = self.op("Cast", tensor, to=TensorProto.INT32)
-            terms.append(self.op("Sub", wide, self.constant(type.zero_point, np.int32)))
+            wide = self.op("Cast", tensor, to=TensorProto.INT64)
+            terms.append(self.op("Sub", wide, self.constant(type.zero_point, np.int64)))
         self._requantised(self.op("Mul", *terms), op.requantise, op.output, 2, out=node.name)
 
     @writes(Add)

@@ -132,6 +132,16 @@ class Writer(metaclass=_Registering):
 
     # What both forms share: ops that only choose among integers.
 
+    def _chosen(
+        self, kind: str, type: TensorType, source: str, *inputs: str, out: str = "", **attributes
+    ) -> str:
+        """Write an op of which onnxruntime has no form for integers of 16 bits: in floats then."""
+        if type.bits <= 8:
+            return self.op(kind, source, *inputs, out=out, **attributes)
+        real = self.op("Cast", source, to=TensorProto.FLOAT)
+        return self.op("Cast", self.op(kind, real, *inputs, **attributes), out=out,
+                       to=TensorProto.INT16)
+
     @writes(Table)
     def _table(self, node: Node, op: Table, types: list[TensorType]) -> None:
         (type,) = types
@@ -158,21 +168,21 @@ class Writer(metaclass=_Registering):
     @writes(Resize)
     def _resize(self, node: Node, op: Resize, types: list[TensorType]) -> None:
         scales = self.constant((1, 1, *op.factors), np.float32)
-        self.op("Resize", node.inputs[0], "", scales, out=node.name, mode="nearest",
-                coordinate_transformation_mode="asymmetric", nearest_mode="floor")
+        self._chosen("Resize", types[0], node.inputs[0], "", scales, out=node.name, mode="nearest",
+                     coordinate_transformation_mode="asymmetric", nearest_mode="floor")
 
     @writes(MaxPool)
     def _maxpool(self, node: Node, op: MaxPool, types: list[TensorType]) -> None:
         # onnxruntime pads less than a kernel; the smallest code never wins either.
         window = op.window
         source = self._padded(node.inputs[0], window, types[0].quantisation.low, types[0])
-        self.op("MaxPool", source, out=node.name, kernel_shape=window.kernel,
-                strides=window.stride, dilations=window.dilation)
+        self._chosen("MaxPool", types[0], source, out=node.name, kernel_shape=window.kernel,
+                     strides=window.stride, dilations=window.dilation)
 
     @writes(GlobalMaxPool)
     def _globalmaxpool(self, node: Node, op: GlobalMaxPool, types: list[TensorType]) -> None:
         axes = self.constant(range(2, len(types[0].shape) + 1), np.int64)
-        self.op("ReduceMax", node.inputs[0], axes, out=node.name, keepdims=1)
+        self._chosen("ReduceMax", types[0], node.inputs[0], axes, out=node.name, keepdims=1)
 
     def _padded(self, tensor: str, window: Window, fill: int | None, type: TensorType) -> str:
         """A tensor with the pads of a window, as an op of its own."""
@@ -181,8 +191,9 @@ class Writer(metaclass=_Registering):
         amounts = self.constant([0, 0, *(a for a, _ in window.pads), 0, 0,
                                  *(b for _, b in window.pads)], np.int64)
         if fill is None:
-            return self.op("Pad", tensor, amounts, mode="edge")
-        return self.op("Pad", tensor, amounts, self.constant(fill, type.quantisation.dtype))
+            return self._chosen("Pad", type, tensor, amounts, mode="edge")
+        kind = np.int8 if type.bits <= 8 else np.float32
+        return self._chosen("Pad", type, tensor, amounts, self.constant(fill, kind))
 
     @writes(Pad)
     def _pad(self, node: Node, op: Pad, types: list[TensorType]) -> None:

@@ -17,8 +17,9 @@ from hwgen.models.lowering import conv, elementwise, pool, resize, route
 from hwgen.models.lowering.core import HANDLERS, Lowering
 from hwgen.models.lowering.ranges import Ranges
 from hwgen.models.lowering.refusals import refuse_control
-from hwgen.models.lowering.regions import ELEMENTWISE
 from hwgen.models.onnx.network import Network
+from hwgen.models.onnx.nodes import ELEMENTWISE
+from hwgen.models.onnx.writer import REWRITES
 from hwgen.models.quantisation.precision import Precision
 
 __all__ = ["Lowering", "lower", "lowered", "supported"]
@@ -79,4 +80,4 @@ def _moves(graph: Graph) -> int:
 
 def supported() -> list[str]:
     """Names of the ONNX ops that are supported."""
-    return sorted({*HANDLERS, *ELEMENTWISE})
+    return sorted({*HANDLERS, *ELEMENTWISE, *REWRITES, "GroupNormalization"})

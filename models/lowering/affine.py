@@ -7,6 +7,7 @@ an op of its own.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,10 +27,12 @@ class Affine:
     -------
     scale, shift : float64 arrays, shape ``(C,)`` or ``()``
     end : tensor that is the result
+    axis : where the channels are
     absorbed : tensors whose nodes are part of it, without that of the op itself
     """
 
     end: str
+    axis: int = 1
     scale: np.ndarray = field(default_factory=lambda: np.ones(()))
     shift: np.ndarray = field(default_factory=lambda: np.zeros(()))
     absorbed: list[str] = field(default_factory=list)
@@ -42,7 +45,7 @@ class Affine:
     def ordered(self, order: np.ndarray) -> Affine:
         """The same of channels in another order."""
         scale, shift = (v[order] if v.ndim else v for v in (self.scale, self.shift))
-        return Affine(self.end, scale, shift, self.absorbed)
+        return Affine(self.end, self.axis, scale, shift, self.absorbed)
 
 
 def along(value: np.ndarray, shape: tuple[int, ...], axis: int) -> np.ndarray | None:
@@ -89,6 +92,19 @@ def step(
     return (1 / value, zero) if first and (value != 0).all() else None
 
 
+def _begins(
+    network: Network, node: onnx.NodeProto, axes: Iterable[int]
+) -> tuple[int, tuple[np.ndarray, np.ndarray] | None]:
+    """The axis along which a node begins a chain, with its scale and shift, or None."""
+    live = [i for i in node.input if i and i not in network.constants]
+    for axis in axes:
+        first = step(network, node, live[0], axis) if len(live) == 1 else None
+        if first is not None and (node.op_type == "BatchNormalization"
+                                  or any(part.ndim for part in first)):
+            return axis, first
+    return 1, None
+
+
 def find_affine(network: Network) -> dict[str, Affine]:
     """Chains of scales and shifts, by the output of the op that they belong to."""
     found: dict[str, Affine] = {}
@@ -99,13 +115,13 @@ def find_affine(network: Network) -> dict[str, Affine]:
             continue
         rank = len(network.shapes[out])
         axis = rank - 1 if node.op_type == "MatMul" else min(1, rank - 1)
-        chain = Affine(out)
+        first = None
         if node.op_type not in WEIGHTED:
-            live = [i for i in node.input if i and i not in network.constants]
-            first = step(network, node, live[0], axis) if len(live) == 1 else None
-            if first is None or (node.op_type != "BatchNormalization"
-                                 and all(part.ndim == 0 for part in first)):
+            axis, first = _begins(network, node, (axis, rank - 1))
+            if first is None:
                 continue
+        chain = Affine(out, axis)
+        if first is not None:
             chain.then(*first, out)
         while chain.end not in network.codes and chain.end not in network.outputs:
             readers = network.users.get(chain.end, [])

@@ -90,7 +90,7 @@ def _gemm(low: Lowering, node: onnx.NodeProto) -> None:
         raise HwgenError("transA = 1 is not supported: a frame is one row")
     alpha, beta = float(at.get("alpha", 1.0)), float(at.get("beta", 1.0))
     affine = _affine(low, node)
-    whole = Affine(affine.end, affine.scale * alpha, affine.shift)
+    whole = Affine(affine.end, affine.axis, affine.scale * alpha, affine.shift)
     _dense(low, node, whole, bool(at.get("transB")), beta / alpha if alpha else 0.0)
 
 
@@ -151,13 +151,13 @@ def _batch_normalization(low: Lowering, node: onnx.NodeProto) -> None:
     affine = low.affine.get(node.output[0])
     if affine is None:
         raise HwgenError("its parameters must be constant, and it must not be in training mode")
-    put_affine(low, node.input[0], affine, 1)
+    put_affine(low, node.input[0], affine)
 
 
-def put_affine(low: Lowering, name: str, affine: Affine, axis: int) -> None:
+def put_affine(low: Lowering, name: str, affine: Affine) -> None:
     """A chain of scales and shifts of its own: a depthwise convolution of one tap."""
     result, view = low.result(affine.end, sign=True), low.view(name)
-    source, positions = "", None
+    axis, positions = affine.axis, None
     if len(low.shape(name)) == 2 and view.positions is not None:
         # Features in whatever order they come; so are the parameters.
         source, order = low.features(name)

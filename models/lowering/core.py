@@ -27,12 +27,14 @@ from hwgen.models.lowering.layout import (
 )
 from hwgen.models.lowering.ranges import Ranges, shared_ranges
 from hwgen.models.lowering.refusals import unsupported, way_out
-from hwgen.models.lowering.regions import ELEMENTWISE, Regions
-from hwgen.models.onnx.network import Network
-from hwgen.models.onnx.nodes import attributes
+from hwgen.models.lowering.regions import Regions
+from hwgen.models.onnx.network import FINE, Network
+from hwgen.models.onnx.nodes import ELEMENTWISE, attributes
 from hwgen.models.quantisation.precision import Precision
 
-__all__ = ["HANDLERS", "Handler", "Lowering", "Result", "handles", "multiplier_bits", "scales"]
+__all__ = [
+    "HANDLERS", "Handler", "Lowering", "Result", "finer", "handles", "multiplier_bits", "scales",
+]
 
 Handler = Callable[["Lowering", onnx.NodeProto], None]
 HANDLERS: dict[str, Handler] = {}
@@ -59,6 +61,12 @@ def scales(ratio, output: Quantisation) -> Requantise:
         If a ratio is too large.
     """
     return Requantise.from_scale(ratio, multiplier_bits(output))
+
+
+def finer(codes: Quantisation) -> Quantisation:
+    """Codes of the same numbers with up to four bits more, for what is rounded once again."""
+    more = min(4, 16 - codes.bits)
+    return Quantisation(codes.scale / (1 << more), codes.zero_point << more, codes.bits + more)
 
 
 def multiplier_bits(output: Quantisation) -> int:
@@ -201,6 +209,7 @@ class Lowering:
         """The codes that the file states for a tensor, or those of its calibrated range."""
         if name in self.network.codes:
             return self.network.codes[name]
+        least = FINE if name in self.network.fine else 0
         name = self._group.get(name, name)
         if name not in self.ranges:
             raise HwgenError(f"Tensor {name!r} has no calibrated range")
@@ -212,7 +221,7 @@ class Lowering:
                 f"Tensor {name!r} is 0 in all frames of the calibration, so what it will be is not "
                 f"known: calibrate on frames in which it is not"
             ), stacklevel=2)
-        bits = self.precision.activations(name, self._makers.get(name, ""))
+        bits = max(self.precision.activations(name, self._makers.get(name, "")), least)
         steps = (1 << bits) - 1
         scale = float(np.float32((high - low) / steps)) or 1.0
         bottom = -(1 << (bits - 1))
@@ -251,6 +260,8 @@ class Lowering:
         real = (near + offsets - codes.zero_point) * codes.scale
         at = (inner - codes.zero_point) * codes.scale
         values = self.regions.apply(name, np.concatenate([real.ravel(), at]))
+        if np.isnan(values).any():
+            return Result(tensor, self.quantisation(tensor))
         got = codes.quantise(values)
         around, exact = got[: real.size].reshape(real.shape), got[real.size :]
         if (around == inner).all():
@@ -282,10 +293,17 @@ class Lowering:
         if source.positions is not None and source.positions.size < (
                 self.graph.types[source.tensor].size):
             # Only a part: that is taken first.
-            source = View(self.tensor(root))
+            axis = self.channel_axis(root)
+            source = View(self.tensor(root, axis), None if axis == 1 else plain_positions(
+                self.shape(root), axis))
         have, want = self.graph.types[source.tensor].quantisation, self.quantisation(name)
         codes = np.arange(have.low, have.high + 1)
-        values = want.quantise(self.regions.apply(name, have.dequantise(codes)))
+        values = self.regions.apply(name, have.dequantise(codes))
+        if np.isnan(values).any():
+            raise HwgenError(
+                f"Tensor {name!r} is NaN for some values of {root!r}: it cannot be made a table"
+            )
+        values = want.quantise(values)
         if have == want and np.array_equal(values, codes):
             self.views[name] = source
             return source
@@ -416,15 +434,21 @@ class Lowering:
         self.views[name] = View(source, positions)
 
     def channel_axis(self, name: str) -> int:
-        """Where an ONNX tensor has the channels of its stream; 1 if that is not certain."""
+        """Where an ONNX tensor best has its channels: where its stream has them, if it can."""
         view, shape = self.view(name), self.network.shapes[name]
         if view.positions is None:
             return 1
         source = self.type(view.tensor).shape
-        for axis in (1, *range(len(shape) - 1, 1, -1)):
-            if arrangement(view.positions, source, axis) == []:
-                return axis
-        return 1
+
+        def work(axis: int) -> int:
+            ops = arrangement(view.positions, source, axis)
+            if ops is None:
+                return 3
+            extents = all(isinstance(op, Reshape) for op in ops) and shape[axis] == source[-1]
+            return (0 if not ops else 1) if extents else 2
+
+        axis = min((1, *range(len(shape) - 1, 1, -1)), key=work)
+        return axis if work(axis) < 3 else 1
 
     def constant(self, name: str) -> np.ndarray:
         """A constant as float64, to the last bit if the file states it in integers.

@@ -10,7 +10,7 @@ from hwgen.ir import Add, Conv, Extremum, Mul, Op, Reshape, Table
 from hwgen.models.lowering.affine import along
 from hwgen.models.lowering.conv import put_affine
 from hwgen.models.lowering.core import Lowering, handles, scales
-from hwgen.models.lowering.layout import plain_positions
+from hwgen.models.lowering.layout import arrangement, plain_positions
 from hwgen.models.lowering.weights import scaled
 
 __all__: list[str] = []
@@ -28,9 +28,39 @@ def _operands(
             and np.array_equal(first.positions, second.positions)):
         # Whatever the order is, it is the same in both.
         return first.tensor, second.tensor, 1, first.positions
+    if found := _in_order(low, a, b, shape):
+        return *found, 1, low.positions(a)
+    if found := _in_order(low, b, a, shape):
+        return found[1], found[0], 1, low.positions(b)
     axis = next((low.channel_axis(t) for t in (a, b)
                  if low.shape(t) == shape and low.view(t).positions is not None), 1)
     return low.broadcast(a, shape, axis), low.broadcast(b, shape, axis), axis, None
+
+
+def _in_order(
+    low: Lowering, whole: str, other: str, shape: tuple[int, ...]
+) -> tuple[str, str] | None:
+    """Two tensors, the second repeated in the order in which the elements of the first come.
+
+    None if the first can have its channels at an axis, or the second would have to be put in
+    another order.
+    """
+    view, rank = low.view(whole), len(shape)
+    type = low.type(view.tensor)
+    if low.shape(whole) != shape or view.positions is None or view.positions.size != type.size or (
+            arrangement(view.positions, type.shape, low.channel_axis(whole)) is not None):
+        return None
+    order = np.argsort(view.positions.ravel())
+    if not np.array_equal(view.positions.ravel()[order], np.arange(type.size)):
+        return None
+    have = low.shape(other)
+    spread = np.broadcast_to(
+        low.positions(other).reshape((1,) * (rank - len(have)) + have), shape)
+    spread = spread.ravel()[order].reshape(1, *type.shape)
+    source, last = low.view(other).tensor, len(type.shape)
+    if arrangement(spread, low.type(source).shape, last) is None:
+        return None
+    return view.tensor, low.arranged(source, spread, other, last)
 
 
 @handles("Add", "Sub", "Mul", "Div", "Sum")
@@ -38,7 +68,7 @@ def _binary(low: Lowering, node: onnx.NodeProto) -> None:
     affine = low.affine.get(node.output[0])
     live = [i for i in node.input if i and i not in low.network.constants]
     if affine is not None:
-        put_affine(low, live[0], affine, 1)
+        put_affine(low, live[0], affine)
         return
     if len(live) == 1 and len(node.input) == 2:
         _by_element(low, node, live[0])

@@ -77,6 +77,12 @@ def arrangement(
     wanted = np.moveaxis(positions, axis, -1).reshape(shape) if positions.ndim > 1 else positions
     if wanted.size == math.prod(source) and (wanted.ravel() == np.arange(wanted.size)).all():
         return [] if shape == source else [Reshape(shape)]
+    if math.prod(source) == shape[-1] != source[-1] and (
+            wanted == wanted.reshape(-1, shape[-1])[0]).all():
+        # All of a frame in each pixel: it is one pixel itself.
+        line = (*(1,) * (len(shape) - 1), shape[-1])
+        behind = arrangement(positions, line, axis)
+        return None if behind is None else [Reshape(line), *behind]
     channels = source[-1]
     pixels, order = np.divmod(wanted, channels)
     if (pixels != pixels[..., :1]).any() or (order != order.reshape(-1, shape[-1])[0]).any():
@@ -85,6 +91,12 @@ def arrangement(
     first = order.reshape(-1, shape[-1])[0]
     if not np.array_equal(first, np.arange(channels)):
         ops.append(GatherChannels(tuple(int(c) for c in first)))
+    if math.prod(source[:-1]) > 1 and pixels.size > shape[-1] and (pixels == pixels.flat[0]).all():
+        # One of its pixels is all that is wanted.
+        at = np.unravel_index(pixels.flat[0], source[:-1])
+        pads = tuple((-int(k), int(k) + 1 - n) for k, n in zip(at, source[:-1], strict=True))
+        ops.append(Pad(pads, 0))
+        source, pixels = (*(1,) * len(source[:-1]), channels), np.zeros_like(pixels)
     if math.prod(source[:-1]) == 1 and len(shape) != len(source):
         # One pixel, repeated over all of a frame.
         source = (*(1,) * (len(shape) - 1), channels)

@@ -23,8 +23,8 @@ from hwgen.ir import (
     Table,
     TensorType,
 )
-from hwgen.models.lowering.core import Lowering, handles, scales
-from hwgen.models.lowering.layout import plain_positions
+from hwgen.models.lowering.core import Lowering, finer, handles, scales
+from hwgen.models.lowering.layout import arrangement, plain_positions
 from hwgen.models.onnx.nodes import attributes, spatial_pads
 
 __all__: list[str] = []
@@ -108,12 +108,15 @@ def _reduce(low: Lowering, node: onnx.NodeProto) -> None:
         raise HwgenError("frames are reduced one by one: the first axis is the batch")
     reduced -= {0}
     axis = low.channel_axis(node.input[0])
+    if node.op_type in ("ReduceMean", "ReduceSum") and _within_pixels(low, node, sorted(reduced)):
+        return
     source = low.tensor(node.input[0], axis)
     spatial = [k for k in range(1, rank) if k != axis]
     kernel = tuple(shape[k] if k in reduced else 1 for k in spatial)
     kept = tuple(1 if k in reduced else n for k, n in enumerate(shape))
     positions = plain_positions(kept, axis).reshape(low.shape(out) or (1,))
-    if len(positions.shape) > 1 and np.array_equal(positions, plain_positions(low.shape(out))):
+    if (positions.ndim == 2 or positions.shape == kept) and np.array_equal(
+            positions, plain_positions(positions.shape)):
         positions = None
     pixels, channels = math.prod(kernel) > 1, axis in reduced
     if node.op_type in ("ReduceMax", "ReduceMin"):
@@ -134,9 +137,7 @@ def _reduce(low: Lowering, node: onnx.NodeProto) -> None:
     factor = 1.0 if node.op_type == "ReduceMean" else float(
         math.prod(kernel) * (type.channels if channels else 1))
     if pixels and channels:
-        # What is between is finer, so that it is rounded once.
-        codes = Quantisation(type.scale / 16, type.zero_point * 16, min(type.bits + 4, 16))
-        op = _mean(type, kernel, 1.0, codes)
+        op = _mean(type, kernel, 1.0, finer(type.quantisation))
         source = low.graph.add(op, source, name=low.fresh(f"{out}_pixels"))
         type, pixels, codes = low.type(source), False, result.quantisation
     if pixels:
@@ -147,6 +148,40 @@ def _reduce(low: Lowering, node: onnx.NodeProto) -> None:
                   scales(np.array([type.scale * factor / count / codes.scale]), codes), codes,
                   weight_bits=2)
     low.put(result.name, op, source, axis=axis, positions=positions)
+
+
+def _within_pixels(low: Lowering, node: onnx.NodeProto, axes: list[int]) -> bool:
+    """Whether means or sums are of channels that each pixel has, and could be put as a convolution.
+
+    They are, where frames have been joined or reshaped so that no axis holds the channels.
+    """
+    view, out = low.view(node.input[0]), node.output[0]
+    type = low.type(view.tensor)
+    if view.positions is None or not axes or len(np.unique(view.positions)) != type.size or (
+            arrangement(view.positions, type.shape, low.channel_axis(node.input[0])) is not None):
+        return False
+    kept = [k for k in range(view.positions.ndim) if k not in axes]
+    parts = view.positions.transpose(*kept, *axes)
+    parts = parts.reshape(math.prod(parts.shape[: len(kept)]), -1)
+    pixels, channels = np.divmod(parts, type.channels)
+    # Results pixel by pixel, those of one in the order in which they are in the file.
+    order = np.argsort(pixels[:, 0], kind="stable")
+    rows = channels[order].reshape(type.pixels, -1, parts.shape[1]) if (
+        (pixels == pixels[:, :1]).all() and len(parts) % type.pixels == 0) else np.empty((0, 0, 0))
+    if not rows.size or (rows != rows[0]).any():
+        return False
+    result = low.result(out)
+    codes, (count, share) = result.quantisation, rows.shape[1:]
+    factor = 1 / share if node.op_type == "ReduceMean" else 1.0
+    source = low.graph.add(GatherChannels(tuple(rows[0].ravel().tolist())), view.tensor,
+                           name=low.fresh(f"{out}_channels"))
+    ratios = np.full(count, type.scale * factor / codes.scale)
+    low.put(result.name, Conv(
+        np.ones((count, *(1,) * len(type.spatial), share), np.int16),
+        np.full(count, -type.zero_point * share), scales(ratios, codes), codes, groups=count,
+        weight_bits=2,
+    ), source, positions=np.argsort(order).reshape(low.shape(out)))
+    return True
 
 
 def _largest(type: TensorType, kernel: tuple[int, ...]) -> Op:

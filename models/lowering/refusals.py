@@ -8,9 +8,9 @@ from collections.abc import Collection
 import onnx
 
 from hwgen.errors import HwgenError
-from hwgen.models.lowering.regions import ELEMENTWISE
 from hwgen.models.onnx.network import Network
-from hwgen.models.onnx.nodes import WEIGHTED, reads
+from hwgen.models.onnx.nodes import ELEMENTWISE, WEIGHTED, reads
+from hwgen.models.onnx.several import BRANCHES
 
 __all__ = ["refuse_control", "unsupported", "way_out"]
 
@@ -43,9 +43,30 @@ def refuse_control(network: Network) -> None:
         raise HwgenError(f"Node {node.name or node.output[0]!r} ({node.op_type}): {why}"
                          f"{way_out(network, node)}")
 
+CAUSES = {
+    "LayerNormalization":
+        "its outputs Mean and InvStdDev are not supported: take them with ReduceMean, and with "
+        "ReduceSumSquare of the difference",
+    "LogSoftmax":
+        "a LogSoftmax in front of other layers is not supported: attention and other work on "
+        "sequences is not there yet",
+    "Mod":
+        "remainders are not supported, but for those of one stream by a scalar constant: write "
+        "a - b * Floor(a / b)",
+    "Pow":
+        "powers whose exponents are a stream, or differ from element to element, are not "
+        "supported: only one scalar exponent is, in a table",
+    "Softmax":
+        f"a Softmax in front of other layers is supported over 2 to {BRANCHES} branches, not over "
+        f"more elements: attention and other work on sequences is not there yet",
+}
+"""Ops that are supported in some forms, to why others are not."""
+
 
 def unsupported(network: Network, node: onnx.NodeProto, supported: Collection[str]) -> str:
     """Why there is no handler for a node, given the ops that are supported."""
+    if node.op_type in CAUSES:
+        return CAUSES[node.op_type]
     if node.op_type not in ELEMENTWISE:
         near = difflib.get_close_matches(node.op_type, supported, 3, 0.8)
         like = f"{' and '.join(map(repr, near))} would be; " if near else ""

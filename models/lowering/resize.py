@@ -9,8 +9,8 @@ import onnx
 from onnx import TensorProto, helper
 
 from hwgen.errors import HwgenError
-from hwgen.ir import Conv, ConvTranspose, Pad, Quantisation
-from hwgen.models.lowering.core import Lowering, handles, scales
+from hwgen.ir import Conv, ConvTranspose, Pad
+from hwgen.models.lowering.core import Lowering, finer, handles, scales
 from hwgen.models.lowering.layout import pixel_ops, plain_positions
 from hwgen.models.onnx.nodes import attributes
 from hwgen.models.onnx.session import session
@@ -116,10 +116,7 @@ def _by_axis(
         last, matrix = axis == axes[-1], matrices[axis - 2]
         source = low.arranged(source, positions, out, axis)
         type = low.type(source)
-        # What is between is finer, so that it is rounded once.
-        codes = result.quantisation
-        if not last:
-            codes = Quantisation(codes.scale / 16, codes.zero_point * 16, codes.bits + 4)
+        codes = result.quantisation if last else finer(result.quantisation)
         unit = np.abs(matrix).max(1, keepdims=True) / 127
         weights = np.rint(matrix / unit).astype(np.int16)
         ones = (1,) * len(type.spatial)

@@ -39,6 +39,12 @@ def _concat(low: Lowering, node: onnx.NodeProto) -> None:
     if axis == channels:
         low.put(*_joined(low, node, tensors), axis=axis)
         return
+    if all(low.shape(name)[axis] == 1 for name in node.input):
+        # Frames of one shape: pixel by pixel, one after the other.
+        order = [0, *(k for k in range(1, len(shape)) if k not in (axis, channels)), axis, channels]
+        stack = np.arange(math.prod(shape)).reshape([shape[k] for k in order])
+        low.put(*_joined(low, node, tensors), positions=stack.transpose(np.argsort(order)))
+        return
     # In the order of the stream: what is inside of the axis is one after the other.
     order = [k for k in range(1, len(shape)) if k != channels] + [channels]
     outer = [shape[k] for k in order[: order.index(axis)]]
@@ -53,7 +59,8 @@ def _concat(low: Lowering, node: onnx.NodeProto) -> None:
 def _channel_axis(low: Lowering, names: Sequence[str], axis: int) -> int:
     """Where the channels of streams that are joined are, so that as few as possible are moved."""
     axes = [low.channel_axis(name) for name in names]
-    if all(a == axis or low.shape(name)[axis] == 1 for a, name in zip(axes, names, strict=True)):
+    if axis in axes and all(
+            a == axis or low.shape(name)[axis] == 1 for a, name in zip(axes, names, strict=True)):
         return axis
     return max(set(axes), key=axes.count)
 

@@ -13,7 +13,11 @@ from hwgen.ir import Quantisation
 from hwgen.models.onnx.division import Host
 from hwgen.models.onnx.quantisers import CodedConstant, IntegerInput
 
-__all__ = ["Network"]
+__all__ = ["FINE", "Network"]
+
+FINE = 12
+"""Fewest bits of fine codes: more hardly help behind tensors of eight bits, and a table of 4,096
+words is four block memories."""
 
 
 @dataclass
@@ -31,6 +35,9 @@ class Network:
     weights : constant to its integers, if the file states them
     integer_inputs : inputs that are integers in the file, to what these stand for
     inner : tensors inside of a quantiser that takes several nodes
+    fine : tensors inside of what is one op to the user, such as means and variances
+        Their errors would be those of many results, so their codes have :data:`FINE` bits at least,
+        and span all values.
     host : what is left to the host
     users : tensor to the nodes that read it
     """
@@ -45,6 +52,7 @@ class Network:
     weights: dict[str, CodedConstant] = field(default_factory=dict)
     integer_inputs: dict[str, IntegerInput] = field(default_factory=dict)
     inner: set[str] = field(default_factory=set)
+    fine: set[str] = field(default_factory=set)
     host: Host = field(default_factory=Host)
     users: dict[str, list[onnx.NodeProto]] = field(default_factory=dict)
 

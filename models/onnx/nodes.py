@@ -8,8 +8,21 @@ import onnx
 
 from hwgen.ir import Pads
 
-__all__ = ["WEIGHTED", "attributes", "reads", "rename", "spatial_pads"]
+__all__ = [
+    "ELEMENTWISE", "WEIGHTED", "attributes", "is_square", "opset", "reads", "rename",
+    "spatial_pads",
+]
 
+ELEMENTWISE = {
+    "Abs", "Acos", "Acosh", "Add", "And", "Asin", "Asinh", "Atan", "Atanh", "Cast", "CastLike",
+    "Ceil", "Celu", "Clip", "Cos", "Cosh", "DequantizeLinear", "Div", "Dropout", "Elu", "Equal",
+    "Erf", "Exp", "Floor", "Gelu", "Greater", "GreaterOrEqual", "HardSigmoid", "HardSwish",
+    "Identity", "LeakyRelu", "Less", "LessOrEqual", "Log", "Max", "Min", "Mish", "Mod", "Mul",
+    "Neg", "Not", "Or", "PRelu", "Pow", "QuantizeLinear", "Reciprocal", "Relu", "Round", "Selu",
+    "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Sub", "Sum",
+    "Swish", "Tan", "Tanh", "ThresholdedRelu", "Where", "Xor",
+}
+"""Ops that compute element by element."""
 WEIGHTED = {"Conv", "Gemm", "MatMul", "ConvTranspose"}
 """Ops with weights."""
 
@@ -31,6 +44,16 @@ def reads(node: onnx.NodeProto) -> list[str]:
             names += [value.name for value in graph.output]
             found.update(dict.fromkeys(i for i in names if i not in own))
     return list(found)
+
+
+def is_square(node: onnx.NodeProto) -> bool:
+    """Whether a node multiplies a tensor by itself."""
+    return node.op_type == "Mul" and node.input[0] == node.input[1]
+
+
+def opset(model: onnx.ModelProto) -> int:
+    """Version of ONNX's own operator set that a model is written in."""
+    return next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
 
 
 def rename(node: onnx.NodeProto, names: Mapping[str, str]) -> None:

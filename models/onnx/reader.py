@@ -23,11 +23,13 @@ from hwgen.models.onnx.elements import to_float32
 from hwgen.models.onnx.external import embed
 from hwgen.models.onnx.network import Network
 from hwgen.models.onnx.nodes import attributes, reads, rename
+from hwgen.models.onnx.norms import known_forms
 from hwgen.models.onnx.opsets import brought_up
 from hwgen.models.onnx.order import sort_nodes
 from hwgen.models.onnx.pixels import dequantise_casts
 from hwgen.models.onnx.qoperator import rewrite_integer_ops
 from hwgen.models.onnx.quantisers import Quantisers
+from hwgen.models.onnx.rewrites import written_out
 from hwgen.models.onnx.session import session
 from hwgen.models.onnx.shapes import (
     check_extents,
@@ -107,6 +109,7 @@ def normalise(
     to_one_frame(model, name)
     check_extents(model, name, size)
     floor_pools(model)
+    known_forms(model)
     given = [value.name for value in model.graph.output]
     _add_outputs(model, name, outputs)
     model = _folded(model, name, size, FUSIONS if quantisers.weights else [])
@@ -119,7 +122,7 @@ def normalise(
     network.inner.update(quantisers.inner)
     network.weights.update(
         (c, w) for c, w in quantisers.weights.items() if c in network.constants)
-    return network
+    return written_out(network)
 
 
 @contextmanager

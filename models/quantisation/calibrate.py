@@ -87,7 +87,8 @@ def statistics(
     """Run a network and choose the range of every float tensor.
 
     Frames pass one by one; of each tensor only a histogram of at most 2,048 bins is kept.  Inputs
-    that stay within 0..1 are images: they keep their exact range, whatever the method.
+    that stay within 0..1 are images: they, and tensors with fine codes, keep their exact range,
+    whatever the method.
 
     Parameters
     ----------
@@ -111,7 +112,7 @@ def statistics(
     result.ranges.update(result.extremes)
     for name, histogram in histograms.items():
         low, high = result.extremes[name]
-        if name in network.inputs and low >= 0 and high <= 1:
+        if name in network.fine or (name in network.inputs and low >= 0 and high <= 1):
             continue
         if method == "percentile":
             result.ranges[name] = histogram.percentile(percentile)
@@ -132,6 +133,9 @@ def _gather(
     for feed in feeds:
         frames += 1
         for name, value in run(feed).items():
+            if value.dtype.kind == "b":
+                # A condition is a number, 0 or 1.
+                value = value.astype(np.float32)
             if value.dtype.kind != "f" or not value.size:
                 continue
             low, high = _note_extremes(result, name, value)

@@ -106,10 +106,34 @@ def test_qdq_is_within_one_step_op_by_op():
             assert abs(value.astype(int) - theirs[name].astype(int)).max() <= 1, name
 
 
-def test_wide_activations_have_no_integer_convolution():
+def test_wide_codes_in_integers():
+    """Codes of more than eight bits, in all ops of which ONNX has forms for eight bits alone."""
+    random = np.random.default_rng(0)
+    wide = Quantisation(0.1, 99, 12)
+    graph = Graph()
+    graph.add_input("x", TensorType((4, 4, 6), wide))
+    weight = random.integers(-127, 128, (6, 3, 3, 6))
+    requantise = Requantise.from_scale(np.full(6, 1e-3))
+    graph.add(Conv(weight, random.integers(-999, 999, 6), requantise, wide,
+                   pads=((1, 1), (1, 1))), "x", name="conv")
+    graph.add(MaxPool((3, 3), (1, 1), ((1, 1), (1, 1))), "conv", name="pool")
+    graph.add(Pad(((1, 0), (0, 1)), None), "pool", name="edge")
+    graph.add(Pad(((1, 0), (0, 1)), 7), "edge", name="pad")
+    graph.add(Resize((2, 1)), "pad", name="resize")
+    graph.add(GlobalMaxPool(), "resize", name="largest")
+    graph.outputs = ["conv", "pool", "edge", "pad", "resize", "largest"]
+    x = random.integers(-2048, 2048, (1, 4, 4, 6)).astype(np.int16)
+    found = session(to_integer(graph)).run(graph.outputs, {"x": to_onnx_layout(x)})
+    wanted = graph.evaluate({"x": x})
+    for name, codes in zip(graph.outputs, found, strict=True):
+        np.testing.assert_array_equal(from_onnx_layout(codes), wanted[name], err_msg=name)
+
+
+def test_wide_activations_have_no_transposed_integer_convolution():
     graph = Graph()
     graph.add_input("x", TensorType((4, 4, 1), Quantisation(0.1, 0, 16)))
-    graph.add(Conv(np.ones((1, 1, 1, 1)), [0], Requantise.from_scale(0.1), Q), "x", name="y")
+    graph.add(ConvTranspose(np.ones((1, 1, 1, 1)), [0], Requantise.from_scale(0.1), Q), "x",
+              name="y")
     graph.outputs = ["y"]
     with pytest.raises(HwgenError, match="'y' reads 16 bits"):
         to_integer(graph)

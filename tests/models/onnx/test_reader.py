@@ -145,14 +145,14 @@ def test_precision(tmp_path):
 
 @pytest.mark.parametrize("nodes, constants, message", [
     ([N("Conv", ["c", "v"], ["y"])], {"v": weights(8, 5, 1, 1)}, "is not a valid|cannot be run"),
-    ([N("Softmax", ["c"], ["s"], name="top"), N("Conv", ["s", "v"], ["y"])],
-     {"v": weights(8, 8, 1, 1)}, "'top': op 'Softmax' is not supported here"),
+    ([N("LogSoftmax", ["c"], ["s"], name="top"), N("Conv", ["s", "v"], ["y"])],
+     {"v": weights(8, 8, 1, 1)}, "'top': a LogSoftmax in front of other layers"),
     ([N("Resize", ["c", "r", "f"], ["y"], mode="linear", name="bent",
         coordinate_transformation_mode="tf_crop_and_resize")],
      {"r": np.array([0, 0, 0.1, 0.1, 1, 1, 0.9, 0.9], np.float32),
       "f": np.array([1, 1, 2, 2], np.float32)},
      r"'bent' \(Resize\): cropping, and keeping an aspect ratio, are not supported"),
-    ([N("Log", ["c"], ["y"])], {}, "infinite or NaN"),
+    ([N("Log", ["c"], ["y"])], {}, "infinite or NaN on the calibration frames"),
     ([N("Conv", ["c", "v"], ["y"])], {"v": np.full((8, 8, 1, 1), np.nan, np.float32)},
      "'v' holds NaN or infinity: mend the weights"),
 ])
