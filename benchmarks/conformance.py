@@ -126,7 +126,8 @@ def _as_network(case) -> tuple[Network, dict[str, np.ndarray]]:
         # That of a batch a frame is computed.
         warnings.simplefilter("ignore", HwgenWarning)
         # What only moves data is otherwise left to the host.
-        outputs = [o.name for o in model.graph.output] if node.op_type in BEGINS else ()
+        moves = node.op_type in BEGINS - {"Softmax", "LogSoftmax"}
+        outputs = [o.name for o in model.graph.output] if moves else ()
         return normalise(model.SerializeToString(), "the test", None, outputs), streams
 
 

@@ -227,7 +227,7 @@ def _build(
         if warned:
             data["warnings"] = warned
         data["seconds"] = phases.seconds
-        built.write(folder)
+        built.fill(folder)
     console.print(summary(data, built.board.resources))
     if data.get("host"):
         console.print(f"left to the host (host.onnx): {left_to_host(data['host'])}",
@@ -243,7 +243,7 @@ def _say_what_stayed(console: Console, output: Output) -> None:
         console.print(f"[yellow]kept[/] {escape(name)}, which is not as it was written: the new "
                       f"one is {escape(name)}.new", highlight=False)
     if others := sorted(set(output.kept) - set(output.beside)):
-        console.print(f"kept what no build wrote: {escape(', '.join(others[:6]))}"
+        console.print(f"kept what this build did not write: {escape(', '.join(others[:6]))}"
                       f"{f' and {len(others) - 6} more' if others[6:] else ''}", highlight=False)
 
 

@@ -25,6 +25,7 @@ from hwgen.dse.design.found import Found
 from hwgen.dse.design.search import search
 from hwgen.emit.verilog import Rtl, emit
 from hwgen.options import MEASURE, Options
+from hwgen.output import Output
 from hwgen.provenance import provenance
 from hwgen.report.figures import report, sparsity
 from hwgen.report.page import render
@@ -71,7 +72,21 @@ class Built:
     statistics: Statistics | None = None
     simulated: Proof | None = None
 
-    def write(self, folder: Path) -> None:
+    def write(self, out: str | Path) -> None:
+        """Write what the command writes into a directory, which need not exist.
+
+        As with the command, files of an earlier build are replaced, the user's stay, and a
+        directory of others is refused; see :class:`hwgen.output.Output`.
+
+        Raises
+        ------
+        :exc:`HwgenError`
+            If the directory holds what no build wrote, or cannot be written.
+        """
+        with Output(Path(out)).replaced() as folder:
+            self.fill(folder)
+
+    def fill(self, folder: Path) -> None:
         """Write design, network, report, page and Verilog into a directory that is there."""
         from hwgen.models.host import inputs
 

@@ -56,6 +56,25 @@ class Options:
     report_only: bool = False
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if "Path" in str(each.type) and isinstance(value, str):
+                object.__setattr__(self, each.name, Path(value))
+            elif each.name in ("model", "sparse") and isinstance(value, Path):
+                object.__setattr__(self, each.name, str(value))
+        if isinstance(self.outputs, str):
+            raise HwgenError(f"outputs must be a sequence of names, not the text {self.outputs!r}")
+        object.__setattr__(self, "outputs", tuple(self.outputs))
+        for name, least in (("size", 1), ("simulate", 0), ("seed", 0)):
+            value = getattr(self, name)
+            if not (type(value) is int and value >= least) and value is not None:
+                raise HwgenError(f"{name} must be a whole number, {least} or more, not {value!r}")
+        for name in ("clock", "target_fps"):
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not 0 <= value < 1e12:
+                raise HwgenError(f"{name} must be a number, 0 or more, not {value!r}")
+
     @property
     def given(self) -> list[str]:
         """Names of the options that are not at their defaults."""

@@ -42,15 +42,38 @@ def test_a_build_from_python(network: str, tmp_path: Path) -> None:
     assert built.report["interval_cycles"] == built.found.timing.interval
     assert built.report["worst_layer"]
     folder = tmp_path / "written"
-    folder.mkdir()
-    built.write(folder)
+    built.write(str(folder))
     assert {path.name for path in folder.iterdir()} >= {
-        "rtl", "design.json", "graph.npz", "report.json", "report.html"}
+        "rtl", "design.json", "graph.npz", "pre.json", "report.json", "report.html",
+        "manifest.json"}
+    # Again, as the command does it: what the user put there stays.
+    (folder / "notes.txt").write_text("mine")
+    built.write(folder)
+    assert (folder / "notes.txt").read_text() == "mine"
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "report.json").write_text("mine")
+    with pytest.raises(HwgenError, match=r"foreign holds files"):
+        built.write(tmp_path / "foreign")
     assert json.loads((folder / "report.json").read_text()) == built.report
-    again = build(Options(str(folder / "graph.npz"), "zedboard", design=folder / "design.json",
-                          report_only=True))
+    again = build(Options(str(folder / "graph.npz"), "zedboard", report_only=True,
+                          design=str(folder / "design.json")))  # type: ignore[arg-type]
+    assert again.found.limit == "design"
     assert again.rtl is None
     assert again.found.design == built.found.design
+
+
+@pytest.mark.parametrize("wrong, message", [
+    ({"outputs": "scores"}, "outputs must be a sequence of names, not the text 'scores'"),
+    ({"size": "32"}, "size must be a whole number, 1 or more, not '32'"),
+    ({"seed": -1}, "seed must be a whole number, 0 or more, not -1"),
+    ({"target_fps": "abc"}, "target_fps must be a number, 0 or more, not 'abc'"),
+    ({"target_fps": -1}, "target_fps must be a number, 0 or more, not -1"),
+])
+def test_values_are_checked(wrong: dict, message: str) -> None:
+    with pytest.raises(HwgenError, match=message):
+        Options("resnet8", "zedboard", **wrong)
+    assert Options("resnet8", "zedboard", design="d.json").design == Path(  # type: ignore[arg-type]
+        "d.json")
 
 
 def test_what_does_not_go_together_is_refused(network: str) -> None:

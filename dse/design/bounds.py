@@ -32,7 +32,7 @@ class Bounds:
     memory : weights, each read for every few pixels from all ports of all memories
     bandwidth : if there is no room for all weights on the chip, the rest of them, once, and frames
         in and out, over the off-chip memory's practical bandwidth
-    stream : elements of the largest tensor, all channels and as many pixels as possible a beat
+    stream : pixels of the largest tensor, with all channels and as many pixels as possible a beat
     """
 
     dsp: int
@@ -134,5 +134,5 @@ def bounds(graph: Graph, board: Board, streams: Streams, clock_mhz: float) -> Bo
         products=math.ceil(divided(work) - 1e-6),
         memory=math.ceil(reads / ports / min(shared, 8)) if ports else 0,
         bandwidth=math.ceil((traffic + excess) / rate) if rate and excess else 0,
-        stream=streams.least_interval(),
+        stream=streams.bound(),
     )

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
-
 from hwgen.boards import Board
 from hwgen.design import DesignPoint
 from hwgen.device.cost import Resources
-from hwgen.dse.design.amounts import RESOURCES, vector
 from hwgen.dse.design.bounds import bounds
-from hwgen.dse.design.found import Found
+from hwgen.dse.design.found import GIVEN, Found
 from hwgen.dse.design.refusal import lacking
 from hwgen.dse.design.streams import Streams
 from hwgen.errors import HwgenError
@@ -79,10 +76,9 @@ def check_design(graph: Graph, board: Board, design: DesignPoint, timing: Timing
     netlist = plan(graph, design)
     check_multipliers(netlist, board)
     check_fits(netlist, board)
-    shares = vector(netlist.resources()) / np.maximum(vector(board.resources), 1)
     streams = Streams(graph)
     return Found(design, netlist, timing, bounds(graph, board, streams, design.clock_mhz),
-                 RESOURCES[int(shares.argmax())])
+                 GIVEN)
 
 
 def check_multipliers(netlist: Netlist, board: Board) -> None:

@@ -9,10 +9,10 @@ from hwgen.dse.design.bounds import Bounds
 from hwgen.netlist import Netlist
 from hwgen.timing import Timing
 
-__all__ = ["STREAM", "TARGET", "Found"]
+__all__ = ["GIVEN", "STREAM", "TARGET", "Found"]
 
-STREAM, TARGET = "stream", "target"
-"""Limits that are no resources: the widest stream, and what was asked for."""
+STREAM, TARGET, GIVEN = "stream", "target", "design"
+"""Limits that are no resources: the widest stream, what was asked for, a design that was given."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Found:
     design, netlist, timing : the design, with all depths and capacities
     bounds : what no design of dense work can beat, and what none can that multiplies by DSPs alone
     limit : the resource that is scarcest; or :data:`STREAM`; or :data:`TARGET`, if no more was
-        wanted
+        wanted; or :data:`GIVEN`, if nothing was searched
     explored : designs on the way and beyond, as ``report.json`` lists them
     seconds : time that the search took
     """
@@ -58,10 +58,14 @@ class Found:
     def advice(self) -> list[str]:
         """What to change to go faster."""
         if self.limit == STREAM:
-            return [("The widest stream sets the interval: only a smaller input size makes it "
-                     "faster.")]
+            return [("The widest stream sets the interval: a smaller input size makes it faster, "
+                     "or a design by hand with more lanes where tensors that are joined or added "
+                     "differ in their channels.")]
         if self.limit == TARGET:
             return ["The design is as fast as it was to be: a higher target_fps makes it faster."]
+        if self.limit == GIVEN:
+            names = ", ".join(map(repr, self.bottlenecks[:3])) or "the streams"
+            return [f"The design was given: {names} set its interval, so fold them less."]
         what = {
             "dsp": "DSPs are used up, and so are LUTs to multiply with",
             "lut": "LUTs are used up",

@@ -317,7 +317,7 @@ def _quicker(state: SearchState, found: Found, beats: Beats) -> Found:
 def _passes(state: SearchState, bound: Bounds, goal: Goal) -> Found:
     """Divide the device, plan and schedule, until both agree: the best design on the way."""
     best = None
-    low = max(bound.stream, goal.cycles, 1)
+    low = max(state.streams.least_interval(), goal.cycles, 1)
     looks = [] if goal.cycles else [state.quick * n for n in SLOW_LOOKS]
     for number in range(PASSES):
         goal.progress(f"dividing the device, pass {number + 1}")
@@ -386,6 +386,6 @@ def _limit(state: SearchState, interval: int, pairs: bool, bound: Bounds, goal: 
     """What keeps a design from being faster; see :class:`Found`."""
     if goal.cycles:
         return TARGET
-    if interval <= bound.stream * STEP:
+    if interval <= state.streams.least_interval() * STEP:
         return STREAM
     return state.scarcest(interval - 1, pairs)

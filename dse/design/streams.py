@@ -140,6 +140,17 @@ class Streams:
             for each in self.classes.values()
         ))
 
+    def bound(self) -> int:
+        """Cycles that no design is below: all channels of a tensor a beat, and as many pixels.
+
+        Unlike :meth:`least_interval`, where tensors of a class have the same lanes, each tensor may
+        have its own: lanes change on the way.
+        """
+        return max(
+            math.prod(self.graph.types[name].spatial) // (1 if each.single else each.extent)
+            for each in self.classes.values() for name in each.members
+        )
+
     @cached_property
     def _least_order(self) -> int:
         """Cycles that frames take at least which are put in another order, a word a cycle."""

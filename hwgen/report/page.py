@@ -56,6 +56,7 @@ LIMITS = {
     "bandwidth": "off-chip bandwidth",
     "stream": "the widest stream",
     "target": "the rate that was asked for",
+    "design": "the design that was given",
 }
 """What limits a design, and what it is called."""
 

@@ -66,6 +66,8 @@ def test_nothing_saturates_by_default() -> None:
 @pytest.mark.parametrize(("wrong", "message"), [
     ({"weights": np.ones((3, 3))}, r"^Weights must be \(Cout, Cin / groups, height, width\), not "),
     ({"weights": np.full((1, 1, 3, 3), 300)}, r"^Weights must fit 8 signed bits$"),
+    ({"weight_bits": 9}, r"^Weights must have 2 to 8 bits, not 9$"),
+    ({"weights": np.full((1, 1, 3, 3), np.nan)}, r"^Weights must be finite"),
     ({"bias": [1, 2]}, r"^Bias must have 1 entries, not shape \(2,\)$"),
     ({"stride": (1, 1, 1)}, r"^Stride must be an integer or a pair of them, not \(1, 1, 1\)$"),
     ({"pe": 2}, r"^Pe must be between 1 and 1, not 2$"),

