@@ -13,6 +13,7 @@ from amaranth.lib import data, wiring
 from hwgen.blocks.adder import AdderConfig
 from hwgen.blocks.argmax import ArgMaxConfig
 from hwgen.blocks.base import BlockConfig
+from hwgen.blocks.channelmax import ChannelMaxConfig
 from hwgen.blocks.concatenate import ConcatenateConfig
 from hwgen.blocks.conv import FoldedConvConfig
 from hwgen.blocks.evict import EvictionConfig
@@ -38,6 +39,7 @@ from hwgen.ir import (
     Add,
     ArgMax,
     AveragePool,
+    ChannelMax,
     Conv,
     ConvTranspose,
     Extremum,
@@ -398,6 +400,11 @@ def _argmax(d: _Drawer) -> ArgMaxConfig:
     return ArgMaxConfig(op=ArgMax(), tensor=tensor, lanes=d.divisor(tensor.channels, 8))
 
 
+def _channel_max(d: _Drawer) -> ChannelMaxConfig:
+    tensor = d.tensor(d.whole(2, 40) * d.one(1, 4, 8))
+    return ChannelMaxConfig(op=ChannelMax(), tensor=tensor, lanes=d.divisor(tensor.channels, 8))
+
+
 def _gather(d: _Drawer) -> GatherConfig:
     tensor = d.tensor(d.one(16, 32, 64, 116, 232))
     lanes = d.divisor(tensor.channels, 8)
@@ -501,6 +508,7 @@ BLOCKS: dict[str, Callable[[_Drawer], BlockConfig]] = {
     "product": _product,
     "global pool": _global_pool,
     "argmax": _argmax,
+    "channel max": _channel_max,
     "gather": _gather,
     "rearrange": _rearrange,
     "extremum": _extremum,

@@ -32,6 +32,7 @@ from hwgen.ir import (
     Add,
     ArgMax,
     AveragePool,
+    ChannelMax,
     Concat,
     Conv,
     Convolution,
@@ -93,8 +94,8 @@ class _Drawer:
         self.graph.add_node(op, inputs, names)
         if isinstance(op, ArgMax):
             self.design.lanes[names[0]] = 1
-        elif isinstance(op, Rearrange):
-            self.design.lanes[names[0]] = self.pick(_divisors(op.order.shape[-1]))
+        elif isinstance(op, Rearrange | ChannelMax):
+            self.design.lanes[names[0]] = self.pick(_divisors(self.graph.types[names[0]].channels))
         elif not isinstance(op, Convolution):
             channels = [self.graph.types[t].channels for t in (*inputs, *names)]
             lanes = self.pick(_divisors(math.gcd(*channels)))
@@ -182,7 +183,7 @@ class _Drawer:
         tensor = self.graph.types[source]
         kind = self.pick(["conv", "conv", "table", "max", "average", "residual", "concat", "split",
                           "resize", "transposed", "gate", "global", "gather", "pad", "argmax",
-                          "rearrange", "rearrange", "extremum"])
+                          "rearrange", "rearrange", "extremum", "channel max"])
         if kind == "table":
             shape = (256,) if draw(st.booleans()) else (tensor.channels, 256)
             self.put(Table(self.random.integers(-128, 128, shape), Q), [source])
@@ -208,6 +209,8 @@ class _Drawer:
             self.put(Pad(pads, fill, tuple(draw(st.integers(1, 2)) for _ in pads)), [source])
         elif kind == "rearrange":
             self.put(Rearrange(self.order(tensor)), [source])
+        elif kind == "channel max":
+            self.put(ChannelMax(), [source])
         elif kind == "extremum":
             other = self.conv(source, tensor.channels, spatial=False)
             self.unused.remove(other)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,7 +35,7 @@ FIT = {
     "adder": 12, "product": 16, "global pool": 18, "argmax": 8, "gather": 24, "fifo": 3,
     "concatenate": 7, "splitter": 8, "lane change": 12, "eviction buffer": 8, "weight stream": 8,
     "axi port": 6, "convolution, tiled": 6, "convolution, sparse": 6, "low rank": 5,
-    "rearrange": 18, "extremum": 4,
+    "rearrange": 18, "extremum": 4, "channel max": 3,
 }
 """Configurations that coefficients are fitted to."""
 TEST = {
@@ -125,7 +126,14 @@ def fit(
 
 
 def write(path: Path, coefficients: dict[str, dict[tuple[str, str], float]]) -> None:
-    """The file of coefficients."""
+    """The file of coefficients; kinds that no configuration has stay as they were."""
+    fitted = {kind for values in coefficients.values() for kind, _ in values}
+    before = tomllib.loads(path.read_text()) if path.exists() else {}
+    for kind, features in before.items():
+        if kind not in fitted:
+            for name, rates in features.items():
+                for what, rate in rates.items():
+                    coefficients[what][kind, name] = rate
     lines = ["# Written by `python -m benchmarks.resources --fit`.  See cost.py."]
     last = ""
     for kind, name in sorted({key for values in coefficients.values() for key in values}):

@@ -304,7 +304,7 @@ def test_same_input_same_bytes(network, tmp_path):
     (["NET", "--board", "zcu102", "--design", "none.json"], "none.json cannot be read: No such"),
     (["GEMM", "--board", "zcu102", "--size", "8"], "cannot be run"),
     (["BAD", "--board", "zcu102"], "is not a valid ONNX file"),
-    (["ODD", "--board", "zcu102"], "op 'LpNormalization' is not supported here; docs/conformance"),
+    (["ODD", "--board", "zcu102"], "op 'Det' is not supported here; docs/conformance"),
     (["NET", "--board", "zcu102", "--calibrate", "max"], "--calibrate: invalid choice: 'max'"),
     (["NET", "--board", "zcu102", "--precision", "none.toml"], "none.toml cannot be read"),
     (["NET", "--board", "zcu102", "--decomposition", "none.json"],
@@ -326,7 +326,7 @@ def test_one_line_for_wrong_input(arguments, message, network, tmp_path, capsys,
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bad.onnx").write_bytes(b"\x08garbage")
     odd = onnx.load(network)
-    odd.graph.node.append(N("LpNormalization", ["y"], ["z"], name="top"))
+    odd.graph.node.append(N("Det", ["y"], ["z"], name="top"))
     odd.graph.output[0].name = "z"
     onnx.save(odd, tmp_path / "odd.onnx")
     onnx.save(CASES["gemm"], tmp_path / "gemm.onnx")

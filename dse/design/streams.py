@@ -13,9 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hwgen.blocks.registry import keeps_pixels
+from hwgen.blocks.registry import keeps_lanes, keeps_pixels
 from hwgen.ir import (
-    ArgMax,
     Conv,
     Convolution,
     Graph,
@@ -118,7 +117,7 @@ class Streams:
         for node in graph.nodes:
             tensors = [*node.inputs, *node.outputs]
             conv = node.op.as_conv(graph.types[node.inputs[0]])
-            if conv is None and not isinstance(node.op, ArgMax | Rearrange):
+            if conv is None and keeps_lanes(node.op):
                 for other in tensors[1:]:
                     parent[find(other)] = find(tensors[0])
             if not (keeps_pixels(node.op) or isinstance(node.op, Conv)):

@@ -8,6 +8,7 @@ configuration of the block, and ``ArgMax`` the hardware.  Importing this module 
 from hwgen.blocks.adder import Adder, AdderConfig
 from hwgen.blocks.argmax import ArgMax, ArgMaxConfig
 from hwgen.blocks.base import BlockConfig, Schedule
+from hwgen.blocks.channelmax import ChannelMax, ChannelMaxConfig
 from hwgen.blocks.concatenate import Concatenate, ConcatenateConfig
 from hwgen.blocks.conv import FoldedConv, FoldedConvConfig
 from hwgen.blocks.conv2d import conv2d
@@ -29,12 +30,12 @@ from hwgen.blocks.table import TableLookup, TableLookupConfig
 from hwgen.blocks.token_matrix import TokenMatrix, TokenMatrixConfig
 
 __all__ = [
-    "Adder", "AdderConfig", "ArgMax", "ArgMaxConfig", "BlockConfig", "Concatenate",
-    "ConcatenateConfig", "EvictionBuffer", "EvictionConfig", "Extremum", "ExtremumConfig", "Fifo",
-    "FifoConfig", "FoldedConv", "FoldedConvConfig", "Gather", "GatherConfig", "GlobalPool",
-    "GlobalPoolConfig", "LaneChange", "LaneChangeConfig", "LowRankLinear", "LowRankLinearConfig",
-    "NearestResize", "NearestResizeConfig", "Pad", "PadConfig", "Pool", "PoolConfig", "Product",
-    "ProductConfig", "Rearrange", "RearrangeConfig", "Schedule", "SparseConv", "SparseConvConfig",
-    "Splitter", "SplitterConfig", "TableLookup", "TableLookupConfig", "TokenMatrix",
-    "TokenMatrixConfig", "conv2d",
+    "Adder", "AdderConfig", "ArgMax", "ArgMaxConfig", "BlockConfig", "ChannelMax",
+    "ChannelMaxConfig", "Concatenate", "ConcatenateConfig", "EvictionBuffer", "EvictionConfig",
+    "Extremum", "ExtremumConfig", "Fifo", "FifoConfig", "FoldedConv", "FoldedConvConfig", "Gather",
+    "GatherConfig", "GlobalPool", "GlobalPoolConfig", "LaneChange", "LaneChangeConfig",
+    "LowRankLinear", "LowRankLinearConfig", "NearestResize", "NearestResizeConfig", "Pad",
+    "PadConfig", "Pool", "PoolConfig", "Product", "ProductConfig", "Rearrange", "RearrangeConfig",
+    "Schedule", "SparseConv", "SparseConvConfig", "Splitter", "SplitterConfig", "TableLookup",
+    "TableLookupConfig", "TokenMatrix", "TokenMatrixConfig", "conv2d",
 ]

@@ -159,6 +159,6 @@ class ArgMax(Configured[ArgMaxConfig]):
         return value, only
 
 
-@carries_out(ir.ArgMax)
+@carries_out(ir.ArgMax, own_lanes=True)
 def _argmax(request: BlockRequest) -> ArgMaxConfig:
     return ArgMaxConfig(op=request.op, tensor=request.tensor, lanes=request.streams[0].lanes)

@@ -216,7 +216,7 @@ class Rearrange(Configured[RearrangeConfig]):
         return m
 
 
-@carries_out(ir.Rearrange)
+@carries_out(ir.Rearrange, own_lanes=True)
 def _rearrange(request: BlockRequest) -> RearrangeConfig:
     """Words as long as the streams on either side want them, if the order keeps them together."""
     run = request.op.run(request.tensor)

@@ -23,7 +23,9 @@ from hwgen.ir.op import Op
 from hwgen.ir.types import TensorType
 from hwgen.parts.stream import StreamType
 
-__all__ = ["BlockRequest", "block_config", "carries_out", "keeps_pixels", "unchanged"]
+__all__ = [
+    "BlockRequest", "block_config", "carries_out", "keeps_lanes", "keeps_pixels", "unchanged",
+]
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class _Registration:
     when: Callable[[Folding], bool] | None
     pixels: ByPixel | None
     own_pixels: bool
+    own_lanes: bool
 
 
 _BLOCKS: dict[type[Op], list[_Registration]] = {}
@@ -87,7 +90,7 @@ def unchanged(op: Op, pixels: int) -> Op:
 
 def carries_out(
     *kinds: type[Op], when: Callable[[Folding], bool] | None = None,
-    pixels: ByPixel | None = None, own_pixels: bool = False,
+    pixels: ByPixel | None = None, own_pixels: bool = False, own_lanes: bool = False,
 ) -> Callable[[Maker], Maker]:
     """Register a function that makes the configuration of a block for an op.
 
@@ -100,11 +103,12 @@ def carries_out(
         number of pixels per beat that returns the op on such flat streams.  The request then has
         flat streams.  None: the block takes one pixel per beat.
     own_pixels : whether the block itself handles several pixels per beat
+    own_lanes : whether the lanes of its output do not depend on those of its inputs
     """
     def register(make: Maker) -> Maker:
         for kind in kinds:
             found = _BLOCKS.setdefault(kind, [])
-            found.append(_Registration(make, when, pixels, own_pixels))
+            found.append(_Registration(make, when, pixels, own_pixels, own_lanes))
             found.sort(key=lambda each: each.when is None)
         return make
 
@@ -119,6 +123,11 @@ def _registrations(kind: type[Op]) -> list[_Registration]:
 def keeps_pixels(op: Op) -> bool:
     """Whether the op's block takes any number of pixels per beat, and sends as many."""
     return any(found.pixels is not None for found in _registrations(type(op)))
+
+
+def keeps_lanes(op: Op) -> bool:
+    """Whether all streams of the op's block have the same lanes."""
+    return not any(found.own_lanes for found in _registrations(type(op)))
 
 
 def block_config(

@@ -4,7 +4,7 @@ An op says *what* is computed, bit for bit; nothing here knows about cycles or f
 """
 
 from hwgen.ir.conv import Conv, Convolution, ConvTranspose, Gemm
-from hwgen.ir.elementwise import Add, ArgMax, Extremum, Mul, Table
+from hwgen.ir.elementwise import Add, ArgMax, ChannelMax, Extremum, Mul, Table
 from hwgen.ir.graph import Graph, Node
 from hwgen.ir.op import Op
 from hwgen.ir.pool import AveragePool, GlobalAveragePool, GlobalMaxPool, MaxPool
@@ -18,6 +18,7 @@ __all__ = [
     "Add",
     "ArgMax",
     "AveragePool",
+    "ChannelMax",
     "Concat",
     "Conv",
     "ConvTranspose",

@@ -13,7 +13,7 @@ from hwgen.ir.op import Op
 from hwgen.ir.requantise import Requantise, requantise
 from hwgen.ir.types import Quantisation, TensorType, whole
 
-__all__ = ["Add", "ArgMax", "Extremum", "Mul", "Table"]
+__all__ = ["Add", "ArgMax", "ChannelMax", "Extremum", "Mul", "Table"]
 
 
 def _same_shape(op: str, inputs: tuple[TensorType, ...]) -> None:
@@ -102,6 +102,20 @@ class Mul(Op):
     ) -> tuple[np.ndarray, ...]:
         a, b = (x.astype(np.int64) - t.zero_point for x, t in zip(inputs, types, strict=True))
         return (self.requantise.apply(a * b, self.output),)
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelMax(Op):
+    """The largest channel of each pixel, as one channel."""
+
+    def infer(self, *inputs: TensorType) -> tuple[TensorType, ...]:
+        (x,) = inputs
+        return (TensorType((*x.spatial, 1), x.quantisation),)
+
+    def evaluate(
+        self, inputs: Sequence[np.ndarray], types: Sequence[TensorType]
+    ) -> tuple[np.ndarray, ...]:
+        return (inputs[0].max(-1, keepdims=True),)
 
 
 @dataclass(frozen=True, eq=False)

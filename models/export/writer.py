@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from hwgen.errors import HwgenError
 from hwgen.ir import (
     ArgMax,
+    ChannelMax,
     Concat,
     Conv,
     Extremum,
@@ -178,6 +179,11 @@ class Writer(metaclass=_Registering):
         source = self._padded(node.inputs[0], window, types[0].quantisation.low, types[0])
         self._chosen("MaxPool", types[0], source, out=node.name, kernel_shape=window.kernel,
                      strides=window.stride, dilations=window.dilation)
+
+    @writes(ChannelMax)
+    def _channelmax(self, node: Node, op: ChannelMax, types: list[TensorType]) -> None:
+        axes = self.constant([1], np.int64)
+        self.op("ReduceMax", node.inputs[0], axes, out=node.name, keepdims=1)
 
     @writes(GlobalMaxPool)
     def _globalmaxpool(self, node: Node, op: GlobalMaxPool, types: list[TensorType]) -> None:

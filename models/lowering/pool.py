@@ -11,6 +11,7 @@ from hwgen.errors import HwgenError
 from hwgen.ir import (
     ArgMax,
     AveragePool,
+    ChannelMax,
     Conv,
     GatherChannels,
     GlobalAveragePool,
@@ -19,7 +20,6 @@ from hwgen.ir import (
     Op,
     Pads,
     Quantisation,
-    Reshape,
     Table,
     TensorType,
 )
@@ -125,7 +125,7 @@ def _reduce(low: Lowering, node: onnx.NodeProto) -> None:
         if pixels:
             source = low.graph.add(_largest(low.type(source), kernel), source, name=low.fresh(out))
         if channels:
-            source = _largest_channel(low, out, source)
+            source = low.graph.add(ChannelMax(), source, name=low.fresh(f"{out}_channel"))
         low.move(out, low.flipped(source) if flip else source,
                  plain_positions(kept, axis).reshape(low.shape(out) or (1,)))
         return
@@ -195,16 +195,6 @@ def _mean(type: TensorType, kernel: tuple[int, ...], factor: float, codes: Quant
     if kernel == type.spatial:
         return GlobalAveragePool(scales(ratio, codes), codes)
     return AveragePool(kernel, scales(ratio, codes), codes, kernel)
-
-
-def _largest_channel(low: Lowering, out: str, source: str) -> str:
-    """The largest channel of each pixel: channels are a row of pixels for it."""
-    type = low.type(source)
-    row = low.graph.add(Reshape((type.pixels, type.channels, 1)), source,
-                        name=low.fresh(f"{out}_row"))
-    largest = low.graph.add(MaxPool((1, type.channels), (1, type.channels)), row,
-                            name=low.fresh(f"{out}_largest"))
-    return low.graph.add(Reshape((*type.spatial, 1)), largest, name=low.fresh(f"{out}_channel"))
 
 
 @handles("ArgMax")

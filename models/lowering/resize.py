@@ -41,6 +41,8 @@ def _matrices(low: Lowering, node: onnx.NodeProto) -> list[np.ndarray]:
         elif node.input[2]:
             # Not all extents are a whole multiple of the scale, which decides where pixels lie.
             order = [a % rank for a in attributes(node).get("axes", range(rank))]
+            if len(low.constant(node.input[2])) != len(order):
+                raise HwgenError(f"its scales must be {len(order)} numbers, one for each axis")
             if axis in order:
                 scales[axis] = float(low.constant(node.input[2])[order.index(axis)])
             names, values = ["x", "e", "s"], {"s": np.array(scales, np.float32), "e": empty}

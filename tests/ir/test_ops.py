@@ -12,6 +12,7 @@ from hwgen.ir import (
     Add,
     ArgMax,
     AveragePool,
+    ChannelMax,
     Concat,
     Conv,
     ConvTranspose,
@@ -252,6 +253,14 @@ def test_mul_and_argmax():
     assert which[0, 0, 0] == 0
     assert (which[..., 0] == x.argmax(-1)).all()
     assert ArgMax().infer(TensorType((1000,)))[0].bits == 11
+
+
+def test_channel_max():
+    type = TensorType((4, 5, 6), Q)
+    x = np.random.default_rng(0).integers(-128, 128, (2, 4, 5, 6)).astype(np.int8)
+    (y,) = ChannelMax().evaluate([x], [type])
+    assert (y[..., 0] == x.max(-1)).all()
+    assert ChannelMax().infer(type) == (TensorType((4, 5, 1), Q),)
 
 
 def test_extremum():

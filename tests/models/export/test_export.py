@@ -8,6 +8,7 @@ from hwgen.ir import (
     Add,
     ArgMax,
     AveragePool,
+    ChannelMax,
     Concat,
     Conv,
     ConvTranspose,
@@ -72,10 +73,11 @@ def every_op() -> Graph:
     g.add(Extremum(smaller=True), "larger", "all_most", name="smaller")
     g.add(Rearrange(np.arange(g.types["large"].size)[::-1].reshape(-1, 4)[1:]), "large",
           name="reversed")
+    g.add(ChannelMax(), "edged", name="largest")
     g.add(ArgMax(), "edged", name="which")
     g.add(Reshape((2, 2)), "smaller", name="reshaped")
     g.add(Gemm(weights(5, 4), weights(5), scales(5), Q), "reshaped", name="dense")
-    g.outputs = ["dense", "which", "reversed", "dilated_mean"]
+    g.outputs = ["dense", "which", "largest", "reversed", "dilated_mean"]
     return g
 
 
