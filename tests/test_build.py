@@ -327,7 +327,7 @@ def test_one_line_for_wrong_input(arguments, message, network, tmp_path, capsys,
     (tmp_path / "bad.onnx").write_bytes(b"\x08garbage")
     odd = onnx.load(network)
     odd.graph.node.append(N("Det", ["y"], ["z"], name="top"))
-    odd.graph.output[0].name = "z"
+    odd.graph.output[0].CopyFrom(onnx.ValueInfoProto(name="z"))
     onnx.save(odd, tmp_path / "odd.onnx")
     onnx.save(CASES["gemm"], tmp_path / "gemm.onnx")
     names = {"GEMM": "gemm.onnx", "NET": network, "BAD": "bad.onnx", "ODD": "odd.onnx"}
