@@ -132,14 +132,16 @@ def _reduce(low: Lowering, node: onnx.NodeProto) -> None:
     if not pixels and not channels:
         low.move(out, source, plain_positions(kept, axis).reshape(low.shape(out) or (1,)))
         return
-    result = low.result(out)
-    codes, type = result.quantisation, low.type(source)
-    factor = 1.0 if node.op_type == "ReduceMean" else float(
-        math.prod(kernel) * (type.channels if channels else 1))
+    result, type = low.result(out), low.type(source)
+    terms = math.prod(kernel) * (type.channels if channels else 1)
+    factor = 1.0 if node.op_type == "ReduceMean" else float(terms)
+    codes = result.quantisation
+    if result.name not in low.network.codes:
+        codes = _no_finer(codes, type.scale * factor / terms)
     if pixels and channels:
         op = _mean(type, kernel, 1.0, finer(type.quantisation))
         source = low.graph.add(op, source, name=low.fresh(f"{out}_pixels"))
-        type, pixels, codes = low.type(source), False, result.quantisation
+        type, pixels = low.type(source), False
     if pixels:
         op = _mean(type, kernel, factor, codes)
     else:
@@ -182,6 +184,16 @@ def _within_pixels(low: Lowering, node: onnx.NodeProto, axes: list[int]) -> bool
         weight_bits=2,
     ), source, positions=np.argsort(order).reshape(low.shape(out)))
     return True
+
+
+def _no_finer(codes: Quantisation, step: float) -> Quantisation:
+    """Codes of a mean or sum that are not much finer than the steps it is made of.
+
+    What is nothing but rounding, such as the mean of what had its mean taken off, has a range so
+    small that no shift to the right would lead to it.
+    """
+    least = float(np.float32(step / (1 << 10)))
+    return codes if codes.scale >= least else Quantisation(least, codes.zero_point, codes.bits)
 
 
 def _largest(type: TensorType, kernel: tuple[int, ...]) -> Op:

@@ -124,6 +124,10 @@ FOUND = {
                     {"i": ints(2), "e": weights(4, 8, 1, 1)}, ["Conv", "AveragePool", "Conv"]),
     "smallest pixel": ([CONV, N("ReduceMin", ["c"], ["t"], axes=[2, 3]), LAST],
                        {"e": weights(4, 8, 1, 1)}, None),
+    "mean of what has none": (
+        [CONV, N("ReduceMean", ["c"], ["m"], axes=[1]), N("Sub", ["c", "m"], ["a"]),
+         N("ReduceMean", ["a"], ["z"], axes=[1]), N("Sub", ["a", "z"], ["t"]), LAST],
+        {"e": weights(4, 8, 1, 1)}, None),
     "mean of all": ([CONV, N("ReduceMean", ["c"], ["y"])], {}, None),
     "enlarged unevenly": ([CONV, N("Resize", ["c", "", "", "f"], ["t"], mode="nearest"), LAST],
                           {"f": ints(1, 8, 11, 13), "e": weights(4, 8, 1, 1)},
