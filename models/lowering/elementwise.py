@@ -34,7 +34,12 @@ def _operands(
         return found[1], found[0], 1, low.positions(b)
     axis = next((low.channel_axis(t) for t in (a, b)
                  if low.shape(t) == shape and low.view(t).positions is not None), 1)
-    return low.broadcast(a, shape, axis), low.broadcast(b, shape, axis), axis, None
+    one, other = low.broadcast(a, shape, axis), low.broadcast(b, shape, axis)
+    extents = low.type(one).shape
+    if low.type(other).shape != extents:
+        # The same elements in the same order: only extents of 1 differ.
+        other = low.graph.add(Reshape(extents), other, name=low.fresh(f"{b}_alike"))
+    return one, other, axis, None
 
 
 def _in_order(
