@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
-import numpy as np
 from amaranth.hdl import Const, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 
 from hwgen import ir
-from hwgen.blocks.base import OpConfig
-from hwgen.blocks.beat import BeatConfig, most_claims
+from hwgen.blocks.largest import LargestConfig
 from hwgen.blocks.output import output_queue
 from hwgen.blocks.registry import BlockRequest, carries_out
 from hwgen.device.arithmetic import counter, delayed, levels
 from hwgen.device.cost import Area, logic
 from hwgen.parts.component import Configured
-from hwgen.parts.stream import StreamType
 from hwgen.parts.turns import last_of
 
 __all__ = ["ArgMax", "ArgMaxConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ArgMaxConfig(BeatConfig, OpConfig):
+class ArgMaxConfig(LargestConfig):
     """Number of the largest channel of each pixel; of equal ones, that of the first.
 
     Parameters
@@ -37,26 +33,10 @@ class ArgMaxConfig(BeatConfig, OpConfig):
     """
 
     op: ir.ArgMax
-    @cached_property
-    def outputs(self) -> tuple[StreamType, ...]:
-        return (StreamType(self.op.infer(self.tensor)[0]),)
-
-    @property
-    def tree_levels(self) -> int:
-        """Number of registered levels in the tree that compares the channels of a beat."""
-        return levels(self.lanes)
 
     @property
     def push_latency(self) -> int:
         return self.tree_levels + 3
-
-    @property
-    def least_depths(self) -> tuple[int, ...]:
-        return (most_claims(self.claim_cycles, 1, self.inputs[0].beats_per_site),)
-
-    def claiming(self, beats: np.ndarray) -> np.ndarray:
-        count = self.inputs[0].beats_per_site
-        return beats[count - 1 :: count]
 
     def area(self) -> Area:
         bits, index = self.tensor.bits, self.outputs[0].width

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
-import numpy as np
 from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import wiring
 
 from hwgen import ir
-from hwgen.blocks.base import OpConfig
-from hwgen.blocks.beat import BeatConfig, most_claims, valid_chain
+from hwgen.blocks.beat import valid_chain
+from hwgen.blocks.largest import LargestConfig
 from hwgen.blocks.output import output_queue
 from hwgen.blocks.registry import BlockRequest, carries_out
 from hwgen.device.arithmetic import delayed, levels
 from hwgen.device.cost import Area, logic
 from hwgen.parts.component import Configured
-from hwgen.parts.stream import StreamType
 from hwgen.parts.turns import last_of
 
 __all__ = ["ChannelMax", "ChannelMaxConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChannelMaxConfig(BeatConfig, OpConfig):
+class ChannelMaxConfig(LargestConfig):
     """The largest channel of each pixel, as a stream of one channel.
 
     Parameters
@@ -38,26 +35,9 @@ class ChannelMaxConfig(BeatConfig, OpConfig):
 
     op: ir.ChannelMax
 
-    @cached_property
-    def outputs(self) -> tuple[StreamType, ...]:
-        return (StreamType(self.op.infer(self.tensor)[0]),)
-
-    @property
-    def tree_levels(self) -> int:
-        """Registered levels of the comparison of a beat's channels."""
-        return levels(self.lanes)
-
     @property
     def push_latency(self) -> int:
         return self.tree_levels + 2
-
-    @property
-    def least_depths(self) -> tuple[int, ...]:
-        return (most_claims(self.claim_cycles, 1, self.inputs[0].beats_per_site),)
-
-    def claiming(self, beats: np.ndarray) -> np.ndarray:
-        count = self.inputs[0].beats_per_site
-        return beats[count - 1 :: count]
 
     def area(self) -> Area:
         bits, left = self.tensor.bits, self.lanes

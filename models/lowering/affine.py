@@ -16,7 +16,7 @@ import onnx
 from hwgen.models.onnx.network import Network
 from hwgen.models.onnx.nodes import WEIGHTED, attributes
 
-__all__ = ["Affine", "along", "find_affine"]
+__all__ = ["Affine", "along", "find_affine", "scale_and_shift"]
 
 
 @dataclass
@@ -60,6 +60,23 @@ def along(value: np.ndarray, shape: tuple[int, ...], axis: int) -> np.ndarray | 
     return None
 
 
+def scale_and_shift(
+    kind: str, value: np.ndarray, first: bool
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """What an Add, Sub, Mul or Div with a constant does to a stream; None if it is not affine.
+
+    ``first`` is whether the stream is the first operand.
+    """
+    one, zero = np.ones(()), np.zeros(())
+    if kind == "Add":
+        return one, value
+    if kind == "Sub":
+        return (one, -value) if first else (-one, value)
+    if kind == "Mul":
+        return value, zero
+    return (1 / value, zero) if first and (value != 0).all() else None
+
+
 def step(
     network: Network, node: onnx.NodeProto, tensor: str, axis: int
 ) -> tuple[np.ndarray, np.ndarray] | None:
@@ -82,14 +99,7 @@ def step(
     value = along(constants[other].astype(np.float64), shape, axis)
     if value is None:
         return None
-    one, zero = np.ones(()), np.zeros(())
-    if node.op_type == "Add":
-        return one, value
-    if node.op_type == "Sub":
-        return (one, -value) if first else (-one, value)
-    if node.op_type == "Mul":
-        return value, zero
-    return (1 / value, zero) if first and (value != 0).all() else None
+    return scale_and_shift(node.op_type, value, first)
 
 
 def _begins(

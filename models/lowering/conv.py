@@ -8,11 +8,11 @@ import onnx
 from hwgen.errors import HwgenError
 from hwgen.ir import Conv, ConvTranspose, Gemm
 from hwgen.models.lowering.affine import Affine
-from hwgen.models.lowering.core import Lowering, handles
+from hwgen.models.lowering.core import Lowering, Result, handles
 from hwgen.models.lowering.weights import integers, scaled
 from hwgen.models.onnx.nodes import attributes, spatial_pads
 
-__all__ = ["put_affine"]
+__all__ = ["put_affine", "put_scaled"]
 
 
 def _affine(low: Lowering, node: onnx.NodeProto) -> Affine:
@@ -165,11 +165,24 @@ def put_affine(low: Lowering, name: str, affine: Affine) -> None:
         affine = affine.ordered(np.argsort(order))
     else:
         source = low.tensor(name, axis)
-    type, layer = low.type(source), scaled(low, source, affine.scale, affine.shift, result)
+    put_scaled(low, result, source, affine.scale, affine.shift, axis, positions)
+
+
+def put_scaled(
+    low: Lowering, result: Result, source: str, scale: np.ndarray, shift: np.ndarray,
+    axis: int = 1, positions: np.ndarray | None = None,
+) -> None:
+    """A scale and a shift for each channel, as a depthwise convolution of one tap.
+
+    Parameters
+    ----------
+    result, axis, positions : of the ONNX tensor; see :meth:`Lowering.put`
+    source : tensor of the integer graph
+    scale, shift : vectors along its channels, or scalars
+    """
+    type, layer = low.type(source), scaled(low, source, scale, shift, result)
     low.put(result.name, Conv(
         layer.weights.reshape(type.channels, *(1,) * len(type.spatial), 1),
         layer.padded_bias(type), layer.requantise, result.quantisation,
         groups=type.channels, weight_bits=layer.weight_bits,
     ), source, axis=axis, positions=positions)
-
-

@@ -6,12 +6,11 @@ import numpy as np
 import onnx
 
 from hwgen.errors import HwgenError
-from hwgen.ir import Add, Conv, Extremum, Mul, Op, Reshape, Table
-from hwgen.models.lowering.affine import along
-from hwgen.models.lowering.conv import put_affine
+from hwgen.ir import Add, Extremum, Mul, Op, Reshape, Table
+from hwgen.models.lowering.affine import along, scale_and_shift
+from hwgen.models.lowering.conv import put_affine, put_scaled
 from hwgen.models.lowering.core import Lowering, handles, scales
 from hwgen.models.lowering.layout import arrangement, plain_positions
-from hwgen.models.lowering.weights import scaled
 
 __all__: list[str] = []
 
@@ -126,24 +125,12 @@ def _by_element(low: Lowering, node: onnx.NodeProto, name: str) -> None:
     axis = low.channel_axis(name) if low.shape(name) == shape else 1
     source = low.broadcast(name, shape, axis)
     values = np.moveaxis(np.broadcast_to(constant, shape), axis, -1).ravel()
-    one, zero = np.ones(values.shape), np.zeros(values.shape)
-    if node.op_type == "Div":
-        if not first or not values.all():
-            raise HwgenError("a quotient must have a constant without zeros below its stream")
-        scale, shift = 1 / values, zero
-    elif node.op_type == "Mul":
-        scale, shift = values, zero
-    elif node.op_type == "Sub":
-        scale, shift = (one, -values) if first else (-one, values)
-    else:
-        scale, shift = one, values
+    change = scale_and_shift("Add" if node.op_type == "Sum" else node.op_type, values, first)
+    if change is None:
+        raise HwgenError("a quotient must have a constant without zeros below its stream")
     flat = low.graph.add(Reshape((len(values),)), source, name=low.fresh(f"{name}_flat"))
     result = low.result(out, sign=True)
-    layer = scaled(low, flat, scale, shift, result)
-    low.put(result.name, Conv(
-        layer.weights.reshape(len(values), 1), layer.padded_bias(low.type(flat)),
-        layer.requantise, result.quantisation, groups=len(values), weight_bits=layer.weight_bits,
-    ), flat, positions=plain_positions(shape, axis))
+    put_scaled(low, result, flat, *change, positions=plain_positions(shape, axis))
 
 
 @handles("PRelu")

@@ -5,7 +5,22 @@ import numpy as np
 from hwgen.design import DesignPoint
 from hwgen.models.load import Source
 from hwgen.plan import plan
+from tests.models.float_networks import N
 from tests.models.host.test_model import run
+
+CONV = N("Conv", ["x", "w"], ["c"], pads=[1] * 4)
+LAST = N("Conv", ["t", "e"], ["y"])
+
+
+def weights(*shape: int) -> np.ndarray:
+    """Normal numbers, the same for the same shape."""
+    random = np.random.default_rng(sum(shape))
+    return (random.standard_normal(shape) / 3).astype(np.float32)
+
+
+def ints(*values: int) -> np.ndarray:
+    """Constants of int64."""
+    return np.array(values, np.int64)
 
 
 def compared(path, **options) -> tuple[Source, float]:

@@ -14,19 +14,7 @@ from hwgen.models.onnx.network import FINE
 from hwgen.models.onnx.session import session
 from tests.models.float_networks import N
 from tests.models.host.test_model import C, file
-from tests.models.whole import compared
-
-CONV = N("Conv", ["x", "w"], ["c"], pads=[1] * 4)
-LAST = N("Conv", ["t", "e"], ["y"])
-
-
-def weights(*shape: int) -> np.ndarray:
-    random = np.random.default_rng(sum(shape))
-    return (random.standard_normal(shape) / 3).astype(np.float32)
-
-
-def ints(*values: int) -> np.ndarray:
-    return np.array(values, np.int64)
+from tests.models.whole import CONV, LAST, compared, ints, weights
 
 
 def turned(a: str, b: str, *perm: int):
