@@ -111,17 +111,18 @@ def _as_network(case) -> tuple[Network, dict[str, np.ndarray]]:
     for name, value in values.items():
         if name not in streams:
             model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+    vectors = set()
     for info in model.graph.input:
         value = streams[info.name]
         if not isinstance(value, np.ndarray) or value.ndim < 1:
             raise HwgenError(f"Input {info.name!r} is no tensor")
-        if value.ndim == 1 and node.op_type in ELEMENTWISE:
-            # A vector is one frame.
-            streams[info.name] = value[None]
+        if value.ndim == 1 and node.op_type in ELEMENTWISE | STREAMS - {"Concat"}:
+            vectors.add(info.name)
+    if vectors == set(streams):
+        # A vector is one frame.
+        streams = {name: value[None] for name, value in streams.items()}
+        for info in (*model.graph.input, *model.graph.output):
             info.type.tensor_type.shape.dim.insert(0, onnx.TensorShapeProto.Dimension(dim_value=1))
-            for output in model.graph.output:
-                output.type.tensor_type.shape.dim.insert(
-                    0, onnx.TensorShapeProto.Dimension(dim_value=1))
     with warnings.catch_warnings():
         # That of a batch a frame is computed.
         warnings.simplefilter("ignore", HwgenWarning)
