@@ -29,6 +29,7 @@ import numpy as np
 import onnx
 
 from hwgen.errors import HwgenError
+from hwgen.models.frames.images import photographs
 from hwgen.models.host.model import input_name
 from hwgen.models.load import read
 from hwgen.models.onnx.session import session
@@ -111,17 +112,19 @@ def exported(make: Callable) -> tuple[bytes, int]:
             torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
     for part in module.modules():
         if getattr(part, "running_mean", None) is not None:
-            # The mean of the batches seen, not a slow average that begins with 0 and 1.
-            part.momentum = None
+            # A little of the statistics of batches: activations keep their scale, but differences
+            # are not blown up as they are by normalisation of layers that have learned nothing.
+            part.momentum = 0.15
     failure: Exception = HwgenError("no size was tried")
     for size in SIZES:
         buffer = io.BytesIO()
         try:
             with torch.no_grad():
                 module.train()
-                for _ in range(4):
-                    # Statistics of batches, so that activations keep their scale.
-                    module(torch.rand(2, 3, size, size))
+                for seed in range(2):
+                    # Statistics of photographs, so that activations keep their scale.
+                    photos = photographs(16, (size, size), seed).transpose(0, 3, 1, 2)
+                    module(torch.from_numpy(photos.astype(np.float32) / 255))
                 module.eval()
                 torch.onnx.export(module, (torch.zeros(1, 3, size, size),), buffer,
                                   dynamo=False, opset_version=17)

@@ -137,12 +137,11 @@ def _by_element(low: Lowering, node: onnx.NodeProto, name: str) -> None:
 def _prelu(low: Lowering, node: onnx.NodeProto) -> None:
     """Each channel has a slope of its own, and so a table of its own."""
     name, slopes = node.input[0], low.constant(node.input[1])
-    axis = low.channel_axis(name)
-    slope = along(slopes, low.shape(name), axis)
+    shape, own = low.shape(name), low.channel_axis(name)
+    by_axis = {axis: along(slopes, shape, axis) for axis in (own, *range(1, len(shape)))}
+    axis, slope = next(((a, s) for a, s in by_axis.items() if s is not None), (own, None))
     if slope is None:
-        raise HwgenError(
-            f"slopes of shape {slopes.shape} must be a scalar or a vector along the channels"
-        )
+        raise HwgenError(f"slopes of shape {slopes.shape} do not fit frames of {shape[1:]}")
     source = low.tensor(name, axis)
     have = low.type(source).quantisation
     codes = low.quantisation(node.output[0])

@@ -44,6 +44,12 @@ def refuse_control(network: Network) -> None:
                          f"{way_out(network, node)}")
 
 CAUSES = {
+    "Cast":
+        "a Cast that changes the values of several streams, or of a tensor of another shape, is "
+        "not supported: export in floats",
+    "Dropout":
+        "a Dropout in training draws at random, and its mask is not supported: export in "
+        "inference mode (model.eval())",
     "LayerNormalization":
         "its outputs Mean and InvStdDev are not supported: take them with ReduceMean, and with "
         "ReduceSumSquare of the difference",

@@ -33,18 +33,22 @@ def _matrices(low: Lowering, node: onnx.NodeProto) -> list[np.ndarray]:
         scales = [1.0] * rank
         scales[axis] = m / n
         old = node.op_type == "Upsample" or len(node.input) < 3
-        at = {k: v for k, v in attributes(node).items() if k not in ("axes", "scales")}
+        at = {k: v for k, v in attributes(node).items()
+              if k not in ("axes", "scales", "keep_aspect_ratio_policy")}
         # Opsets 11 and 12 want a region of interest and scales, if only empty ones.
         empty = np.zeros(0, np.float32)
         if old:
             names, values = ["x", "s"], {"s": np.array(scales, np.float32)}
         elif node.input[2]:
             # Not all extents are a whole multiple of the scale, which decides where pixels lie.
-            order = [a % rank for a in attributes(node).get("axes", range(rank))]
+            order = _resized(node, rank)
             if len(low.constant(node.input[2])) != len(order):
                 raise HwgenError(f"its scales must be {len(order)} numbers, one for each axis")
             if axis in order:
                 scales[axis] = float(low.constant(node.input[2])[order.index(axis)])
+            names, values = ["x", "e", "s"], {"s": np.array(scales, np.float32), "e": empty}
+        elif (scale := _kept_aspect(low, node)) is not None:
+            scales[axis] = scale if axis in _resized(node, rank) else 1.0
             names, values = ["x", "e", "s"], {"s": np.array(scales, np.float32), "e": empty}
         else:
             names = ["x", "e", "e", "s"]
@@ -68,6 +72,28 @@ def _matrices(low: Lowering, node: onnx.NodeProto) -> list[np.ndarray]:
     return found
 
 
+def _resized(node: onnx.NodeProto, rank: int) -> list[int]:
+    """Axes for which a node states scales or sizes."""
+    return [a % rank for a in attributes(node).get("axes", range(rank))]
+
+
+def _kept_aspect(low: Lowering, node: onnx.NodeProto) -> float | None:
+    """The one scale of all axes, if a node keeps the aspect ratio; None: it does not."""
+    policy = attributes(node).get("keep_aspect_ratio_policy", b"stretch")
+    if policy == b"stretch" or len(node.input) < 4:
+        return None
+    before, after = low.shape(node.input[0]), low.shape(node.output[0])
+    axes = _resized(node, len(before))
+    wanted = [int(size) / before[axis]
+              for axis, size in zip(axes, low.constant(node.input[3]), strict=True)]
+    scale = min(wanted) if policy == b"not_larger" else max(wanted)
+    if any(int(before[axis] * scale + 1e-4) != after[axis] for axis in axes):
+        raise HwgenError(
+            f"its aspect ratio is kept by a scale of {scale:.4g}, which makes no whole number of "
+            f"pixels: export with sizes in the ratio of the input's")
+    return scale
+
+
 @handles("Resize", "Upsample")
 def _resize(low: Lowering, node: onnx.NodeProto) -> None:
     before, after = low.shape(node.input[0]), low.shape(node.output[0])
@@ -75,9 +101,9 @@ def _resize(low: Lowering, node: onnx.NodeProto) -> None:
         raise HwgenError("only spatial axes can be resized")
     at = attributes(node)
     mode = at.get("mode", b"nearest").decode()
-    if at.get("coordinate_transformation_mode") == b"tf_crop_and_resize" or (
-            at.get("keep_aspect_ratio_policy", b"stretch") != b"stretch"):
-        raise HwgenError("cropping, and keeping an aspect ratio, are not supported")
+    if at.get("coordinate_transformation_mode") == b"tf_crop_and_resize":
+        raise HwgenError("cropping in a Resize (tf_crop_and_resize) is not supported: crop with a "
+                         "Slice in front of it")
     if mode not in ("nearest", "linear", "cubic"):
         raise HwgenError(f"mode {mode!r} is not supported; supported are nearest, linear, cubic")
     if (at.get("coordinate_transformation_mode") == b"align_corners"

@@ -97,6 +97,12 @@ def code_range(scale: float, zero: int, low: int, high: int) -> Quantisation:
     return Quantisation(scale, zero - high + (1 << (bits - 1)) - 1, bits)
 
 
+def _no_integers(node: onnx.NodeProto, kind: str) -> HwgenError:
+    """Refusal of codes that are no integers, or of too few bits."""
+    return HwgenError(f"Node {node.name or node.output[0]!r} ({node.op_type}): codes of type "
+                      f"{kind} are not supported: quantise to integers of 4 to 16 bits")
+
+
 class Quantisers:
     """Takes the quantisers out of a model.
 
@@ -290,6 +296,8 @@ class Quantisers:
         scale = self._spread(node, self._parameter(node, 1), x.ndim)
         zero = self._spread(node, self._parameter(node, 2), x.ndim)
         if node.op_type == "DequantizeLinear":
+            if not x.dtype.name.startswith(("int", "uint")):
+                raise _no_integers(node, x.dtype.name)
             integers = np.rint(x.astype(np.float64) - zero).astype(np.int64)
             self._fold(node.output[0], CodedConstant(
                 integers, np.broadcast_to(scale, integers.shape).astype(np.float64)))
@@ -316,6 +324,8 @@ class Quantisers:
                 value = self._value(name)
                 if value is not None:
                     kind = helper.np_dtype_to_tensor_dtype(value.dtype)
+        if kind and kind not in INTEGERS:
+            raise _no_integers(node, TensorProto.DataType.Name(kind))
         return kind or TensorProto.UINT8
 
     def _on_dequantise(self, node: onnx.NodeProto) -> None:

@@ -21,6 +21,7 @@ from hwgen.models.onnx.channel_scales import fold_channel_scales
 from hwgen.models.onnx.division import Host, divide, divide_at
 from hwgen.models.onnx.elements import to_float32
 from hwgen.models.onnx.external import embed
+from hwgen.models.onnx.integers import dequantise_choices
 from hwgen.models.onnx.network import Network
 from hwgen.models.onnx.nodes import attributes, reads, rename
 from hwgen.models.onnx.norms import known_forms
@@ -103,6 +104,8 @@ def normalise(
         rewrite_integer_ops(model)
         fold_channel_scales(model)
     dequantise_casts(model)
+    with _quantisers_of(name):
+        dequantise_choices(model)
     fix_inputs(model, name, size)
     with _quantisers_of(name):
         quantisers = Quantisers(model)
@@ -156,22 +159,35 @@ def _folded(
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "model.onnx")
         try:
-            session(
-                model, [*UNWANTED, *disabled], optimized_model_filepath=path,
-                graph_optimization_level=onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
-            )
-            folded = onnx.load(path)
+            folded = model
+            for _ in range(2):
+                session(
+                    folded, [*UNWANTED, *disabled], optimized_model_filepath=path,
+                    graph_optimization_level=onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+                )
+                folded = onnx.load(path)
+                if not _constants_left(folded):
+                    break
             floor_pools(folded)
             found = infer_shapes(folded, strict_mode=True)
         except Exception as error:  # onnxruntime raises classes of its own for every fault
-            raise HwgenError(
-                f"{name} cannot be run{with_size(size)}: {first_line(error)}") from None
+            why = first_line(error)
+            raise HwgenError(f"{name} cannot be run{with_size(size)}: {why}" + (
+                f"; onnxruntime {onnxruntime.__version__}, with which files are read, does not "
+                f"compute it: export with an older opset" if "NOT_IMPLEMENTED" in why else ""
+            )) from None
     _drop_unread(folded, name)
     del folded.graph.value_info[:]
     folded.graph.value_info.extend(found.graph.value_info)
     for output, other in zip(folded.graph.output, found.graph.output, strict=True):
         output.CopyFrom(other)
     return folded
+
+
+def _constants_left(model: onnx.ModelProto) -> bool:
+    """Whether a node has only constants as inputs: ops that are functions are written out late."""
+    constants = {c.name for c in model.graph.initializer}
+    return any(node.input and constants.issuperset(reads(node)) for node in model.graph.node)
 
 
 def _drop_unread(model: onnx.ModelProto, name: str) -> None:

@@ -67,6 +67,17 @@ def _compared(writer: Writer, node: onnx.NodeProto) -> str | None:
     return writer.op(node.op_type, difference, writer.constant(0.0))
 
 
+@rewrites("PRelu")
+def _slopes(writer: Writer, node: onnx.NodeProto) -> str | None:
+    """Slopes that differ along several axes: a product by element of what is negative."""
+    slopes = writer.network.constants.get(node.input[1])
+    if slopes is None or sum(extent > 1 for extent in slopes.shape) < 2:
+        return None
+    x = node.input[0]
+    negative = writer.op("Sub", writer.op("Relu", x), x)
+    return writer.op("Sub", writer.op("Relu", x), writer.op("Mul", negative, node.input[1]))
+
+
 def _number(writer: Writer, condition: str) -> str:
     """A condition as 0 or 1, which its codes hold exactly."""
     if condition in writer.network.constants:

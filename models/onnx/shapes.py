@@ -96,7 +96,9 @@ def fix_inputs(model: onnx.ModelProto, name: str, size: int | None) -> None:
 def _check_kind(value: onnx.ValueInfoProto, name: str, coded: set[str]) -> None:
     """Refuse an input of other elements than floats, or integers that are dequantised at once."""
     kind = value.type.tensor_type.elem_type
-    if kind != onnx.TensorProto.FLOAT and not (kind in INTEGERS and value.name in coded):
+    few = kind in (onnx.TensorProto.INT4, onnx.TensorProto.UINT4)
+    if kind != onnx.TensorProto.FLOAT and not (
+            kind in INTEGERS and value.name in coded and not few):
         known = onnx.TensorProto.DataType.Name(kind) if kind else "no tensor"
         raise HwgenError(f"{name}: input {value.name!r} is {known}: only inputs of floats are "
                          f"read, and integers of 8 or 16 bits that a DequantizeLinear or a Cast to "

@@ -151,7 +151,7 @@ def test_precision(tmp_path):
         coordinate_transformation_mode="tf_crop_and_resize")],
      {"r": np.array([0, 0, 0.1, 0.1, 1, 1, 0.9, 0.9], np.float32),
       "f": np.array([1, 1, 2, 2], np.float32)},
-     r"'bent' \(Resize\): cropping, and keeping an aspect ratio, are not supported"),
+     r"'bent' \(Resize\): cropping in a Resize"),
     ([N("Log", ["c"], ["y"])], {}, "infinite or NaN on the calibration frames"),
     ([N("Conv", ["c", "v"], ["y"])], {"v": np.full((8, 8, 1, 1), np.nan, np.float32)},
      "'v' holds NaN or infinity: mend the weights"),
