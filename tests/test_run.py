@@ -91,7 +91,7 @@ def test_refuses_frames(built: Path, frames: dict, message: str) -> None:
 
 def test_refuses_other_ways_and_files(built: Path, tmp_path: Path) -> None:
     accelerator = Accelerator.load(built / "out")
-    with pytest.raises(HwgenError, match="by reference or verilog, not 'magic'"):
+    with pytest.raises(HwgenError, match="by reference, verilog or float, not 'magic'"):
         accelerator.run({"image": np.zeros((1, 6, 8, 3))}, by="magic")
     for name in ("graph.npz", "design.json", "host.onnx"):
         (tmp_path / name).write_bytes((built / "out" / name).read_bytes())

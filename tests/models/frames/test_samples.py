@@ -168,6 +168,10 @@ def test_wrong_directories(one, tmp_path):
     Image.fromarray(photographs(1, (20, 30))[0]).save(tmp_path / "b.png")
     with pytest.raises(HwgenError, match=r"holds images and arrays \(b\.png, a\.npy\)"):
         samples.calibration(one, tmp_path)
-    for name in ("none", "b.png"):
-        with pytest.raises(HwgenError, match="is not a directory of calibration images, nor an"):
+    (tmp_path / "notes.txt").write_text("mine")
+    for name, message in (
+            ("none", r"none does not exist: give a directory of images or arrays, an image, or an"),
+            ("none.png", r"none\.png does not exist"),
+            ("notes.txt", r"is not a directory of images or arrays, nor an image \(\.bmp")):
+        with pytest.raises(HwgenError, match=message):
             samples.calibration(one, tmp_path / name)
