@@ -228,7 +228,7 @@ def _run(arguments: argparse.Namespace) -> None:
         raise HwgenError(f"--compare: {arguments.build} has no host.onnx that fits, so it does not "
                          f"give the file's outputs: build from the network's own file or name")
     feeds = samples.calibration(network(accelerator.inputs), arguments.frames, limit=None)
-    print(f"{len(feeds)} frames: {feeds.origin}")
+    print(f"{feeds.origin}: {len(feeds)}")
     if feeds.images:
         _doubt_images(accelerator.inputs)
     outputs = _outputs(accelerator, feeds, arguments.by)

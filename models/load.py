@@ -244,7 +244,7 @@ def _doubt(
             warnings.warn(
                 f"{reach}, as pixels do, but images are shown to the network as "
                 f"{'pixel / 255' if normalisation is None else 'normalised'}: scale the arrays "
-                f"likewise, or give mean 0 and std {1 / 255:.6f} if it does take 0 to 255",
+                f"likewise, or give mean 0 and std {1 / 255:.8f} if it does take 0 to 255",
                 HwgenWarning, stacklevel=3)
         elif normalisation is not None and least < -0.05 and low >= 0 and high <= 1:
             warnings.warn(

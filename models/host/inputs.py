@@ -89,8 +89,8 @@ class Input:
         if beyond.any():
             share = np.count_nonzero(beyond) / beyond.size
             warnings.warn(
-                f"Input {self.name!r}: {100 * share:.2g} % of the values are clipped, because they go "
-                f"from {real.min():.4g} to {real.max():.4g}, and codes from {low:.4g} to "
+                f"Input {self.name!r}: {100 * share:.2g} % of the values are clipped, because they "
+                f"go from {real.min():.4g} to {real.max():.4g}, and codes from {low:.4g} to "
                 f"{high:.4g}: scale the frames as those of the calibration were, or calibrate on "
                 f"frames like these", HwgenWarning, stacklevel=2)
         last = np.moveaxis(real, self.channel_axis, -1).reshape(-1, *self.frame)
@@ -206,6 +206,6 @@ def load(path: Path) -> list[Input]:
 
 def _input(body: Mapping) -> Input:
     integer = body.get("integer")
-    lists = {name: tuple(body.get(name, ())) for name in ("shape", "frame", "mean", "std")}
-    return Input(**{**body, **lists,
+    return Input(**{**body, "shape": tuple(body["shape"]), "frame": tuple(body["frame"]),
+                    "mean": tuple(body.get("mean", ())), "std": tuple(body.get("std", ())),
                     "integer": None if integer is None else IntegerInput(**integer)})
