@@ -233,7 +233,9 @@ def _run(arguments: argparse.Namespace) -> None:
         _doubt_images(accelerator.inputs)
     outputs = _outputs(accelerator, feeds, arguments.by)
     if arguments.out is not None:
-        np.savez(arguments.out, **outputs)  # pyright: ignore[reportArgumentType]
+        # By its name alone it would have .npz added to it.
+        with open(arguments.out, "wb") as file:
+            np.savez(file, **outputs)  # pyright: ignore[reportArgumentType]
     wanted = _outputs(accelerator, feeds, "float") if arguments.compare else {}
     for name, value in outputs.items():
         ends = f", {value.min():.6g} to {value.max():.6g}" if value.size else ""
