@@ -100,6 +100,14 @@ def _names(text: str) -> tuple[str, ...]:
     return names
 
 
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(map(float, text.split(",")))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"must be numbers with commas between, not {text!r}") from None
+
+
 def _parser() -> argparse.ArgumentParser:
     def positive(text: str) -> float:
         value = float(text)
@@ -137,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
                         "or the extent that a file leaves open")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="state dict or .onnx")
     parser.add_argument("--calibration", type=Path, metavar="PATH",
-                        help="directory of images or arrays, or a file of arrays")
+                        help="directory of images or arrays, an image, or a file of arrays")
     parser.add_argument("--calibrate", choices=("minmax", "percentile", "mse"), default="minmax",
                         help="how ranges are chosen")
     parser.add_argument("--equalise", action="store_true", help="move scales between layers")
@@ -150,6 +158,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--outputs", type=_names, default=(), metavar="NAME,...",
                         help="tensors of the file at which the accelerator ends; what is behind "
                              "them is left to host.onnx")
+    parser.add_argument("--mean", type=_numbers, default=(), metavar="R,G,B",
+                        help="how images were normalised in training: what was subtracted from "
+                             "each channel of pixel / 255")
+    parser.add_argument("--std", type=_numbers, default=(), metavar="R,G,B",
+                        help="what each channel was divided by then")
     parser.add_argument("--accuracy", action="store_true",
                         help="compare with the float network, tensor by tensor")
     parser.add_argument("--clock", type=positive, default=0.0, metavar="MHZ")

@@ -95,6 +95,8 @@ class Built:
         inputs.save(inputs.described(self.source.graph, self.source.network), folder / "pre.json")
         if self.source.host is not None:
             (folder / "host.onnx").write_bytes(self.source.host.SerializeToString())
+        if self.source.whole is not None:
+            (folder / "float.onnx").write_bytes(self.source.whole.SerializeToString())
         if self.statistics is not None:
             self.statistics.save(folder / "sparsity.npz")
         if self.rtl is not None:
@@ -140,12 +142,17 @@ class Prepared:
         Raises
         ------
         :exc:`HwgenError`
-            If options do not go together, or if the board, the clock or the design file is wrong.
+            If options do not go together, or if the board, the clock, a mean, a standard deviation
+            or the design file is wrong.
         """
         given = asked.given if given is None else given
         options.check(given, asked.model, spelled)
         board = boards.load(asked.board)
         board.check_clock(asked.clock or board.clock_mhz, spelled("clock"))
+        if asked.mean or asked.std:
+            from hwgen.models.onnx.normalisation import Normalisation
+
+            Normalisation(asked.mean, asked.std)
         design = DesignPoint.load(asked.design) if asked.design else None
         return cls(asked, board, design, given, spelled)
 
@@ -178,7 +185,7 @@ def build(
             asked.model, size=asked.size, weights=asked.weights, calibration=asked.calibration,
             calibrate=asked.calibrate, equalise=asked.equalise, correct_bias=asked.correct_bias,
             precision=asked.precision, decomposition=asked.decomposition, outputs=asked.outputs,
-            seed=asked.seed, progress=say,
+            mean=asked.mean, std=asked.std, seed=asked.seed, progress=say,
         )
     options.check_frames(
         ready.given, asked.model, calibrated=source.calibrated, seeded=source.seeded,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -23,7 +23,8 @@ class Options:
     model : zoo name, path of an ``.onnx`` file, or of a ``graph.npz`` of an earlier build
     board : board name, or path of a ``.toml`` file
     size, weights, calibration, calibrate, equalise, correct_bias, precision, decomposition, \
-    outputs, seed : see :func:`hwgen.models.load.read`; the seed is also that of frames and stalls
+    outputs, mean, std, seed : see :func:`hwgen.models.load.read`
+        The seed is also that of frames and stalls.
     accuracy : compare with the float network, tensor by tensor
     clock : MHz; 0: the board's
     target_fps, objective, offchip : see :func:`hwgen.dse.design.search.search`
@@ -45,6 +46,8 @@ class Options:
     precision: str = "w8a8"
     decomposition: Path | None = None
     outputs: tuple[str, ...] = ()
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
     accuracy: bool = False
     clock: float = 0.0
     target_fps: float = 0.0
@@ -66,6 +69,11 @@ class Options:
         if isinstance(self.outputs, str):
             raise HwgenError(f"outputs must be a sequence of names, not the text {self.outputs!r}")
         object.__setattr__(self, "outputs", tuple(self.outputs))
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if isinstance(values, str) or not isinstance(values, Iterable):
+                raise HwgenError(f"{name} must be a sequence of numbers, not {values!r}")
+            object.__setattr__(self, name, tuple(map(float, values)))
         for name, least in (("size", 1), ("simulate", 0), ("seed", 0)):
             value = getattr(self, name)
             if not (type(value) is int and value >= least) and value is not None:
@@ -109,7 +117,7 @@ OVERRIDDEN = {
 
 OF_FLOATS = (
     "size", "weights", "calibration", "calibrate", "equalise", "correct_bias", "precision",
-    "decomposition", "outputs", "accuracy",
+    "decomposition", "outputs", "mean", "std", "accuracy",
 )
 """Options of what is done with a float network."""
 

@@ -1,15 +1,17 @@
 """A build put to work: frames as the file takes them go in, the file's own outputs come out.
 
-    python -m hwgen.run build/resnet8-zedboard [FRAMES] [--by reference|verilog] [--out FILE.npz]
+    python -m hwgen.run build/resnet8-zedboard [FRAMES] [--by reference|verilog|float]
 
-Frames are codes for the accelerator by ``pre.json``, its outputs are made the file's own by
-``host.onnx``; between them stands the integer reference, or the Verilog in Verilator::
+Frames become codes for the accelerator by ``pre.json``, and its outputs become the file's own by
+``host.onnx``; between them stands the integer reference, or the Verilog in Verilator.  The float
+network of the file is ``float.onnx``, which onnxruntime runs::
 
     from hwgen.run import Accelerator
 
     accelerator = Accelerator.load("build/resnet8-zedboard")
     outputs = accelerator.run({"image": frames})                    # the reference
     outputs = accelerator.run({"image": frames}, by="verilog")      # the same, bit for bit
+    outputs = accelerator.run({"image": frames}, by="float")        # what they approximate
 """
 
 from __future__ import annotations
@@ -17,24 +19,36 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 
 from hwgen import extras
 from hwgen.design import DesignPoint
-from hwgen.errors import HwgenError, named_reason
+from hwgen.errors import HwgenError, HwgenWarning, named_reason
 from hwgen.ir import Graph
 from hwgen.models.host.inputs import Input
 from hwgen.models.host.inputs import load as load_inputs
 
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+    from hwgen.models.frames.samples import Feeds
+    from hwgen.models.host.whole import WholeNetwork
+
 __all__ = ["WAYS", "Accelerator"]
 
-WAYS = "reference", "verilog"
-"""What can compute the accelerator's outputs."""
+WAYS = "reference", "verilog", "float"
+"""What can compute the file's outputs."""
+BATCH = 8
+"""Frames that the command computes at once, unless they are simulated."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +61,14 @@ class Accelerator:
     design : the design point
     inputs : the file's inputs
     host : from the accelerator's outputs to those of the file; None: there is no such part
+    folder : the directory
     """
 
     graph: Graph
     design: DesignPoint
     inputs: tuple[Input, ...]
     host: onnx.ModelProto | None
+    folder: Path
 
     @classmethod
     def load(cls, folder: str | Path) -> Accelerator:
@@ -73,24 +89,40 @@ class Accelerator:
         if {each.stream: each.type for each in inputs} != graph.inputs:
             raise HwgenError(f"{folder / 'pre.json'} does not belong to graph.npz beside it")
         return cls(graph, DesignPoint.load(folder / "design.json"), tuple(inputs),
-                   matching(folder / "host.onnx", graph))
+                   matching(folder / "host.onnx", graph), folder)
 
     def codes(self, frames: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """What the accelerator takes for frames of the file; see :meth:`Input.codes`.
+        """What the accelerator takes for frames of the file.
+
+        Values that no code stands for are clipped, with a :exc:`HwgenWarning`.
+
+        Parameters
+        ----------
+        frames : by input of the file, array ``(N, *shape[1:])`` of what the file takes
+
+        Returns
+        -------
+        by input of the accelerator, integers ``(N, *frame)``, channels last
 
         Raises
         ------
         :exc:`HwgenError`
-            If an input is missing or unknown, of another shape, or has fewer frames than others.
+            If an input is missing or unknown, of another shape or type, has fewer frames than
+            others, or none.
         """
+        self._check(frames)
+        return {each.stream: each.codes(frames[each.name]) for each in self.inputs}
+
+    def _check(self, frames: Mapping[str, np.ndarray]) -> None:
+        """Refuse frames that are not those of all inputs."""
         names = [each.name for each in self.inputs]
         if set(frames) != set(names):
             raise HwgenError(f"The inputs are {', '.join(map(repr, names))}, not "
                              f"{', '.join(map(repr, frames)) or 'none'}")
-        codes = {each.stream: each.codes(frames[each.name]) for each in self.inputs}
-        if len({len(each) for each in codes.values()}) > 1:
+        if len({len(each) if np.ndim(each) else 0 for each in frames.values()}) > 1:
             raise HwgenError("All inputs need as many frames as the others")
-        return codes
+        if not all(map(np.size, frames.values())):
+            raise HwgenError("There must be at least one frame")
 
     def run(
         self, frames: Mapping[str, np.ndarray], *, by: str = "reference"
@@ -99,8 +131,10 @@ class Accelerator:
 
         Parameters
         ----------
-        frames : by input of the file, float array ``(N, *shape[1:])``
-        by : of :data:`WAYS`: the integer graph, or the emitted Verilog, simulated
+        frames : by input of the file, array ``(N, *shape[1:])`` of what the file takes: floats, or
+            integers if it takes such
+        by : of :data:`WAYS`: the integer graph; the emitted Verilog, simulated; or the file's own
+            network in float, by onnxruntime
 
         Returns
         -------
@@ -111,16 +145,32 @@ class Accelerator:
         Raises
         ------
         :exc:`HwgenError`
-            If the frames do not fit, or the Verilog cannot be simulated.
+            If the frames do not fit, the Verilog cannot be simulated, or the build has no float
+            network.
         """
+        if by not in WAYS:
+            raise HwgenError(f"Outputs come by {', '.join(WAYS[:-1])} or {WAYS[-1]}, not {by!r}")
+        if by == "float":
+            self._check(frames)
+            return self._whole.run(
+                {each.name: each.real(frames[each.name]) for each in self.inputs})
         codes = self.codes(frames)
-        if by == "reference":
-            made = self.graph.evaluate(codes)
-        elif by == "verilog":
-            made = self._simulated(codes)
-        else:
-            raise HwgenError(f"Outputs come by {' or '.join(WAYS)}, not {by!r}")
-        return self._finished(made)
+        return self._finished(
+            self.graph.evaluate(codes) if by == "reference" else self._simulated(codes))
+
+    @cached_property
+    def _whole(self) -> WholeNetwork:
+        """The file's network in float."""
+        from hwgen.models.host.whole import WholeNetwork
+
+        return WholeNetwork(self.folder / "float.onnx", self.inputs)
+
+    @cached_property
+    def _host(self) -> InferenceSession | None:
+        """The host's part, to run."""
+        from hwgen.models.onnx.session import session
+
+        return None if self.host is None else session(self.host)
 
     def _simulated(self, codes: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs of the Verilog of the design."""
@@ -135,12 +185,11 @@ class Accelerator:
     def _finished(self, made: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The file's outputs, from the accelerator's."""
         from hwgen.models.host.model import input_name
-        from hwgen.models.onnx.session import session
 
-        if self.host is None:
+        host = self._host
+        if host is None:
             return {name: self.graph.types[name].quantisation.dequantise(value)
                     for name, value in made.items()}
-        host = session(self.host)
         names = [output.name for output in host.get_outputs()]
         rows = []
         for k in range(len(next(iter(made.values())))):
@@ -155,10 +204,14 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m hwgen.run", description="Run frames through a build")
     parser.add_argument("build", type=Path, metavar="DIR", help="directory that a build wrote")
     parser.add_argument("frames", type=Path, nargs="?", metavar="FRAMES",
-                        help="directory of images or arrays, or a file of arrays, as the network "
-                             "takes them; default: crops of photographs, or noise")
+                        help="directory of images of any size, or an image; directory or file of "
+                             "arrays, as the network takes them; default: crops of photographs, or "
+                             "noise")
     parser.add_argument("--by", choices=WAYS, default=WAYS[0],
-                        help="what computes: the integer graph, or the Verilog in Verilator")
+                        help="what computes: the integer graph, the Verilog in Verilator, or the "
+                             "file's own network in float")
+    parser.add_argument("--compare", action="store_true",
+                        help="say how far the outputs are from those by float")
     parser.add_argument("--out", type=Path, metavar="FILE",
                         help="write the outputs to an .npz file")
     return parser
@@ -166,25 +219,91 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(arguments: argparse.Namespace) -> None:
     from hwgen.models.frames import samples
-    from hwgen.models.onnx.network import Network
+    from hwgen.models.host.inputs import network
 
+    if arguments.compare and arguments.by == "float":
+        raise HwgenError("--compare has no effect with --by float: that is what it compares with")
     accelerator = Accelerator.load(arguments.build)
-    shapes = {each.name: each.shape for each in accelerator.inputs}
-    network = Network(onnx.ModelProto(), [], {}, shapes, list(shapes), [])
-    feeds = list(samples.calibration(network, arguments.frames))
-    frames = {name: np.concatenate([feed[name] for feed in feeds]) for name in shapes}
-    outputs = accelerator.run(frames, by=arguments.by)
+    if arguments.compare and accelerator.host is None:
+        raise HwgenError(f"--compare: {arguments.build} has no host.onnx that fits, so it does not "
+                         f"give the file's outputs: build from the network's own file or name")
+    feeds = samples.calibration(network(accelerator.inputs), arguments.frames, limit=None)
+    print(f"{feeds.origin}: {len(feeds)}")
+    if feeds.images:
+        _doubt_images(accelerator.inputs)
+    outputs = _outputs(accelerator, feeds, arguments.by)
     if arguments.out is not None:
-        np.savez(arguments.out, **outputs)  # pyright: ignore[reportArgumentType]
+        # By its name alone it would have .npz added to it.
+        with open(arguments.out, "wb") as file:
+            np.savez(file, **outputs)  # pyright: ignore[reportArgumentType]
+    wanted = _outputs(accelerator, feeds, "float") if arguments.compare else {}
     for name, value in outputs.items():
-        print(f"{name}: {value.dtype} {value.shape}, {value.min():.6g} to {value.max():.6g}")
+        ends = f", {value.min():.6g} to {value.max():.6g}" if value.size else ""
+        away = f"; {_likeness(value, wanted[name])}" if wanted else ""
+        print(f"{name}: {value.dtype} {value.shape}{ends}{away}")
+
+
+def _outputs(accelerator: Accelerator, feeds: Feeds, by: str) -> dict[str, np.ndarray]:
+    """Outputs for all frames; those that are simulated go in without a gap."""
+    rows = iter(feeds)
+    size = len(feeds) if by == "verilog" else BATCH
+    made = []
+    for _ in range(0, len(feeds), size):
+        batch = [feed for _, feed in zip(range(size), rows)]
+        made.append(accelerator.run(
+            {name: np.concatenate([feed[name] for feed in batch]) for name in batch[0]}, by=by))
+    return {name: np.concatenate([each[name] for each in made]) for name in made[0]}
+
+
+def _likeness(value: np.ndarray, wanted: np.ndarray) -> str:
+    """How near an output is to that of the float network, in words."""
+    from hwgen.models.accuracy import decibels
+
+    if value.shape != wanted.shape:
+        return f"by float it has the shape {wanted.shape}"
+    if value.dtype.kind != "f":
+        return f"{np.mean(value == wanted):.1%} are those by float"
+    real = wanted.astype(np.float64)
+    noise = np.square(real - value).sum()
+    return f"{decibels(np.square(real).sum(), noise):.1f} dB to those by float"
+
+
+def _doubt_images(inputs: Sequence[Input]) -> None:
+    """Warn of inputs that were calibrated on something else than images in 0..1."""
+    from hwgen.models.frames.samples import PICTURED
+
+    for each in inputs:
+        low, high = each.range
+        if (len(each.shape) in PICTURED and each.integer is None and not each.mean
+                and (low < -0.05 or high > 1.05)):
+            warnings.warn(
+                f"Input {each.name!r} is shown images as pixel / 255, but was calibrated on "
+                f"{low:.4g} to {high:.4g}: build with --mean and --std if the network was trained "
+                f"on normalised images, or give arrays", HwgenWarning, stacklevel=2)
+
+
+@contextmanager
+def _shown_warnings() -> Iterator[None]:
+    """Shows each :class:`HwgenWarning` in a line, and the same only once."""
+    def show(message, category, filename, lineno, file=None, line=None) -> None:
+        if not issubclass(category, HwgenWarning):
+            before(message, category, filename, lineno, file, line)
+        elif str(message) not in seen:
+            seen.add(str(message))
+            print(f"hwgen: warning: {message}", file=sys.stderr)
+
+    seen: set[str] = set()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", HwgenWarning)
+        before, warnings.showwarning = warnings.showwarning, show
+        yield
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, or 2 if something is wrong."""
     arguments = _parser().parse_args(argv)
     try:
-        with extras.named():
+        with extras.named(), _shown_warnings():
             _run(arguments)
     except HwgenError as error:
         print(f"hwgen: {' '.join(str(error).split())}", file=sys.stderr)

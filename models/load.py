@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hwgen.errors import HwgenError, reason
+from hwgen.errors import HwgenError, HwgenWarning, reason
 from hwgen.ir import Graph
 from hwgen.models import zoo
 from hwgen.models.quantisation.precision import Precision
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from hwgen.models.onnx.network import Network
 
 __all__ = ["Source", "load", "read"]
+
+PIXELS = 32
+"""Values of an image up to 255 and above this are pixels, hardly something normalised."""
 
 
 def load(model: str, **options) -> Graph:
@@ -41,6 +45,8 @@ class Source:
     feeds : the calibration frames
     host : what is left to the host, from the integer graph's outputs to the file's own; of a
         ``graph.npz``, the ``host.onnx`` that lies beside it, or None
+    whole : the file's whole network in float, from its inputs to its outputs; of a ``graph.npz``,
+        the ``float.onnx`` that lies beside it, or None
     calibrated : whether the frames decided any codes
         They do not where a file states the codes of all its weights and tensors, nor for a
         ``graph.npz``.
@@ -52,6 +58,7 @@ class Source:
     network: Network
     feeds: Feeds
     host: ModelProto | None = None
+    whole: ModelProto | None = None
     calibrated: bool = False
     seeded: bool = False
 
@@ -114,6 +121,8 @@ def read(
     equalise: bool = False,
     correct_bias: bool = False,
     outputs: Sequence[str] = (),
+    mean: Sequence[float] = (),
+    std: Sequence[float] = (),
     seed: int = 0,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Source:
@@ -127,7 +136,7 @@ def read(
     size : height and width of the input, or the one extent that a file leaves open; default the
         model's own
     weights : state dict (``.pt``) or ``.onnx`` with the weights of a zoo model; default seeded ones
-    calibration : directory of images or arrays, or a file of arrays; see
+    calibration : directory of images or arrays, an image, or a file of arrays; see
         :func:`hwgen.models.frames.samples.calibration`
     precision : such as ``w8a8``, or a file; see
         :meth:`hwgen.models.quantisation.precision.Precision.parse`
@@ -139,6 +148,8 @@ def read(
     correct_bias : whether biases make up for the rounding of weights; see
         :mod:`hwgen.models.quantisation.bias`
     outputs : tensors of the file at which the accelerator ends; what is behind is left to the host
+    mean, std : how images were normalised in the training of a file's network; arrays are taken as
+        they are; see :class:`hwgen.models.onnx.normalisation.Normalisation`
     seed : of the weights, the crops and the noise
     progress : called with what is being done
 
@@ -150,34 +161,46 @@ def read(
     """
     from hwgen.models.frames import samples
     from hwgen.models.host.model import host_model
+    from hwgen.models.host.whole import float_model
     from hwgen.models.lowering import lowered as lower
+    from hwgen.models.onnx.normalisation import Normalisation
     from hwgen.models.quantisation import equalise as equalisation
     from hwgen.models.quantisation.calibrate import statistics
 
     bits = Precision.parse(precision)
+    normalisation = Normalisation(tuple(mean), tuple(std)) if mean or std else None
     ways = {"precision": precision != "w8a8", "calibration method": calibrate != "minmax",
             "equalisation": equalise, "bias correction": correct_bias}
     if model.endswith(".npz"):
         _refuse(model, "is integer already", {
             **ways, "size": size, "weights": weights, "calibration": calibration,
             "decomposition": decomposition, "outputs": outputs,
+            "normalisation": mean or std,
         })
         return _integer(Path(model), seed)
+    if normalisation is not None and not model.endswith(".onnx"):
+        raise HwgenError(f"{model} takes images in 0..1 and normalises them itself: leave out mean "
+                         f"and std")
     network, meta = _network(model, size, weights, calibration, outputs, seed, progress)
+    if normalisation is not None:
+        network.normalised.update(samples.normalised(network, normalisation))
+    whole = float_model(network)
     if decomposition is not None:
         progress("decompose")
         network, meta["decomposition"] = _decomposed(network, decomposition)
     progress("calibrate")
     feeds = samples.calibration(network, calibration, seed)
-    what = "crops of photographs" if samples.extent(network) else "frames of noise"
-    origin = f"frames of {calibration}" if calibration else f"{what}, seeded with {seed}"
-    more = ["scales equalised"] * equalise + ["biases corrected"] * correct_bias
-    meta["calibration"] = ", ".join([f"{len(feeds)} {origin}", f"ranges by {calibrate}", *more])
+    more = [f"normalised by {normalisation}"] * bool(normalisation)
+    more += [f"ranges by {calibrate}"]
+    more += ["scales equalised"] * equalise + ["biases corrected"] * correct_bias
+    meta["calibration"] = ", ".join([f"{len(feeds)} {feeds.origin}", *more])
     if equalise:
         network = equalisation.equalise(network, statistics(network, feeds).peaks)
     # It is asked about every tensor here, and so must not count what patterns match.
     widths = Precision.parse(precision).activations
     found = statistics(network, feeds, calibrate, widths)
+    if calibration is not None and not feeds.images:
+        _doubt(network, found.extremes, calibration)
     progress("quantise")
     lowered = lower(network, found.ranges, bits, found.means if correct_bias else {})
     graph = lowered.graph
@@ -192,7 +215,42 @@ def read(
     host = host_model(network.model, network.host, network.constants, network.shapes,
                       lowered.outputs, graph)
     seeded = meta.get("seeded", False) or (bits.asked and feeds.seeded)
-    return Source(graph, network, feeds, host, bits.asked, seeded)
+    return Source(graph, network, feeds, host, whole, bits.asked, seeded)
+
+
+def _doubt(
+    network: Network, extremes: Mapping[str, tuple[float, float]], path: Path
+) -> None:
+    """Warn of arrays that look as if they were scaled otherwise than images are.
+
+    Parameters
+    ----------
+    network : the float network
+    extremes : the smallest and the largest value of each input
+    path : where the arrays came from
+    """
+    from hwgen.models.frames import samples
+
+    for name in network.inputs:
+        shape = network.shapes[name]
+        if (len(shape) not in samples.PICTURED or name in network.integer_inputs
+                or shape[samples.channel_axis(shape)] not in (1, 3)):
+            continue
+        normalisation = network.normalised.get(name)
+        low, high = extremes[name]
+        least, most = (0, 1) if normalisation is None else normalisation.range
+        reach = f"{path}: the values for input {name!r} go from {low:.4g} to {high:.4g}"
+        if low >= 0 and most < PIXELS < high <= 255:
+            warnings.warn(
+                f"{reach}, as pixels do, but images are shown to the network as "
+                f"{'pixel / 255' if normalisation is None else 'normalised'}: scale the arrays "
+                f"likewise, or give mean 0 and std {1 / 255:.8f} if it does take 0 to 255",
+                HwgenWarning, stacklevel=3)
+        elif normalisation is not None and least < -0.05 and low >= 0 and high <= 1:
+            warnings.warn(
+                f"{reach}, as images do before they are normalised, and arrays are taken as they "
+                f"are: give images, or arrays normalised by {normalisation}",
+                HwgenWarning, stacklevel=3)
 
 
 def _refuse(model: str, why: str, given: Mapping[str, object]) -> None:
@@ -252,21 +310,29 @@ def _decomposed(network: Network, path: Path) -> tuple[Network, dict]:
 
 
 def _integer(path: Path, seed: int) -> Source:
-    """The graph of a file, with a float network that has no more than the shapes of its inputs.
+    """The graph of a file, with a float network that has no more than its inputs.
 
-    If there is a ``host.onnx`` beside it, as a build writes it, that goes with it.
+    What a build writes beside it goes with it: ``pre.json``, ``host.onnx`` and ``float.onnx``.
     """
     import onnx
 
     from hwgen.models.frames import samples
-    from hwgen.models.host.model import matching
+    from hwgen.models.host import inputs, model, whole
     from hwgen.models.onnx.network import Network
 
     graph = Graph.load(path)
-    shapes = {}
-    for name, type in graph.inputs.items():
-        axis = graph.meta.get("axes", {}).get(name, 1)
-        shapes[name] = tuple(np.insert((1, *type.spatial), axis, type.channels).tolist())
-    network = Network(onnx.ModelProto(), [], {}, shapes, list(graph.inputs), [])
-    host = matching(path.with_name("host.onnx"), graph)
-    return Source(graph, network, samples.calibration(network, None, seed), host)
+    given = inputs.matching(path.with_name("pre.json"), graph)
+    if given is not None:
+        network = inputs.network(given)
+    else:
+        shapes = {}
+        for name, type in graph.inputs.items():
+            axis = graph.meta.get("axes", {}).get(name, 1)
+            shapes[name] = tuple(np.insert((1, *type.spatial), axis, type.channels).tolist())
+        network = Network(onnx.ModelProto(), [], {}, shapes, list(graph.inputs), [])
+        given = inputs.described(graph, network)
+    return Source(
+        graph, network, samples.calibration(network, None, seed),
+        model.matching(path.with_name("host.onnx"), graph),
+        whole.matching(path.with_name("float.onnx"), given),
+    )

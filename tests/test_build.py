@@ -298,7 +298,7 @@ def test_same_input_same_bytes(network, tmp_path):
     (["yolov5n", "--board", "zcu102", "--simulate", "x"], "invalid count value"),
     (["yolov5n", "--board", "zcu102", "--precision", "int8"], "Precision must look like 'w8a8'"),
     (["yolov5n", "--board", "zcu102", "--weights", "none.pt"], "none.pt is not a state dict"),
-    (["yolov5n", "--board", "zcu102", "--calibration", "none"], "not a directory of calibration"),
+    (["yolov5n", "--board", "zcu102", "--calibration", "none"], "none does not exist: give a"),
     (["missing.onnx", "--board", "zcu102"], "missing.onnx cannot be read"),
     (["NET", "--board", "zcu102", "--target-fps", "1e8"], "out of reach on zcu102"),
     (["NET", "--board", "zcu102", "--design", "none.json"], "none.json cannot be read: No such"),

@@ -44,8 +44,8 @@ def test_a_build_from_python(network: str, tmp_path: Path) -> None:
     folder = tmp_path / "written"
     built.write(str(folder))
     assert {path.name for path in folder.iterdir()} >= {
-        "rtl", "design.json", "graph.npz", "pre.json", "report.json", "report.html",
-        "manifest.json"}
+        "rtl", "design.json", "graph.npz", "float.onnx", "pre.json", "report.json",
+        "report.html", "manifest.json"}
     # Again, as the command does it: what the user put there stays.
     (folder / "notes.txt").write_text("mine")
     built.write(folder)
@@ -64,6 +64,8 @@ def test_a_build_from_python(network: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("wrong, message", [
     ({"outputs": "scores"}, "outputs must be a sequence of names, not the text 'scores'"),
+    ({"mean": "0.5"}, "mean must be a sequence of numbers, not '0.5'"),
+    ({"std": 0.5}, "std must be a sequence of numbers, not 0.5"),
     ({"size": "32"}, "size must be a whole number, 1 or more, not '32'"),
     ({"seed": -1}, "seed must be a whole number, 0 or more, not -1"),
     ({"target_fps": "abc"}, "target_fps must be a number, 0 or more, not 'abc'"),

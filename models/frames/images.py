@@ -1,4 +1,4 @@
-"""Images for calibration and simulation: those of a directory, or crops of two photographs."""
+"""Images to show a network: those of a directory, one file, or crops of two photographs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from hwgen.ir import Graph
 __all__ = ["directory", "fit", "photographs", "to_stream"]
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
-LIMIT = 64
-"""Most images taken from a directory."""
+WIDE = "I", "F"
+"""Modes of PIL, or how they begin, with more than 8 bits a pixel."""
+GREY = 114
+"""What is around an image of other proportions, as detectors are trained with."""
 
 
 def photographs(count: int, size: tuple[int, int], seed: int = 0) -> np.ndarray:
@@ -42,17 +44,38 @@ def photographs(count: int, size: tuple[int, int], seed: int = 0) -> np.ndarray:
 
 
 def fit(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """An image file, scaled into ``size`` with grey around it, as uint8 ``(h, w, 3)``."""
-    from PIL import Image
+    """An image file of any size, turned upright, scaled into ``size`` with grey around it.
+
+    Parameters
+    ----------
+    path : the file
+    size : height and width
+
+    Returns
+    -------
+    uint8 array ``(height, width, 3)``, RGB
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If it cannot be read, or has more than 8 bits a colour.
+    """
+    from PIL import Image, ImageOps
 
     try:
         with Image.open(path) as file:
-            picture = file.convert("RGB")
+            if file.mode.startswith(WIDE):
+                raise HwgenError(f"{path} has more than 8 bits a pixel: save it with 8")
+            picture = ImageOps.exif_transpose(file).convert("RGB")
+    except HwgenError:
+        raise
     except OSError as error:
         raise HwgenError(f"{path} cannot be read as an image: {reason(error)}") from None
+    except (SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise HwgenError(f"{path} cannot be read as an image: {error}") from None
     scale = min(size[0] / picture.height, size[1] / picture.width)
     inner = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
-    canvas = Image.new("RGB", size[::-1], (114, 114, 114))
+    canvas = Image.new("RGB", size[::-1], (GREY, GREY, GREY))
     canvas.paste(
         picture.resize(inner, Image.Resampling.BILINEAR),
         ((size[1] - inner[0]) // 2, (size[0] - inner[1]) // 2),
@@ -60,17 +83,29 @@ def fit(path: Path, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(canvas)
 
 
-def directory(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """The images of a directory (the first 64 by name), fitted into ``size``.
+def directory(path: Path, size: tuple[int, int], limit: int | None = None) -> np.ndarray:
+    """The images of a directory, by name, or a single one; each as :func:`fit` makes it.
+
+    Parameters
+    ----------
+    path : the directory or the file
+    size : height and width
+    limit : most images that are taken; None: all
+
+    Returns
+    -------
+    uint8 array ``(N, height, width, 3)``
 
     Raises
     ------
     :exc:`HwgenError`
         If there is no such directory, no image in it, or one cannot be read.
     """
+    if path.suffix.lower() in SUFFIXES and not path.is_dir():
+        return fit(path, size)[None]
     if not path.is_dir():
-        raise HwgenError(f"{path} is not a directory of calibration images")
-    found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)[:LIMIT]
+        raise HwgenError(f"{path} is not a directory of images, nor an image")
+    found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)[:limit]
     if not found:
         raise HwgenError(f"{path} holds no image ({', '.join(sorted(SUFFIXES))})")
     return np.stack([fit(p, size) for p in found])

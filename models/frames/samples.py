@@ -8,23 +8,28 @@ from pathlib import Path
 
 import numpy as np
 
-from hwgen.errors import HwgenError, reason
+from hwgen.errors import HwgenError, naming, reason
 from hwgen.models.frames import images
 from hwgen.models.onnx.network import Network
+from hwgen.models.onnx.normalisation import Normalisation
 from hwgen.models.onnx.quantisers import IntegerInput
 
-__all__ = ["Feed", "Feeds", "calibration", "extent", "feeds", "pictures"]
+__all__ = [
+    "Feed", "Feeds", "calibration", "channel_axis", "extent", "feeds", "normalised", "pictures",
+]
 
 Feed = dict[str, np.ndarray]
 """The inputs of a network for one frame, by name, with a batch of 1."""
 
 ARRAYS = {".npy", ".npz"}
 LIMIT = 64
-"""Most frames taken from arrays."""
+"""Most frames of a directory or a file that a network is calibrated on."""
 PICTURES = 4
 """Crops of photographs where nothing is given."""
 NOISE = 16
 """Frames of noise for a network without an image input."""
+PICTURED = 4, 5
+"""Ranks of the inputs that take an image or a video."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +41,15 @@ class Feeds:
     count : number of frames
     make : from the number of a frame to its inputs
     seeded : whether they depend on a seed
+    origin : what they are, in words
+    images : whether they are made of images
     """
 
     count: int
     make: Callable[[int], Feed]
     seeded: bool = False
+    origin: str = ""
+    images: bool = False
 
     def __len__(self) -> int:
         return self.count
@@ -49,18 +58,21 @@ class Feeds:
         return map(self.make, range(self.count))
 
 
-def calibration(network: Network, path: Path | None = None, seed: int = 0) -> Feeds:
-    """The frames to calibrate a network on.
+def calibration(
+    network: Network, path: Path | None = None, seed: int = 0, limit: int | None = LIMIT
+) -> Feeds:
+    """The frames to calibrate a network on, or to run it with.
 
     Parameters
     ----------
     network : :class:`hwgen.models.onnx.network.Network`
     path : where they are; None: crops of two photographs, or noise if the network takes no image
-        A directory of images; a directory of ``.npy`` or ``.npz`` files; or one such file.  An
-        array is one frame or a batch of them, float, shaped and scaled as the network's input;
-        ``.npz`` files hold one array per input, named after it.  Of more than 64 frames, the first
-        64 are taken.
+        A directory of images (of any size, see :func:`hwgen.models.frames.images.fit`), or one; a
+        directory of ``.npy`` or ``.npz`` files, or one.  An array is one frame or a batch of them,
+        float, shaped and scaled as the network's input; ``.npz`` files hold one array per input,
+        named after it.
     seed : of the crops and the noise
+    limit : most frames that are taken, the first ones by name of file; None: all
 
     Raises
     ------
@@ -69,21 +81,30 @@ def calibration(network: Network, path: Path | None = None, seed: int = 0) -> Fe
     """
     size = extent(network)
     if path is not None and path.suffix.lower() in ARRAYS and not path.is_dir():
-        return _from_arrays(network, [path])
+        return _from_arrays(network, [path], path, limit)
     if path is not None:
         if arrays := _listed(path):
-            return _from_arrays(network, arrays)
+            return _from_arrays(network, arrays, path, limit)
         if size is None:
             raise HwgenError(f"The network takes no image, so {path} must hold .npy files")
     elif size is None:
         # Only the number of these counts: no input takes an image.
-        return feeds(network, np.zeros((NOISE, 1, 1, 3), np.uint8), seed)
-    made = feeds(network, pictures(path, size, seed), seed)
-    return replace(made, seeded=True) if path is None else made
+        made = feeds(network, np.zeros((NOISE, 1, 1, 3), np.uint8), seed)
+        return replace(made, origin=f"frames of noise, seeded with {seed}")
+    made = feeds(network, pictures(path, size, seed, limit), seed)
+    if path is None:
+        return replace(made, seeded=True, origin=f"crops of photographs, seeded with {seed}",
+                       images=True)
+    height, width = size
+    return replace(made, origin=f"images of {path}, scaled into {height} x {width}", images=True)
 
 
-def pictures(path: Path | None, size: tuple[int, int], seed: int = 0) -> np.ndarray:
+def pictures(
+    path: Path | None, size: tuple[int, int], seed: int = 0, limit: int | None = LIMIT
+) -> np.ndarray:
     """The images of a directory, or crops of photographs if ``path`` is None or holds arrays.
+
+    The parameters are those of :func:`calibration`, and height and width.
 
     Returns
     -------
@@ -91,15 +112,19 @@ def pictures(path: Path | None, size: tuple[int, int], seed: int = 0) -> np.ndar
     """
     if path is None or path.suffix.lower() in ARRAYS or _listed(path):
         return images.photographs(PICTURES, size, seed)
-    return images.directory(path, size)
+    return images.directory(path, size, limit)
 
 
 def _listed(path: Path) -> list[Path]:
-    """The array files of a directory, sorted by name; none if it holds images."""
+    """The array files of a directory, sorted by name; none if it holds images, or is one."""
+    if not path.exists():
+        raise HwgenError(f"{path} does not exist: give a directory of images or arrays, an image, "
+                         f"or an .npy or .npz file")
     if not path.is_dir():
-        raise HwgenError(
-            f"{path} is not a directory of calibration images, nor an .npy or .npz file"
-        )
+        if path.suffix.lower() in images.SUFFIXES:
+            return []
+        raise HwgenError(f"{path} is not a directory of images or arrays, nor an image "
+                         f"({', '.join(sorted(images.SUFFIXES))}), nor an .npy or .npz file")
     try:
         files = sorted(path.iterdir())
     except OSError as error:
@@ -108,7 +133,7 @@ def _listed(path: Path) -> list[Path]:
     others = [p for p in files if p.suffix.lower() in images.SUFFIXES]
     if arrays and others:
         raise HwgenError(f"{path} holds images and arrays ({others[0].name}, {arrays[0].name}): "
-                         f"which of them are the calibration frames?")
+                         f"leave only those that are the frames")
     if not arrays and not others:
         raise HwgenError(f"{path} holds no image ({', '.join(sorted(images.SUFFIXES))}) and no "
                          f".npy file")
@@ -119,15 +144,43 @@ def extent(network: Network) -> tuple[int, int] | None:
     """Height and width of the first image or video input; None: there is none."""
     for name in network.inputs:
         shape = network.shapes[name]
-        if len(shape) in (4, 5):
+        if len(shape) in PICTURED:
             height, width = shape[-3:-1] if _channels_last(shape) else shape[-2:]
             return height, width
     return None
 
 
+def normalised(network: Network, normalisation: Normalisation) -> dict[str, Normalisation]:
+    """How each of a network's inputs of images takes them, where these are normalised.
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If there is no such input, one takes integers, or has another number of channels.
+    """
+    found = {}
+    for name in network.inputs:
+        shape = network.shapes[name]
+        if len(shape) not in PICTURED:
+            continue
+        if name in network.integer_inputs:
+            raise HwgenError(f"Input {name!r} takes integers, and the file says what they stand "
+                             f"for: its images cannot be normalised by {normalisation}")
+        with naming(f"Input {name!r}"):
+            found[name] = normalisation.of(shape[channel_axis(shape)])
+    if not found:
+        raise HwgenError(f"The network takes no image that could be normalised by {normalisation}")
+    return found
+
+
+def channel_axis(shape: tuple[int, ...]) -> int:
+    """Which axis of an image or video input are its channels."""
+    return len(shape) - 1 if _channels_last(shape) else 1
+
+
 def _channels_last(shape: tuple[int, ...]) -> bool:
     """Whether an image or video input has its colours last, as TensorFlow's networks do."""
-    return len(shape) in (4, 5) and shape[-1] in (1, 3) and shape[1] not in (1, 3)
+    return len(shape) in PICTURED and shape[-1] in (1, 3) and shape[1] not in (1, 3)
 
 
 # From photographs
@@ -137,7 +190,8 @@ def feeds(network: Network, photos: np.ndarray, seed: int = 0) -> Feeds:
 
     Inputs ``(1, C, H, W)`` or ``(1, H, W, C)`` take the photograph, 0..1: in colour if C is 3, grey
     if it is 1; for any other C the three colours in turn, each time further shifted.  Inputs
-    ``(1, C, T, H, W)`` take a pan over it.  Inputs of any other rank take standard normal noise.
+    ``(1, C, T, H, W)`` take a pan over it.  Where the network takes normalised images
+    (``network.normalised``), they are.  Inputs of any other rank take standard normal noise.
     Inputs of integers take the codes of a picture, or noise of all integers.  If several inputs
     take pictures, each takes the photograph after that of the input before.
 
@@ -163,16 +217,18 @@ def feeds(network: Network, photos: np.ndarray, seed: int = 0) -> Feeds:
             feed[name] = _frame(photo(k + pictures), shape, [seed, k, i])
             if name in network.integer_inputs:
                 feed[name] = _integers(feed[name], network.integer_inputs[name], [seed, k, i])
-            pictures += len(shape) in (4, 5)
+            elif name in network.normalised:
+                feed[name] = network.normalised[name].apply(feed[name], channel_axis(shape))
+            pictures += len(shape) in PICTURED
         return feed
 
-    noisy = any(len(network.shapes[name]) not in (4, 5) for name in network.inputs)
+    noisy = any(len(network.shapes[name]) not in PICTURED for name in network.inputs)
     return Feeds(count, make, seeded=noisy)
 
 
 def _frame(photo: np.ndarray, shape: tuple[int, ...], seed: list[int]) -> np.ndarray:
     """One photograph as an input of ``shape``."""
-    if len(shape) not in (4, 5):
+    if len(shape) not in PICTURED:
         return np.random.default_rng(seed).standard_normal(shape, np.float32)
     if _channels_last(shape):
         first = _frame(photo, (shape[0], shape[-1], *shape[1:-1]), seed)
@@ -200,7 +256,7 @@ def _frame(photo: np.ndarray, shape: tuple[int, ...], seed: list[int]) -> np.nda
 def _integers(frame: np.ndarray, given: IntegerInput, seed: list[int]) -> np.ndarray:
     """A frame for an input of integers: all of them occur, in pictures as pixels do."""
     span = given.high - given.low
-    if frame.ndim in (4, 5):
+    if frame.ndim in PICTURED:
         return given.real(np.rint(frame * span) + given.low)
     random = np.random.default_rng(seed)
     return given.real(random.integers(given.low, given.high, frame.shape, endpoint=True))
@@ -208,13 +264,24 @@ def _integers(frame: np.ndarray, given: IntegerInput, seed: list[int]) -> np.nda
 
 # From arrays
 
-def _from_arrays(network: Network, files: list[Path]) -> Feeds:
-    """The frames of array files, checked; the arrays of ``.npy`` files stay on disk."""
+def _from_arrays(
+    network: Network, files: list[Path], path: Path, limit: int | None
+) -> Feeds:
+    """The frames of array files, checked; the arrays of ``.npy`` files stay on disk.
+
+    Parameters
+    ----------
+    network : what they are for
+    files : the array files, in order
+    path : the directory or the file, as it was given
+    limit : most frames that are taken; None: all
+    """
     frames: list[tuple[Feed, int]] = []
     for file in files:
-        if len(frames) < LIMIT:
+        if limit is None or len(frames) < limit:
             batches = _batches(network, file)
-            count = min(len(next(iter(batches.values()))), LIMIT - len(frames))
+            count = len(next(iter(batches.values())))
+            count = count if limit is None else min(count, limit - len(frames))
             frames += [(batches, k) for k in range(count)]
             for name, batch in batches.items():
                 if not (np.abs(batch[:count]) <= np.finfo(np.float32).max).all():
@@ -225,7 +292,7 @@ def _from_arrays(network: Network, files: list[Path]) -> Feeds:
         batches, row = frames[k]
         return {name: batch[row][None].astype(np.float32) for name, batch in batches.items()}
 
-    return Feeds(len(frames), make)
+    return Feeds(len(frames), make, origin=f"frames of {path}")
 
 
 def _batches(network: Network, file: Path) -> Feed:
@@ -257,7 +324,8 @@ def _batches(network: Network, file: Path) -> Feed:
             array = given.real(array)
         if array.dtype.kind != "f":
             raise HwgenError(f"{file}: input {name!r} takes floats, not {array.dtype}: save the "
-                             f"values as the network takes them (images mostly as pixel / 255)")
+                             f"values as the network takes them (images mostly as pixel / 255, or "
+                             f"normalised)")
         batches[name] = array
     counts = {len(batch) for batch in batches.values()}
     if len(counts) > 1 or 0 in counts:

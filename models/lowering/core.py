@@ -30,6 +30,7 @@ from hwgen.models.lowering.refusals import unsupported, way_out
 from hwgen.models.lowering.regions import Regions
 from hwgen.models.onnx.network import FINE, Network
 from hwgen.models.onnx.nodes import ELEMENTWISE, attributes
+from hwgen.models.onnx.normalisation import codes_of_pixels
 from hwgen.models.quantisation.precision import Precision
 
 __all__ = [
@@ -185,11 +186,16 @@ class Lowering:
         return unique
 
     def _input_result(self, name: str) -> Result:
-        """Images in 0..1 are uint8 / 255 exactly; other inputs are calibrated, or coded."""
+        """Images in 0..1 are uint8 / 255 exactly, normalised ones nearly; other inputs are
+        calibrated, or coded."""
         given = self.result(name)
         low, high = self.ranges.get(name, (-1.0, 1.0))
-        if given.name == name and name not in self.network.codes and low >= 0 and high <= 1:
-            return Result(name, Quantisation(float(np.float32(1 / 255)), -128, 8))
+        if given.name == name and name not in self.network.codes:
+            if name in self.network.normalised:
+                bits = max(8, given.quantisation.bits)
+                return Result(name, codes_of_pixels(low, high, bits))
+            if low >= 0 and high <= 1:
+                return Result(name, Quantisation(float(np.float32(1 / 255)), -128, 8))
         return given
 
     def _input_axis(self, name: str) -> int:

@@ -11,6 +11,7 @@ from onnx import helper, numpy_helper
 
 from hwgen.ir import Quantisation
 from hwgen.models.onnx.division import Host
+from hwgen.models.onnx.normalisation import Normalisation
 from hwgen.models.onnx.quantisers import CodedConstant, IntegerInput
 
 __all__ = ["FINE", "Network"]
@@ -34,6 +35,7 @@ class Network:
     codes : float tensor to the quantisation whose values alone it takes, if the file says so
     weights : constant to its integers, if the file states them
     integer_inputs : inputs that are integers in the file, to what these stand for
+    normalised : inputs that take images normalised as in training, to how; others take them in 0..1
     inner : tensors inside of a quantiser that takes several nodes
     fine : tensors inside of what is one op to the user, such as means and variances
         Their errors would be those of many results, so their codes have :data:`FINE` bits at least,
@@ -51,6 +53,7 @@ class Network:
     codes: dict[str, Quantisation] = field(default_factory=dict)
     weights: dict[str, CodedConstant] = field(default_factory=dict)
     integer_inputs: dict[str, IntegerInput] = field(default_factory=dict)
+    normalised: dict[str, Normalisation] = field(default_factory=dict)
     inner: set[str] = field(default_factory=set)
     fine: set[str] = field(default_factory=set)
     host: Host = field(default_factory=Host)

@@ -88,7 +88,7 @@ def statistics(
 
     Frames pass one by one; of each tensor only a histogram of at most 2,048 bins is kept.  Inputs
     that stay within 0..1 are images: they, and tensors with fine codes, keep their exact range,
-    whatever the method.
+    whatever the method.  Inputs of normalised images keep that of all pixels.
 
     Parameters
     ----------
@@ -110,9 +110,14 @@ def statistics(
     result = TensorStatistics(method=method)
     histograms = _gather(network, feeds, result)
     result.ranges.update(result.extremes)
+    for name, normalisation in network.normalised.items():
+        least, most = normalisation.range
+        low, high = result.extremes[name]
+        result.ranges[name] = min(low, least), max(high, most)
     for name, histogram in histograms.items():
         low, high = result.extremes[name]
-        if name in network.fine or (name in network.inputs and low >= 0 and high <= 1):
+        image = name in network.inputs and low >= 0 and high <= 1
+        if image or name in network.normalised or name in network.fine:
             continue
         if method == "percentile":
             result.ranges[name] = histogram.percentile(percentile)

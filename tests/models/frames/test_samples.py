@@ -7,6 +7,7 @@ from PIL import Image
 from hwgen.errors import HwgenError
 from hwgen.models.frames import samples
 from hwgen.models.frames.images import photographs
+from hwgen.models.onnx.normalisation import Normalisation
 from tests.models.float_networks import N, network
 
 RANDOM = np.random.default_rng(0)
@@ -68,6 +69,27 @@ def test_several_inputs_never_see_the_same_picture(count):
             assert abs(feed[one] - feed[other]).mean() > 0.05
 
 
+def test_images_are_normalised_as_the_network_takes_them():
+    net = echo(first=SHAPE, last=(1, 8, 12, 3), film=(1, 1, 4, 8, 12), sound=(1, 2, 50))
+    plain = next(iter(samples.feeds(net, photographs(3, SHAPE[2:]))))
+    mean, std = (0.5, 0.25, 0.125), (0.5, 0.25, 2)
+    with pytest.raises(HwgenError, match="Input 'film': 3 means and standard deviations do not go"):
+        samples.normalised(net, Normalisation(mean, std))
+    net.normalised.update(first=Normalisation(mean, std), last=Normalisation(mean, std),
+                          film=Normalisation((0.5,), ()))
+    feed = next(iter(samples.feeds(net, photographs(3, SHAPE[2:]))))
+    for name, axis in (("first", 1), ("last", 3)):
+        for c in range(3):
+            np.testing.assert_allclose(
+                np.take(feed[name], c, axis), (np.take(plain[name], c, axis) - mean[c]) / std[c],
+                rtol=1e-6)
+    np.testing.assert_allclose(feed["film"], plain["film"] - 0.5)
+    np.testing.assert_array_equal(feed["sound"], plain["sound"])
+    assert all(value.dtype == np.float32 for value in feed.values())
+    with pytest.raises(HwgenError, match=r"takes no image .* normalised by mean 0\.5 and"):
+        samples.normalised(echo(x=(1, 4)), Normalisation((0.5,), (1,)))
+
+
 def test_networks_without_images_get_noise():
     net = echo(x=(1, 64))
     stacked = np.concatenate([f["x"] for f in samples.calibration(net)])
@@ -84,6 +106,8 @@ def test_default_and_directory_of_images(one, tmp_path):
     assert len(samples.calibration(one, tmp_path)) == 3
     assert not samples.calibration(one, tmp_path).seeded
     assert samples.calibration(echo(x=SHAPE, z=(1, 64)), tmp_path).seeded
+    assert len(samples.calibration(one, tmp_path / "1.png")) == 1
+    assert len(samples.calibration(one, tmp_path, limit=2)) == 2
     with pytest.raises(HwgenError, match=r"takes no image, so .* must hold \.npy files"):
         samples.calibration(echo(x=(1, 64)), tmp_path)
 
@@ -168,6 +192,10 @@ def test_wrong_directories(one, tmp_path):
     Image.fromarray(photographs(1, (20, 30))[0]).save(tmp_path / "b.png")
     with pytest.raises(HwgenError, match=r"holds images and arrays \(b\.png, a\.npy\)"):
         samples.calibration(one, tmp_path)
-    for name in ("none", "b.png"):
-        with pytest.raises(HwgenError, match="is not a directory of calibration images, nor an"):
+    (tmp_path / "notes.txt").write_text("mine")
+    for name, message in (
+            ("none", r"none does not exist: give a directory of images or arrays, an image, or an"),
+            ("none.png", r"none\.png does not exist"),
+            ("notes.txt", r"is not a directory of images or arrays, nor an image \(\.bmp")):
+        with pytest.raises(HwgenError, match=message):
             samples.calibration(one, tmp_path / name)

@@ -195,7 +195,7 @@ def test_calibration_directory(tmp_path):
 
     onnx.save(CASES["relu"], tmp_path / "net.onnx")
     folder = tmp_path / "images"
-    with pytest.raises(HwgenError, match="not a directory of calibration images"):
+    with pytest.raises(HwgenError, match="images does not exist: give a directory of images"):
         models.load(str(tmp_path / "net.onnx"), calibration=folder)
     folder.mkdir()
     with pytest.raises(HwgenError, match="holds no image"):
