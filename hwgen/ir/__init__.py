@@ -3,6 +3,7 @@
 An op says *what* is computed, bit for bit; nothing here knows about cycles or folding.
 """
 
+from hwgen.ir.attention import Attention
 from hwgen.ir.conv import Conv, Convolution, ConvTranspose, Gemm
 from hwgen.ir.elementwise import Add, ArgMax, ChannelMax, Extremum, Mul, Table
 from hwgen.ir.graph import Graph, Node
@@ -17,6 +18,7 @@ from hwgen.ir.window import Pads, Window
 __all__ = [
     "Add",
     "ArgMax",
+    "Attention",
     "AveragePool",
     "ChannelMax",
     "Concat",
