@@ -123,6 +123,8 @@ class Folding:
     pace : :class:`int`
         Least number of cycles of a site of a sum or product, or of a pixel that is padded or
         repeated; 0: as many as its beats.
+    score_lanes, value_lanes, value_pe : :class:`int`
+        Of attention: see :class:`hwgen.blocks.attention.AttentionConfig`.
     sparse : :class:`Sparse`
         How a convolution passes over zeros; None: it does not.
 
@@ -147,6 +149,9 @@ class Folding:
     resident: int = 0
     fold_cycles: int = 0
     pace: int = 0
+    score_lanes: int = 1
+    value_lanes: int = 1
+    value_pe: int = 1
     sparse: Sparse | None = None
 
     def __post_init__(self) -> None:
