@@ -197,7 +197,12 @@ class Lowering:
         """Where an input has its channels: last in front of a matrix product, or of padding at axis
         1; where a transposition takes them from; else axis 1."""
         rank = len(self.network.shapes[name])
-        same = {name, *(t for t, source in self.regions.source.items() if source == name)}
+        same = {name}
+        for node in self.network.nodes:
+            # Whatever works element by element leaves the channels where they are.
+            if node.op_type in ELEMENTWISE and same.intersection(node.input) and (
+                    same >= {*filter(None, node.input)} - self.network.constants.keys()):
+                same.update(node.output)
         readers = [node for t in same for node in self.network.users.get(t, ())]
         if "MatMul" in {node.op_type for node in readers} and rank > 2:
             return rank - 1

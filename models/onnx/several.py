@@ -110,3 +110,14 @@ def _branches(writer: Writer, node: onnx.NodeProto) -> str | None:
     difference = writer.op("Sub", x, writer.reduced("ReduceMax", x, [axis]))
     power = writer.op("Exp", difference)
     return writer.quotient(power, writer.reduced("ReduceSum", power, [axis]))
+
+
+@rewrites("PRelu")
+def _sloped(writer: Writer, node: onnx.NodeProto) -> str | None:
+    """``max(x, 0) + slope * min(x, 0)``, if slopes are not those of channels."""
+    x, slopes = node.input
+    constant = writer.network.constants.get(slopes)
+    if constant is None or sum(extent > 1 for extent in constant.shape) < 2:
+        return None
+    above, below = writer.op("Relu", x), writer.op("Min", x, writer.constant(0.0))
+    return writer.op("Add", above, writer.op("Mul", below, slopes))
