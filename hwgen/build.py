@@ -135,7 +135,8 @@ def _parser() -> argparse.ArgumentParser:
 
     parser = _Parser(prog="hwgen", description="From a network to proven Verilog.")
     parser.add_argument("model", metavar="MODEL",
-                        help="zoo name, an .onnx file, or the graph.npz of an earlier build")
+                        help="zoo name, an .onnx or .tflite file, or the graph.npz of an "
+                             "earlier build")
     parser.add_argument("--list", action=_List, nargs="?", choices=("networks", "boards"),
                         const="networks", help="print the networks of the zoo, or the boards")
     parser.add_argument("--version", action="version", version=f"hwgen {__version__}")

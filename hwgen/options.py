@@ -92,7 +92,7 @@ class Options:
     @property
     def name(self) -> str:
         """What the network is called."""
-        known = not self.model.endswith((".npz", ".onnx"))
+        known = not self.model.endswith(tuple(MODELS))
         return self.model if known else Path(self.model).stem
 
     @property
@@ -124,6 +124,7 @@ OF_FLOATS = (
 MODELS = {
     ".npz": (OF_FLOATS, "it is integer already"),
     ".onnx": (("weights",), "it has weights of its own"),
+    ".tflite": (("weights",), "it has weights of its own"),
 }
 """Endings of models, the options that have no effect on such a one, and why."""
 

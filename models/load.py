@@ -132,7 +132,8 @@ def read(
 
     Parameters
     ----------
-    model : zoo name, or path of an ``.onnx`` file, or of a ``graph.npz`` that is integer already
+    model : zoo name, or path of an ``.onnx`` or ``.tflite`` file, or of a ``graph.npz`` that is
+        integer already
     size : height and width of the input, or the one extent that a file leaves open; default the
         model's own
     weights : state dict (``.pt``) or ``.onnx`` with the weights of a zoo model; default seeded ones
@@ -269,13 +270,16 @@ def _network(
     The parameters are those of :func:`read`.
     """
     from hwgen.models.frames import samples
-    from hwgen.models.onnx import reader
+    from hwgen.models.onnx import reader, tflite
 
-    if model.endswith(".onnx"):
+    if model.endswith((".onnx", ".tflite")):
         if weights is not None:
             raise HwgenError(f"Weights go with a zoo model: {model} has its own")
         progress("read")
         meta = {"model": Path(model).stem, "weights": "of the model's file"}
+        if model.endswith(".tflite"):
+            data = tflite.to_onnx(Path(model))
+            return reader.normalise(data, model, size, outputs), meta
         return reader.read(Path(model), size, outputs), meta
     entry = zoo.find(model)
     extent = entry.check_size(size)

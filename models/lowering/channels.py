@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -20,7 +21,7 @@ from hwgen.ir import (
     Table,
 )
 
-__all__ = ["fold_orders"]
+__all__ = ["fold_orders", "rebuilt"]
 
 
 def fold_orders(graph: Graph) -> Graph:
@@ -35,8 +36,11 @@ def fold_orders(graph: Graph) -> Graph:
         if order is not None and np.array_equal(np.sort(order), np.arange(channels)):
             nodes = _into_front(graph, nodes, node, order) or _into_readers(
                 graph, nodes, node, order) or nodes
-    if all(map(operator.is_, nodes, graph.nodes)):
-        return graph
+    return graph if all(map(operator.is_, nodes, graph.nodes)) else rebuilt(graph, nodes)
+
+
+def rebuilt(graph: Graph, nodes: Iterable[Node]) -> Graph:
+    """A graph with other nodes between its inputs and outputs."""
     folded = Graph(meta=dict(graph.meta))
     for name, type in graph.inputs.items():
         folded.add_input(name, type)

@@ -25,11 +25,12 @@ from hwgen.models.lowering.layout import (
     plain_positions,
     rearranged,
 )
+from hwgen.models.lowering.pads import fold_pads
 from hwgen.models.lowering.ranges import Ranges, shared_ranges
 from hwgen.models.lowering.refusals import unsupported, way_out
 from hwgen.models.lowering.regions import Regions
 from hwgen.models.onnx.network import FINE, Network
-from hwgen.models.onnx.nodes import ELEMENTWISE, attributes
+from hwgen.models.onnx.nodes import ELEMENTWISE, attributes, axis_pads
 from hwgen.models.onnx.normalisation import codes_of_pixels
 from hwgen.models.quantisation.precision import Precision
 
@@ -158,7 +159,7 @@ class Lowering:
                 self.graph.outputs.append(view.tensor)
         self.graph.meta["floats"] = self._floats
         self.graph.meta["axes"] = dict(zip(self.graph.inputs, self.axes.values(), strict=True))
-        self.graph = fold_orders(self.graph)
+        self.graph = fold_pads(fold_orders(self.graph))
 
     def _check_products(self) -> None:
         """Refuse attention by its name, before one of the many nodes around it is."""
@@ -199,12 +200,21 @@ class Lowering:
         return given
 
     def _input_axis(self, name: str) -> int:
-        """Where an input has its channels: last in front of a matrix product; where a transposition
-        takes them from; else axis 1."""
+        """Where an input has its channels: last in front of a matrix product, or of padding at axis
+        1; where a transposition takes them from; else axis 1."""
         rank = len(self.network.shapes[name])
-        same = {name, *(t for t, source in self.regions.source.items() if source == name)}
+        same = {name}
+        for node in self.network.nodes:
+            # Whatever works element by element leaves the channels where they are.
+            if node.op_type in ELEMENTWISE and same.intersection(node.input) and (
+                    same >= {*filter(None, node.input)} - self.network.constants.keys()):
+                same.update(node.output)
         readers = [node for t in same for node in self.network.users.get(t, ())]
         if "MatMul" in {node.op_type for node in readers} and rank > 2:
+            return rank - 1
+        pads = [axis_pads(node, rank, self.constant) for node in readers if node.op_type == "Pad"
+                and self.network.constants.keys() >= {*filter(None, node.input[1:])}]
+        if rank > 2 and any(any(sides[1]) and not any(sides[-1]) for sides in pads):
             return rank - 1
         # TensorFlow's exporters turn an image with channels last at once.
         turns = {tuple(attributes(node).get("perm", ())) for node in readers

@@ -14,7 +14,7 @@ from hwgen.errors import HwgenError
 from hwgen.ir import Concat, Conv, GatherChannels, Pad, Requantise, Reshape, Split
 from hwgen.models.lowering.core import Lowering, handles
 from hwgen.models.lowering.layout import LARGEST, plain_positions
-from hwgen.models.onnx.nodes import attributes
+from hwgen.models.onnx.nodes import attributes, axis_pads
 
 __all__: list[str] = []
 
@@ -127,25 +127,21 @@ def _view(low: Lowering, node: onnx.NodeProto) -> None:
 
 @handles("Pad")
 def _pad(low: Lowering, node: onnx.NodeProto) -> None:
-    at, rank = attributes(node), len(low.shape(node.input[0]))
-    amounts = at["pads"] if "pads" in at else low.constant(node.input[1]).astype(int).tolist()
-    axes = list(range(rank))
-    if len(node.input) > 3 and node.input[3]:
-        axes = [int(a) % rank for a in low.constant(node.input[3])]
-    pads = [(0, 0)] * rank
-    for k, axis in enumerate(axes):
-        pads[axis] = int(amounts[k]), int(amounts[len(axes) + k])
+    at, name = attributes(node), node.input[0]
+    rank = len(low.shape(name))
+    pads = axis_pads(node, rank, low.constant)
     if any(pads[0]):
         raise HwgenError("the first axis is the batch: it cannot be padded")
     mode = at.get("mode", b"constant").decode()
-    if mode in ("reflect", "wrap") or (mode == "edge" and (any(pads[1]) or rank < 3)):
-        view, positions = low.view(node.input[0]), low.positions(node.input[0])
+    channels = low.channel_axis(name)
+    if mode in ("reflect", "wrap") or (mode == "edge" and (any(pads[channels]) or rank < 3)):
+        view, positions = low.view(name), low.positions(name)
         low.move(node.output[0], view.tensor, _padded(positions, pads, mode))
         return
     if mode not in ("constant", "edge"):
         raise HwgenError(
             f"mode {mode!r} is not supported; supported are constant, edge, reflect, wrap")
-    source = low.tensor(node.input[0])
+    source = low.tensor(name, channels)
     codes = low.type(source).quantisation
     fill = None
     if mode == "constant":
@@ -153,12 +149,13 @@ def _pad(low: Lowering, node: onnx.NodeProto) -> None:
         if len(node.input) > 2 and node.input[2]:
             value = float(low.constant(node.input[2]).ravel()[0])
         fill = int(codes.quantise(np.asarray(value)))
-        if any(pads[1]):
-            source = _more_channels(low, node.output[0], source, pads[1], fill)
-    if rank > 2 and any(map(any, pads[2:])):
-        low.put(node.output[0], Pad(tuple(pads[2:]), fill), source)
+        if any(pads[channels]):
+            source = _more_channels(low, node.output[0], source, pads[channels], fill)
+    spatial = [sides for axis, sides in enumerate(pads) if axis not in (0, channels)]
+    if any(map(any, spatial)):
+        low.put(node.output[0], Pad(tuple(spatial), fill), source, axis=channels)
     else:
-        low.move(node.output[0], source, plain_positions(low.shape(node.output[0])))
+        low.move(node.output[0], source, plain_positions(low.shape(node.output[0]), channels))
 
 
 def _padded(positions: np.ndarray, pads: list[tuple[int, int]], mode: str) -> np.ndarray:

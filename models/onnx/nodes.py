@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+import numpy as np
 import onnx
 
 from hwgen.ir import Pads
 
 __all__ = [
-    "ELEMENTWISE", "WEIGHTED", "attributes", "is_square", "opset", "reads", "rename",
+    "ELEMENTWISE", "WEIGHTED", "attributes", "axis_pads", "is_square", "opset", "reads", "rename",
     "spatial_pads",
 ]
 
@@ -77,3 +78,25 @@ def spatial_pads(
         return tuple(pads)
     flat = at.get("pads", (0,) * (2 * rank)) if auto == "NOTSET" else (0,) * (2 * rank)
     return tuple(zip(flat[:rank], flat[rank:], strict=True))
+
+
+def axis_pads(
+    node: onnx.NodeProto, rank: int, constant: Callable[[str], np.ndarray]
+) -> list[tuple[int, int]]:
+    """Padding of a Pad as (before, after) per axis.
+
+    Parameters
+    ----------
+    node : the Pad
+    rank : of what it pads
+    constant : gives the value of a constant that it reads
+    """
+    at = attributes(node)
+    amounts = at["pads"] if "pads" in at else constant(node.input[1]).astype(int).tolist()
+    axes = list(range(rank))
+    if len(node.input) > 3 and node.input[3]:
+        axes = [int(a) % rank for a in constant(node.input[3])]
+    pads = [(0, 0)] * rank
+    for k, axis in enumerate(axes):
+        pads[axis] = int(amounts[k]), int(amounts[len(axes) + k])
+    return pads

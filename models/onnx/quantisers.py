@@ -288,7 +288,14 @@ class Quantisers:
                 f"is not supported, only one scale for the tensor or for each channel"
             )
         shape = [1] * rank
-        shape[at.get("axis", 1)] = -1
+        # A vector has no other axis, whatever the default is.
+        axis = at.get("axis", 1) if rank > 1 else 0
+        if not -rank <= axis < rank:
+            raise HwgenError(
+                f"Node {node.name or node.output[0]!r} ({node.op_type}): a tensor of {rank} axes "
+                f"has no axis {axis}"
+            )
+        shape[axis] = -1
         return value.reshape(shape)
 
     def _on_constant(self, node: onnx.NodeProto, x: np.ndarray) -> None:

@@ -21,7 +21,9 @@ from hwgen.models.onnx.channel_scales import fold_channel_scales
 from hwgen.models.onnx.division import Host, divide, divide_at
 from hwgen.models.onnx.elements import to_float32
 from hwgen.models.onnx.external import embed
+from hwgen.models.onnx.foreign import write_foreign_ops
 from hwgen.models.onnx.integers import dequantise_choices
+from hwgen.models.onnx.moves import settle_moves
 from hwgen.models.onnx.network import Network
 from hwgen.models.onnx.nodes import attributes, reads, rename
 from hwgen.models.onnx.norms import known_forms
@@ -90,6 +92,7 @@ def normalise(
         model = onnx.load_from_string(data)
         embed(model, name, path)
         sort_nodes(model)
+        write_foreign_ops(model, name)
         model = brought_up(model, name)
         unknown = complete_outputs(model, name)
         onnx.checker.check_model(_without_quantisers(model))
@@ -116,9 +119,11 @@ def normalise(
     given = [value.name for value in model.graph.output]
     _add_outputs(model, name, outputs)
     model = _folded(model, name, size, FUSIONS if quantisers.weights else [])
+    model = _distinct(model)
+    settle_moves(model, {*quantisers.codes, *quantisers.inner, *quantisers.weights})
     typed = {o: (helper.make_node("Cast", [o], [o], to=kind), kind) for o, kind in outer.items()}
     typed |= quantisers.integer_outputs
-    network = _divided(_distinct(model), name, given, outputs, typed)
+    network = _divided(model, name, given, outputs, typed)
     network.integer_inputs.update(
         (i, c) for i, c in quantisers.integer_inputs.items() if i in network.inputs)
     network.codes.update((t, q) for t, q in quantisers.codes.items() if t in network.shapes)

@@ -67,17 +67,6 @@ def _compared(writer: Writer, node: onnx.NodeProto) -> str | None:
     return writer.op(node.op_type, difference, writer.constant(0.0))
 
 
-@rewrites("PRelu")
-def _slopes(writer: Writer, node: onnx.NodeProto) -> str | None:
-    """Slopes that differ along several axes: a product by element of what is negative."""
-    slopes = writer.network.constants.get(node.input[1])
-    if slopes is None or sum(extent > 1 for extent in slopes.shape) < 2:
-        return None
-    x = node.input[0]
-    negative = writer.op("Sub", writer.op("Relu", x), x)
-    return writer.op("Sub", writer.op("Relu", x), writer.op("Mul", negative, node.input[1]))
-
-
 def _number(writer: Writer, condition: str) -> str:
     """A condition as 0 or 1, which its codes hold exactly."""
     if condition in writer.network.constants:
@@ -121,3 +110,14 @@ def _branches(writer: Writer, node: onnx.NodeProto) -> str | None:
     difference = writer.op("Sub", x, writer.reduced("ReduceMax", x, [axis]))
     power = writer.op("Exp", difference)
     return writer.quotient(power, writer.reduced("ReduceSum", power, [axis]))
+
+
+@rewrites("PRelu")
+def _sloped(writer: Writer, node: onnx.NodeProto) -> str | None:
+    """``max(x, 0) + slope * min(x, 0)``, if slopes are not those of channels."""
+    x, slopes = node.input
+    constant = writer.network.constants.get(slopes)
+    if constant is None or sum(extent > 1 for extent in constant.shape) < 2:
+        return None
+    above, below = writer.op("Relu", x), writer.op("Min", x, writer.constant(0.0))
+    return writer.op("Add", above, writer.op("Mul", below, slopes))

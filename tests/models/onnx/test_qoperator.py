@@ -47,15 +47,16 @@ class Reader(CalibrationDataReader):
 
 
 def statically(made, tmp_path, **options):
-    """The QOperator file that onnxruntime makes of a float network."""
+    """The file that onnxruntime makes of a float network, QOperator if nothing else is said."""
     source, path = tmp_path / "float.onnx", tmp_path / "q.onnx"
     onnx.save(made, source)
     shape = [d.dim_value for d in made.graph.input[0].type.tensor_type.shape.dim]
     logging.disable(logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        quantize_static(source, path, Reader(shape), quant_format=QuantFormat.QOperator, **{
-            "activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8, **options})
+        quantize_static(source, path, Reader(shape), **{
+            "quant_format": QuantFormat.QOperator, "activation_type": QuantType.QUInt8,
+            "weight_type": QuantType.QInt8, **options})
     logging.disable(logging.NOTSET)
     return path
 
@@ -225,3 +226,31 @@ def test_refused(nodes, message, tmp_path):
     onnx.save(made, tmp_path / "net.onnx")
     with pytest.raises(HwgenError, match=message):
         read(str(tmp_path / "net.onnx"))
+
+
+@pytest.mark.parametrize("options", [
+    {"weight_type": QuantType.QInt4}, {"weight_type": QuantType.QUInt4, "per_channel": True},
+    {"activation_type": QuantType.QInt16, "extra_options": {"UseQDQContribOps": True}},
+    {"extra_options": {"UseQDQContribOps": True}},
+])
+def test_quantisers_of_onnxruntimes_domain(options, tmp_path):
+    """It writes them for integers of 4 bits in a file of an older operator set."""
+    path = statically(residual_network(), tmp_path, quant_format=QuantFormat.QDQ, **options)
+    made = onnx.load(path)
+    assert {n.domain for n in made.graph.node if n.op_type == "QuantizeLinear"} == {"com.microsoft"}
+    source = read(str(path))
+    assert not source.calibrated
+    share = 2e-2 if "activation_type" in options else 1e-3
+    assert within_one_step(source.network, source.graph, list(source.feeds)[:2]) < share
+
+
+def test_a_vector_has_one_axis(tmp_path):
+    """Some tools write scales by channel for a bias, and no axis."""
+    made = model(
+        [N("Conv", ["x", "w"], ["c"]), N("DequantizeLinear", ["b", "s"], ["d"]),
+         N("Reshape", ["d", "shape"], ["e"]), N("Add", ["c", "e"], ["y"])],
+        {"w": weights(4, 3, 3, 3), "b": np.array([9, -7, 40, 2], np.int8),
+         "s": np.array([0.01, 0.02, 0.015, 0.1], np.float32), "shape": np.array([1, 4, 1, 1])})
+    onnx.save(made, tmp_path / "net.onnx")
+    (bias,) = read(str(tmp_path / "net.onnx")).network.weights.values()
+    assert np.array_equal(bias.integers.ravel(), [9, -7, 40, 2])
