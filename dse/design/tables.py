@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,14 +13,25 @@ from hwgen.boards import Board
 from hwgen.design import Folding
 from hwgen.device.arithmetic import signed_width
 from hwgen.dse.design.amounts import Amounts, vector
+from hwgen.dse.design.attention import attention_table
 from hwgen.dse.design.convolution import ConvTable
 from hwgen.dse.design.learned import QUEUE, Learned
 from hwgen.dse.design.streaming import External
 from hwgen.dse.design.streams import Beats, is_depthwise
-from hwgen.dse.design.table import Column, Consumer, FixedTable
+from hwgen.dse.design.table import Column, Consumer, FixedTable, TimedTable
 from hwgen.dse.design.workload import Workload
 from hwgen.dse.sparse.statistics import Statistics
-from hwgen.ir import AveragePool, Convolution, GlobalAveragePool, Graph, Mul, Node, TensorType
+from hwgen.ir import (
+    Attention,
+    AveragePool,
+    Convolution,
+    GlobalAveragePool,
+    Graph,
+    Mul,
+    Node,
+    TensorType,
+)
+from hwgen.parts.stream import StreamType
 
 __all__ = ["Tables"]
 
@@ -45,7 +56,7 @@ class Tables:
     def __init__(self, graph: Graph, board: Board, statistics: Statistics | None = None) -> None:
         self.graph, self.board, self.statistics = graph, board, statistics
         self._convolutions = list(self._find())
-        self._known: dict[tuple, ConvTable] = {}
+        self._known: dict[tuple, Any] = {}
 
     def _find(self) -> Iterator[_Convolved]:
         for node in self.graph.nodes:
@@ -73,6 +84,8 @@ class Tables:
         for node in self.graph.nodes:
             if isinstance(node.op, AveragePool | GlobalAveragePool | Mul):
                 parts.append(Consumer((node.name,), self._scaled(node, beats)))
+            if isinstance(node.op, Attention):
+                parts.append(Consumer((node.name,), self._attention(node, beats)))
         for edge, queue in learned.queues.items():
             more = queue.off_chip if external else []
             parts.append(Consumer((QUEUE + edge,), FixedTable([*queue.on_chip, *more])))
@@ -96,6 +109,17 @@ class Tables:
         )
         if key not in self._known:
             self._known[key] = ConvTable(work, external, dict(tiles), layer)
+        return self._known[key]
+
+    def _attention(self, node: Node, beats: Beats) -> TimedTable:
+        """An attention, which has ways of its own: nothing else depends on its streams' lanes."""
+        types = tuple(self.graph.types[t] for t in node.inputs)
+        op, lanes = node.op, beats.lanes[node.name]
+        key = (Attention, types, lanes, op.heads, op.kv_heads, op.causal, op.reciprocal_bits,
+               op.output.bits, op.step.multiplier[0], op.step.shift[0])
+        if key not in self._known:
+            streams = [StreamType(type) for type in types]
+            self._known[key] = attention_table(op, streams, lanes, self.board)
         return self._known[key]
 
     def _scaled(self, node: Node, beats: Beats) -> FixedTable:

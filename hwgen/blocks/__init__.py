@@ -7,6 +7,7 @@ configuration of the block, and ``ArgMax`` the hardware.  Importing this module 
 
 from hwgen.blocks.adder import Adder, AdderConfig
 from hwgen.blocks.argmax import ArgMax, ArgMaxConfig
+from hwgen.blocks.attention import Attention, AttentionConfig
 from hwgen.blocks.base import BlockConfig, Schedule
 from hwgen.blocks.channelmax import ChannelMax, ChannelMaxConfig
 from hwgen.blocks.concatenate import Concatenate, ConcatenateConfig
@@ -30,7 +31,7 @@ from hwgen.blocks.table import TableLookup, TableLookupConfig
 from hwgen.blocks.token_matrix import TokenMatrix, TokenMatrixConfig
 
 __all__ = [
-    "Adder", "AdderConfig", "ArgMax", "ArgMaxConfig", "BlockConfig", "ChannelMax",
+    "Adder", "AdderConfig", "ArgMax", "ArgMaxConfig", "Attention", "AttentionConfig", "BlockConfig", "ChannelMax",
     "ChannelMaxConfig", "Concatenate", "ConcatenateConfig", "EvictionBuffer", "EvictionConfig",
     "Extremum", "ExtremumConfig", "Fifo", "FifoConfig", "FoldedConv", "FoldedConvConfig", "Gather",
     "GatherConfig", "GlobalPool", "GlobalPoolConfig", "LaneChange", "LaneChangeConfig",

@@ -8,6 +8,7 @@ import onnx
 from hwgen.errors import HwgenError
 from hwgen.ir import Conv, ConvTranspose, Gemm
 from hwgen.models.lowering.affine import Affine
+from hwgen.models.lowering.attention import put_attention
 from hwgen.models.lowering.core import Lowering, Result, handles
 from hwgen.models.lowering.weights import integers, scaled
 from hwgen.models.onnx.nodes import attributes, spatial_pads
@@ -96,6 +97,9 @@ def _gemm(low: Lowering, node: onnx.NodeProto) -> None:
 
 @handles("MatMul")
 def _matmul(low: Lowering, node: onnx.NodeProto) -> None:
+    if node.output[0] in low.network.attention:
+        put_attention(low, low.network.attention[node.output[0]])
+        return
     if node.input[1] not in low.network.constants:
         raise HwgenError(
             "only the product of a stream with a constant matrix on its right is supported"

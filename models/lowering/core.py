@@ -17,6 +17,7 @@ import onnx
 from hwgen.errors import HwgenError, HwgenWarning
 from hwgen.ir import Graph, Op, Quantisation, Requantise, Reshape, Table, TensorType
 from hwgen.models.lowering.affine import Affine, find_affine
+from hwgen.models.lowering.attention import symmetric_tensors
 from hwgen.models.lowering.channels import fold_orders
 from hwgen.models.lowering.layout import (
     View,
@@ -124,6 +125,8 @@ class Lowering:
         self.ranges, self._group = shared_ranges(network, ranges)
         self.affine: dict[str, Affine] = find_affine(network)
         absorbed = {t for affine in self.affine.values() for t in affine.absorbed}
+        absorbed |= network.absorbed
+        self._symmetric = {self._group.get(t, t) for t in symmetric_tensors(network)}
         self.regions = Regions(network, absorbed)
         self.graph = Graph()
         self.views: dict[str, View] = {}
@@ -165,10 +168,12 @@ class Lowering:
         """Refuse attention by its name, before one of the many nodes around it is."""
         for node in self.network.nodes:
             live = [i for i in node.input if i and i not in self.network.constants]
-            if node.op_type in ("MatMul", "Gemm", "Einsum", "Attention") and len(live) > 1:
+            if node.op_type in ("MatMul", "Gemm", "Einsum", "Attention") and len(live) > 1 and (
+                    node.output[0] not in {*self.network.attention, *self._absorbed}):
                 raise HwgenError(
                     f"Node {node.name or node.output[0]!r} ({node.op_type}): a product of two "
-                    f"streams, as attention has, is not supported: one side must be constant"
+                    f"streams is supported in attention, which has a softmax between two of them, "
+                    f"but this one is in none: one side must be constant"
                     f"{way_out(self.network, node)}")
 
     # Names and quantisations
@@ -238,6 +243,10 @@ class Lowering:
                 f"known: calibrate on frames in which it is not"
             ), stacklevel=2)
         bits = max(self.precision.activations(name, self._makers.get(name, "")), least)
+        if name in self._symmetric:
+            bits = min(bits, 8)
+            most = max(-low, high) or 1.0
+            return Quantisation(float(np.float32(most / ((1 << (bits - 1)) - 1))), 0, bits)
         steps = (1 << bits) - 1
         scale = float(np.float32((high - low) / steps)) or 1.0
         bottom = -(1 << (bits - 1))

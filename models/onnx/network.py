@@ -10,6 +10,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from hwgen.ir import Quantisation
+from hwgen.models.onnx.attention import AttentionPattern
 from hwgen.models.onnx.division import Host
 from hwgen.models.onnx.normalisation import Normalisation
 from hwgen.models.onnx.quantisers import CodedConstant, IntegerInput
@@ -40,6 +41,7 @@ class Network:
     fine : tensors inside of what is one op to the user, such as means and variances
         Their errors would be those of many results, so their codes have :data:`FINE` bits at least,
         and span all values.
+    attention : by the second product of each attention, what stands in front of it
     host : what is left to the host
     users : tensor to the nodes that read it
     """
@@ -56,6 +58,7 @@ class Network:
     normalised: dict[str, Normalisation] = field(default_factory=dict)
     inner: set[str] = field(default_factory=set)
     fine: set[str] = field(default_factory=set)
+    attention: dict[str, AttentionPattern] = field(default_factory=dict)
     host: Host = field(default_factory=Host)
     users: dict[str, list[onnx.NodeProto]] = field(default_factory=dict)
 
@@ -63,6 +66,11 @@ class Network:
         for node in self.nodes:
             for name in node.input:
                 self.users.setdefault(name, []).append(node)
+
+    @property
+    def absorbed(self) -> set[str]:
+        """Tensors inside of an attention."""
+        return {name for each in self.attention.values() for name in each.absorbed}
 
     def with_constants(
         self, arrays: Mapping[str, np.ndarray],

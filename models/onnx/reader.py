@@ -130,7 +130,9 @@ def normalise(
     network.inner.update(quantisers.inner)
     network.weights.update(
         (c, w) for c, w in quantisers.weights.items() if c in network.constants)
-    return written_out(network)
+    network = written_out(network)
+    _check_finite(network, name)
+    return network
 
 
 @contextmanager
@@ -301,17 +303,27 @@ def _divided(
 
 
 def _constants(graph: onnx.GraphProto, name: str) -> dict[str, np.ndarray]:
-    """The constants of a graph by name; they must be finite, but for the bounds of a clip."""
+    """The constants of a graph by name; none may be NaN."""
     constants = {c.name: numpy_helper.to_array(c) for c in graph.initializer}
-    bounds = {i for n in graph.node if n.op_type in ("Clip", "Min", "Max", "Pad") for i in n.input}
     for key, value in constants.items():
-        if value.dtype.kind == "f" and (
-                np.isnan(value) if key in bounds else ~np.isfinite(value)).any():
-            raise HwgenError(f"{name}: constant {key!r} holds NaN or infinity: mend the weights")
+        if value.dtype.kind == "f" and np.isnan(value).any():
+            raise HwgenError(f"{name}: constant {key!r} holds NaN: mend the weights")
     for node in graph.node:
         if node.op_type == "Constant":
             constants[node.output[0]] = numpy_helper.to_array(attributes(node)["value"])
     return constants
+
+
+def _check_finite(network: Network, name: str) -> None:
+    """Refuse infinite constants, but for the bounds of a clip and the masks of attention."""
+    inside = network.absorbed
+    for node in network.nodes:
+        if node.op_type in ("Clip", "Min", "Max", "Pad") or node.output[0] in inside:
+            continue
+        for key in node.input:
+            value = network.constants.get(key)
+            if value is not None and value.dtype.kind == "f" and not np.isfinite(value).all():
+                raise HwgenError(f"{name}: constant {key!r} is infinite: mend the weights")
 
 
 def _stated(graph: onnx.GraphProto) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:

@@ -14,6 +14,7 @@ import onnx
 from onnx import numpy_helper
 
 from hwgen.models.onnx import norms, several
+from hwgen.models.onnx.attention import find_attention
 from hwgen.models.onnx.network import Network
 from hwgen.models.onnx.norms import within_norms
 from hwgen.models.onnx.shapes import infer_shapes
@@ -28,8 +29,12 @@ _ = norms, several
 def written_out(network: Network) -> Network:
     """A network whose nodes are written out where a rewrite says so; its host's part stays."""
     instead: dict[str, Writer] = {}
+    found = find_attention(network.model, network.nodes, network.constants, network.shapes)
+    network = replace(network, attention=found, users={})
+    whole = network.absorbed
     for node in network.nodes:
-        rewrite = REWRITES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+        known = node.domain in ("", "ai.onnx") and node.output[0] not in whole
+        rewrite = REWRITES.get(node.op_type) if known else None
         writer = Writer(network, node)
         result = rewrite(writer, node) if rewrite else None
         if result is not None:

@@ -131,7 +131,10 @@ def _gather(
     network: Network, feeds: Iterable[Feed], result: TensorStatistics
 ) -> dict[str, Histogram]:
     """Run all frames: fill extremes, means and peaks, and count values where the method asks."""
-    run = probe(network, [out for node in network.nodes for out in node.output if out])
+    # What is inside of an attention has no codes, and may be infinite where keys are hidden.
+    inside = network.absorbed
+    run = probe(network, [out for node in network.nodes for out in node.output
+                          if out and out not in inside])
     channels = _channel_axes(network)
     histograms: dict[str, Histogram] = {}
     frames = 0
