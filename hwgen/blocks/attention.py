@@ -18,7 +18,7 @@ from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed, unsigned
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import wiring
 
 from hwgen import ir
@@ -97,8 +97,6 @@ class AttentionConfig(BlockConfig):
     window_style: str = ""
 
     def __post_init__(self) -> None:
-        if self.op.causal:
-            raise HwgenError("Attention that is causal has no block yet")
         d, e = self.op.head_channels(*self.tensors)
         keys = self.tensors[1].pixels
         for name, whole in (("channel_lanes", d), ("value_pe", e)):
@@ -210,25 +208,30 @@ class AttentionConfig(BlockConfig):
         """Cycles of a fold of keys."""
         return max(self.words, self.fold_words)
 
-    @property
-    def folds(self) -> int:
-        """Folds of the keys of a row."""
-        return self.keys.rows
+    @cached_property
+    def seen(self) -> np.ndarray:
+        """Per query, how many keys it sees; all that follows is per query, too."""
+        return self.op.keys_seen(*self.tensors[:2])
 
     @property
-    def score_cycles(self) -> int:
+    def folds(self) -> np.ndarray:
+        """Folds of the keys of a row."""
+        return -(-self.seen // self.pe)
+
+    @property
+    def score_cycles(self) -> np.ndarray:
         """Cycles in which a row's scores are computed."""
         return self.folds * self.fold_cycles
 
     @property
-    def score_words(self) -> int:
+    def score_words(self) -> np.ndarray:
         """Words of the scores of a row."""
-        return -(-self.tensors[1].pixels // self.score_lanes)
+        return -(-self.seen // self.score_lanes)
 
     @property
-    def exp_words(self) -> int:
+    def exp_words(self) -> np.ndarray:
         """Words of the exponentials of a row, ``value_lanes`` in each."""
-        return self.values.rows
+        return -(-self.seen // self.value_lanes)
 
     @property
     def exp_pieces(self) -> int:
@@ -236,7 +239,7 @@ class AttentionConfig(BlockConfig):
         return self.value_lanes // self.score_lanes
 
     @property
-    def exp_cycles(self) -> int:
+    def exp_cycles(self) -> np.ndarray:
         """Cycles in which a row's exponentials are looked up."""
         return self.exp_words * self.exp_pieces
 
@@ -251,12 +254,12 @@ class AttentionConfig(BlockConfig):
         return self.value_pe // self.lanes
 
     @property
-    def value_fold_cycles(self) -> int:
+    def value_fold_cycles(self) -> np.ndarray:
         """Cycles of a fold of channels."""
-        return max(self.exp_words, self.fold_beats)
+        return np.maximum(self.exp_words, self.fold_beats)
 
     @property
-    def value_cycles(self) -> int:
+    def value_cycles(self) -> np.ndarray:
         """Cycles in which a row's weighted sums are computed."""
         return self.value_folds * self.value_fold_cycles
 
@@ -271,10 +274,9 @@ class AttentionConfig(BlockConfig):
         return OPERAND_LATENCY + self.score_array.latency + 1
 
     @cached_property
-    def exp_begin(self) -> int:
+    def exp_begin(self) -> np.ndarray:
         """Cycles from a row's start to the first step of its exponentials: its largest is known."""
-        word = self.score_words - 1
-        fold, within = divmod(word, self.fold_words)
+        fold, within = np.divmod(self.score_words - 1, self.fold_words)
         last = fold * self.fold_cycles + self.words - 1 + self.score_latency + within
         return last + self.tree_levels + 3
 
@@ -295,12 +297,12 @@ class AttentionConfig(BlockConfig):
         return 7 + self.device.product_latency(*self._step_operands) + self.exp_table.latency
 
     @property
-    def sum_begin(self) -> int:
+    def sum_begin(self) -> np.ndarray:
         """Cycles from a row's start until the sum of its exponentials is there."""
-        return (self.exp_begin + self.exp_cycles - 1 + self.exp_latency + self.tree_levels + 1)
+        return self.exp_begin + self.exp_cycles + self.exp_latency + self.tree_levels
 
     @property
-    def divided(self) -> int:
+    def divided(self) -> np.ndarray:
         """Cycles from a row's start until its reciprocal is there."""
         return self.sum_begin + 1 + self.op.reciprocal_bits
 
@@ -309,29 +311,54 @@ class AttentionConfig(BlockConfig):
         """Cycles from the last step of a fold of channels until its sums are there."""
         return OPERAND_LATENCY + self.value_array.latency
 
-    @property
-    def value_begin(self) -> int:
-        """Cycles from a row's start to the first step of its weighted sums.
+    @cached_property
+    def value_wait(self) -> int:
+        """Cycles from a row's last exponentials to the first step of its weighted sums.
 
-        All exponentials are there then, and the reciprocal is when the first sums are.
+        All exponentials have been written then, and the reciprocal is there when the first sums
+        are.
         """
-        written = self.exp_begin + self.exp_cycles + self.exp_latency + 1
-        return max(written, self.divided - self.exp_words + 1 - self.value_latency)
+        written = self.exp_begin + self.exp_cycles + self.exp_latency
+        late = self.divided - self.exp_words + 1 - self.value_latency - written
+        return max(1, int(late.max()))
 
     @property
-    def first_sums(self) -> int:
+    def value_begin(self) -> np.ndarray:
+        """Cycles from a row's start to the first step of its weighted sums."""
+        return self.exp_begin + self.exp_cycles + self.exp_latency + self.value_wait
+
+    @property
+    def first_sums(self) -> np.ndarray:
         """Cycles from a row's start until the sums of its first fold are there."""
         return self.value_begin + self.exp_words - 1 + self.value_latency
 
-    @property
-    def row_cycles(self) -> int:
+    @cached_property
+    def row_cycles(self) -> np.ndarray:
         """Least cycles from the start of a row to the next one: no stage has two rows at once."""
-        return max(
+        return np.maximum.reduce([
             self.score_cycles, self.exp_cycles + 3 + self.tree_levels, self.value_cycles,
-            self.op.reciprocal_bits + 2, self.first_sums - self.divided + 1,
+            np.full_like(self.seen, self.op.reciprocal_bits + 2),
+            self.first_sums - self.divided + 1,
             # What a stage reads is written again two rows later.
             self.value_begin - self.exp_begin - self.exp_latency + 1,
-        )
+        ])
+
+    @property
+    def last_cycles(self) -> int:
+        """Least cycles from the last row of a frame to the first of the next one.
+
+        Where that is much shorter, it must not overtake.
+        """
+        if not self.op.causal:
+            return int(self.row_cycles[-1])
+        return int(max(self.row_cycles[-1], self.first_sums[-1] + self.value_cycles[-1]))
+
+    @cached_property
+    def gaps(self) -> np.ndarray:
+        """Per row of a frame, least cycles to the start of the next one."""
+        gaps = np.repeat(self.row_cycles, self.op.heads)
+        gaps[-1] = self.last_cycles
+        return gaps
 
     @property
     def _scale_operands(self) -> tuple[int, int]:
@@ -346,23 +373,23 @@ class AttentionConfig(BlockConfig):
 
     @cached_property
     def result_times(self) -> np.ndarray:
-        """Cycles from a row's start until each beat of its results is visible."""
+        """Per row of a frame, cycles from its start until each beat of its results is visible."""
         fold, beat = np.divmod(np.arange(self.row_beats), self.fold_beats)
-        sums = self.first_sums + fold * self.value_fold_cycles
-        return sums + 1 + beat + self.scale_latency + QUEUE_LATENCY
+        sums = self.first_sums[:, None] + fold * self.value_fold_cycles[:, None]
+        return np.repeat(sums + 1 + beat + self.scale_latency + QUEUE_LATENCY, self.op.heads, 0)
 
     # The contract
 
     @property
     def interval(self) -> int:
-        return max(self.rows * self.row_cycles, *(s.beats for s in (*self.inputs, *self.outputs)))
+        return max(int(self.gaps.sum()), *(s.beats for s in (*self.inputs, *self.outputs)))
 
     @property
     def least_depths(self) -> tuple[int, ...]:
-        rows = int(self.result_times[-1]) // self.row_cycles + 2
-        start = np.arange(rows) * self.row_cycles
-        out = np.maximum.accumulate((start[:, None] + self.result_times).ravel())
-        return (max(queue_depth(np.repeat(start, self.row_beats), out), self.row_beats),)
+        starts = np.cumsum(np.r_[0, self.gaps[:-1], self.gaps])
+        starts = np.r_[starts[: self.rows], starts[self.rows :][: self.rows]]
+        out = (starts[:, None] + np.tile(self.result_times, (2, 1))).ravel()
+        return (max(queue_depth(np.repeat(starts, self.row_beats), out), self.row_beats),)
 
     def schedule(self, arrivals: Sequence[np.ndarray]) -> Schedule:
         frames = len(arrivals[1]) // self.inputs[1].beats
@@ -370,8 +397,7 @@ class AttentionConfig(BlockConfig):
         starts = np.zeros(frames * self.rows, np.int64)
         beats = [stream.beats for stream in self.inputs]
         # When the reading of the last row of a frame ends, for keys and for values.
-        ends = self.score_cycles + 1, self.value_begin + self.value_cycles + 1
-        release = self.score_cycles - self.fold_cycles + 2
+        ends = self.score_cycles[-1] + 1, self.value_begin[-1] + self.value_cycles[-1] + 1
         for frame in range(frames):
             ready = 0
             for k in (1, 2):
@@ -385,23 +411,24 @@ class AttentionConfig(BlockConfig):
                 index = np.arange(beats[k])
                 accepts[k][own] = np.maximum.accumulate(times - index) + index
                 ready = max(ready, int(accepts[k][own.stop - 1]) + 1)
-            self._rows(frame, ready, arrivals[0], accepts[0], starts, release)
-        out = (starts[:, None] + self.result_times).ravel()
+            self._rows(frame, ready, arrivals[0], accepts[0], starts)
+        out = (starts[:, None] + np.tile(self.result_times, (frames, 1))).ravel()
         return Schedule(tuple(accepts), (out,), (np.repeat(starts, self.row_beats),))
 
     def _rows(
         self, frame: int, ready: int, arrivals: np.ndarray, accepts: np.ndarray,
-        starts: np.ndarray, release: int,
+        starts: np.ndarray,
     ) -> None:
         """Times of the rows of a frame, whose queries come as places for them become free."""
-        words = self.words
+        words, gaps = self.words, self.gaps.tolist()
+        release = np.repeat(self.score_cycles - self.fold_cycles + 2, self.op.heads).tolist()
         for row in range(frame * self.rows, (frame + 1) * self.rows):
-            free = int(starts[row - 2]) + release if row >= 2 else 0
+            free = int(starts[row - 2]) + release[(row - 2) % self.rows] if row >= 2 else 0
             time = int(accepts[row * words - 1]) if row else -1
             for word in range(row * words, (row + 1) * words):
                 time = max(int(arrivals[word]), time + 1, free)
                 accepts[word] = time
-            before = int(starts[row - 1]) + self.row_cycles if row else 0
+            before = int(starts[row - 1]) + gaps[(row - 1) % self.rows] if row else 0
             starts[row] = max(before, ready, time + 1)
 
     @property
@@ -421,11 +448,11 @@ class AttentionConfig(BlockConfig):
     @property
     def _buffers(self) -> Area:
         """Memories of queries, scores and exponentials."""
-        scores = self.folds * self.fold_words
+        scores = self.keys.rows * self.fold_words
         return total((
             buffer_area(self.inputs[0].width, 2 * self.words),
             buffer_area(self.score_bits * self.score_lanes, 2 * scores),
-            buffer_area(EXP_BITS * self.value_lanes, 2 * self.exp_words),
+            buffer_area(EXP_BITS * self.value_lanes, 2 * self.values.rows),
         ))
 
     @property
@@ -449,7 +476,7 @@ class AttentionConfig(BlockConfig):
         held = self.pe * self.score_bits + self.value_pe * self.value_array.acc_bits
         delay = sum(self.score_array.columns[0].skew) * self.tensors[0].bits
         delay += sum(self.value_array.columns[0].skew) * EXP_BITS
-        counters = 4 * levels(self.row_cycles) + 6 * levels(self.rows) + 4 * levels(
+        counters = 4 * levels(int(self.gaps.max())) + 6 * levels(self.rows) + 4 * levels(
             self.keys.depth + self.values.depth)
         return total(self.parts().values()) + logic(
             "token matrix", one=1, lut_counter=held + counters,
@@ -476,6 +503,7 @@ class _Heads:
     Members
     -------
     base : address of the row's first words, two cycles after ``step``
+    query : which query of the frame the row is of
     last : the row is the last of its frame
     """
 
@@ -490,6 +518,7 @@ class _Heads:
         query, frame = counter(queries, name=f"{name}_query"), Signal(name=f"{name}_frame")
         offset = counter(banks.token_words, name=f"{name}_offset")
         self.base = counter(banks.depth, name=f"{name}_base")
+        self.query = query
         group_end, token_end = shared == sharing - 1, Signal(name=f"{name}_token_end")
         self.last = Signal(name=f"{name}_last")
         m.d.comb += [
@@ -506,6 +535,13 @@ class _Heads:
             with m.If(self.last):
                 m.d.sync += frame.eq(~frame)
         m.d.sync += self.base.eq(Mux(frame, banks.frame_words, 0) + offset)
+
+
+    def of_query(self, values: np.ndarray) -> Value:
+        """That of a number per query which is the row's."""
+        if (values == values[0]).all():
+            return Const(int(values[0]))
+        return Array(values.tolist())[self.query]
 
 
 class Attention(Configured[AttentionConfig]):
@@ -545,11 +581,16 @@ class Attention(Configured[AttentionConfig]):
         return m
 
     def _steps(
-        self, m: Module, name: str, go: Value, inner: int, outer: int
+        self, m: Module, name: str, go: Value, inner: np.ndarray, outer: np.ndarray,
+        last: tuple[Value, Value],
     ) -> tuple[Signal, Value, Signal, Value]:
-        """Two nested counters: inner and outer, and whether each is at its end."""
-        one, two = counter(inner, name=f"{name}_step"), counter(outer, name=f"{name}_fold")
-        one_end, two_end = one == inner - 1, two == outer - 1
+        """Two nested counters: inner and outer, and whether each is at its end.
+
+        ``inner`` and ``outer`` are their most turns, and ``last`` the last turns of now.
+        """
+        one = counter(int(np.max(inner)), name=f"{name}_step")
+        two = counter(int(np.max(outer)), name=f"{name}_fold")
+        one_end, two_end = one == last[0], two == last[1]
         with m.If(go):
             m.d.sync += one.eq(Mux(one_end, 0, one + 1))
             with m.If(one_end):
@@ -561,7 +602,7 @@ class Attention(Configured[AttentionConfig]):
 
         Returns
         -------
-        words of scores lane by lane, whether there is one, and which one it is
+        words of scores lane by lane, and whether there is one
         """
         config = self.config
         words, q = config.words, config.inputs[0]
@@ -584,18 +625,20 @@ class Attention(Configured[AttentionConfig]):
         with m.If(take):
             m.d.sync += write.eq(Mux(write == 2 * words - 1, 0, write + 1))
         # The start of rows, and their steps.
-        rest = counter(config.row_cycles, name="rest")
+        rest = counter(int(config.gaps.max()), name="rest")
         busy, go, row_end = Signal(), Signal(), Signal()
+        heads = _Heads(m, "key", config, config.keys, words, row_end)
+        starts = _Heads(m, "start", config, config.keys, words, start)
+        first = Signal(init=1)
+        """The row that starts next is the first of a frame."""
         with m.If(start):
-            m.d.sync += rest.eq(config.row_cycles - 1)
+            m.d.sync += rest.eq(Mux(starts.last, config.last_cycles - 1,
+                                    starts.of_query(config.row_cycles - 1)))
         with m.Elif(rest != 0):
             m.d.sync += rest.eq(rest - 1)
         step, fold_end, _, last_fold = self._steps(
-            m, "score", go, config.fold_cycles, config.folds)
-        heads = _Heads(m, "key", config, config.keys, words, row_end)
-        first = Signal(init=1)
-        """The row that starts next is the first of a frame."""
-        starts = _Heads(m, "start", config, config.keys, words, start)
+            m, "score", go, config.fold_cycles, config.folds,
+            (Const(config.fold_cycles - 1), heads.of_query(config.folds - 1)))
         m.d.comb += [
             start.eq((rest == 0) & room & ~missing[-1] & (
                 ~first | (keys.full & values.full))),
@@ -631,8 +674,7 @@ class Attention(Configured[AttentionConfig]):
         done, acc = self._multiplied(
             m, "score", config.score_array, Cat(live, step == 0, live & (step == words - 1)),
             keys.words, queries.read_data, config.tensors[0].bits)
-        return self._serialised(
-            m, "score", done, acc, config.fold_words, config.folds)
+        return self._serialised(m, "score", done, acc, config.fold_words)
 
     def _multiplied(
         self, m: Module, name: str, config: MacArrayConfig, flags: Value, packed: Value,
@@ -669,26 +711,20 @@ class Attention(Configured[AttentionConfig]):
         return marks[-1][2], array.acc.as_value()
 
     def _serialised(
-        self, m: Module, name: str, done: Value, acc: Value, words: int, folds: int
-    ) -> tuple[Value, Value, Signal, Signal]:
-        """Results of a fold, word by word.
-
-        Returns
-        -------
-        the word, whether there is one, which of the fold's it is, and of which fold
-        """
+        self, m: Module, name: str, done: Value, acc: Value, words: int
+    ) -> tuple[Value, Value]:
+        """Results of a fold, word by word: the word, and whether there is one."""
         held = Signal(len(acc), name=f"{name}_held", reset_less=True)
         left = Signal(range(words + 1), name=f"{name}_left")
         bits = len(acc) // words
         valid = left != 0
-        word, _, fold, _ = self._steps(m, f"{name}_word", valid, words, folds)
         with m.If(done):
             m.d.sync += [held.eq(acc), left.eq(words)]
         with m.Elif(valid):
             m.d.sync += [held.eq(held >> bits), left.eq(left - 1)]
-        return held[:bits], valid, word, fold
+        return held[:bits], valid
 
-    def _exponentials(self, m: Module, word: Value, valid: Value, index: Signal, fold: Signal):
+    def _exponentials(self, m: Module, word: Value, valid: Value):
         """Largest score of a row, then exponentials of the distances from it.
 
         Returns
@@ -697,13 +733,16 @@ class Attention(Configured[AttentionConfig]):
         whether they are any, some cycles ahead
         """
         config = self.config
-        lanes, bits, keys = config.score_lanes, config.score_bits, config.tensors[1].pixels
-        depth = config.folds * config.fold_words
+        lanes, bits = config.score_lanes, config.score_bits
+        depth = config.keys.rows * config.fold_words
         m.submodules.score_memory = memory = BufferMemory(bits * lanes, 2 * depth)
         number, half = counter(depth, name="score_number"), Signal(name="score_half")
+        end = Signal(name="score_end")
+        rows = _Heads(m, "largest", config, config.keys, 0, end)
+        m.d.comb += end.eq(valid & (number == rows.of_query(config.folds * config.fold_words - 1)))
         with m.If(valid):
-            m.d.sync += number.eq(Mux(number == depth - 1, 0, number + 1))
-            with m.If(number == depth - 1):
+            m.d.sync += number.eq(Mux(end, 0, number + 1))
+            with m.If(end):
                 m.d.sync += half.eq(~half)
         write = counter(2 * depth, name="score_address")
         data, write_en = Signal(bits * lanes, reset_less=True), Signal()
@@ -712,13 +751,14 @@ class Attention(Configured[AttentionConfig]):
         m.d.comb += [memory.write_en.eq(write_en), memory.write_addr.eq(write),
                      memory.write_data.eq(data)]
         # The largest: of the lanes of a word, then of words.
-        last_word, present = config.score_words - 1, keys - (config.score_words - 1) * lanes
+        last_word = rows.of_query(config.score_words - 1)
+        present = rows.of_query(config.seen - (config.score_words - 1) * lanes)
         lowest = -(1 << (bits - 1))
         best = []
         for lane in range(lanes):
             score = Signal(signed(bits), name=f"score_{lane}", reset_less=True)
             value = word[lane * bits : (lane + 1) * bits].as_signed()
-            absent = (number == last_word) if lane >= present else Const(0)
+            absent = (number == last_word) & (present <= lane)
             m.d.sync += score.eq(Mux(absent, lowest, value))
             best.append(score)
         for level in range(config.tree_levels):
@@ -742,8 +782,12 @@ class Attention(Configured[AttentionConfig]):
         busy = Signal(name="exp_busy")
         with m.If(ended):
             m.d.sync += [of_row.eq(largest), busy.eq(1)]
-        step = counter(config.exp_cycles, name="exp_step")
-        row_end = busy & (step == config.exp_cycles - 1)
+        step, row_end = counter(int(config.exp_cycles.max()), name="exp_step"), Signal(
+            name="exp_end")
+        rows = _Heads(m, "exp", config, config.keys, 0, row_end)
+        last_word = rows.of_query(config.score_words - 1)
+        present = rows.of_query(config.seen - (config.score_words - 1) * lanes)
+        m.d.comb += row_end.eq(busy & (step == rows.of_query(config.exp_cycles - 1)))
         from_half = Signal(name="exp_half")
         with m.If(busy):
             m.d.sync += step.eq(Mux(row_end, 0, step + 1))
@@ -756,13 +800,13 @@ class Attention(Configured[AttentionConfig]):
             memory.read_addr.eq(address), memory.read_en.eq(1), memory.load.eq(1),
         ]
         late = config.exp_latency
-        live = delayed(m, Cat(busy & (step <= last_word), busy & (step == last_word)), late - 1,
-                       "exp_live")
+        live = delayed(m, Cat(
+            busy & ((step < last_word) | ((step == last_word) & (present > lane)))
+            for lane in range(lanes)), late - 1, "exp_live")
         lanes_out = []
         for lane in range(lanes):
             score = memory.read_data[lane * bits : (lane + 1) * bits].as_signed()
-            there = live[0] & ~live[1] if lane >= present else live[0]
-            lanes_out.append(self._exponential(m, lane, of_row, score, there))
+            lanes_out.append(self._exponential(m, lane, of_row, score, live[lane]))
         marks = delayed(m, Cat(busy, row_end), late, "exp_marks")
         return lanes_out, marks
 
@@ -836,32 +880,35 @@ class Attention(Configured[AttentionConfig]):
     ) -> None:
         """Weighted sums of the values, times the row's reciprocal."""
         config = self.config
-        pieces, words = config.exp_pieces, config.exp_words
+        pieces, words = config.exp_pieces, config.values.rows
         m.submodules.exp_memory = memory = BufferMemory(EXP_BITS * config.value_lanes, 2 * words)
         # Collect exponentials to words.
         word = Signal(EXP_BITS * config.value_lanes, reset_less=True)
         piece, write, write_en = counter(pieces, name="piece"), counter(
             2 * words, name="exp_write"), Signal()
         full = piece == pieces - 1
-        m.d.sync += write_en.eq(marks[0] & full)
+        half_end, half = Signal(name="exp_row_end"), Signal(name="exp_write_half")
+        m.d.sync += [write_en.eq(marks[0] & full), half_end.eq(marks[1])]
         with m.If(marks[0]):
             m.d.sync += [word.eq(Cat(word, *lanes)[EXP_BITS * len(lanes):]),
                          piece.eq(Mux(full, 0, piece + 1))]
         with m.If(write_en):
-            m.d.sync += write.eq(Mux(write == 2 * words - 1, 0, write + 1))
+            m.d.sync += write.eq(Mux(half_end, Mux(half, 0, words), write + 1))
+        with m.If(half_end):
+            m.d.sync += half.eq(~half)
         m.d.comb += [memory.write_en.eq(write_en), memory.write_addr.eq(write),
                      memory.write_data.eq(word), memory.read_en.eq(1), memory.load.eq(1)]
         # Begin when all are there.
-        waits = config.value_begin - config.exp_begin - config.exp_cycles + 1
-        begin = delayed(m, marks[1], waits - config.exp_latency - 1, "value_begin")
+        begin = delayed(m, marks[1], config.value_wait, "value_begin")
         busy, row_end = Signal(name="value_busy"), Signal(name="value_end")
+        heads = _Heads(m, "value", config, config.values, config.value_folds, row_end)
         step, fold_end, fold, last_fold = self._steps(
-            m, "value", busy, config.value_fold_cycles, config.value_folds)
+            m, "value", busy, config.value_fold_cycles, config.value_folds,
+            (heads.of_query(config.value_fold_cycles - 1), Const(config.value_folds - 1)))
         with m.If(begin):
             m.d.sync += busy.eq(1)
         with m.Elif(row_end):
             m.d.sync += busy.eq(0)
-        heads = _Heads(m, "value", config, config.values, config.value_folds, row_end)
         freed, half = Signal(), Signal(name="value_half")
         m.d.sync += freed.eq(row_end & heads.last)
         m.d.comb += [row_end.eq(busy & fold_end & last_fold), values.free.eq(freed)]
@@ -885,12 +932,12 @@ class Attention(Configured[AttentionConfig]):
             for channel in range(config.value_pe) for token in range(config.value_lanes))
         operands = Cat(Cat(memory.read_data.word_select(k, EXP_BITS), Const(0, 1))
                        for k in range(config.value_lanes))
-        live = busy & (step < words)
+        last_step = heads.of_query(config.exp_words - 1)
+        live = busy & (step <= last_step)
         done, acc = self._multiplied(
-            m, "value", config.value_array, Cat(live, step == 0, live & (step == words - 1)),
+            m, "value", config.value_array, Cat(live, step == 0, live & (step == last_step)),
             packed, operands, EXP_BITS + 1)
-        sums, valid, _, _ = self._serialised(
-            m, "value", done, acc, config.fold_beats, config.value_folds)
+        sums, valid = self._serialised(m, "value", done, acc, config.fold_beats)
         # The reciprocal of the row that the sums are of.
         row_first, row_fold = Signal(init=1), counter(config.value_folds, name="scaled_fold")
         scale = Signal(signed(len(reciprocal) + 1), reset_less=True)

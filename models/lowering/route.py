@@ -11,7 +11,7 @@ from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
 from hwgen.errors import HwgenError
-from hwgen.ir import Concat, Conv, GatherChannels, Pad, Requantise, Reshape, Split
+from hwgen.ir import Concat, Conv, GatherChannels, Pad, Quantisation, Requantise, Reshape, Split
 from hwgen.models.lowering.core import Lowering, handles
 from hwgen.models.lowering.layout import LARGEST, plain_positions
 from hwgen.models.onnx.nodes import attributes, axis_pads
@@ -26,6 +26,10 @@ def _concat(low: Lowering, node: onnx.NodeProto) -> None:
     axis = attributes(node)["axis"] % len(shape)
     if axis == 0:
         raise HwgenError("only parts of a frame can be joined, not frames")
+    live = [name for name in node.input if name not in low.network.constants]
+    for name in node.input:
+        if name in low.network.constants:
+            _as_stream(low, name, live[0], low.result(out).quantisation)
     if len(shape) == 2:
         # Features may come in any order, as long as it is known.
         parts, orders = zip(*(low.features(name) for name in node.input), strict=True)
@@ -54,6 +58,33 @@ def _concat(low: Lowering, node: onnx.NodeProto) -> None:
         line = Reshape((*outer, inner))
         lines.append(low.graph.add(line, tensor, name=low.fresh(f"{name}_line")))
     low.put(*_joined(low, node, lines), positions=plain_positions(shape, channels))
+
+
+def _as_stream(low: Lowering, name: str, like: str, codes: Quantisation) -> None:
+    """Make a constant a stream, such as a class token: elements of a stream times 0, plus it.
+
+    Parameters
+    ----------
+    name : the constant
+    like : the stream
+    codes : of the constant
+    """
+    value, positions = low.constant(name), low.positions(like)
+    if value.ndim != positions.ndim or value.shape[0] != 1:
+        raise HwgenError(f"constant {name!r} of shape {list(value.shape)} is joined to frames of "
+                         f"shape {list(positions.shape)}: export with a batch of 1")
+    some = positions[np.ix_(*(np.arange(n) % m for n, m in
+                              zip(value.shape, positions.shape, strict=True)))]
+    axis = low.channel_axis(like)
+    source = low.arranged(low.view(like).tensor, some, name, axis)
+    flat = low.graph.add(Reshape((value.size,)), source, name=low.fresh(f"{name}_flat"))
+    bias = codes.quantise(np.moveaxis(value, axis, -1).ravel()).astype(np.int64) - codes.zero_point
+    tensor = low.graph.add(Conv(
+        np.zeros((value.size, 1), np.int16), bias, Requantise.from_scale(np.ones(value.size)),
+        codes, groups=value.size, weight_bits=2,
+    ), flat, name=low.fresh(f"{name}_stream"))
+    low.network.shapes.setdefault(name, value.shape)
+    low.move(name, tensor, plain_positions(value.shape, axis))
 
 
 def _channel_axis(low: Lowering, names: Sequence[str], axis: int) -> int:

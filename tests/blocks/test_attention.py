@@ -21,9 +21,12 @@ def tensors(heads: int, kv_heads: int, queries: int, keys: int, d: int, e: int, 
             (queries, heads, d, 0.05), (keys, kv_heads, d, 0.04), (keys, kv_heads, e, 0.03)))
 
 
-def config(heads=2, kv_heads=2, queries=5, keys=7, d=4, e=6, bits=8, **folding) -> AttentionConfig:
+def config(
+    heads=2, kv_heads=2, queries=5, keys=7, d=4, e=6, bits=8, causal=False, **folding
+) -> AttentionConfig:
     types = tensors(heads, kv_heads, queries, keys, d, e, bits)
-    op = Attention.from_types(heads, *types, Quantisation(0.02, 3), d**-0.5, kv_heads=kv_heads)
+    op = Attention.from_types(heads, *types, Quantisation(0.02, 3), d**-0.5, kv_heads=kv_heads,
+                              causal=causal)
     return AttentionConfig(op=op, tensors=types, **folding)
 
 
@@ -31,12 +34,14 @@ def config(heads=2, kv_heads=2, queries=5, keys=7, d=4, e=6, bits=8, **folding) 
 def configs(draw: st.DrawFn) -> AttentionConfig:
     kv_heads, sharing = draw(st.integers(1, 2)), draw(st.integers(1, 2))
     d, e = draw(st.sampled_from([1, 2, 4, 6])), draw(st.sampled_from([1, 2, 4, 6]))
-    queries, keys = draw(st.integers(1, 4)), draw(st.integers(1, 9))
+    causal = draw(st.booleans())
+    queries = draw(st.integers(1, 4))
+    keys = draw(st.integers(queries if causal else 1, 9))
     pe, value_pe = draw(st.integers(1, keys)), draw(divisors(e))
     score_lanes = draw(divisors(pe))
     lanes = [n for n in range(score_lanes, keys + 1, score_lanes)]
     return config(
-        kv_heads * sharing, kv_heads, queries, keys, d, e, draw(st.sampled_from([4, 8])),
+        kv_heads * sharing, kv_heads, queries, keys, d, e, draw(st.sampled_from([4, 8])), causal,
         lanes=draw(divisors(value_pe)), channel_lanes=draw(divisors(d)), pe=pe,
         score_lanes=score_lanes, value_lanes=draw(st.sampled_from(lanes)), value_pe=value_pe,
         multiplier=draw(st.sampled_from(["dsp48e2", "mult18", "fabric"])))
@@ -54,9 +59,11 @@ def test_values_under_stalls(config: AttentionConfig, seed: int) -> None:
     check_under_stalls(config, seed)
 
 
-def test_frames_one_after_the_other():
+@pytest.mark.parametrize("causal", [False, True])
+def test_frames_one_after_the_other(causal):
     """At full speed: keys of a frame wait until those of the frame before last are read."""
-    attends = config(lanes=2, channel_lanes=2, pe=4, score_lanes=2, value_lanes=4, value_pe=6)
+    attends = config(lanes=2, channel_lanes=2, pe=4, score_lanes=2, value_lanes=4, value_pe=6,
+                     causal=causal)
     random, count = np.random.default_rng(0), 5
     frames = [random.integers(-128, 128, (count, *t.shape)) for t in attends.tensors]
     arrivals = [np.arange(count * s.beats) for s in attends.inputs]
