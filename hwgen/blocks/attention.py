@@ -36,7 +36,7 @@ from hwgen.parts.mac import MacArray, MacArrayConfig
 from hwgen.parts.memory import BufferMemory, ReadOnlyMemory, buffer_area
 from hwgen.parts.queue import QUEUE_LATENCY, queue_depth
 from hwgen.parts.requantise import RoundShift, round_shift_area
-from hwgen.parts.stream import StreamType
+from hwgen.parts.stream import StreamType, in_order
 from hwgen.parts.token_banks import FRAMES, TokenBanks, TokenBanksConfig
 
 __all__ = ["Attention", "AttentionConfig"]
@@ -398,6 +398,13 @@ class AttentionConfig(BlockConfig):
         beats = [stream.beats for stream in self.inputs]
         # When the reading of the last row of a frame ends, for keys and for values.
         ends = self.score_cycles[-1] + 1, self.value_begin[-1] + self.value_cycles[-1] + 1
+        words, rows, gaps = self.words, self.rows, self.gaps.tolist()
+        release = np.repeat(self.score_cycles - self.fold_cycles + 2, self.op.heads).tolist()
+        # Per row, when the last word of its query comes if there is always a place for it.
+        index = np.arange(words)
+        last = ((arrivals[0].reshape(-1, words) - index).max(1) + words - 1).tolist()
+        free = np.zeros(len(starts), np.int64)
+        time = before = -1
         for frame in range(frames):
             ready = 0
             for k in (1, 2):
@@ -406,30 +413,20 @@ class AttentionConfig(BlockConfig):
                 if frame:
                     times = np.maximum(times, accepts[k][own.start - 1] + 1)
                 if frame >= FRAMES:
-                    freed = starts[(frame - FRAMES + 1) * self.rows - 1] + ends[k - 1]
+                    freed = starts[(frame - FRAMES + 1) * rows - 1] + ends[k - 1]
                     times = np.maximum(times, freed)
-                index = np.arange(beats[k])
-                accepts[k][own] = np.maximum.accumulate(times - index) + index
+                accepts[k][own] = in_order(times)
                 ready = max(ready, int(accepts[k][own.stop - 1]) + 1)
-            self._rows(frame, ready, arrivals[0], accepts[0], starts)
+            for row in range(frame * rows, (frame + 1) * rows):
+                place = int(starts[row - 2]) + release[(row - 2) % rows] if row >= 2 else 0
+                free[row] = place
+                time = max(time + words, place + words - 1, last[row])
+                start = max(ready, time + 1, before)
+                starts[row] = start
+                before = start + gaps[row % rows]
+        accepts[0] = in_order(np.maximum(arrivals[0], np.repeat(free, words)))
         out = (starts[:, None] + np.tile(self.result_times, (frames, 1))).ravel()
         return Schedule(tuple(accepts), (out,), (np.repeat(starts, self.row_beats),))
-
-    def _rows(
-        self, frame: int, ready: int, arrivals: np.ndarray, accepts: np.ndarray,
-        starts: np.ndarray,
-    ) -> None:
-        """Times of the rows of a frame, whose queries come as places for them become free."""
-        words, gaps = self.words, self.gaps.tolist()
-        release = np.repeat(self.score_cycles - self.fold_cycles + 2, self.op.heads).tolist()
-        for row in range(frame * self.rows, (frame + 1) * self.rows):
-            free = int(starts[row - 2]) + release[(row - 2) % self.rows] if row >= 2 else 0
-            time = int(accepts[row * words - 1]) if row else -1
-            for word in range(row * words, (row + 1) * words):
-                time = max(int(arrivals[word]), time + 1, free)
-                accepts[word] = time
-            before = int(starts[row - 1]) + gaps[(row - 1) % self.rows] if row else 0
-            starts[row] = max(before, ready, time + 1)
 
     @property
     def dsp_products(self) -> int:
