@@ -151,14 +151,15 @@ def map_memory(
             f"not of {size!r} bytes"
         )
     clients: list[list[str]] = [[] for _ in range(min(ports, len(uses)))]
-    loads = [0] * len(clients)
-    for name in sorted(uses, key=lambda name: -uses[name].reads - uses[name].writes):
-        port = loads.index(min(loads))
-        loads[port] += uses[name].reads + uses[name].writes
-        clients[port].append(name)
-    if max(map(len, clients)) > 1 << axi.id_bits:
+    if len(uses) > ports << axi.id_bits:
         raise HwgenError(
             f"{ports} ports have identifiers for {ports << axi.id_bits} blocks with off-chip "
             f"memory, not for {len(uses)}"
         )
+    loads = [0] * len(clients)
+    for name in sorted(uses, key=lambda name: -uses[name].reads - uses[name].writes):
+        port = min((k for k, names in enumerate(clients) if len(names) < 1 << axi.id_bits),
+                   key=loads.__getitem__)
+        loads[port] += uses[name].reads + uses[name].writes
+        clients[port].append(name)
     return MemoryMap(axi, tuple(map(tuple, clients)), offsets, uses, size, rate)
