@@ -116,11 +116,12 @@ class Streams:
         single = set(graph.outputs)
         for node in graph.nodes:
             tensors = [*node.inputs, *node.outputs]
-            conv = node.op.as_conv(graph.types[node.inputs[0]])
-            if conv is None and keeps_lanes(node.op):
+            first = graph.types[node.inputs[0]]
+            conv = node.op.as_conv(first)
+            if conv is None and keeps_lanes(node.op, first):
                 for other in tensors[1:]:
                     parent[find(other)] = find(tensors[0])
-            if not (keeps_pixels(node.op) or isinstance(node.op, Conv)):
+            if not (keeps_pixels(node.op, first) or isinstance(node.op, Conv)):
                 single.update(tensors)
         self.classes: dict[str, StreamClass] = {}
         for name, type in graph.types.items():

@@ -24,6 +24,7 @@ from hwgen.blocks.pad import Pad, PadConfig
 from hwgen.blocks.pool import Pool, PoolConfig
 from hwgen.blocks.product import Product, ProductConfig
 from hwgen.blocks.rearrange import Rearrange, RearrangeConfig
+from hwgen.blocks.repeat import Repeat, RepeatConfig
 from hwgen.blocks.resize import NearestResize, NearestResizeConfig
 from hwgen.blocks.sparse_conv import SparseConv, SparseConvConfig
 from hwgen.blocks.splitter import Splitter, SplitterConfig
@@ -36,7 +37,7 @@ __all__ = [
     "Extremum", "ExtremumConfig", "Fifo", "FifoConfig", "FoldedConv", "FoldedConvConfig", "Gather",
     "GatherConfig", "GlobalPool", "GlobalPoolConfig", "LaneChange", "LaneChangeConfig",
     "LowRankLinear", "LowRankLinearConfig", "NearestResize", "NearestResizeConfig", "Pad",
-    "PadConfig", "Pool", "PoolConfig", "Product", "ProductConfig", "Rearrange", "RearrangeConfig",
+    "PadConfig", "Pool", "PoolConfig", "Product", "ProductConfig", "Rearrange", "RearrangeConfig", "Repeat", "RepeatConfig",
     "Schedule", "SparseConv", "SparseConvConfig", "Splitter", "SplitterConfig", "TableLookup",
     "TableLookupConfig", "TokenMatrix", "TokenMatrixConfig", "conv2d",
 ]

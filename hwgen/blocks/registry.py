@@ -75,6 +75,7 @@ class _Registration:
 
     make: Maker
     when: Callable[[Folding], bool] | None
+    of: Callable[[Any, TensorType], bool] | None
     pixels: ByPixel | None
     own_pixels: bool
     own_lanes: bool
@@ -90,6 +91,7 @@ def unchanged(op: Op, pixels: int) -> Op:
 
 def carries_out(
     *kinds: type[Op], when: Callable[[Folding], bool] | None = None,
+    of: Callable[[Any, TensorType], bool] | None = None,
     pixels: ByPixel | None = None, own_pixels: bool = False, own_lanes: bool = False,
 ) -> Callable[[Maker], Maker]:
     """Register a function that makes the configuration of a block for an op.
@@ -99,6 +101,7 @@ def carries_out(
     kinds : classes of ops; subclasses are included
     when : for which foldings this block is used; None: for all.  Blocks with a condition are
         asked first.
+    of : for which ops of these classes, and types of their first input; None: for all
     pixels : for blocks that take the pixels of a beat for more channels: function of an op and a
         number of pixels per beat that returns the op on such flat streams.  The request then has
         flat streams.  None: the block takes one pixel per beat.
@@ -108,8 +111,8 @@ def carries_out(
     def register(make: Maker) -> Maker:
         for kind in kinds:
             found = _BLOCKS.setdefault(kind, [])
-            found.append(_Registration(make, when, pixels, own_pixels, own_lanes))
-            found.sort(key=lambda each: each.when is None)
+            found.append(_Registration(make, when, of, pixels, own_pixels, own_lanes))
+            found.sort(key=lambda each: each.when is None and each.of is None)
         return make
 
     return register
@@ -120,14 +123,26 @@ def _registrations(kind: type[Op]) -> list[_Registration]:
     return [found for parent in kind.__mro__ for found in _BLOCKS.get(parent, ())]
 
 
-def keeps_pixels(op: Op) -> bool:
-    """Whether the op's block takes any number of pixels per beat, and sends as many."""
-    return any(found.pixels is not None for found in _registrations(type(op)))
+def _candidates(op: Op, tensor: TensorType) -> list[_Registration]:
+    """Registrations that an op may come to, whatever its folding."""
+    found = [each for each in _registrations(type(op)) if each.of is None or each.of(op, tensor)]
+    return [each for each in found if each.of is not None] or found
 
 
-def keeps_lanes(op: Op) -> bool:
-    """Whether all streams of the op's block have the same lanes."""
-    return not any(found.own_lanes for found in _registrations(type(op)))
+def keeps_pixels(op: Op, tensor: TensorType) -> bool:
+    """Whether the op's block takes any number of pixels per beat, and sends as many.
+
+    Parameters
+    ----------
+    op : the op
+    tensor : type of its first input
+    """
+    return any(each.pixels is not None for each in _candidates(op, tensor))
+
+
+def keeps_lanes(op: Op, tensor: TensorType) -> bool:
+    """Whether all streams of the op's block have the same lanes; see :func:`keeps_pixels`."""
+    return not any(each.own_lanes for each in _candidates(op, tensor))
 
 
 def block_config(
@@ -154,7 +169,8 @@ def block_config(
         field that the block does not obey.
     """
     found = next((each for each in _registrations(type(op))
-                  if each.when is None or each.when(folding)), None)
+                  if (each.when is None or each.when(folding))
+                  and (each.of is None or each.of(op, streams[0].tensor))), None)
     if found is None:
         raise HwgenError(f"No block carries out {type(op).__name__}")
     request = BlockRequest(op, streams, lanes, pixels, folding, ports or MemoryPorts(), table)

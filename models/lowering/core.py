@@ -115,6 +115,7 @@ class Lowering:
     graph : the integer graph
     outputs : per output of the network, which elements of an output of the graph it holds
     axes : per input of the network, where it has its channels
+    operands : tensors that are operands of attention, and what they are parts of
     """
 
     def __init__(
@@ -126,7 +127,8 @@ class Lowering:
         self.affine: dict[str, Affine] = find_affine(network)
         absorbed = {t for affine in self.affine.values() for t in affine.absorbed}
         absorbed |= network.absorbed
-        self._symmetric = {self._group.get(t, t) for t in symmetric_tensors(network)}
+        self.operands = symmetric_tensors(network)
+        self._symmetric = {self._group.get(t, t) for t in self.operands}
         self.regions = Regions(network, absorbed)
         self.graph = Graph()
         self.views: dict[str, View] = {}

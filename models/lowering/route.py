@@ -149,7 +149,8 @@ def _view(low: Lowering, node: onnx.NodeProto) -> None:
         raise HwgenError(f"a tensor of {moved.size} elements is too large to be rearranged")
     if moved.shape != low.shape(node.output[0]):
         moved = moved.reshape(low.shape(node.output[0]))
-    if moved.ndim < 1 or moved.shape[0] != 1:
+    # Operands of attention may have their heads as a batch.
+    if moved.ndim < 1 or (moved.shape[0] != 1 and node.output[0] not in low.operands):
         raise HwgenError(
             f"shape {list(moved.shape)} does not keep a frame apart: the first axis is the batch"
         )
