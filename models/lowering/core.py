@@ -170,8 +170,14 @@ class Lowering:
         """Refuse attention by its name, before one of the many nodes around it is."""
         for node in self.network.nodes:
             live = [i for i in node.input if i and i not in self.network.constants]
-            if node.op_type in ("MatMul", "Gemm", "Einsum", "Attention") and len(live) > 1 and (
-                    node.output[0] not in {*self.network.attention, *self._absorbed}):
+            if len(live) < 2 or node.output[0] in {*self.network.attention, *self._absorbed}:
+                continue
+            if node.op_type in ("Einsum", "Attention", "MultiHeadAttention"):
+                raise HwgenError(
+                    f"Node {node.name or node.output[0]!r}: op {node.op_type!r} is not read yet: "
+                    f"export attention as MatMul, Softmax and MatMul (opset 17 or 20)"
+                    f"{way_out(self.network, node)}")
+            if node.op_type in ("MatMul", "Gemm"):
                 raise HwgenError(
                     f"Node {node.name or node.output[0]!r} ({node.op_type}): a product of two "
                     f"streams is supported in attention, which has a softmax between two of them, "

@@ -54,8 +54,7 @@ CAUSES = {
         "its outputs Mean and InvStdDev are not supported: take them with ReduceMean, and with "
         "ReduceSumSquare of the difference",
     "LogSoftmax":
-        "a LogSoftmax in front of other layers is not supported: attention and other work on "
-        "sequences is not there yet",
+        "a LogSoftmax in front of other layers is not supported, only behind the last one",
     "Mod":
         "remainders are not supported, but for those of one stream by a scalar constant: write "
         "a - b * Floor(a / b)",
@@ -63,8 +62,8 @@ CAUSES = {
         "powers whose exponents are a stream, or differ from element to element, are not "
         "supported: only one scalar exponent is, in a table",
     "Softmax":
-        f"a Softmax in front of other layers is supported over 2 to {BRANCHES} branches, not over "
-        f"more elements: attention and other work on sequences is not there yet",
+        f"a Softmax in front of other layers is supported over 2 to {BRANCHES} branches, and over "
+        f"more elements in attention, as the last axis between two products of streams",
 }
 """Ops that are supported in some forms, to why others are not."""
 

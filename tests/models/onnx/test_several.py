@@ -118,7 +118,7 @@ def test_a_reciprocal_saturates(tmp_path):
     ([N("Conv", ["c", "k"], ["z"]), N("Softmax", ["z"], ["t"], axis=1)],
      {"k": weights(12, 8, 1, 1), "e": weights(4, 12, 1, 1)},
      (r"^Node 't': a Softmax in front of other layers is supported over 2 to 8 branches, .*"
-     r"attention and other work on sequences is not there yet$")),
+     r"as the last axis between two products of streams$")),
     ([N("LogSoftmax", ["c"], ["t"], axis=1)], {}, "LogSoftmax in front of other layers"),
     ([N("LayerNormalization", ["c", "k"], ["l", "m"]), N("Add", ["l", "m"], ["t"])],
      {"k": weights(8)}, "outputs Mean and InvStdDev are not supported"),
