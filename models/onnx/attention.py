@@ -7,16 +7,16 @@ softmax the search goes back to the first product, and on to the second.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 
 from hwgen.errors import HwgenError
-from hwgen.models.onnx.nodes import attributes, opset
+from hwgen.models.onnx.nodes import WEIGHTED, attributes, opset
 
-__all__ = ["AttentionPattern", "find_attention"]
+__all__ = ["AttentionPattern", "find_attention", "residual_tensors"]
 
 HIDDEN = -1e4
 """What is added to the score of a key that shall not be seen is at most this."""
@@ -78,6 +78,26 @@ def find_attention(
             q, k, node.input[1], node.output[0], search.scale, search.causal,
             frozenset(search.absorbed))
     return found
+
+
+def residual_tensors(
+    nodes: Sequence[onnx.NodeProto], constants: Mapping[str, np.ndarray],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> set[str]:
+    """Sums of two streams, and what is added to them from further back, of a transformer.
+
+    Their errors add up from layer to layer, and a normalisation of a token blows them up: they
+    should be finer than other tensors.  What a layer with weights reads itself is left out.
+    """
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in nodes:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    sums = [node for node in nodes if node.op_type == "Add" and len(
+        {shapes.get(i) for i in node.input}) == 1 and not set(node.input) & set(constants)]
+    skips = {i for node in sums for i in node.input if len(readers[i]) > 1}
+    return {name for name in {*skips, *(node.output[0] for node in sums)}
+            if not any(node.op_type in WEIGHTED for node in readers.get(name, ()))}
 
 
 def _back(

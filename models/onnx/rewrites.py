@@ -14,7 +14,7 @@ import onnx
 from onnx import numpy_helper
 
 from hwgen.models.onnx import norms, several
-from hwgen.models.onnx.attention import find_attention
+from hwgen.models.onnx.attention import find_attention, residual_tensors
 from hwgen.models.onnx.network import Network
 from hwgen.models.onnx.norms import within_norms
 from hwgen.models.onnx.shapes import infer_shapes
@@ -31,6 +31,7 @@ def written_out(network: Network) -> Network:
     instead: dict[str, Writer] = {}
     found = find_attention(network.model, network.nodes, network.constants, network.shapes)
     network = replace(network, attention=found, users={})
+    residuals = residual_tensors(network.nodes, network.constants, network.shapes) if found else ()
     whole = network.absorbed
     for node in network.nodes:
         known = node.domain in ("", "ai.onnx") and node.output[0] not in whole
@@ -42,7 +43,7 @@ def written_out(network: Network) -> Network:
             instead[node.output[0]] = writer
     if instead:
         network = _replaced(network, instead)
-    fine = within_norms(network).union(*(writer.fine for writer in instead.values()))
+    fine = within_norms(network).union(residuals, *(w.fine for w in instead.values()))
     return replace(network, fine=fine - set(network.outputs), users={})
 
 
