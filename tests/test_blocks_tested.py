@@ -70,7 +70,7 @@ def test_every_block_has_stalls_and_exact_times(block: str) -> None:
 
 @pytest.mark.parametrize("op", OPS)
 def test_every_op_has_exact_values_and_stalls_in_hardware(op: str) -> None:
-    assert "ir/test_ops.py" in exercising({op}), f"tests/ir/test_ops.py has no {op}"
+    assert any(name.startswith("ir/") for name in exercising({op})), f"tests/ir has no {op}"
     assert not OPS[op] or exercising({op, *OPS[op]}, STALLS), f"No test of {op} has stalls"
 
 

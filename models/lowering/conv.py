@@ -10,6 +10,7 @@ from hwgen.ir import Conv, ConvTranspose, Gemm
 from hwgen.models.lowering.affine import Affine
 from hwgen.models.lowering.attention import put_attention
 from hwgen.models.lowering.core import Lowering, Result, handles
+from hwgen.models.lowering.layout import plain_positions
 from hwgen.models.lowering.weights import integers, scaled
 from hwgen.models.onnx.nodes import attributes, spatial_pads
 
@@ -133,6 +134,10 @@ def _dense(
     """A fully connected layer; the order of its inputs is the stream's."""
     name = node.input[0]
     source, positions = low.view(name).tensor, low.positions(name)
+    if 2 * positions.size <= low.type(source).size:
+        # Of few elements of a frame, such as a class token: those alone are multiplied.
+        source = low.arranged(source, positions, name)
+        positions = plain_positions(low.shape(name))
     type = low.type(source)
     if positions.shape[0] != 1 or len(np.unique(positions)) != positions.size:
         raise HwgenError(f"the input must be one row, not of shape {positions.shape}")
