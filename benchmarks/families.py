@@ -2,11 +2,12 @@
 
     python -m benchmarks.families [--quick] [--only TEXT ...] [--results FILE]
 
-Takes the smallest network of each family of timm and torchvision, if it has few enough parameters (``pip install --no-deps
-timm==1.0.31 torchvision==0.28.0 huggingface_hub safetensors httpx``), with seeded weights, exports
-it with torch at a small size, reads it, and compares the integer graph and ``host.onnx`` with
-onnxruntime on the exported file.  Results are kept line by line in a file; what is in it is not run
-again.  The table is written to docs/families.md; ``--quick`` takes ten families and only prints.
+Takes the smallest network of each family of timm and torchvision, if it has few enough parameters
+(``pip install --no-deps timm==1.0.31 torchvision==0.28.0 huggingface_hub safetensors httpx``), with
+seeded weights, exports it with torch at a small size, reads it, and compares the integer graph and
+``host.onnx`` with onnxruntime on the exported file.  Results are kept line by line in a file; what
+is in it is not run again.  The table is written to docs/families.md; ``--quick`` takes ten families
+and only prints.
 """
 
 from __future__ import annotations
@@ -44,6 +45,19 @@ ATTENTION = re.compile(r"attention|attn|op '(LSTM|GRU|Einsum|Attention)'")
 """Refusals of networks that are no convolutional ones."""
 NOT_EXPORTED = "cannot be exported"
 """What torch itself does not export."""
+HEAD = """# Networks of timm and torchvision
+
+`python -m benchmarks.families` makes this page: the smallest network of each family, if it has at
+most {most} million parameters, with seeded weights, as torch exports it. dB is that of the integer
+graph (w8a8) and `host.onnx` against onnxruntime on the file. Layers that have learned nothing blow
+rounding up, some of them by much; the number shows that a network was read right, and says little
+of its accuracy once it is trained.
+
+{lines} families. torch does not export {without} of them; {attention} have a form of attention or
+recurrence that is not read yet. Of the other {others}, {inside} go in ({share:.0f} %).
+
+| family | network | size | dB | refused |
+|---|---|---|---|---|"""
 QUICK = ("resnet", "densenet", "mobilenetv2", "seresnet", "ghostnet", "regnety", "dla", "vgg",
          "inception_v", "convnext_atto")
 
@@ -184,16 +198,9 @@ def page(lines: list[dict]) -> str:
     inside = [x for x in others if "db" in x]
     share = 100 * len(inside) / max(len(others), 1)
     without = len(lines) - len(others) - len(attention)
-    rows = ["# Networks of timm and torchvision", "",
-            "`python -m benchmarks.families` makes this page: the smallest network of each family, if",
-            f"it has at most {MOST // 1_000_000} million parameters, with seeded weights, as torch",
-            "exports it. dB is that of the integer graph (w8a8) and `host.onnx` against onnxruntime on",
-            "the file. Layers that have learned nothing blow rounding up, some of them by much; it",
-            "shows that a network was read right, and says little of its accuracy once trained.", "",
-            f"{len(lines)} families. {without} are not exported by torch; {len(attention)} have a form "
-            f"of attention or recurrence", "that is not read yet. Of the other "
-            f"{len(others)}, {len(inside)} go in ({share:.0f} %).",
-            "", "| family | network | size | dB | refused |", "|---|---|---|---|---|"]
+    rows = [HEAD.format(
+        most=MOST // 1_000_000, lines=len(lines), without=without, attention=len(attention),
+        others=len(others), inside=len(inside), share=share)]
     for x in sorted(lines, key=lambda x: x["family"]):
         why = x.get("refused", x.get("crashed", "")).replace("|", "/")
         why = re.sub(r"^Node '[^']*'", "Node", why)[:110]

@@ -85,7 +85,7 @@ class Tables:
             if isinstance(node.op, AveragePool | GlobalAveragePool | Mul):
                 parts.append(Consumer((node.name,), self._scaled(node, beats)))
             if isinstance(node.op, Attention):
-                parts.append(Consumer((node.name,), self._attention(node, beats)))
+                parts.append(Consumer((node.name,), self._attention(node, node.op, beats)))
         for edge, queue in learned.queues.items():
             more = queue.off_chip if external else []
             parts.append(Consumer((QUEUE + edge,), FixedTable([*queue.on_chip, *more])))
@@ -111,10 +111,10 @@ class Tables:
             self._known[key] = ConvTable(work, external, dict(tiles), layer)
         return self._known[key]
 
-    def _attention(self, node: Node, beats: Beats) -> TimedTable:
+    def _attention(self, node: Node, op: Attention, beats: Beats) -> TimedTable:
         """An attention, which has ways of its own: nothing else depends on its streams' lanes."""
         types = tuple(self.graph.types[t] for t in node.inputs)
-        op, lanes = node.op, beats.lanes[node.name]
+        lanes = beats.lanes[node.name]
         key = (Attention, types, lanes, op.heads, op.kv_heads, op.causal, op.reciprocal_bits,
                op.output.bits, op.step.multiplier[0], op.step.shift[0])
         if key not in self._known:

@@ -32,12 +32,13 @@ from hwgen.blocks.table import TableLookup, TableLookupConfig
 from hwgen.blocks.token_matrix import TokenMatrix, TokenMatrixConfig
 
 __all__ = [
-    "Adder", "AdderConfig", "ArgMax", "ArgMaxConfig", "Attention", "AttentionConfig", "BlockConfig", "ChannelMax",
-    "ChannelMaxConfig", "Concatenate", "ConcatenateConfig", "EvictionBuffer", "EvictionConfig",
-    "Extremum", "ExtremumConfig", "Fifo", "FifoConfig", "FoldedConv", "FoldedConvConfig", "Gather",
-    "GatherConfig", "GlobalPool", "GlobalPoolConfig", "LaneChange", "LaneChangeConfig",
-    "LowRankLinear", "LowRankLinearConfig", "NearestResize", "NearestResizeConfig", "Pad",
-    "PadConfig", "Pool", "PoolConfig", "Product", "ProductConfig", "Rearrange", "RearrangeConfig", "Repeat", "RepeatConfig",
-    "Schedule", "SparseConv", "SparseConvConfig", "Splitter", "SplitterConfig", "TableLookup",
-    "TableLookupConfig", "TokenMatrix", "TokenMatrixConfig", "conv2d",
+    "Adder", "AdderConfig", "ArgMax", "ArgMaxConfig", "Attention", "AttentionConfig", "BlockConfig",
+    "ChannelMax", "ChannelMaxConfig", "Concatenate", "ConcatenateConfig", "EvictionBuffer",
+    "EvictionConfig", "Extremum", "ExtremumConfig", "Fifo", "FifoConfig", "FoldedConv",
+    "FoldedConvConfig", "Gather", "GatherConfig", "GlobalPool", "GlobalPoolConfig", "LaneChange",
+    "LaneChangeConfig", "LowRankLinear", "LowRankLinearConfig", "NearestResize",
+    "NearestResizeConfig", "Pad", "PadConfig", "Pool", "PoolConfig", "Product", "ProductConfig",
+    "Rearrange", "RearrangeConfig", "Repeat", "RepeatConfig", "Schedule", "SparseConv",
+    "SparseConvConfig", "Splitter", "SplitterConfig", "TableLookup", "TableLookupConfig",
+    "TokenMatrix", "TokenMatrixConfig", "conv2d",
 ]

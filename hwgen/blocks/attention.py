@@ -6,8 +6,8 @@ Keys and values are held in memories that are written while those of the last fr
 "weights" of the multipliers so come from streams, and are packed, two for a DSP, as they are read.
 A row starts when all that it needs is there and its results have places, and nothing stops it then.
 
-Scores are kept as they are accumulated (TRANSFORMERS' usual requantisation to 8 bits costs most of
-the accuracy), and a softmax needs two passes over a row, not three as in HG-PIPE (Guo et al., 2024).
+Scores are kept as they are accumulated: requantised to 8 bits, as is usual, they would cost most of
+the accuracy.  A softmax takes two passes over a row, not three as in HG-PIPE (Guo et al., 2024).
 """
 
 from __future__ import annotations
@@ -107,8 +107,9 @@ class AttentionConfig(BlockConfig):
             if not 1 <= getattr(self, name) <= keys:
                 raise HwgenError(f"{name} must be between 1 and the {keys} keys, not "
                                  f"{getattr(self, name)!r}")
-        for name, of, whole in (("score_lanes", "pe", self.pe), ("lanes", "value_pe", self.value_pe),
-                                ("score_lanes", "value_lanes", self.value_lanes)):
+        for name, of in (("score_lanes", "pe"), ("lanes", "value_pe"),
+                         ("score_lanes", "value_lanes")):
+            whole = getattr(self, of)
             if getattr(self, name) < 1 or whole % getattr(self, name):
                 raise HwgenError(f"{name} must divide {of} {whole}, not {getattr(self, name)!r}")
         _ = self.inputs, self.outputs, self.score_array, self.value_array

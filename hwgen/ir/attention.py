@@ -34,7 +34,8 @@ class Attention(Op):
 
         score[j] = sum_c q[c] * k[j, c]
         e[j] = exp[min(255, (max(score) - score[j]) * M >> s)]
-        out[c] = clamp(zp + round_half_even(sum_j e[j] * v[j, c] * (numerator // sum_j e[j]) / 2**shift))
+        sum[c] = sum_j e[j] * v[j, c]
+        out[c] = clamp(zp + round_half_even(sum[c] * (numerator // sum_j e[j]) / 2**shift))
 
     The forms are integer: accumulators are kept, differences from a row's largest score are looked
     up in steps of 1/32, and a row is divided by the sum of its exponentials after the product with
@@ -112,10 +113,10 @@ class Attention(Op):
         step = Requantise.from_scale(q.scale * k.scale * scale * STEPS_PER_NAT)
         exp = np.rint(LARGEST * np.exp(-np.arange(STEPS) / STEPS_PER_NAT)).astype(np.int64)
         ratio, keys = v.scale / output.scale, k.pixels
-        # The smallest reciprocal, of a row of exponentials that are all the largest, is fine enough.
+        # The smallest reciprocal, of a row whose exponentials are all the largest, is fine enough.
         bits = RECIPROCAL_BITS + (LARGEST * keys).bit_length()
         shift = min(bits - int(np.frexp(ratio)[1]), 47)
-        return cls(heads, kv_heads or heads, step, exp, int(round(ratio * 2.0**shift)), shift,
+        return cls(heads, kv_heads or heads, step, exp, round(ratio * 2.0**shift), shift,
                    output, causal)
 
     def head_channels(self, *inputs: TensorType) -> tuple[int, int]:

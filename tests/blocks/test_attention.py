@@ -39,7 +39,7 @@ def configs(draw: st.DrawFn) -> AttentionConfig:
     keys = draw(st.integers(queries if causal else 1, 9))
     pe, value_pe = draw(st.integers(1, keys)), draw(divisors(e))
     score_lanes = draw(divisors(pe))
-    lanes = [n for n in range(score_lanes, keys + 1, score_lanes)]
+    lanes = list(range(score_lanes, keys + 1, score_lanes))
     return config(
         kv_heads * sharing, kv_heads, queries, keys, d, e, draw(st.sampled_from([4, 8])), causal,
         lanes=draw(divisors(value_pe)), channel_lanes=draw(divisors(d)), pe=pe,
@@ -71,7 +71,7 @@ def test_frames_one_after_the_other(causal):
     run = simulate(attends.create(), *frames, arrivals=arrivals)
     for seen, wanted in zip(run.outputs.values(), attends.compute(*frames), strict=True):
         np.testing.assert_array_equal(seen, wanted)
-    np.testing.assert_array_equal(list(run.times.values())[0], schedule.outputs[0])
+    np.testing.assert_array_equal(next(iter(run.times.values())), schedule.outputs[0])
     ends = schedule.outputs[0].reshape(count, -1)[:, -1]
     assert set(np.diff(ends)) == {attends.interval}
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwgen.blocks.repeat import RepeatConfig
 from hwgen.blocks.registry import block_config
+from hwgen.blocks.repeat import RepeatConfig
 from hwgen.design import Folding
 from hwgen.errors import HwgenError
 from hwgen.ir import GatherChannels, TensorType
