@@ -1,13 +1,15 @@
 """Convolutional networks of timm and torchvision: which go in as torch exports them.
 
     python -m benchmarks.families [--quick] [--only TEXT ...] [--results FILE]
+    python -m benchmarks.families --simulate [NAME ...]
 
 Takes the smallest network of each family of timm and torchvision, if it has few enough parameters
 (``pip install --no-deps timm==1.0.31 torchvision==0.28.0 huggingface_hub safetensors httpx``), with
 seeded weights, exports it with torch at a small size, reads it, and compares the integer graph and
 ``host.onnx`` with onnxruntime on the exported file.  Results are kept line by line in a file; what
 is in it is not run again.  The table is written to docs/families.md; ``--quick`` takes ten families
-and only prints.
+and only prints.  ``--simulate`` builds networks of timm, by default its small ones for tests, for a
+board and runs two frames through their Verilog.
 """
 
 from __future__ import annotations
@@ -45,6 +47,12 @@ ATTENTION = re.compile(r"attention|attn|op '(LSTM|GRU|Einsum|Attention)'")
 """Refusals of networks that are no convolutional ones."""
 NOT_EXPORTED = "cannot be exported"
 """What torch itself does not export."""
+SIMULATED = (
+    "test_byobnet", "test_convnext", "test_convnext2", "test_convnext3", "test_efficientnet",
+    "test_efficientnet_gn", "test_efficientnet_ln", "test_mambaout", "test_nfnet", "test_vit",
+)
+"""Networks of one stage each with what large families have: gates, normalisations, attention."""
+BOARD = "u250"
 HEAD = """# Networks of timm and torchvision
 
 `python -m benchmarks.families` makes this page: the smallest network of each family, if it has at
@@ -191,6 +199,27 @@ def check(family: Family) -> dict:
     return line
 
 
+def simulate(model: str) -> bool:
+    """Build a network of timm, and run two frames through its Verilog: whether all is as predicted."""
+    from hwgen.flow import build
+    from hwgen.options import Options
+
+    begin = time.perf_counter()
+    families(())
+    timm = importlib.import_module("timm")
+    data, size = exported(lambda: timm.create_model(model, pretrained=False))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "net.onnx"
+        path.write_bytes(data)
+        built = build(Options(model=str(path), board=BOARD, simulate=2))
+    proof, predicted = built.simulated, built.found.timing.interval
+    assert proof is not None
+    print(f"{model}, {size} x {size}: {built.source.graph.macs:,} MACs, {proof.mismatches} "
+          f"mismatches, {proof.interval:,} cycles a frame, predicted {predicted:,}; "
+          f"{time.perf_counter() - begin:.0f} s", flush=True)
+    return not proof.mismatches and proof.interval == predicted
+
+
 def page(lines: list[dict]) -> str:
     """The table as Markdown."""
     attention = [x for x in lines if ATTENTION.search(x.get("refused", ""))]
@@ -214,8 +243,12 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="ten families; only print")
     parser.add_argument("--only", nargs="+", metavar="TEXT", help="families with such a name")
     parser.add_argument("--results", type=Path, help="file that keeps results")
+    parser.add_argument("--simulate", nargs="*", metavar="NAME",
+                        help="run networks of timm in Verilator instead")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
+    if options.simulate is not None:
+        return int(not all([simulate(name) for name in options.simulate or SIMULATED]))
     known: dict[str, dict] = {}
     if options.results and options.results.exists():
         read_lines = map(json.loads, options.results.read_text().splitlines())
