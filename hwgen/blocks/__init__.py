@@ -19,6 +19,7 @@ from hwgen.blocks.gather import Gather, GatherConfig
 from hwgen.blocks.globalpool import GlobalPool, GlobalPoolConfig
 from hwgen.blocks.lane_change import LaneChange, LaneChangeConfig
 from hwgen.blocks.low_rank import LowRankLinear, LowRankLinearConfig
+from hwgen.blocks.offchip_rearrange import OffChipRearrange, OffChipRearrangeConfig
 from hwgen.blocks.pad import Pad, PadConfig
 from hwgen.blocks.pool import Pool, PoolConfig
 from hwgen.blocks.product import Product, ProductConfig
@@ -32,10 +33,11 @@ from hwgen.blocks.token_matrix import TokenMatrix, TokenMatrixConfig
 __all__ = [
     "Adder", "AdderConfig", "ArgMax", "ArgMaxConfig", "BlockConfig", "ChannelMax",
     "ChannelMaxConfig", "Concatenate", "ConcatenateConfig", "EvictionBuffer", "EvictionConfig",
-    "Extremum", "ExtremumConfig", "Fifo", "FifoConfig", "FoldedConv", "FoldedConvConfig", "Gather",
-    "GatherConfig", "GlobalPool", "GlobalPoolConfig", "LaneChange", "LaneChangeConfig",
-    "LowRankLinear", "LowRankLinearConfig", "NearestResize", "NearestResizeConfig", "Pad",
-    "PadConfig", "Pool", "PoolConfig", "Product", "ProductConfig", "Rearrange", "RearrangeConfig",
+    "Extremum", "ExtremumConfig", "Fifo", "FifoConfig", "FoldedConv", "FoldedConvConfig",
+    "Gather", "GatherConfig", "GlobalPool", "GlobalPoolConfig", "LaneChange",
+    "LaneChangeConfig", "LowRankLinear", "LowRankLinearConfig", "NearestResize",
+    "NearestResizeConfig", "OffChipRearrange", "OffChipRearrangeConfig", "Pad", "PadConfig",
+    "Pool", "PoolConfig", "Product", "ProductConfig", "Rearrange", "RearrangeConfig",
     "Schedule", "SparseConv", "SparseConvConfig", "Splitter", "SplitterConfig", "TableLookup",
     "TableLookupConfig", "TokenMatrix", "TokenMatrixConfig", "conv2d",
 ]
