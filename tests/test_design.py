@@ -38,7 +38,8 @@ FOLDINGS = st.builds(
     multiplier=st.sampled_from(sorted(MULTIPLIERS)),
     requantiser_multiplier=st.sampled_from(["", *MULTIPLIERS]),
     shared=st.sampled_from(["activation", "weight"]), products=MAYBE,
-    window_style=st.sampled_from(["", *STYLES, OFF_CHIP]), weight_style=st.sampled_from(["", *STYLES]),
+    window_style=st.sampled_from(["", *STYLES, OFF_CHIP]),
+    weight_style=st.sampled_from(["", *STYLES]),
     tile=MAYBE, resident=MAYBE, fold_cycles=MAYBE, pace=MAYBE,
 )
 DESIGNS = st.builds(
@@ -254,8 +255,7 @@ def fold(name: str, **fields) -> Callable[[DesignPoint], None]:
     (lambda d: d.depths.update({"nope": 3}),
      r"^The design sets the depth of 'nope', which is not an edge$"),
     (fold("c3", window_style=OFF_CHIP),
-     r"^Node 'c3': window_style must not be 'offchip', for the buffer of a FoldedConv is on the "
-     r"chip$"),
+     r"^Node 'c3': window_style must not be 'offchip', for the buffer of a FoldedConv is on the"),
     (lambda d: setattr(d, "split", ("nope",)),
      r"^The design's split: The graph has no node 'nope'$"),
     (lambda d: setattr(d, "split", ("scores",)),

@@ -73,9 +73,10 @@ class Tables:
         for node in self.graph.nodes:
             if isinstance(node.op, AveragePool | GlobalAveragePool | Mul):
                 parts.append(Consumer((node.name,), self._scaled(node, beats)))
-        for edge, queue in learned.queues.items():
-            more = queue.off_chip if external else []
-            parts.append(Consumer((QUEUE + edge,), FixedTable([*queue.on_chip, *more])))
+        queues = {QUEUE + edge: queue for edge, queue in learned.queues.items()}
+        for name, kept in (queues | learned.orders).items():
+            more = kept.off_chip if external else []
+            parts.append(Consumer((name,), FixedTable([*kept.on_chip, *more])))
         return parts
 
     def _convolution(

@@ -333,6 +333,15 @@ class OffChipRearrange(RingBuffer[OffChipRearrangeConfig]):
         ]
         return ~left[-1]
 
+    def late(self, m: Module, blocked: Value, head: Queue) -> Value:
+        # A piece may free many slots at once.
+        late = Signal(name="late")
+        with m.If(blocked):
+            m.d.sync += late.eq(1)
+        with m.Elif(~head.o.valid):
+            m.d.sync += late.eq(0)
+        return late
+
     def read_back(self, m: Module, tail: Queue) -> None:
         config, request = self.config, self.read.request
         order, shift = config.order, config.axi.word_shift

@@ -337,15 +337,24 @@ class RingBuffer(Configured[C]):
         m.d.sync += closed.eq(head.i.valid & ends)
         due, made, _ = self.requests(m, "write", self.write.request)
         free = self.free_slot(m, made, tail)
-        m.d.comb += due.eq(free & nonzero_count(m, "full", config.head_words, closed, made))
+        full = nonzero_count(m, "full", config.head_words, closed, made)
+        m.d.comb += due.eq(free & full)
         # Not in the cycle in which a slot becomes free for which the head had to wait.
-        m.d.sync += self.waits.eq(self.i.valid & ~head.room & free & ~made)
+        late = self.late(m, full & ~free, head)
+        m.d.sync += self.waits.eq(self.i.valid & ~head.room & free & ~made & ~late)
         self.read_back(m, tail)
         return m
 
     def free_slot(self, m: Module, made: Value, tail: Queue) -> Value:
         """Whether the next slot of the ring is free; ``made``: it is claimed in this cycle."""
         raise NotImplementedError
+
+    def late(self, m: Module, blocked: Value, head: Queue) -> Value:
+        """Whether the head is full because it had to wait for slots, of which many are free now.
+
+        ``blocked``: a request waits for a slot in this cycle.
+        """
+        return Const(0, 1)
 
     def read_back(self, m: Module, tail: Queue) -> None:
         """Make requests to read."""

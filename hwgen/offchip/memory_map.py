@@ -44,6 +44,10 @@ class OffChip:
     ahead: int = 0
     read_cycles: int = 0
 
+    def moved(self, word_bytes: int) -> int:
+        """Bytes per frame, and those that could have been moved between short requests."""
+        return max(self.reads, self.read_cycles * word_bytes) + self.writes
+
     def cycles(self, side: str, word_bytes: int) -> float:
         """Cycles of a port for a frame; ``side``: ``"reads"`` or ``"writes"``."""
         cycles = getattr(self, side) / (word_bytes * PORT_SHARE)
@@ -159,12 +163,9 @@ def map_memory(
         )
     clients: list[list[str]] = [[] for _ in range(min(ports, len(uses)))]
     loads = [0] * len(clients)
-    # In bytes that could be moved meanwhile.
-    busy = {name: max(use.reads, use.read_cycles * axi.word_bytes) + use.writes
-            for name, use in uses.items()}
-    for name in sorted(uses, key=lambda name: -busy[name]):
+    for name in sorted(uses, key=lambda name: -uses[name].moved(axi.word_bytes)):
         port = loads.index(min(loads))
-        loads[port] += busy[name]
+        loads[port] += uses[name].moved(axi.word_bytes)
         clients[port].append(name)
     if max(map(len, clients)) > 1 << axi.id_bits:
         raise HwgenError(
