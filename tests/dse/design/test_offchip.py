@@ -202,8 +202,6 @@ def test_order_stays_where_it_would_be_slower() -> None:
     assert found.netlist.offchip is None
 
 
-@pytest.mark.xfail(raises=AssertionError, strict=True, reason="on chip the search is content with "
-                   "its second design that fits, for the sake of time")
 def test_found_on_chip_wherever_it_is_found_otherwise() -> None:
     """What needs no off-chip memory is found without it, too."""
     board = replace(TINY, bram18=48, lut=30000)
