@@ -65,8 +65,8 @@ class OffChipRearrangeConfig(RingConfig, OpConfig):
     Raises
     ------
     :exc:`HwgenError`
-        If the order takes beats apart, or is too long for its table; or if the capacity or the
-        depth is too small.
+        If the order takes beats apart, or is too long for its table; or if the burst, the capacity
+        or the depth is too small.
     """
 
     op: ir.Rearrange
@@ -76,6 +76,11 @@ class OffChipRearrangeConfig(RingConfig, OpConfig):
     def __post_init__(self) -> None:
         OpConfig.__post_init__(self)
         check_lanes(self.op, self.tensor, self.lanes)
+        if self.burst < self.words_per_beat:
+            raise HwgenError(
+                f"Burst must be at least the {self.words_per_beat} words of a beat, "
+                f"not {self.burst!r}"
+            )
         if 0 < self.capacity < self.least_capacity:
             raise HwgenError(
                 f"Capacity must be at least {self.least_capacity} beats, not {self.capacity!r}"
@@ -102,10 +107,10 @@ class OffChipRearrangeConfig(RingConfig, OpConfig):
     @cached_property
     def piece_beats(self) -> int:
         """Beats of a piece: most that are side by side wherever they are, and fit a request."""
-        beats, order = self.inputs[0].beats, self._beats.ravel()
-        most = math.gcd(beats, len(order))
-        for count in range(most, 1, -1):
-            if most % count == 0 and self._words_of(count) <= self.burst:
+        order = self._beats.ravel()
+        common = math.gcd(self.inputs[0].beats, len(order))
+        for count in range(self.burst // self.words_per_beat * self.beats_per_word, 1, -1):
+            if common % count == 0 and (order[:count] == order[0] + np.arange(count)).all():
                 pieces = order.reshape(-1, count)
                 if not (pieces[:, 0] % count).any() and (np.diff(pieces, axis=1) == 1).all():
                     return count
