@@ -23,6 +23,7 @@ from hwgen.blocks.gather import GatherConfig
 from hwgen.blocks.globalpool import GlobalPoolConfig
 from hwgen.blocks.lane_change import LaneChangeConfig
 from hwgen.blocks.low_rank import LowRankLinearConfig
+from hwgen.blocks.offchip_rearrange import OffChipRearrangeConfig
 from hwgen.blocks.pad import PadConfig
 from hwgen.blocks.pool import PoolConfig
 from hwgen.blocks.product import ProductConfig
@@ -419,7 +420,8 @@ def _gather(d: _Drawer) -> GatherConfig:
     return GatherConfig(op=GatherChannels(tuple(order.tolist())), tensor=tensor, lanes=lanes)
 
 
-def _rearrange(d: _Drawer) -> RearrangeConfig:
+def _order(d: _Drawer) -> tuple[Rearrange, TensorType, int]:
+    """An order, the frame that is put in it, and lanes of words that it keeps together."""
     lanes, size = d.spread(1, 16), d.one(2, 2, 3, 4)
     height, width = d.whole(1, 6) * size, d.whole(2, 30) * size
     kind = d.one("depth", "space", "axes", "reflect", "any")
@@ -440,8 +442,22 @@ def _rearrange(d: _Drawer) -> RearrangeConfig:
         order = frame.transpose(axes).reshape(out)
     channels = size * size * lanes if kind == "depth" else lanes
     tensor = TensorType((frame.size // channels, channels), d.tensor().quantisation)
-    config = RearrangeConfig(op=Rearrange(order), tensor=tensor, lanes=lanes)
+    return Rearrange(order), tensor, lanes
+
+
+def _rearrange(d: _Drawer) -> RearrangeConfig:
+    op, tensor, lanes = _order(d)
+    config = RearrangeConfig(op=op, tensor=tensor, lanes=lanes)
     return replace(config, capacity=config.order.least_capacity + d.whole(0, 40))
+
+
+def _rearrange_off_chip(d: _Drawer) -> OffChipRearrangeConfig:
+    op, tensor, lanes = _order(d)
+    config = OffChipRearrangeConfig(
+        op=op, tensor=tensor, lanes=lanes, axi=_axi(d), burst=d.one(8, 16, 32, 32),
+        memory_latency=d.one(100, 160, 360), styles=(d.one("", "", "block"),),
+    )
+    return replace(config, capacity=config.least_capacity + d.whole(0, 4) * config.slot_beats)
 
 
 def _extremum(d: _Drawer) -> ExtremumConfig:
@@ -511,6 +527,7 @@ BLOCKS: dict[str, Callable[[_Drawer], BlockConfig]] = {
     "channel max": _channel_max,
     "gather": _gather,
     "rearrange": _rearrange,
+    "rearrange, off chip": _rearrange_off_chip,
     "extremum": _extremum,
     "fifo": _fifo,
     "eviction buffer": _eviction,

@@ -36,7 +36,7 @@ LEGAL_TEXTS: dict[str, tuple[str, ...]] = {
     "multiplier": tuple(MULTIPLIERS),
     "requantiser_multiplier": ("", *MULTIPLIERS),
     "shared": ("activation", "weight"),
-    "window_style": ("", *STYLES),
+    "window_style": ("", *STYLES, OFF_CHIP),
     "weight_style": ("", *STYLES),
 }
 """Legal values of those fields that are texts."""
@@ -114,7 +114,8 @@ class Folding:
         Products that share a multiplier; 0: as many as fit.
     window_style, weight_style : :class:`str`
         Memories of the window's buffer and of the weights: one of
-        :data:`hwgen.device.storage.STYLES`; "": whichever is cheaper, LUTs or block memory.
+        :data:`hwgen.device.storage.STYLES`; "": whichever is cheaper, LUTs or block memory.  The
+        buffer of a :class:`hwgen.ir.Rearrange` may be :data:`OFF_CHIP`, too.
     tile, resident : :class:`int`
         Of a convolution whose weights are in off-chip memory: rows that are computed fold by fold,
         and folds that stay on chip; 0: its weights are on chip.

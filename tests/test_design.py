@@ -38,7 +38,8 @@ FOLDINGS = st.builds(
     multiplier=st.sampled_from(sorted(MULTIPLIERS)),
     requantiser_multiplier=st.sampled_from(["", *MULTIPLIERS]),
     shared=st.sampled_from(["activation", "weight"]), products=MAYBE,
-    window_style=st.sampled_from(["", *STYLES]), weight_style=st.sampled_from(["", *STYLES]),
+    window_style=st.sampled_from(["", *STYLES, OFF_CHIP]),
+    weight_style=st.sampled_from(["", *STYLES]),
     tile=MAYBE, resident=MAYBE, fold_cycles=MAYBE, pace=MAYBE,
 )
 DESIGNS = st.builds(
@@ -168,7 +169,8 @@ MULTIPLIER_LIST = "'dsp48e2', 'dsp48e1', 'mult18', 'fabric'"
     ("ops c3 requantiser_multiplier", "x",
      f"op 'c3': requantiser_multiplier must be one of '', {MULTIPLIER_LIST}, not 'x'"),
     ("ops c3 shared", "x", "op 'c3': shared must be one of 'activation', 'weight', not 'x'"),
-    ("ops c3 window_style", "x", f"op 'c3': window_style must be one of '', {STYLE_LIST}, not 'x'"),
+    ("ops c3 window_style", "x",
+     f"op 'c3': window_style must be one of '', {STYLE_LIST}, 'offchip', not 'x'"),
     ("ops c3 weight_style", "offchip",
      f"op 'c3': weight_style must be one of '', {STYLE_LIST}, not 'offchip'"),
     ("tensors image lanes", 0, "tensor 'image': lanes must be a positive integer, not 0"),
@@ -252,6 +254,8 @@ def fold(name: str, **fields) -> Callable[[DesignPoint], None]:
      r"^The design sets the memory of 's1>c2:offchip', which is not an edge$"),
     (lambda d: d.depths.update({"nope": 3}),
      r"^The design sets the depth of 'nope', which is not an edge$"),
+    (fold("c3", window_style=OFF_CHIP),
+     r"^Node 'c3': window_style must not be 'offchip', for the buffer of a FoldedConv is on the"),
     (lambda d: setattr(d, "split", ("nope",)),
      r"^The design's split: The graph has no node 'nope'$"),
     (lambda d: setattr(d, "split", ("scores",)),

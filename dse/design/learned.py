@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hwgen.blocks.base import BlockConfig
 from hwgen.blocks.evict import EvictionConfig
+from hwgen.blocks.registry import block_config
 from hwgen.boards import Board
-from hwgen.design import EdgeName
+from hwgen.design import OFF_CHIP, EdgeName, Folding
 from hwgen.device.cost import Resources
 from hwgen.device.storage import BLOCK_BITS
 from hwgen.dse.design.allocate import Allocation
@@ -21,11 +23,12 @@ from hwgen.dse.design.amounts import BANDWIDTH, LUT, RESOURCES, Amounts, vector
 from hwgen.dse.design.memories import memory, ways
 from hwgen.dse.design.streaming import External, TileSizes
 from hwgen.dse.design.table import Column
+from hwgen.errors import HwgenError
 from hwgen.netlist import Edge, Netlist
 from hwgen.parts.stream import StreamType
 from hwgen.timing import Timing
 
-__all__ = ["QUEUE", "Built", "Evicted", "Learned", "Queue"]
+__all__ = ["QUEUE", "Built", "Evicted", "Kept", "Learned"]
 
 QUEUE = "queue "
 """Before the names of edges, where queues are parts."""
@@ -49,8 +52,8 @@ class Evicted:
     style: str
 
 
-class Queue(NamedTuple):
-    """The ways to build a queue, on the chip and off it."""
+class Kept(NamedTuple):
+    """The ways to build what is kept for a while, on the chip and off it."""
 
     on_chip: list[Column]
     off_chip: list[Column]
@@ -82,13 +85,15 @@ class Learned:
     sites : pixels that the buffers of windows hold, by node
     tiles : sizes that tiles need, by node and rows of the tile
     queues : queues that are large, by edge
+    orders : blocks that put large parts of frames in another order, by node
     missing : amounts that designs take beyond what the tables say, shape ``(resources,)``
     """
 
     board: Board
     sites: dict[str, int] = field(default_factory=dict)
     tiles: dict[str, dict[int, TileSizes]] = field(default_factory=dict)
-    queues: dict[str, Queue] = field(default_factory=dict)
+    queues: dict[str, Kept] = field(default_factory=dict)
+    orders: dict[str, Kept] = field(default_factory=dict)
     missing: np.ndarray = field(default_factory=lambda: np.zeros(len(RESOURCES)))
 
     def without_tiles(self) -> Learned:
@@ -106,7 +111,9 @@ class Learned:
         """
         self.queues = {}
         known = sum((np.array(column.takes) for name, column in built.allocation.columns.items()
-                     if not name.startswith(QUEUE)), np.zeros(len(RESOURCES)))
+                     if not name.startswith(QUEUE) and name not in self.orders),
+                    np.zeros(len(RESOURCES)))
+        earlier, self.orders = self.orders, {}
         edges = {edge.source: edge for edge in built.netlist.edges}
         before = {edge.sink: edge for edge in built.netlist.edges}
         config: Any
@@ -120,12 +127,16 @@ class Learned:
                     known = known + self._learn_tiles(name, config, edges[name, 0], built, offered)
                     continue
                 self.sites[name] = config.window.sites * config.window.banks
+            if name in earlier or (config.window is None and config.buffer is not None):
+                known = known + self._learn_order(name, config, earlier.get(name), built, offered)
+                if config.evicts:
+                    continue
             if config.evicts:
-                self.queues[_use(before[name, 0])] = Queue(
+                self.queues[_use(before[name, 0])] = Kept(
                     ways(config.stream.width, config.queue_depths[0], self.board),
                     self._evicted(config),
                 )
-                known = known + self._eviction_takes(config)
+                known = known + self._takes(config)
                 continue
             for k, (stream, depth, style) in enumerate(zip(
                 config.outputs, config.queue_depths, config.queue_styles, strict=True
@@ -170,7 +181,7 @@ class Learned:
         off_chip: list[Column] = []
         if offered is not None and depth * stream.width >= LARGE_BITS:
             off_chip = self._eviction(edge, stream, depth, built, offered)
-        self.queues[_use(edge)] = Queue(ways(stream.width, depth, self.board), off_chip)
+        self.queues[_use(edge)] = Kept(ways(stream.width, depth, self.board), off_chip)
         return memory(stream.width, depth, style, self.board.family)
 
     def _eviction(
@@ -191,15 +202,53 @@ class Learned:
     def _evicted(self, config: EvictionConfig) -> list[Column]:
         """The ways to build a queue off chip: kinds of memory of what stays on the chip."""
         return [
-            Column(Amounts(*self._eviction_takes(replace(config, styles=(style,)))), 0,
-                   Evicted(style))
+            Column(Amounts(*self._takes(replace(config, styles=(style,)))), 0, Evicted(style))
             for style in ("", "block")
         ]
 
-    def _eviction_takes(self, config: EvictionConfig) -> np.ndarray:
-        """Amounts that a queue off chip takes, shape ``(resources,)``."""
+    def _learn_order(
+        self, name: str, config: Any, earlier: Kept | None, built: Built, offered: External | None
+    ) -> np.ndarray:
+        """Take up a block that puts frames in another order, for which it is decided where they
+        are meanwhile; returns the amounts it takes, if it is large.
+        """
+        if config.evicts:
+            # Its buffer on the chip is known from when it was there.
+            assert earlier is not None
+            self.orders[name] = earlier
+            return self._takes(config)
+        width, depth, *_ = config.buffer
+        if memory(width, depth, "distributed", self.board.family)[LUT] <= LARGE_LUTS:
+            return np.zeros(len(RESOURCES))
+        # Queues are parts of their own.
+        alone = replace(config, depths=(), styles=())
+        on_chip = [
+            replace(column, takes=Amounts(*self._takes(replace(alone, window_style=column.choice))),
+                    choice=Folding(window_style=column.choice))
+            for column in ways(width, depth, self.board)]
+        off_chip: list[Column] = []
+        if offered is not None and width * depth >= LARGE_BITS:
+            off_chip = self._order_off_chip(name, config, built, offered)
+        self.orders[name] = Kept(on_chip, off_chip)
+        return self._takes(alone)
+
+    def _order_off_chip(
+        self, name: str, config: BlockConfig, built: Built, offered: External
+    ) -> list[Column]:
+        """The way to build a block with its buffer off chip; none, if it cannot be there."""
+        node = next(node for node in built.netlist.graph.nodes if node.name == name)
+        folding, lanes = Folding(window_style=OFF_CHIP), config.outputs[0].elements
+        try:
+            off_chip = block_config(node.op, config.inputs, folding, lanes, ports=offered.ports)
+        except HwgenError:
+            return []
+        return [Column(Amounts(*self._takes(off_chip)), off_chip.interval, folding)]
+
+    def _takes(self, config: Any) -> np.ndarray:
+        """Amounts that a block takes, shape ``(resources,)``."""
         takes = vector(config.resources(self.board.family))
-        takes[BANDWIDTH] = config.offchip.reads + config.offchip.writes
+        if config.offchip is not None:
+            takes[BANDWIDTH] = config.offchip.moved(config.axi.word_bytes)
         return takes
 
 

@@ -46,6 +46,8 @@ SLOW_LOOKS = (4, 16)
 LARGE_ROWS = (0.05, 0.025, 0.01)
 """Shares of the on-chip memory from which on the rows that a window keeps may be off chip; the last
 is tried if nothing fits otherwise, for that takes many LUTs."""
+FAR = 1.1
+"""How much longer an interval may be than one at which whole parts do not fit."""
 WORTH = 1.03
 """How much faster a design must be to be worth another pass."""
 
@@ -367,19 +369,31 @@ def _shortest(state: SearchState, low: int, looks: list[int]) -> Interval:
 
 def _divided(state: SearchState, shortest: Interval, goal: Goal) -> Sized:
     """A design for an interval, or for one that is a little longer; planned and scheduled."""
-    interval, step = shortest.cycles, STEP
-    while True:
-        beats = state.streams.choose(interval, shortest.pairs)
-        assert beats is not None
-        allocation: Allocation | None = state.allocate(state.parts(beats), interval)
-        if allocation is not None:
-            break
-        interval, step = int(interval * step) + 1, step * step
+    low, interval, step = 0, shortest.cycles, STEP
+    while (found := _allocated(state, interval, shortest.pairs)) is None:
+        low, interval, step = interval, int(interval * step) + 1, step * step
         if interval > max(state.slow):
             # Divisible layers would fit, whole ones do not.
             raise HwgenError(refusal(state))
+    while low and interval > FAR * low:
+        middle = (low + interval) // 2
+        if nearer := _allocated(state, middle, shortest.pairs):
+            interval, found = middle, nearer
+        else:
+            low = middle
+    beats, allocation = found
     goal.progress(f"schedule at {interval:,} cycles")
     return state.build(allocation, interval, beats)
+
+
+def _allocated(
+    state: SearchState, interval: int, pairs: bool
+) -> tuple[Beats, Allocation] | None:
+    """Streams for an interval, and a way for every part; None: not all fits."""
+    beats = state.streams.choose(interval, pairs)
+    assert beats is not None
+    allocation = state.allocate(state.parts(beats), interval)
+    return None if allocation is None else (beats, allocation)
 
 
 def _limit(state: SearchState, interval: int, pairs: bool, bound: Bounds, goal: Goal) -> str:

@@ -84,7 +84,7 @@ class Consumer:
 
 
 class FixedTable:
-    """A few ways to build something, each with the same cycles.
+    """A few ways to build something.
 
     Parameters
     ----------
@@ -94,15 +94,18 @@ class FixedTable:
     def __init__(self, columns: Sequence[Column]) -> None:
         self.columns = columns
         self._takes = np.array([column.takes for column in columns])
+        self._cycles = np.array([column.cycles for column in columns])
+        self._quick = np.arange(len(columns))
 
     def limit(self, interval: int) -> int:
-        """See :meth:`Table.limit`: nothing is ever dropped."""
-        return 1
+        """See :meth:`Table.limit`."""
+        self._quick = np.flatnonzero(self._cycles <= interval)
+        return max(int(self._cycles[self._quick].max()), 1) if len(self._quick) else 0
 
     def cheapest(self, prices: np.ndarray) -> Cheapest:
         """See :meth:`Table.cheapest`; a way is its index."""
-        cost = prices @ self._takes.T
-        return Cheapest(cost.argmin(1).tolist(), cost.min(1))
+        cost = prices @ self._takes[self._quick].T
+        return Cheapest(self._quick[cost.argmin(1)].tolist(), cost.min(1))
 
     def takes(self, way: int) -> np.ndarray:
         """See :meth:`Table.takes`."""

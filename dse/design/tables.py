@@ -86,9 +86,10 @@ class Tables:
                 parts.append(Consumer((node.name,), self._scaled(node, beats)))
             if isinstance(node.op, Attention):
                 parts.append(Consumer((node.name,), self._attention(node, node.op, beats)))
-        for edge, queue in learned.queues.items():
-            more = queue.off_chip if external else []
-            parts.append(Consumer((QUEUE + edge,), FixedTable([*queue.on_chip, *more])))
+        queues = {QUEUE + edge: queue for edge, queue in learned.queues.items()}
+        for name, kept in (queues | learned.orders).items():
+            more = kept.off_chip if external else []
+            parts.append(Consumer((name,), FixedTable([*kept.on_chip, *more])))
         return parts
 
     def _convolution(

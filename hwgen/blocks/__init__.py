@@ -20,6 +20,7 @@ from hwgen.blocks.gather import Gather, GatherConfig
 from hwgen.blocks.globalpool import GlobalPool, GlobalPoolConfig
 from hwgen.blocks.lane_change import LaneChange, LaneChangeConfig
 from hwgen.blocks.low_rank import LowRankLinear, LowRankLinearConfig
+from hwgen.blocks.offchip_rearrange import OffChipRearrange, OffChipRearrangeConfig
 from hwgen.blocks.pad import Pad, PadConfig
 from hwgen.blocks.pool import Pool, PoolConfig
 from hwgen.blocks.product import Product, ProductConfig
@@ -37,8 +38,8 @@ __all__ = [
     "EvictionConfig", "Extremum", "ExtremumConfig", "Fifo", "FifoConfig", "FoldedConv",
     "FoldedConvConfig", "Gather", "GatherConfig", "GlobalPool", "GlobalPoolConfig", "LaneChange",
     "LaneChangeConfig", "LowRankLinear", "LowRankLinearConfig", "NearestResize",
-    "NearestResizeConfig", "Pad", "PadConfig", "Pool", "PoolConfig", "Product", "ProductConfig",
-    "Rearrange", "RearrangeConfig", "Repeat", "RepeatConfig", "Schedule", "SparseConv",
-    "SparseConvConfig", "Splitter", "SplitterConfig", "TableLookup", "TableLookupConfig",
-    "TokenMatrix", "TokenMatrixConfig", "conv2d",
+    "NearestResizeConfig", "OffChipRearrange", "OffChipRearrangeConfig", "Pad", "PadConfig", "Pool",
+    "PoolConfig", "Product", "ProductConfig", "Rearrange", "RearrangeConfig", "Repeat",
+    "RepeatConfig", "Schedule", "SparseConv", "SparseConvConfig", "Splitter", "SplitterConfig",
+    "TableLookup", "TableLookupConfig", "TokenMatrix", "TokenMatrixConfig", "conv2d",
 ]

@@ -99,7 +99,7 @@ class BlockConfig(Part):
     -------
     kind : what a report counts the block as, one of :data:`BLOCK_KINDS`
     depends_on_data : whether its times depend on the data; they are then averages
-    evicts : whether it is a queue whose body is off chip
+    evicts : whether what passes through it is kept off chip, so that its queue is not of one memory
     """
 
     kind: ClassVar[str] = "route"

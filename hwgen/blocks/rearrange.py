@@ -17,16 +17,41 @@ from hwgen.blocks.registry import BlockRequest, carries_out
 from hwgen.device.arithmetic import add_carry, counter, levels
 from hwgen.device.cost import Area, logic
 from hwgen.errors import HwgenError
+from hwgen.ir.types import TensorType
 from hwgen.parts.component import Configured
 from hwgen.parts.memory import BufferMemory, buffer_area, buffer_registers
 from hwgen.parts.order import OrderWalk, WordOrder
 from hwgen.parts.queue import QUEUE_LATENCY, queue_depth
 from hwgen.parts.stream import in_order
 
-__all__ = ["Rearrange", "RearrangeConfig"]
+__all__ = ["Rearrange", "RearrangeConfig", "check_lanes", "word_lanes", "words_of"]
 
 READ_LATENCY = 2
 """Cycles from reading a word to its push."""
+
+
+def check_lanes(op: ir.Rearrange, tensor: TensorType, lanes: int) -> None:
+    """Raise :exc:`HwgenError` if an order takes beats of so many lanes apart."""
+    run = op.run(tensor)
+    if run % lanes:
+        raise HwgenError(
+            f"Lanes must divide the {run} channels that the order keeps side by side, "
+            f"not {lanes!r}"
+        )
+
+
+def words_of(op: ir.Rearrange, lanes: int) -> np.ndarray:
+    """Which word of the input each of the output is, in the output's shape: words of some lanes."""
+    *spatial, channels = op.order.shape
+    words = op.order.reshape(*spatial, channels // lanes, lanes)
+    return words[..., 0] // lanes
+
+
+def word_lanes(request: BlockRequest) -> int:
+    """Lanes as many as the streams on either side want, if the order keeps them together."""
+    run = request.op.run(request.tensor)
+    wanted = max(request.lanes, request.streams[0].elements)
+    return next(n for n in range(1, run + 1) if run % n == 0 and (n >= wanted or n == run))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +86,7 @@ class RearrangeConfig(OpConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        run = self.op.run(self.tensor)
-        if run % self.lanes:
-            raise HwgenError(
-                f"Lanes must divide the {run} channels that the order keeps side by side, "
-                f"not {self.lanes!r}"
-            )
+        check_lanes(self.op, self.tensor, self.lanes)
         least = self.order.least_capacity
         if 0 < self.capacity < least:
             raise HwgenError(
@@ -76,9 +96,7 @@ class RearrangeConfig(OpConfig):
     @cached_property
     def order(self) -> WordOrder:
         """The order of words."""
-        *spatial, channels = self.op.order.shape
-        words = self.op.order.reshape(*spatial, channels // self.lanes, self.lanes)
-        return WordOrder(words[..., 0] // self.lanes, self.inputs[0].beats)
+        return WordOrder(words_of(self.op, self.lanes), self.inputs[0].beats)
 
     @property
     def depth(self) -> int:
@@ -218,9 +236,5 @@ class Rearrange(Configured[RearrangeConfig]):
 
 @carries_out(ir.Rearrange, own_lanes=True)
 def _rearrange(request: BlockRequest) -> RearrangeConfig:
-    """Words as long as the streams on either side want them, if the order keeps them together."""
-    run = request.op.run(request.tensor)
-    wanted = max(request.lanes, request.streams[0].elements)
-    lanes = next(n for n in range(1, run + 1) if run % n == 0 and (n >= wanted or n == run))
-    return RearrangeConfig(op=request.op, tensor=request.tensor, lanes=lanes,
+    return RearrangeConfig(op=request.op, tensor=request.tensor, lanes=word_lanes(request),
                            **request.folded(RearrangeConfig))

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from hwgen.blocks.base import BlockConfig, own_fields
-from hwgen.design import Folding, MemoryPorts
+from hwgen.design import OFF_CHIP, Folding, MemoryPorts
 from hwgen.errors import HwgenError
 from hwgen.ir.op import Op
 from hwgen.ir.types import TensorType
@@ -165,8 +165,8 @@ def block_config(
     Raises
     ------
     :exc:`HwgenError`
-        If no block carries out the op, if the folding does not fit it, or if the folding sets a
-        field that the block does not obey.
+        If no block carries out the op, if the folding does not fit it, if the folding sets a field
+        that the block does not obey, or if it puts a buffer off chip that cannot be there.
     """
     found = next((each for each in _registrations(type(op))
                   if (each.when is None or each.when(folding))
@@ -175,6 +175,11 @@ def block_config(
         raise HwgenError(f"No block carries out {type(op).__name__}")
     request = BlockRequest(op, streams, lanes, pixels, folding, ports or MemoryPorts(), table)
     config = found.make(request if found.own_pixels else _flat(request, found))
+    if folding.window_style == OFF_CHIP and not config.evicts:
+        raise HwgenError(
+            f"window_style must not be {OFF_CHIP!r}, for the buffer of a {config.title} is on the "
+            f"chip"
+        )
     for each in fields(Folding):
         value = getattr(folding, each.name)
         if value != each.default and each.name not in config.folding_fields:

@@ -34,12 +34,24 @@ class OffChip:
     size : bytes of its region
     reads, writes : bytes read and written per frame
     ahead : bytes read before the first frame
+    read_cycles : fewest cycles in which the requests to read of a frame can be made, for clients
+        whose requests are so short that these may be more than those of their words
     """
 
     size: int
     reads: int
     writes: int = 0
     ahead: int = 0
+    read_cycles: int = 0
+
+    def moved(self, word_bytes: int) -> int:
+        """Bytes per frame, and those that could have been moved between short requests."""
+        return max(self.reads, self.read_cycles * word_bytes) + self.writes
+
+    def cycles(self, side: str, word_bytes: int) -> float:
+        """Cycles of a port for a frame; ``side``: ``"reads"`` or ``"writes"``."""
+        cycles = getattr(self, side) / (word_bytes * PORT_SHARE)
+        return max(cycles, self.read_cycles) if side == "reads" else cycles
 
 
 class Client(Protocol):
@@ -77,9 +89,9 @@ class MemoryMap:
 
     @property
     def interval(self) -> int:
-        """Fewest cycles in which all bytes of a frame can be moved."""
-        sides = [math.ceil(sum(getattr(self.uses[name], side) for name in names)
-                           / (self.axi.word_bytes * PORT_SHARE))
+        """Fewest cycles in which all that is moved for a frame can be requested and moved."""
+        sides = [math.ceil(sum(self.uses[name].cycles(side, self.axi.word_bytes)
+                               for name in names))
                  for names in self.clients for side in ("reads", "writes")]
         both = math.ceil((self.reads + self.writes) / self.rate) if self.rate else 0
         return max(both, *sides)
@@ -126,8 +138,7 @@ def map_memory(
 ) -> MemoryMap | None:
     """Make the memory map of some blocks.
 
-    Regions with initial contents come first.  Every port gets about the same number of bytes per
-    frame.
+    Regions with initial contents come first.  Every port is busy for about as long per frame.
 
     Returns
     -------
@@ -157,9 +168,9 @@ def map_memory(
             f"memory, not for {len(uses)}"
         )
     loads = [0] * len(clients)
-    for name in sorted(uses, key=lambda name: -uses[name].reads - uses[name].writes):
+    for name in sorted(uses, key=lambda name: -uses[name].moved(axi.word_bytes)):
         port = min((k for k, names in enumerate(clients) if len(names) < 1 << axi.id_bits),
                    key=loads.__getitem__)
-        loads[port] += uses[name].reads + uses[name].writes
+        loads[port] += uses[name].moved(axi.word_bytes)
         clients[port].append(name)
     return MemoryMap(axi, tuple(map(tuple, clients)), offsets, uses, size, rate)

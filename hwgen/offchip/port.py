@@ -27,7 +27,13 @@ from hwgen.offchip.bus import AxiConfig
 from hwgen.parts.component import Configured
 from hwgen.parts.queue import queue_area, skid_area
 
-__all__ = ["AxiPort", "AxiPortConfig"]
+__all__ = ["OUTSTANDING", "REQUEST_CYCLES", "AxiPort", "AxiPortConfig"]
+
+OUTSTANDING = 8
+"""Default for the most bursts in flight in each direction."""
+
+REQUEST_CYCLES = 3
+"""Cycles between requests, if they are bursts so short that these are more than their words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +60,7 @@ class AxiPortConfig(Part):
     axi: AxiConfig
     readers: int
     writers: int
-    outstanding: int = 8
+    outstanding: int = OUTSTANDING
     timeout: int = 1 << 16
 
     def __post_init__(self) -> None:

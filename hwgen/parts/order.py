@@ -227,6 +227,7 @@ class OrderWalk:
     order : which words are read
     step : whether the word is read in this cycle
     changes : by name, per word of a period a number
+    name : of the memory, if changes are a table
 
     Members
     -------
@@ -234,7 +235,8 @@ class OrderWalk:
     """
 
     def __init__(
-        self, m: Module, order: WordOrder, step: Value, changes: Mapping[str, np.ndarray]
+        self, m: Module, order: WordOrder, step: Value, changes: Mapping[str, np.ndarray],
+        name: str = "changes",
     ) -> None:
         self.now = {
             name: Signal(signed(_width(each)), name=name, init=int(each[0]))
@@ -243,7 +245,7 @@ class OrderWalk:
         if order.period == 1:
             return
         if order.loops is None:
-            self._look_up(m, step, changes)
+            self._look_up(m, step, changes, name)
         else:
             self._count(m, order, step, changes)
 
@@ -273,7 +275,9 @@ class OrderWalk:
                 with m.Default():
                     m.d.sync += self.now[name].eq(_looked_up(*last, loops))
 
-    def _look_up(self, m: Module, step: Value, changes: Mapping[str, np.ndarray]) -> None:
+    def _look_up(
+        self, m: Module, step: Value, changes: Mapping[str, np.ndarray], name: str
+    ) -> None:
         """Read a table, two words ahead: its output register, and the memory's own."""
         rows, begin = [0] * len(next(iter(changes.values()))), 0
         for each in changes.values():
@@ -282,7 +286,7 @@ class OrderWalk:
                     for row, value in zip(rows, each, strict=True)]
             begin += width
         words = Cat(*self.now.values())
-        m.submodules.changes = memory = Memory(
+        m.submodules[name] = memory = Memory(
             shape=begin, depth=len(rows), init=rows,
             attrs={STYLE: ReadOnlyMemory(begin, len(rows)).kind})
         index = counter(len(rows), name="index", init=2 % len(rows))

@@ -1,23 +1,15 @@
-"""EvictionBuffer: values, times and requests, with a model of the memory that answers its ports.
-
-The model keeps to the strictest order: words are written as soon as they are taken, and read as
-late as they are delivered.
-"""
+"""EvictionBuffer: values, times and requests, with a model of the memory that answers its ports."""
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from amaranth.sim import Simulator
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwgen.blocks.base import Schedule
 from hwgen.blocks.evict import EvictionConfig
 from hwgen.emit.verilog import emit_component
 from hwgen.errors import HwgenError
@@ -26,13 +18,9 @@ from hwgen.offchip.bus import MEMORY_LATENCY, AxiConfig
 from hwgen.parts.queue import queue_depth
 from hwgen.parts.stream import StreamType, in_order
 from hwgen.sim.verilator import lint
-from tests.blocks.checks import STALLS, random_arrivals, random_frames
+from tests.blocks.checks import STALLS
+from tests.blocks.rings import Memory, kept, on_time, run, several
 from tests.profiles import examples
-
-BASE = 0x3000
-"""Where rings begin."""
-PATIENCE = 5000
-"""Cycles without a beat after which a run counts as stuck."""
 
 
 def evict(
@@ -45,226 +33,6 @@ def evict(
         stream=StreamType(tensor, lanes), axi=AxiConfig(data_bits=data_bits, address_bits=20),
         **options,
     )
-
-
-@dataclass
-class Memory:
-    """A memory that answers a buffer's ports and watches what it does.
-
-    Parameters
-    ----------
-    config : configuration of the buffer
-    latency : cycles from a request to ``done``, or to the last word of its data
-    jitter : most cycles that are added to that, for each request
-    stall : probability that something is not ready, or a word of data late, each cycle
-    pace : cycles from taking a word to being ready for the next
-
-    Members
-    -------
-    requests : of writes and of reads, cycle in which each is seen first
-    written, read : bytes
-    reuse : how often each slot was written
-    """
-
-    config: EvictionConfig
-    latency: int
-    jitter: int = 0
-    stall: float = 0.0
-    pace: int = 1
-    seed: int = 0
-    requests: tuple[list[int], list[int]] = field(default_factory=lambda: ([], []))
-    written: int = 0
-    read: int = 0
-    reuse: dict[int, int] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.random = np.random.default_rng([self.seed, 5])
-        self.bytes = bytearray(self.random.bytes(BASE + self.config.ring_bytes))
-        self.state: dict[int, str] = {}
-        # Requests with the words that are left; of reads also when each word is due.
-        self.to_take: deque[list[int]] = deque()
-        self.to_finish: deque[tuple[int, int]] = deque()
-        self.to_send: deque[tuple[int, int, int, int]] = deque()
-        self.expected = [self.lengths() for _ in range(2)]
-
-    def lengths(self):
-        """Words of the requests of frame after frame."""
-        while True:
-            left = self.config.words_per_frame
-            while left:
-                yield min(left, self.config.burst)
-                left -= min(left, self.config.burst)
-
-    def due(self, cycle: int) -> int:
-        return cycle + self.latency + (int(self.random.integers(self.jitter + 1)))
-
-    def check(self, kind: int, address: int, size: int) -> tuple[int, int]:
-        """Slot and words of a request, which must be the next one."""
-        config = self.config
-        assert size == next(self.expected[kind]) * config.axi.word_bytes
-        assert address // 4096 == (address + size - 1) // 4096
-        slot, rest = divmod(address - BASE, config.slot_bytes)
-        assert rest == 0
-        assert 0 <= slot < config.slots
-        return slot, size // config.axi.word_bytes
-
-    def answer(self, dut: Any):
-        """The process that answers a buffer's ports."""
-        async def process(ctx) -> None:
-            await self.run(ctx, dut)
-
-        return process
-
-    async def run(self, ctx, dut: Any) -> None:
-        size = self.config.axi.word_bytes
-        write, read = dut.write, dut.read
-        ticks = ctx.tick().sample(
-            write.request.valid, write.request.ready, write.request.p.address,
-            write.request.p.bytes, write.data.valid, write.data.ready, write.data.p,
-            read.request.valid, read.request.ready, read.request.p.address, read.request.p.bytes,
-        )
-        ctx.set(dut.base, BASE)
-        offers: list[tuple[int, int, int] | None] = [None, None]
-        held = None
-        cycle = taken = 0
-        while True:
-            stalls = self.random.random(4) < self.stall
-            ctx.set(write.request.ready, not stalls[0])
-            ctx.set(read.request.ready, not stalls[1])
-            ctx.set(write.data.ready, bool(self.to_take) and not stalls[2]
-                    and cycle >= taken + self.pace)
-            done = bool(self.to_finish) and cycle >= self.to_finish[0][0]
-            ctx.set(write.done, done)
-            if done:
-                self.state[self.to_finish.popleft()[1]] = "written"
-            sent = bool(self.to_send) and cycle >= self.to_send[0][0] and not stalls[3]
-            ctx.set(read.data.valid, sent)
-            if sent:
-                _, slot, offset, last = self.to_send.popleft()
-                at = BASE + slot * self.config.slot_bytes + offset
-                ctx.set(read.data.p, int.from_bytes(self.bytes[at : at + size], "little"))
-                self.read += size
-                if last:
-                    self.state[slot] = "free"
-            _, _, *seen = await ticks
-            for kind, values in enumerate((seen[:4], seen[7:])):
-                valid, ready, address, length = values
-                offer = offers[kind]
-                if offer is not None:
-                    assert valid
-                    assert offer[1:] == (address, length), "a request changed while not ready"
-                elif valid:
-                    offers[kind] = offer = (cycle, address, length)
-                if valid and ready:
-                    assert offer is not None
-                    offers[kind] = None
-                    self.accept(kind, offer[0], *self.check(kind, address, length))
-            valid, ready, word = seen[4:7]
-            if held is not None:
-                assert valid
-                assert word == held, "a word changed while not ready"
-            held = word if valid and not ready else None
-            if self.to_take and ready:
-                assert valid, "a word of a request is not there"
-            if valid and ready:
-                taken = cycle
-                slot, offset, left, due = request = self.to_take[0]
-                at = BASE + slot * self.config.slot_bytes + offset
-                self.bytes[at : at + size] = word.to_bytes(size, "little")
-                self.written += size
-                request[1:3] = offset + size, left - 1
-                if left == 1:
-                    self.to_take.popleft()
-                    self.to_finish.append((max(due, cycle + 1), slot))
-            cycle += 1
-
-    def accept(self, kind: int, cycle: int, slot: int, words: int) -> None:
-        """A request that was offered first in this cycle."""
-        self.requests[kind].append(cycle)
-        if kind == 0:
-            assert self.state.get(slot, "free") == "free", "a slot that is not yet read"
-            self.state[slot] = "writing"
-            self.reuse[slot] = self.reuse.get(slot, 0) + 1
-            self.to_take.append([slot, 0, words, self.due(cycle)])
-        else:
-            assert self.state[slot] == "written"
-            self.state[slot] = "reading"
-            end = self.due(cycle)
-            self.to_send.extend(
-                (end - words + 1 + k, slot, k * self.config.axi.word_bytes, k == words - 1)
-                for k in range(words)
-            )
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What a run saw: frames, cycles of beats in and out, and cycles in which ``waits`` was up."""
-
-    frames: np.ndarray
-    accepts: np.ndarray
-    times: np.ndarray
-    waits: int
-
-
-def run(
-    config: EvictionConfig, frames: np.ndarray, memory: Memory, *,
-    stall: tuple[float, float] = (0.0, 0.0), seed: int = 0,
-    arrivals: np.ndarray | None = None, pops: np.ndarray | None = None,
-) -> Seen:
-    """Frames through a buffer; ``pops``: earliest cycle in which each beat is taken."""
-    dut: Any = config.create()
-    simulator = Simulator(dut)
-    simulator.add_clock(1e-6)
-    values = config.stream.pack(frames)
-    count = len(values)
-    accepts: list[int] = []
-    times: list[int] = []
-    beats: list[int] = []
-    waits = 0
-
-    async def source(ctx) -> None:
-        random = np.random.default_rng([seed, 0])
-        ticks = ctx.tick().sample(dut.i.ready)
-        cycle = index = 0
-        offered = False
-        while True:
-            if not offered and index < count and (arrivals is None or cycle >= arrivals[index]):
-                offered = random.random() >= stall[0]
-                ctx.set(dut.i.p.as_value(), values[index])
-            ctx.set(dut.i.valid, offered)
-            _, _, ready = await ticks
-            if offered and ready:
-                accepts.append(cycle)
-                index, offered = index + 1, False
-            cycle += 1
-
-    async def sink(ctx) -> None:
-        nonlocal waits
-        random = np.random.default_rng([seed, 1])
-        ticks = ctx.tick().sample(dut.o.valid, dut.o.p.as_value(), dut.waits)
-        cycle = last = 0
-        held = None
-        while len(beats) < count:
-            ready = random.random() >= stall[1] and (pops is None or cycle >= pops[len(beats)])
-            ctx.set(dut.o.ready, bool(ready))
-            _, _, valid, value, waiting = await ticks
-            waits += waiting
-            if held is not None:
-                assert valid
-                assert value == held, "the output changed while not ready"
-            held = value if valid and not ready else None
-            if valid and ready:
-                times.append(cycle)
-                beats.append(value)
-                last = cycle
-            assert cycle - last < PATIENCE, f"stuck after {len(beats)} of {count} beats"
-            cycle += 1
-
-    simulator.add_testbench(memory.answer(dut), background=True)
-    simulator.add_testbench(source, background=True)
-    simulator.add_testbench(sink)
-    simulator.run()
-    return Seen(config.stream.unpack(beats), np.array(accepts), np.array(times), waits)
 
 
 WIDTHS = [
@@ -283,11 +51,6 @@ def buffers(draw: st.DrawFn) -> EvictionConfig:
         memory_latency=draw(st.integers(20, 60)),
     )
     return replace(config, depths=(draw(st.integers(1, 80)),)) if draw(st.booleans()) else config
-
-
-def several(config: EvictionConfig, seed: int, count: int) -> np.ndarray:
-    random = np.random.default_rng(seed)
-    return np.concatenate([random_frames(config, random)[0] for _ in range(-(-count // 2))])[:count]
 
 
 @given(buffers(), st.integers(0, 999))
@@ -315,31 +78,6 @@ def test_ring_wraps(bits: int, lanes: int, data_bits: int) -> None:
     assert set(memory.reuse) == set(range(config.slots))
     assert min(memory.reuse.values()) >= 3 * config.requests_per_frame // config.slots
     assert min(memory.reuse.values()) > 3
-
-
-def on_time(
-    config: EvictionConfig, seed: int, count: int, jitter: int = 0
-) -> tuple[Schedule, Seen, Memory]:
-    """A run with irregular arrivals or, for even seeds, without pauses.
-
-    The memory takes its latency, or at random less by up to ``jitter``.
-    """
-    frames = several(config, seed, count)
-    beats = len(frames) * config.stream.beats
-    arrivals = np.arange(beats)
-    if seed % 2:
-        random = np.random.default_rng(seed)
-        each = [random_arrivals(config, random)[0] for _ in range(-(-count // 2))]
-        arrivals = np.concatenate([k * each[0][-1] + a for k, a in enumerate(each)])[:beats]
-    memory = Memory(config, config.memory_latency - jitter, jitter, seed=seed)
-    seen = run(config, frames, memory, arrivals=arrivals)
-    np.testing.assert_array_equal(seen.frames, frames)
-    return config.schedule([arrivals]), seen, memory
-
-
-def kept(seen: Seen, schedule: Schedule) -> bool:
-    """Whether beats were accepted on time; those after the last output are not awaited."""
-    return np.array_equal(seen.accepts, schedule.accepts[0][: len(seen.accepts)])
 
 
 @given(buffers(), st.integers(0, 999))

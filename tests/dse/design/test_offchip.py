@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from hwgen import boards
 from hwgen.blocks.conv import FoldedConvConfig
 from hwgen.blocks.evict import EvictionConfig
+from hwgen.blocks.offchip_rearrange import OffChipRearrangeConfig
 from hwgen.blocks.registry import block_config
 from hwgen.design import OFF_CHIP, DesignPoint, Folding
+from hwgen.device.storage import STYLES
 from hwgen.dse.design.amounts import RESOURCES, Amounts
 from hwgen.dse.design.check import check_design
 from hwgen.dse.design.convolution import ConvTable
@@ -24,7 +26,7 @@ from hwgen.dse.design.search import search
 from hwgen.dse.design.streaming import LEAST_FOLDS, External, TileSizes
 from hwgen.dse.design.workload import Workload
 from hwgen.errors import HwgenError
-from hwgen.ir import GlobalAveragePool, Graph, Requantise, Resize
+from hwgen.ir import GlobalAveragePool, Graph, Rearrange, Requantise, Resize
 from hwgen.parts.stream import StreamType
 from hwgen.timing import sized
 from tests.networks import Builder, Q
@@ -153,8 +155,53 @@ def test_evicted_where_it_fits_no_memory() -> None:
     assert found.design.memories["c0>sum"] == OFF_CHIP
 
 
-@pytest.mark.xfail(raises=AssertionError, strict=True, reason="on chip the search is content with "
-                   "its second design that fits, for the sake of time")
+def turned() -> Graph:
+    """A frame whose rows become columns: it takes 28 block memories on the chip."""
+    b = Builder((64, 64, 8))
+    op = Rearrange(np.arange(64 * 64 * 8).reshape(64, 64, 8).transpose(1, 0, 2))
+    b.graph.outputs = [b.conv(b.graph.add(op, b.conv("image", 8, 3, "c0"), name="across"), 10, 3,
+                              "head")]
+    return b.graph
+
+
+def test_order_off_chip_where_it_fits_no_memory(tmp_path: Path) -> None:
+    """As fast as pieces can be requested, which is slower than on the chip."""
+    board = replace(BOARD, dsp=200, bram18=14, lut=16000)
+    with pytest.raises(HwgenError, match=r"^Board zcu102 is too small for this network"):
+        search(turned(), board, offchip="never")
+    found = search(turned(), board)
+    assert found.design.foldings["across"].window_style == OFF_CHIP
+    config = found.netlist.blocks["across"]
+    assert isinstance(config, OffChipRearrangeConfig)
+    assert config.axi == found.design.ports.axi
+    assert found.timing.interval == 64 * 64 * config.piece_cycles == 64 * 64 * 45
+    memory_map = found.netlist.offchip
+    assert memory_map is not None
+    assert memory_map.reads == memory_map.writes == 64 * 64 * 16
+    need = found.netlist.resources()
+    assert need.bram18 <= 14
+    path = tmp_path / "design.json"
+    found.design.save(path)
+    design = DesignPoint.load(path)
+    assert design == found.design
+    again = check_design(turned(), board, design, found.timing)
+    assert again.netlist.resources() == need
+    assert sized(turned(), design)[0] == design
+
+
+def test_order_stays_where_it_would_be_slower() -> None:
+    """Where there is room, even if off-chip memory is preferred; and a little slower is no way."""
+    for mode in ("auto", "prefer"):
+        found = search(turned(), BOARD, offchip=mode)
+        assert found.design.foldings["across"].window_style in STYLES
+        assert found.timing.interval == 64 * 64
+    # At a rate that leaves time for its requests, it goes where that is preferred.
+    found = search(turned(), BOARD, offchip="prefer", target_fps=1000)
+    assert found.design.foldings["across"].window_style == OFF_CHIP
+    found = search(turned(), BOARD, target_fps=1000)
+    assert found.netlist.offchip is None
+
+
 def test_found_on_chip_wherever_it_is_found_otherwise() -> None:
     """What needs no off-chip memory is found without it, too."""
     board = replace(TINY, bram18=48, lut=30000)
