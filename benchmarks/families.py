@@ -200,7 +200,7 @@ def check(family: Family) -> dict:
 
 
 def simulate(model: str) -> bool:
-    """Build a network of timm, and run two frames through its Verilog: whether all is as predicted."""
+    """Build a network of timm and run two frames through its Verilog: whether all is as predicted."""
     from hwgen.flow import build
     from hwgen.options import Options
 
@@ -248,7 +248,8 @@ def main() -> int:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     if options.simulate is not None:
-        return int(not all([simulate(name) for name in options.simulate or SIMULATED]))
+        failed = [name for name in options.simulate or SIMULATED if not simulate(name)]
+        return int(bool(failed))
     known: dict[str, dict] = {}
     if options.results and options.results.exists():
         read_lines = map(json.loads, options.results.read_text().splitlines())
