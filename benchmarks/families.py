@@ -200,7 +200,7 @@ def check(family: Family) -> dict:
 
 
 def simulate(model: str) -> bool:
-    """Build a network of timm and run two frames through its Verilog: whether all is as predicted."""
+    """Build a network of timm and run two frames through its Verilog; is all as predicted?"""
     from hwgen.flow import build
     from hwgen.options import Options
 

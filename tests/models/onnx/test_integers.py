@@ -34,7 +34,8 @@ def _compare(path, feed):
         codes[stream] = type.quantisation.quantise(np.moveaxis(real, 1, -1))
     made = source.graph.evaluate(codes)
     got = session(source.host).run(None, {input_name(n): v for n, v in made.items()})
-    return got, session(onnx.load(path)).run(None, feed)
+    wanted = session(onnx.load(path)).run(None, feed)
+    return [np.asarray(v) for v in got], [np.asarray(v) for v in wanted]
 
 
 def _frame(seed=0, low=0, high=256, kind=np.uint8):
