@@ -375,7 +375,7 @@ def _divided(state: SearchState, shortest: Interval, goal: Goal) -> Sized:
         if interval > max(state.slow):
             # Divisible layers would fit, whole ones do not.
             raise HwgenError(refusal(state))
-    while low and interval > FAR * low:
+    while low and interval > FAR * low + 1:
         middle = (low + interval) // 2
         if nearer := _allocated(state, middle, shortest.pairs):
             interval, found = middle, nearer

@@ -39,7 +39,6 @@ def test_a_norm_over_a_frame(tmp_path: Path) -> None:
     design = replace(design, memories=dict.fromkeys(waiting, OFF_CHIP),
                      ports=MemoryPorts(data_bits=64, burst=8, memory_latency=160))
     _, netlist, evicted = sized(graph, design)
-    print(waiting, timing.depths, evicted.depths)
     assert (evicted.interval, evicted.latency) == (timing.interval, timing.latency)
     (name, type), = graph.inputs.items()
     codes = np.random.default_rng(0).integers(
