@@ -10,7 +10,7 @@ from hwgen.boards import Board
 from hwgen.design import Folding
 from hwgen.dse.design.amounts import Amounts, vector
 from hwgen.dse.design.streams import fold_choices
-from hwgen.dse.design.table import Column, TimedTable
+from hwgen.dse.design.table import Column, FixedTable
 from hwgen.errors import HwgenError
 from hwgen.ir import Attention
 from hwgen.parts.stream import StreamType
@@ -25,7 +25,7 @@ SHORTEST = 28
 
 def attention_table(
     op: Attention, streams: Sequence[StreamType], lanes: int, board: Board
-) -> TimedTable:
+) -> FixedTable:
     """The ways to build an attention whose output has so many lanes.
 
     Scores and weighted sums are folded apart, so that neither takes more cycles than the other
@@ -39,7 +39,7 @@ def attention_table(
             continue
         takes = vector(config.resources(board.family))
         columns.append(Column(Amounts(*takes), config.interval, folding))
-    return TimedTable(columns)
+    return FixedTable(columns)
 
 
 def _foldings(

@@ -10,7 +10,7 @@ import numpy as np
 
 from hwgen.dse.design.amounts import Amounts
 
-__all__ = ["Cheapest", "Column", "Consumer", "FixedTable", "Table", "TimedTable"]
+__all__ = ["Cheapest", "Column", "Consumer", "FixedTable", "Table"]
 
 
 @dataclass(frozen=True)
@@ -114,19 +114,3 @@ class FixedTable:
     def column(self, way: int) -> Column:
         """See :meth:`Table.column`."""
         return self.columns[way]
-
-
-class TimedTable(FixedTable):
-    """Some ways to build something, each with cycles of its own."""
-
-    def __init__(self, columns: Sequence[Column]) -> None:
-        super().__init__(columns)
-        self._every = list(columns)
-
-    def limit(self, interval: int) -> int:
-        """See :meth:`Table.limit`."""
-        kept = [column for column in self._every if column.cycles <= interval]
-        if kept:
-            self.columns = kept
-            self._takes = np.array([column.takes for column in kept])
-        return max((column.cycles for column in kept), default=0)

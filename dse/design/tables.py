@@ -18,7 +18,7 @@ from hwgen.dse.design.convolution import ConvTable
 from hwgen.dse.design.learned import QUEUE, Learned
 from hwgen.dse.design.streaming import External
 from hwgen.dse.design.streams import Beats, is_depthwise
-from hwgen.dse.design.table import Column, Consumer, FixedTable, TimedTable
+from hwgen.dse.design.table import Column, Consumer, FixedTable
 from hwgen.dse.design.workload import Workload
 from hwgen.dse.sparse.statistics import Statistics
 from hwgen.ir import (
@@ -112,7 +112,7 @@ class Tables:
             self._known[key] = ConvTable(work, external, dict(tiles), layer)
         return self._known[key]
 
-    def _attention(self, node: Node, op: Attention, beats: Beats) -> TimedTable:
+    def _attention(self, node: Node, op: Attention, beats: Beats) -> FixedTable:
         """An attention, which has ways of its own: nothing else depends on its streams' lanes."""
         types = tuple(self.graph.types[t] for t in node.inputs)
         lanes = beats.lanes[node.name]
