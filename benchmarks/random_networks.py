@@ -31,6 +31,7 @@ from hwgen.errors import HwgenError
 from hwgen.ir import (
     Add,
     ArgMax,
+    Attention,
     AveragePool,
     ChannelMax,
     Concat,
@@ -94,7 +95,7 @@ class _Drawer:
         self.graph.add_node(op, inputs, names)
         if isinstance(op, ArgMax):
             self.design.lanes[names[0]] = 1
-        elif isinstance(op, Rearrange | ChannelMax):
+        elif isinstance(op, Rearrange | ChannelMax | Attention):
             self.design.lanes[names[0]] = self.pick(_divisors(self.graph.types[names[0]].channels))
         elif not isinstance(op, Convolution):
             channels = [self.graph.types[t].channels for t in (*inputs, *names)]
@@ -177,13 +178,34 @@ class _Drawer:
             return blocks.reshape(height // 2, width // 2, -1)
         return self.random.permutation(frame.reshape(-1, tensor.channels)).reshape(tensor.shape)
 
+    def attention(self, source: str) -> None:
+        """Pixels that attend to one another, with any folding."""
+        draw, tensor = self.draw, self.graph.types[source]
+        plain = Quantisation(0.05, 0)
+        operands = [self.put(Table(self.random.integers(-128, 128, 256), plain), [source])
+                    for _ in range(3)]
+        for name in operands:
+            self.unused.remove(name)
+        heads = self.pick(_divisors(tensor.channels))
+        types = [self.graph.types[name] for name in operands]
+        op = Attention.from_types(heads, *types, Q, 0.3, causal=draw(st.booleans()))
+        keys, channels = tensor.pixels, tensor.channels // heads
+        pe, value_pe = draw(st.integers(1, keys)), self.pick(_divisors(channels))
+        score_lanes = self.pick(_divisors(pe))
+        name = self.put(op, operands)
+        self.design.lanes[name] = self.pick(_divisors(value_pe))
+        self.design.foldings[name] = Folding(
+            channel_lanes=self.pick(_divisors(channels)), pe=pe, score_lanes=score_lanes,
+            value_lanes=self.pick(range(score_lanes, keys + 1, score_lanes)), value_pe=value_pe,
+            multiplier=self.multiplier)
+
     def step(self) -> None:
         """Add one or a few nodes."""
         draw, source = self.draw, self.take()
         tensor = self.graph.types[source]
         kind = self.pick(["conv", "conv", "table", "max", "average", "residual", "concat", "split",
                           "resize", "transposed", "gate", "global", "gather", "pad", "argmax",
-                          "rearrange", "rearrange", "extremum", "channel max"])
+                          "rearrange", "rearrange", "extremum", "channel max", "attention"])
         if kind == "table":
             shape = (256,) if draw(st.booleans()) else (tensor.channels, 256)
             self.put(Table(self.random.integers(-128, 128, shape), Q), [source])
@@ -209,6 +231,8 @@ class _Drawer:
             self.put(Pad(pads, fill, tuple(draw(st.integers(1, 2)) for _ in pads)), [source])
         elif kind == "rearrange":
             self.put(Rearrange(self.order(tensor)), [source])
+        elif kind == "attention" and tensor.pixels <= 36:
+            self.attention(source)
         elif kind == "channel max":
             self.put(ChannelMax(), [source])
         elif kind == "extremum":

@@ -855,7 +855,7 @@ class Attention(Configured[AttentionConfig]):
         divisor = Signal(sum_bits, reset_less=True)
         dividend = Signal(bits, reset_less=True)
         remainder = Signal(sum_bits, reset_less=True)
-        quotient = Signal(bits, reset_less=True)
+        quotient, result = Signal(bits, reset_less=True), Signal(bits, reset_less=True)
         left = counter(bits + 1, name="divide_left")
         shifted = Cat(dividend[-1], remainder)
         difference = Signal(signed(sum_bits + 2))
@@ -871,7 +871,10 @@ class Attention(Configured[AttentionConfig]):
                 remainder.eq(Mux(difference[-1], shifted, difference)),
                 quotient.eq(Cat(~difference[-1], quotient)),
             ]
-        return quotient
+            with m.If(left == 1):
+                # It stays while the next one is made.
+                m.d.sync += result.eq(Cat(~difference[-1], quotient))
+        return result
 
     def _sums(
         self, m: Module, values, lanes: list[Signal], marks: Value, reciprocal: Value, queue

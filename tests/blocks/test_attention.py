@@ -33,15 +33,16 @@ def config(
 @st.composite
 def configs(draw: st.DrawFn) -> AttentionConfig:
     kv_heads, sharing = draw(st.integers(1, 2)), draw(st.integers(1, 2))
+    heads = kv_heads * sharing
     d, e = draw(st.sampled_from([1, 2, 4, 6])), draw(st.sampled_from([1, 2, 4, 6]))
     causal = draw(st.booleans())
-    queries = draw(st.integers(1, 4))
-    keys = draw(st.integers(queries if causal else 1, 9))
+    queries = draw(st.integers(1, 12 if heads == 1 else 4))
+    keys = draw(st.integers(queries if causal else 1, 13))
     pe, value_pe = draw(st.integers(1, keys)), draw(divisors(e))
     score_lanes = draw(divisors(pe))
     lanes = list(range(score_lanes, keys + 1, score_lanes))
     return config(
-        kv_heads * sharing, kv_heads, queries, keys, d, e, draw(st.sampled_from([4, 8])), causal,
+        heads, kv_heads, queries, keys, d, e, draw(st.sampled_from([4, 8])), causal,
         lanes=draw(divisors(value_pe)), channel_lanes=draw(divisors(d)), pe=pe,
         score_lanes=score_lanes, value_lanes=draw(st.sampled_from(lanes)), value_pe=value_pe,
         multiplier=draw(st.sampled_from(["dsp48e2", "mult18", "fabric"])))
@@ -74,6 +75,11 @@ def test_frames_one_after_the_other(causal):
     np.testing.assert_array_equal(next(iter(run.times.values())), schedule.outputs[0])
     ends = schedule.outputs[0].reshape(count, -1)[:, -1]
     assert set(np.diff(ends)) == {attends.interval}
+
+
+def test_a_reciprocal_stays_until_it_is_used():
+    """Rows become longer, and so do the times from their sums to their first results."""
+    check_on_time(config(1, 1, 12, 12, 1, 1, causal=True, pe=8, score_lanes=2, value_lanes=2))
 
 
 @pytest.mark.parametrize("folding,message", [

@@ -1,0 +1,43 @@
+"""Attention in a search: folded as far as the interval asks for, scores and sums apart."""
+
+import numpy as np
+import pytest
+
+from hwgen import boards
+from hwgen.blocks.attention import AttentionConfig
+from hwgen.dse.design.search import search
+from hwgen.ir import Attention, Conv, Graph, Quantisation, Requantise, TensorType
+
+CODES = Quantisation(0.05, 0)
+
+
+def transformer(tokens: int = 24, heads: int = 2, d: int = 16) -> Graph:
+    """A layer for queries, keys and values each, and one behind."""
+    random, channels = np.random.default_rng(0), heads * d
+    graph = Graph()
+    graph.add_input("x", TensorType((tokens, channels), CODES))
+
+    def layer(source: str, name: str) -> str:
+        weight = random.integers(-127, 128, (channels, 1, channels))
+        return graph.add(Conv(weight, np.zeros(channels, int),
+                              Requantise.from_scale(np.full(channels, 0.003)), CODES),
+                         source, name=name)
+
+    names = [layer("x", name) for name in "qkv"]
+    types = [graph.types[name] for name in names]
+    graph.add(Attention.from_types(heads, *types, CODES, d**-0.5), *names, name="a")
+    graph.outputs = [layer("a", "o")]
+    return graph
+
+
+@pytest.mark.parametrize("fps", [2_000, 60_000])
+def test_is_folded_as_far_as_it_must_be(fps):
+    graph, board = transformer(), boards.load("zcu102")
+    found = search(graph, board, target_fps=fps)
+    config = found.netlist.blocks["a"]
+    assert isinstance(config, AttentionConfig)
+    assert config.interval <= found.timing.interval <= 1e6 * found.design.clock_mhz / fps
+    multipliers = config.resources(board.family).dsp
+    assert multipliers <= (6 if fps == 2_000 else 60)
+    # Times that were predicted hold for what is planned again.
+    assert found.netlist.interval <= found.timing.interval
