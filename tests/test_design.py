@@ -216,7 +216,7 @@ def test_unknown_field_of_an_op(tmp_path: Path) -> None:
     assert message == (
         "op 'c3': fold is not one of channel_lanes, tap_lanes, group_lanes, pe, capacity, "
         "multiplier, requantiser_multiplier, shared, products, window_style, weight_style, tile, "
-        "resident, fold_cycles, pace, sparse"
+        "resident, fold_cycles, pace, score_lanes, value_lanes, value_pe, sparse"
     )
 
 
