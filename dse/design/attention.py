@@ -9,7 +9,7 @@ from hwgen.blocks.registry import block_config
 from hwgen.boards import Board
 from hwgen.design import Folding
 from hwgen.dse.design.amounts import Amounts, vector
-from hwgen.dse.design.streams import fold_choices
+from hwgen.dse.design.streams import divisors, fold_choices
 from hwgen.dse.design.table import Column, FixedTable
 from hwgen.errors import HwgenError
 from hwgen.ir import Attention
@@ -48,7 +48,7 @@ def _foldings(
     q, k, v = (stream.tensor for stream in streams)
     d, e = op.head_channels(q, k, v)
     keys = k.pixels
-    channels, sums = _divisors(d), [n for n in _divisors(e) if n % lanes == 0]
+    channels, sums = divisors(d), [n for n in divisors(e) if n % lanes == 0]
     styles = ("", "ultra") if board.uram else ("",)
     done: set[tuple] = set()
     for cycles in _row_cycles(d, e, keys):
@@ -78,13 +78,9 @@ def _foldings(
 def _row_cycles(d: int, e: int, keys: int) -> list[int]:
     """Numbers of cycles of a row that are worth a try."""
     folds = sorted({-(-keys // n) for n in range(1, keys + 1)})
-    every = {f * n for f in folds for n in (*_divisors(d), *_divisors(e))}
+    every = {f * n for f in folds for n in (*divisors(d), *divisors(e))}
     found = [SHORTEST]
     for cycles in sorted(every):
         if cycles > found[-1] * FINEST:
             found.append(cycles)
     return found
-
-
-def _divisors(n: int) -> list[int]:
-    return [k for k in range(1, n + 1) if n % k == 0]

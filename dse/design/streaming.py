@@ -17,6 +17,7 @@ from hwgen.boards import Board
 from hwgen.design import MemoryPorts
 from hwgen.device.storage import BLOCK_DEPTH, block_ram, ram_luts, ultra_count
 from hwgen.dse.design.amounts import BRAM18, LUT, RESOURCES, URAM
+from hwgen.dse.design.streams import divisors
 from hwgen.dse.design.workload import Workload
 from hwgen.offchip.bus import BURST, REQUEST_LIMIT
 from hwgen.offchip.memory_map import PORT_SHARE
@@ -172,7 +173,7 @@ class Tiles:
     @property
     def choices(self) -> list[int]:
         """Rows that a tile can have."""
-        return [n for n in range(1, self.window_rows + 1) if self.window_rows % n == 0]
+        return divisors(self.window_rows)
 
 
 def streamed(

@@ -24,7 +24,9 @@ from hwgen.ir import (
 )
 from hwgen.parts.stream import StreamType
 
-__all__ = ["MOST_PIXELS", "Beats", "StreamClass", "Streams", "fold_choices", "is_depthwise"]
+__all__ = [
+    "MOST_PIXELS", "Beats", "StreamClass", "Streams", "divisors", "fold_choices", "is_depthwise",
+]
 
 MOST_PIXELS = 8
 """Most pixels a beat that are tried."""
@@ -35,6 +37,11 @@ def fold_choices(extent: int, step: int = 1) -> np.ndarray:
     lanes = np.arange(step, extent + 1, step)
     folds = -(-extent // lanes)
     return lanes[np.r_[True, folds[1:] < folds[:-1]]]
+
+
+def divisors(extent: int) -> list[int]:
+    """Numbers that divide an extent."""
+    return [n for n in range(1, extent + 1) if extent % n == 0]
 
 
 def is_depthwise(conv: Convolution) -> bool:
@@ -93,7 +100,7 @@ class StreamClass:
 
     @cached_property
     def _divisors(self) -> list[int]:
-        return [n for n in range(1, self.channels + 1) if self.channels % n == 0]
+        return divisors(self.channels)
 
 
 class Streams:

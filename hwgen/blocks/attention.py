@@ -431,9 +431,7 @@ class AttentionConfig(BlockConfig):
 
     @property
     def dsp_products(self) -> int:
-        return sum(
-            array.resources().dsp * array.packing.products // max(array.packing.device.dsp, 1)
-            for array in (self.score_array, self.value_array))
+        return self.score_array.dsp_products + self.value_array.dsp_products
 
     def parts(self) -> dict[str, Area]:
         return {
@@ -487,59 +485,77 @@ class AttentionConfig(BlockConfig):
         return Attention(self)
 
 
-class _Heads:
-    """Where the words of a row's head begin in a memory of tokens.
+class _Rows:
+    """Which row of a frame a stage is at.
 
     Parameters
     ----------
     m, name : module and prefix of signals
     config : the block
-    banks : the memory
-    words : words of a head
     step : whether the row is done in this cycle
 
     Members
     -------
-    base : address of the row's first words, two cycles after ``step``
     query : which query of the frame the row is of
+    group_end : the row is the last of those that share a head of keys and values
+    token_end : the row is the last of its query
     last : the row is the last of its frame
     """
 
-    def __init__(
-        self, m: Module, name: str, config: AttentionConfig, banks: TokenBanksConfig, words: int,
-        step: Value,
-    ) -> None:
+    def __init__(self, m: Module, name: str, config: AttentionConfig, step: Value) -> None:
         op, queries = config.op, config.tensors[0].pixels
         sharing = op.heads // op.kv_heads
         shared, head = (counter(n, name=f"{name}_{what}") for n, what in (
             (sharing, "shared"), (op.kv_heads, "head")))
-        query, frame = counter(queries, name=f"{name}_query"), Signal(name=f"{name}_frame")
-        offset = counter(banks.token_words, name=f"{name}_offset")
-        self.base = counter(banks.depth, name=f"{name}_base")
-        self.query = query
-        group_end, token_end = shared == sharing - 1, Signal(name=f"{name}_token_end")
-        self.last = Signal(name=f"{name}_last")
+        self.query = query = counter(queries, name=f"{name}_query")
+        self.group_end = shared == sharing - 1
+        self.token_end, self.last = Signal(name=f"{name}_token_end"), Signal(name=f"{name}_last")
         m.d.comb += [
-            token_end.eq(group_end & (head == op.kv_heads - 1)),
-            self.last.eq(token_end & (query == queries - 1)),
+            self.token_end.eq(self.group_end & (head == op.kv_heads - 1)),
+            self.last.eq(self.token_end & (query == queries - 1)),
         ]
         with m.If(step):
-            m.d.sync += shared.eq(Mux(group_end, 0, shared + 1))
-            with m.If(group_end):
-                m.d.sync += [head.eq(Mux(token_end, 0, head + 1)),
-                             offset.eq(Mux(token_end, 0, offset + words))]
-            with m.If(token_end):
+            m.d.sync += shared.eq(Mux(self.group_end, 0, shared + 1))
+            with m.If(self.group_end):
+                m.d.sync += head.eq(Mux(self.token_end, 0, head + 1))
+            with m.If(self.token_end):
                 m.d.sync += query.eq(Mux(self.last, 0, query + 1))
-            with m.If(self.last):
-                m.d.sync += frame.eq(~frame)
-        m.d.sync += self.base.eq(Mux(frame, banks.frame_words, 0) + offset)
-
 
     def of_query(self, values: np.ndarray) -> Value:
         """That of a number per query which is the row's."""
         if (values == values[0]).all():
             return Const(int(values[0]))
         return Array(values.tolist())[self.query]
+
+
+class _Heads(_Rows):
+    """Where the words of a row's head begin in a memory of tokens.
+
+    Parameters
+    ----------
+    m, name, config, step : see :class:`_Rows`
+    banks : the memory
+    words : words of a head
+
+    Members
+    -------
+    base : address of the row's first words, two cycles after ``step``
+    """
+
+    def __init__(
+        self, m: Module, name: str, config: AttentionConfig, banks: TokenBanksConfig, words: int,
+        step: Value,
+    ) -> None:
+        super().__init__(m, name, config, step)
+        frame, offset = Signal(name=f"{name}_frame"), counter(
+            banks.token_words, name=f"{name}_offset")
+        self.base = counter(banks.depth, name=f"{name}_base")
+        with m.If(step):
+            with m.If(self.group_end):
+                m.d.sync += offset.eq(Mux(self.token_end, 0, offset + words))
+            with m.If(self.last):
+                m.d.sync += frame.eq(~frame)
+        m.d.sync += self.base.eq(Mux(frame, banks.frame_words, 0) + offset)
 
 
 class Attention(Configured[AttentionConfig]):
@@ -573,21 +589,23 @@ class Attention(Configured[AttentionConfig]):
         queue, room = fold_queue(m, config, [config.row_beats], start)
         wiring.connect(m, queue.o, wiring.flipped(self.o))
         scores = self._scores(m, keys, values, start, room)
-        piece, exp_last = self._exponentials(m, *scores)
-        reciprocal = self._reciprocal(m, piece, exp_last)
-        self._sums(m, values, piece, exp_last, reciprocal, queue)
+        exponentials, marks = self._exponentials(m, *scores)
+        reciprocal = self._reciprocal(m, exponentials, marks)
+        self._sums(m, values, exponentials, marks, reciprocal, queue)
         return m
 
     def _steps(
-        self, m: Module, name: str, go: Value, inner: np.ndarray, outer: np.ndarray,
-        last: tuple[Value, Value],
+        self, m: Module, name: str, go: Value, most: tuple[int, int], last: tuple[Value, Value],
     ) -> tuple[Signal, Value, Signal, Value]:
-        """Two nested counters: inner and outer, and whether each is at its end.
+        """Two nested counters: the inner and the outer one, and whether each is at its end.
 
-        ``inner`` and ``outer`` are their most turns, and ``last`` the last turns of now.
+        Parameters
+        ----------
+        go : whether they go on in this cycle
+        most : most turns of each
+        last : the last turn of each, for the row that they are at
         """
-        one = counter(int(np.max(inner)), name=f"{name}_step")
-        two = counter(int(np.max(outer)), name=f"{name}_fold")
+        one, two = counter(most[0], name=f"{name}_step"), counter(most[1], name=f"{name}_fold")
         one_end, two_end = one == last[0], two == last[1]
         with m.If(go):
             m.d.sync += one.eq(Mux(one_end, 0, one + 1))
@@ -626,7 +644,7 @@ class Attention(Configured[AttentionConfig]):
         rest = counter(int(config.gaps.max()), name="rest")
         busy, go, row_end = Signal(), Signal(), Signal()
         heads = _Heads(m, "key", config, config.keys, words, row_end)
-        starts = _Heads(m, "start", config, config.keys, words, start)
+        starts = _Rows(m, "start", config, start)
         first = Signal(init=1)
         """The row that starts next is the first of a frame."""
         with m.If(start):
@@ -635,7 +653,7 @@ class Attention(Configured[AttentionConfig]):
         with m.Elif(rest != 0):
             m.d.sync += rest.eq(rest - 1)
         step, fold_end, _, last_fold = self._steps(
-            m, "score", go, config.fold_cycles, config.folds,
+            m, "score", go, (config.fold_cycles, config.keys.rows),
             (Const(config.fold_cycles - 1), heads.of_query(config.folds - 1)))
         m.d.comb += [
             start.eq((rest == 0) & room & ~missing[-1] & (
@@ -727,8 +745,8 @@ class Attention(Configured[AttentionConfig]):
 
         Returns
         -------
-        exponentials lane by lane, and whether they are the last of a row; and of all a mark
-        whether they are any, some cycles ahead
+        exponentials lane by lane; and two bits: whether there are any, and whether they are the
+        last of a row
         """
         config = self.config
         lanes, bits = config.score_lanes, config.score_bits
@@ -736,7 +754,7 @@ class Attention(Configured[AttentionConfig]):
         m.submodules.score_memory = memory = BufferMemory(bits * lanes, 2 * depth)
         number, half = counter(depth, name="score_number"), Signal(name="score_half")
         end = Signal(name="score_end")
-        rows = _Heads(m, "largest", config, config.keys, 0, end)
+        rows = _Rows(m, "largest", config, end)
         m.d.comb += end.eq(valid & (number == rows.of_query(config.folds * config.fold_words - 1)))
         with m.If(valid):
             m.d.sync += number.eq(Mux(end, 0, number + 1))
@@ -782,7 +800,7 @@ class Attention(Configured[AttentionConfig]):
             m.d.sync += [of_row.eq(largest), busy.eq(1)]
         step, row_end = counter(int(config.exp_cycles.max()), name="exp_step"), Signal(
             name="exp_end")
-        rows = _Heads(m, "exp", config, config.keys, 0, row_end)
+        rows = _Rows(m, "exp", config, row_end)
         last_word = rows.of_query(config.score_words - 1)
         present = rows.of_query(config.seen - (config.score_words - 1) * lanes)
         m.d.comb += row_end.eq(busy & (step == rows.of_query(config.exp_cycles - 1)))
@@ -904,7 +922,7 @@ class Attention(Configured[AttentionConfig]):
         busy, row_end = Signal(name="value_busy"), Signal(name="value_end")
         heads = _Heads(m, "value", config, config.values, config.value_folds, row_end)
         step, fold_end, fold, last_fold = self._steps(
-            m, "value", busy, config.value_fold_cycles, config.value_folds,
+            m, "value", busy, (int(config.value_fold_cycles.max()), config.value_folds),
             (heads.of_query(config.value_fold_cycles - 1), Const(config.value_folds - 1)))
         with m.If(begin):
             m.d.sync += busy.eq(1)

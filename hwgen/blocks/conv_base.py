@@ -122,8 +122,7 @@ class ConvolutionConfig(BlockConfig):
 
     @property
     def dsp_products(self) -> int:
-        packing = self.array.packing
-        return self.array.resources().dsp * packing.products // max(packing.device.dsp, 1)
+        return self.array.dsp_products
 
     @property
     def group_channels(self) -> tuple[int, int]:

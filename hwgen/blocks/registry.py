@@ -168,9 +168,8 @@ def block_config(
         If no block carries out the op, if the folding does not fit it, if the folding sets a field
         that the block does not obey, or if it puts a buffer off chip that cannot be there.
     """
-    found = next((each for each in _registrations(type(op))
-                  if (each.when is None or each.when(folding))
-                  and (each.of is None or each.of(op, streams[0].tensor))), None)
+    found = next((each for each in _candidates(op, streams[0].tensor)
+                  if each.when is None or each.when(folding)), None)
     if found is None:
         raise HwgenError(f"No block carries out {type(op).__name__}")
     request = BlockRequest(op, streams, lanes, pixels, folding, ports or MemoryPorts(), table)

@@ -425,6 +425,11 @@ class MacArrayConfig(Part):
                     part.append(words[:, self._products(skew)].reshape(rows, -1))
         return [np.concatenate(part, axis=1) for part in parts]
 
+    @property
+    def dsp_products(self) -> int:
+        """Products that its DSPs can compute in a cycle; 0 if there are none."""
+        return self.resources().dsp * self.packing.products // max(self.packing.device.dsp, 1)
+
     def area(self, before: int = 0) -> Area:
         """What the array takes.
 

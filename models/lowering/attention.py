@@ -15,7 +15,13 @@ from hwgen.models.onnx.network import Network
 if TYPE_CHECKING:
     from hwgen.models.lowering.core import Lowering
 
-__all__ = ["put_attention", "symmetric_tensors"]
+__all__ = ["put_attention", "symmetric", "symmetric_tensors"]
+
+
+def symmetric(most: float, bits: int) -> Quantisation:
+    """Codes without a zero point, of at most 8 bits, for values up to ``most`` in magnitude."""
+    bits = min(bits, 8)
+    return Quantisation(float(np.float32(most / ((1 << (bits - 1)) - 1))), 0, bits)
 
 
 def symmetric_tensors(network: Network) -> set[str]:
@@ -77,7 +83,5 @@ def _operand(
     have = low.type(tensor).quantisation
     if have.zero_point or have.bits > 8:
         most = max(have.high - have.zero_point, have.zero_point - have.low) * have.scale
-        bits = min(have.bits, 8)
-        tensor = low.rescaled(tensor, Quantisation(
-            float(np.float32(most / ((1 << (bits - 1)) - 1))), 0, bits))
+        tensor = low.rescaled(tensor, symmetric(most, have.bits))
     return tensor, len(by_head)

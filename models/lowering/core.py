@@ -17,7 +17,7 @@ import onnx
 from hwgen.errors import HwgenError, HwgenWarning
 from hwgen.ir import Graph, Op, Quantisation, Requantise, Reshape, Table, TensorType
 from hwgen.models.lowering.affine import Affine, find_affine
-from hwgen.models.lowering.attention import symmetric_tensors
+from hwgen.models.lowering.attention import symmetric, symmetric_tensors
 from hwgen.models.lowering.channels import fold_orders
 from hwgen.models.lowering.layout import (
     View,
@@ -168,9 +168,10 @@ class Lowering:
 
     def _check_products(self) -> None:
         """Refuse attention by its name, before one of the many nodes around it is."""
+        inside = self.network.attention.keys() | self._absorbed
         for node in self.network.nodes:
             live = [i for i in node.input if i and i not in self.network.constants]
-            if len(live) < 2 or node.output[0] in {*self.network.attention, *self._absorbed}:
+            if len(live) < 2 or node.output[0] in inside:
                 continue
             if node.op_type in ("Einsum", "Attention", "MultiHeadAttention"):
                 raise HwgenError(
@@ -252,9 +253,7 @@ class Lowering:
             ), stacklevel=2)
         bits = max(self.precision.activations(name, self._makers.get(name, "")), least)
         if name in self._symmetric:
-            bits = min(bits, 8)
-            most = max(-low, high) or 1.0
-            return Quantisation(float(np.float32(most / ((1 << (bits - 1)) - 1))), 0, bits)
+            return symmetric(max(-low, high) or 1.0, bits)
         steps = (1 << bits) - 1
         scale = float(np.float32((high - low) / steps)) or 1.0
         bottom = -(1 << (bits - 1))

@@ -78,11 +78,8 @@ def _as_stream(low: Lowering, name: str, like: str, codes: Quantisation) -> None
     axis = low.channel_axis(like)
     source = low.arranged(low.view(like).tensor, some, name, axis)
     flat = low.graph.add(Reshape((value.size,)), source, name=low.fresh(f"{name}_flat"))
-    bias = codes.quantise(np.moveaxis(value, axis, -1).ravel()).astype(np.int64) - codes.zero_point
-    tensor = low.graph.add(Conv(
-        np.zeros((value.size, 1), np.int16), bias, Requantise.from_scale(np.ones(value.size)),
-        codes, groups=value.size, weight_bits=2,
-    ), flat, name=low.fresh(f"{name}_stream"))
+    fill = codes.quantise(np.moveaxis(value, axis, -1).ravel()).astype(np.int64)
+    tensor = _filled(low, f"{name}_stream", flat, np.zeros(value.size, bool), fill, codes)
     low.network.shapes.setdefault(name, value.shape)
     low.move(name, tensor, plain_positions(value.shape, axis))
 
@@ -212,10 +209,18 @@ def _more_channels(
                            name=low.fresh(f"{name}_channels"))
     if inside.all():
         return source
-    codes, ones = type.quantisation, (1,) * len(type.spatial)
+    return _filled(low, f"{name}_filled", source, inside, fill, type.quantisation)
+
+
+def _filled(
+    low: Lowering, name: str, source: str, kept: np.ndarray, fill: np.ndarray | int,
+    codes: Quantisation,
+) -> str:
+    """A tensor some of whose channels are kept, while the others become the codes ``fill``."""
+    ones = (1,) * len(low.type(source).spatial)
     # sum(w * x) has the zero point in it; what is filled in stands alone.
-    bias = np.where(inside, -codes.zero_point, fill - codes.zero_point)
+    bias = np.where(kept, -codes.zero_point, fill - codes.zero_point)
     return low.graph.add(Conv(
-        inside.astype(np.int16).reshape(-1, *ones, 1), bias,
-        Requantise.from_scale(np.ones(len(order))), codes, groups=len(order), weight_bits=2,
-    ), source, name=low.fresh(f"{name}_filled"))
+        kept.astype(np.int16).reshape(-1, *ones, 1), bias,
+        Requantise.from_scale(np.ones(len(kept))), codes, groups=len(kept), weight_bits=2,
+    ), source, name=low.fresh(name))

@@ -94,7 +94,7 @@ def residual_tensors(
         for name in node.input:
             readers.setdefault(name, []).append(node)
     sums = [node for node in nodes if node.op_type == "Add" and len(
-        {shapes.get(i) for i in node.input}) == 1 and not set(node.input) & set(constants)]
+        {shapes.get(i) for i in node.input}) == 1 and constants.keys().isdisjoint(node.input)]
     skips = {i for node in sums for i in node.input if len(readers[i]) > 1}
     return {name for name in {*skips, *(node.output[0] for node in sums)}
             if not any(node.op_type in WEIGHTED for node in readers.get(name, ()))}
