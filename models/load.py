@@ -179,7 +179,7 @@ def read(
             "normalisation": mean or std,
         })
         return _integer(Path(model), seed)
-    if normalisation is not None and not model.endswith(".onnx"):
+    if normalisation is not None and not model.endswith((".onnx", ".tflite")):
         raise HwgenError(f"{model} takes images in 0..1 and normalises them itself: leave out mean "
                          f"and std")
     network, meta = _network(model, size, weights, calibration, outputs, seed, progress)
