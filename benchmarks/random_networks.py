@@ -43,6 +43,7 @@ from hwgen.ir import (
     GlobalAveragePool,
     GlobalMaxPool,
     Graph,
+    LayerNorm,
     MaxPool,
     Mul,
     Pad,
@@ -199,13 +200,22 @@ class _Drawer:
             value_lanes=self.pick(range(score_lanes, keys + 1, score_lanes)), value_pe=value_pe,
             multiplier=self.multiplier)
 
+    def layer_norm(self, source: str) -> None:
+        """A normalisation of each pixel."""
+        draw, tensor = self.draw, self.graph.types[source]
+        op = LayerNorm.from_types(tensor, Q, draw(st.sampled_from([1e-5, 1.0])),
+                                  centred=draw(st.booleans()))
+        name = self.put(op, [source])
+        self.design.foldings[name] = Folding(multiplier=self.multiplier)
+
     def step(self) -> None:
         """Add one or a few nodes."""
         draw, source = self.draw, self.take()
         tensor = self.graph.types[source]
         kind = self.pick(["conv", "conv", "table", "max", "average", "residual", "concat", "split",
                           "resize", "transposed", "gate", "global", "gather", "pad", "argmax",
-                          "rearrange", "rearrange", "extremum", "channel max", "attention"])
+                          "rearrange", "rearrange", "extremum", "channel max", "attention",
+                          "layer norm"])
         if kind == "table":
             shape = (256,) if draw(st.booleans()) else (tensor.channels, 256)
             self.put(Table(self.random.integers(-128, 128, shape), Q), [source])
@@ -233,6 +243,8 @@ class _Drawer:
             self.put(Rearrange(self.order(tensor)), [source])
         elif kind == "attention" and tensor.pixels <= 36:
             self.attention(source)
+        elif kind == "layer norm":
+            self.layer_norm(source)
         elif kind == "channel max":
             self.put(ChannelMax(), [source])
         elif kind == "extremum":

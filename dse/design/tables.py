@@ -27,6 +27,7 @@ from hwgen.ir import (
     Convolution,
     GlobalAveragePool,
     Graph,
+    LayerNorm,
     Mul,
     Node,
     TensorType,
@@ -82,7 +83,7 @@ class Tables:
         parts = [Consumer((each.node.name,), self._convolution(each, beats, learned, external))
                  for each in self._convolutions]
         for node in self.graph.nodes:
-            if isinstance(node.op, AveragePool | GlobalAveragePool | Mul):
+            if isinstance(node.op, AveragePool | GlobalAveragePool | LayerNorm | Mul):
                 parts.append(Consumer((node.name,), self._scaled(node, beats)))
             if isinstance(node.op, Attention):
                 parts.append(Consumer((node.name,), self._attention(node, node.op, beats)))

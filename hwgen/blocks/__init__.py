@@ -19,6 +19,7 @@ from hwgen.blocks.fifo import Fifo, FifoConfig
 from hwgen.blocks.gather import Gather, GatherConfig
 from hwgen.blocks.globalpool import GlobalPool, GlobalPoolConfig
 from hwgen.blocks.lane_change import LaneChange, LaneChangeConfig
+from hwgen.blocks.layer_norm import LayerNorm, LayerNormConfig
 from hwgen.blocks.low_rank import LowRankLinear, LowRankLinearConfig
 from hwgen.blocks.offchip_rearrange import OffChipRearrange, OffChipRearrangeConfig
 from hwgen.blocks.pad import Pad, PadConfig
@@ -37,9 +38,10 @@ __all__ = [
     "ChannelMax", "ChannelMaxConfig", "Concatenate", "ConcatenateConfig", "EvictionBuffer",
     "EvictionConfig", "Extremum", "ExtremumConfig", "Fifo", "FifoConfig", "FoldedConv",
     "FoldedConvConfig", "Gather", "GatherConfig", "GlobalPool", "GlobalPoolConfig", "LaneChange",
-    "LaneChangeConfig", "LowRankLinear", "LowRankLinearConfig", "NearestResize",
-    "NearestResizeConfig", "OffChipRearrange", "OffChipRearrangeConfig", "Pad", "PadConfig", "Pool",
-    "PoolConfig", "Product", "ProductConfig", "Rearrange", "RearrangeConfig", "Repeat",
-    "RepeatConfig", "Schedule", "SparseConv", "SparseConvConfig", "Splitter", "SplitterConfig",
-    "TableLookup", "TableLookupConfig", "TokenMatrix", "TokenMatrixConfig", "conv2d",
+    "LaneChangeConfig", "LayerNorm", "LayerNormConfig", "LowRankLinear", "LowRankLinearConfig",
+    "NearestResize", "NearestResizeConfig", "OffChipRearrange", "OffChipRearrangeConfig", "Pad",
+    "PadConfig", "Pool", "PoolConfig", "Product", "ProductConfig", "Rearrange", "RearrangeConfig",
+    "Repeat", "RepeatConfig", "Schedule", "SparseConv", "SparseConvConfig", "Splitter",
+    "SplitterConfig", "TableLookup", "TableLookupConfig", "TokenMatrix", "TokenMatrixConfig",
+    "conv2d",
 ]

@@ -7,6 +7,7 @@ from hwgen.ir.attention import Attention
 from hwgen.ir.conv import Conv, Convolution, ConvTranspose, Gemm
 from hwgen.ir.elementwise import Add, ArgMax, ChannelMax, Extremum, Mul, Table
 from hwgen.ir.graph import Graph, Node
+from hwgen.ir.norm import LayerNorm
 from hwgen.ir.op import Op
 from hwgen.ir.pool import AveragePool, GlobalAveragePool, GlobalMaxPool, MaxPool
 from hwgen.ir.requantise import Requantise, requantise
@@ -31,6 +32,7 @@ __all__ = [
     "GlobalAveragePool",
     "GlobalMaxPool",
     "Graph",
+    "LayerNorm",
     "MaxPool",
     "Mul",
     "Node",

@@ -51,7 +51,11 @@ class IntegerWriter(Writer):
             offset = spread(requantise.offset)
             scaled = self.op("Add", scaled, self.constant(offset, np.float64))
         shifted = self.op("Mul", scaled, self.constant(power, np.float64))
-        rounded = self.op("Round", shifted)
+        return self._rounded(shifted, output, out)
+
+    def _rounded(self, real: str, output: Quantisation, out: str = "") -> str:
+        """Codes of doubles in steps of the output: half to even, and saturated."""
+        rounded = self.op("Round", real)
         placed = self.op("Add", rounded, self.constant(output.zero_point, np.float64))
         clipped = self.op("Clip", placed, self.constant(output.low, np.float64),
                           self.constant(output.high, np.float64))

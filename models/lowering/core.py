@@ -26,6 +26,7 @@ from hwgen.models.lowering.layout import (
     plain_positions,
     rearranged,
 )
+from hwgen.models.lowering.norm import put_norm
 from hwgen.models.lowering.pads import fold_pads
 from hwgen.models.lowering.ranges import Ranges, shared_ranges
 from hwgen.models.lowering.refusals import unsupported, way_out
@@ -513,8 +514,12 @@ class Lowering:
         if handler is None:
             why = unsupported(self.network, node, {*HANDLERS, *ELEMENTWISE})
             raise HwgenError(f"Node {label!r}: {why}{way_out(self.network, node)}")
+        norm = self.network.norms.get(out)
         try:
-            handler(self, node)
+            if norm is not None:
+                put_norm(self, norm)
+            else:
+                handler(self, node)
         except HwgenError as error:
             text = str(error)
             text = text if text.startswith("Node ") else f"Node {label!r} ({node.op_type}): {text}"

@@ -12,6 +12,7 @@ from onnx import helper, numpy_helper
 from hwgen.ir import Quantisation
 from hwgen.models.onnx.attention import AttentionPattern
 from hwgen.models.onnx.division import Host
+from hwgen.models.onnx.layer_norms import NormPattern
 from hwgen.models.onnx.normalisation import Normalisation
 from hwgen.models.onnx.quantisers import CodedConstant, IntegerInput
 
@@ -59,6 +60,7 @@ class Network:
     inner: set[str] = field(default_factory=set)
     fine: set[str] = field(default_factory=set)
     attention: dict[str, AttentionPattern] = field(default_factory=dict)
+    norms: dict[str, NormPattern] = field(default_factory=dict)
     host: Host = field(default_factory=Host)
     users: dict[str, list[onnx.NodeProto]] = field(default_factory=dict)
 
@@ -69,8 +71,9 @@ class Network:
 
     @property
     def absorbed(self) -> set[str]:
-        """Tensors inside of an attention."""
-        return {name for each in self.attention.values() for name in each.absorbed}
+        """Tensors inside of an attention or a normalisation of pixels."""
+        patterns = (*self.attention.values(), *self.norms.values())
+        return {name for each in patterns for name in each.absorbed}
 
     def with_constants(
         self, arrays: Mapping[str, np.ndarray],

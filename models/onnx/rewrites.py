@@ -15,7 +15,9 @@ from onnx import numpy_helper
 
 from hwgen.models.onnx import norms, several
 from hwgen.models.onnx.attention import find_attention, residual_tensors
+from hwgen.models.onnx.layer_norms import find_norms, normalised_tensors
 from hwgen.models.onnx.network import Network
+from hwgen.models.onnx.norm_scales import scales_taken
 from hwgen.models.onnx.norms import within_norms
 from hwgen.models.onnx.shapes import infer_shapes
 from hwgen.models.onnx.writer import REWRITES, Writer
@@ -41,10 +43,18 @@ def written_out(network: Network) -> Network:
         if result is not None:
             _end(writer, node, result)
             instead[node.output[0]] = writer
-    if instead:
-        network = _replaced(network, instead)
+    network = _replaced(network, instead)
+    kept = {*network.outputs, *network.codes}
+    patterns = find_norms(network.nodes, network.constants, network.shapes, kept)
+    network = replace(network, norms=patterns, users={})
+    taken = scales_taken(network)
+    for writer in taken.values():
+        _end(writer, writer.node, writer.nodes[-1].output[0])
+    network = _replaced(network, taken)
     fine = within_norms(network).union(residuals, *(w.fine for w in instead.values()))
-    return replace(network, fine=fine - set(network.outputs), users={})
+    fine |= normalised_tensors(patterns.values(), network.nodes, {*network.inputs, *kept})
+    # What is normalised has a range that all codes serve: 8 bits are enough for layers.
+    return replace(network, fine=fine - {*network.outputs, *patterns}, users={})
 
 
 def _end(writer: Writer, node: onnx.NodeProto, result: str) -> None:
@@ -60,6 +70,8 @@ def _end(writer: Writer, node: onnx.NodeProto, result: str) -> None:
 
 def _replaced(network: Network, instead: dict[str, Writer]) -> Network:
     """The network with other nodes for those that make certain tensors, in its model too."""
+    if not instead:
+        return network
     model = onnx.ModelProto()
     model.CopyFrom(network.model)
     every = [part for node in model.graph.node for part in (

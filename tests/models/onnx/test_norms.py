@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from hwgen.ir import Table
+from hwgen.ir import Conv, LayerNorm, Table
 from hwgen.models.export import from_onnx_layout, to_integer, to_onnx_layout
 from hwgen.models.load import read
 from hwgen.models.onnx.network import FINE
@@ -106,10 +106,24 @@ def test_equals_the_file(name, tmp_path):
     nodes, constants, opset = NORMS[name]
     source, decibels = compared(file(tmp_path, nodes, constants, opset=opset))
     assert decibels > 30
-    # What is between is fine; what the user sees has the bits that he asked for.
-    wide = [name for name, type in source.graph.types.items() if type.bits > 8]
+    # What is between is fine, and what a block normalises; other tensors have 8 bits.
+    wide = {name for name, type in source.graph.types.items() if type.bits > 8}
     assert wide
-    assert not {"c", "t", "y"} & set(wide)
+    blocks = [n for n in source.graph.nodes if isinstance(n.op, LayerNorm)]
+    assert "c" not in wide or blocks
+    assert not {"t", "y", *(node.name for node in blocks)} & wide
+
+
+@pytest.mark.parametrize("name", [
+    "layer of tokens", "layer of ConvNeXt", "layer written out, channels first",
+    "root mean square", "root mean square, written out"])
+def test_of_each_pixel_are_blocks(name, tmp_path):
+    nodes, constants, opset = NORMS[name]
+    ops = [node.op for node in read(str(file(tmp_path, nodes, constants, opset=opset))).graph.nodes]
+    (norm,) = [op for op in ops if isinstance(op, LayerNorm)]
+    assert norm.centred == name.startswith("layer")
+    # Scale and shift are in the weights behind.
+    assert not any(isinstance(op, Conv) and op.groups > 1 for op in ops)
 
 
 @pytest.mark.parametrize("kind", [
