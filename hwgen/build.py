@@ -133,6 +133,12 @@ def _parser() -> argparse.ArgumentParser:
             raise argparse.ArgumentTypeError(f"must be between 1 and 1000000, not {text}")
         return value
 
+    def size(text: str) -> int | tuple[int, int]:
+        parts = [count(part) for part in text.lower().split("x")]
+        if len(parts) > 2:
+            raise argparse.ArgumentTypeError(f"must be one number, or HxW, not {text}")
+        return parts[0] if len(parts) == 1 else (parts[0], parts[1])
+
     parser = _Parser(prog="hwgen", description="From a network to proven Verilog.")
     parser.add_argument("model", metavar="MODEL",
                         help="zoo name, an .onnx or .tflite file, or the graph.npz of an "
@@ -142,8 +148,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"hwgen {__version__}")
     parser.add_argument("--board", required=True, help="board name, or a .toml file")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: build/MODEL-BOARD")
-    parser.add_argument("--size", type=count, help="height and width of the input image, "
-                        "or the extent that a file leaves open")
+    parser.add_argument("--size", type=size, metavar="N|HxW",
+                        help="height and width of the input image, one number if they are alike, "
+                             "or the extent that a file leaves open")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="state dict or .onnx")
     parser.add_argument("--calibration", type=Path, metavar="PATH",
                         help="directory of images or arrays, an image, or a file of arrays")

@@ -37,7 +37,7 @@ class Options:
 
     model: str
     board: str
-    size: int | None = None
+    size: int | tuple[int, int] | None = None
     weights: Path | None = None
     calibration: Path | None = None
     calibrate: str = "minmax"
@@ -74,9 +74,15 @@ class Options:
             if isinstance(values, str) or not isinstance(values, Iterable):
                 raise HwgenError(f"{name} must be a sequence of numbers, not {values!r}")
             object.__setattr__(self, name, tuple(map(float, values)))
+        if isinstance(self.size, tuple | list):
+            object.__setattr__(self, "size", tuple(self.size))
+            if len(self.size) != 2 or any(type(n) is not int or n < 1 for n in self.size):
+                raise HwgenError(f"size must be one whole number, 1 or more, or height and width, "
+                                 f"not {self.size!r}")
         for name, least in (("size", 1), ("simulate", 0), ("seed", 0)):
             value = getattr(self, name)
-            if not (type(value) is int and value >= least) and value is not None:
+            if not (type(value) is int and value >= least) and value is not None and (
+                    type(value) is not tuple):
                 raise HwgenError(f"{name} must be a whole number, {least} or more, not {value!r}")
         for name in ("clock", "target_fps"):
             value = getattr(self, name)

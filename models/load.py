@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from hwgen.models.frames.samples import Feed, Feeds
     from hwgen.models.onnx.network import Network
+    from hwgen.models.onnx.shapes import Size
 
 __all__ = ["Source", "load", "read"]
 
@@ -84,7 +85,7 @@ class Source:
         from hwgen.models.frames import images, samples
 
         photos = images.photographs(count, samples.extent(self.network) or (1, 1), seed + 1)
-        return self._quantised(samples.feeds(self.network, photos, seed + 1))
+        return self.quantised(samples.feeds(self.network, photos, seed + 1))
 
     def calibration(self, count: int = 8) -> dict[str, np.ndarray]:
         """The first ``count`` calibration frames, or all if there are fewer, as integers.
@@ -93,10 +94,19 @@ class Source:
         -------
         integers ``(frames, *shape)`` by input
         """
-        return self._quantised(islice(self.feeds, count))
+        return self.quantised(islice(self.feeds, count))
 
-    def _quantised(self, feeds: Iterable[Feed]) -> dict[str, np.ndarray]:
-        """Integer inputs for float ones."""
+    def quantised(self, feeds: Iterable[Feed]) -> dict[str, np.ndarray]:
+        """Integer inputs for float ones.
+
+        Parameters
+        ----------
+        feeds : for each frame, arrays ``(1, ...)`` by the file's inputs
+
+        Returns
+        -------
+        integers ``(frames, *shape)`` by the graph's inputs
+        """
         frames: dict[str, list[np.ndarray]] = {name: [] for name in self.graph.inputs}
         for feed in feeds:
             for (name, type), given in zip(
@@ -112,7 +122,7 @@ class Source:
 def read(
     model: str,
     *,
-    size: int | None = None,
+    size: Size = None,
     weights: Path | None = None,
     calibration: Path | None = None,
     precision: str = "w8a8",
@@ -134,8 +144,8 @@ def read(
     ----------
     model : zoo name, or path of an ``.onnx`` or ``.tflite`` file, or of a ``graph.npz`` that is
         integer already
-    size : height and width of the input, or the one extent that a file leaves open; default the
-        model's own
+    size : height and width of the input, one number if they are alike, or the one extent that a
+        file leaves open; default the model's own
     weights : state dict (``.pt``) or ``.onnx`` with the weights of a zoo model; default seeded ones
     calibration : directory of images or arrays, an image, or a file of arrays; see
         :func:`hwgen.models.frames.samples.calibration`
@@ -262,7 +272,7 @@ def _refuse(model: str, why: str, given: Mapping[str, object]) -> None:
 
 
 def _network(
-    model: str, size: int | None, weights: Path | None, calibration: Path | None,
+    model: str, size: Size, weights: Path | None, calibration: Path | None,
     outputs: Sequence[str], seed: int, progress: Callable[[str], None],
 ) -> tuple[Network, dict]:
     """The float network of a file or of the zoo, and where it comes from, as meta data.
@@ -282,6 +292,9 @@ def _network(
             return reader.normalise(data, model, size, outputs), meta
         return reader.read(Path(model), size, outputs), meta
     entry = zoo.find(model)
+    if isinstance(size, tuple):
+        raise HwgenError(f"{model} takes square images: give its size as one number, not "
+                         f"{size[0]}x{size[1]}")
     extent = entry.check_size(size)
     if weights is not None and weights.suffix == ".onnx":
         progress("read")

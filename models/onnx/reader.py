@@ -35,6 +35,7 @@ from hwgen.models.onnx.quantisers import Quantisers
 from hwgen.models.onnx.rewrites import written_out
 from hwgen.models.onnx.session import session
 from hwgen.models.onnx.shapes import (
+    Size,
     check_extents,
     complete_outputs,
     first_line,
@@ -52,7 +53,7 @@ UNWANTED = ["MatMulAddFusion"]
 """Optimisations that fold the batch into other axes."""
 
 
-def read(path: Path, size: int | None, outputs: Sequence[str] = ()) -> Network:
+def read(path: Path, size: Size, outputs: Sequence[str] = ()) -> Network:
     """Read an ONNX file; see :func:`normalise`.
 
     Raises
@@ -68,7 +69,7 @@ def read(path: Path, size: int | None, outputs: Sequence[str] = ()) -> Network:
 
 
 def normalise(
-    data: bytes, name: str, size: int | None, outputs: Sequence[str] = (),
+    data: bytes, name: str, size: Size, outputs: Sequence[str] = (),
     path: Path | None = None,
 ) -> Network:
     """Check an ONNX model, fix its input shape, fold what is constant, and leave the host's work.
@@ -77,8 +78,8 @@ def normalise(
     ----------
     data : serialised ModelProto
     name : what errors call it
-    size : height and width for image inputs, and the extent that inputs of other ranks leave open;
-        None: as the file says
+    size : height and width for image inputs, one number if they are alike, and the extent that
+        inputs of other ranks leave open; None: as the file says
     outputs : tensors at which the accelerator ends; default: where only data is moved or ranked
         behind the last weights
     path : its file, if it came from one: weights may lie beside it
@@ -160,7 +161,7 @@ def _without_quantisers(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _folded(
-    model: onnx.ModelProto, name: str, size: int | None, disabled: list[str]
+    model: onnx.ModelProto, name: str, size: Size, disabled: list[str]
 ) -> onnx.ModelProto:
     """The model with constants folded and shapes inferred, by onnxruntime and onnx."""
     with tempfile.TemporaryDirectory() as folder:

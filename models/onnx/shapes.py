@@ -12,9 +12,12 @@ from hwgen.models.onnx.nodes import attributes
 from hwgen.models.onnx.quantisers import INTEGERS
 
 __all__ = [
-    "check_extents", "complete_outputs", "first_line", "fix_inputs", "floor_pools", "infer_shapes",
-    "with_size",
+    "Size", "check_extents", "complete_outputs", "first_line", "fix_inputs", "floor_pools",
+    "infer_shapes", "with_size",
 ]
+
+Size = int | tuple[int, int] | None
+"""Height and width of images, one number if they are alike, and what else is left open; or None."""
 
 ELEMENTS = 1 << 28
 """Most elements of a tensor."""
@@ -52,7 +55,7 @@ def complete_outputs(model: onnx.ModelProto, name: str) -> list[onnx.ValueInfoPr
     return unknown
 
 
-def fix_inputs(model: onnx.ModelProto, name: str, size: int | None) -> None:
+def fix_inputs(model: onnx.ModelProto, name: str, size: Size) -> None:
     """Give every input a static shape, and take constants off the inputs.
 
     A batch that is not fixed is 1.
@@ -61,8 +64,8 @@ def fix_inputs(model: onnx.ModelProto, name: str, size: int | None) -> None:
     ----------
     model : changed
     name : what errors call it
-    size : height and width for image inputs, and the extent that inputs of other ranks leave open;
-        None: as the file says
+    size : height and width for image inputs, one number if they are alike, and the extent that
+        inputs of other ranks leave open; None: as the file says
 
     Raises
     ------
@@ -119,19 +122,24 @@ def _spatial(value: onnx.ValueInfoProto) -> list[int]:
     return list(range({2: 1, 3: 1, 4: 2, 5: 3}.get(len(dims), len(dims)), len(dims)))
 
 
-def _fix_extents(value: onnx.ValueInfoProto, name: str, size: int | None) -> bool:
+def _fix_extents(value: onnx.ValueInfoProto, name: str, size: Size) -> bool:
     """Make the shape of an input static, but for a fixed batch; returns whether it changed."""
     changed = False
     dims, free = value.type.tensor_type.shape.dim, _open(value)
     if len(dims) == 3 and len(free) > 1 and size is not None:
         raise HwgenError(f"{name}: input {value.name!r} leaves dimensions {free} open, but a size "
                          f"is one extent: export with the channels' number fixed")
+    spatial = _spatial(value) if len(dims) == 4 else free
+    if isinstance(size, tuple) and spatial and len(spatial) != 2:
+        raise HwgenError(f"{name}: input {value.name!r} leaves dimensions {free} open, but a size "
+                         f"of {size[0]}x{size[1]} is that of an image: give one number")
+    sizes = {k: size[n] if isinstance(size, tuple) else size for n, k in enumerate(spatial)}
     for k, dim in enumerate(dims):
-        image = len(dims) == 4 and k in _spatial(value)
+        given = sizes.get(k)
         if k == 0 and dim.dim_value < 1:
             dim.dim_value, changed = 1, True
-        elif (image or k in free) and size is not None and dim.dim_value != size:
-            dim.dim_value, changed = size, True
+        elif given is not None and dim.dim_value != given:
+            dim.dim_value, changed = given, True
         elif dim.dim_value < 1:
             raise HwgenError(
                 f"{name}: input {value.name!r} has no fixed extent in dimension {k}: "
@@ -140,7 +148,7 @@ def _fix_extents(value: onnx.ValueInfoProto, name: str, size: int | None) -> boo
     return changed
 
 
-def check_extents(model: onnx.ModelProto, name: str, size: int | None) -> None:
+def check_extents(model: onnx.ModelProto, name: str, size: Size) -> None:
     """Refuse tensors that are empty or too large, before anything allocates them."""
     for constant in model.graph.initializer:
         if math.prod(constant.dims) > ELEMENTS:
@@ -236,8 +244,9 @@ def _floored(node: onnx.NodeProto, shape: list[int]) -> bool:
     return True
 
 
-def with_size(size: int | None) -> str:
-    return f" with extents of {size}, the size that was given" if size else ""
+def with_size(size: Size) -> str:
+    shown = "x".join(map(str, size)) if isinstance(size, tuple) else size
+    return f" with extents of {shown}, the size that was given" if size else ""
 
 
 def first_line(error: Exception) -> str:
