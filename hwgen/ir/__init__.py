@@ -9,6 +9,7 @@ from hwgen.ir.elementwise import Add, ArgMax, ChannelMax, Extremum, Mul, Table
 from hwgen.ir.graph import Graph, Node
 from hwgen.ir.op import Op
 from hwgen.ir.pool import AveragePool, GlobalAveragePool, GlobalMaxPool, MaxPool
+from hwgen.ir.recurrent import Recurrent
 from hwgen.ir.requantise import Requantise, requantise
 from hwgen.ir.route import Concat, GatherChannels, Pad, Rearrange, Reshape, Resize, Split
 from hwgen.ir.rows import row_edges, split_rows
@@ -39,6 +40,7 @@ __all__ = [
     "Pads",
     "Quantisation",
     "Rearrange",
+    "Recurrent",
     "Requantise",
     "Reshape",
     "Resize",

@@ -13,7 +13,7 @@ from __future__ import annotations
 import onnx
 
 from hwgen.ir import Graph
-from hwgen.models.export import attention
+from hwgen.models.export import attention, recurrent
 from hwgen.models.export.integer import IntegerWriter
 from hwgen.models.export.qdq import QdqWriter
 from hwgen.models.export.writer import from_onnx_layout, to_onnx_layout
@@ -21,8 +21,8 @@ from hwgen.models.export.writer import from_onnx_layout, to_onnx_layout
 __all__ = ["from_onnx_layout", "to_integer", "to_onnx_layout", "to_qdq"]
 
 
-# Imported for the ops that it writes.
-_ = attention
+# Imported for the ops that they write.
+_ = attention, recurrent
 
 
 def to_integer(graph: Graph) -> onnx.ModelProto:
