@@ -172,7 +172,7 @@ class Recurrent(Op):
             If the codes of the input are too fine.
         """
         gates, units = GATES[kind], len(weight)
-        if not STEP * 2.0**-FINEST <= x.scale:
+        if not x.scale >= STEP * 2.0**-FINEST:
             raise HwgenError(f"The input must have steps of at least {STEP * 2.0**-FINEST!r}, not "
                              f"{x.scale!r}")
         first, start = (np.zeros(units) if a is None else np.asarray(a, np.float64)

@@ -41,7 +41,8 @@ def frames(type: TensorType, count=4, seed=0, spread=350.0) -> np.ndarray:
 
 
 CASES = [
-    {"kind": "lstm"}, {"kind": "gru"}, {"kind": "rnn"}, {"kind": "rnn", "function": "Relu", "output": Quantisation(1 / 16)},
+    {"kind": "lstm"}, {"kind": "gru"}, {"kind": "rnn"},
+    {"kind": "rnn", "function": "Relu", "output": Quantisation(1 / 16)},
     {"kind": "lstm", "starts": True, "steps": (3, 4)}, {"kind": "gru", "starts": True},
     {"kind": "rnn", "starts": True, "units": 1}, {"kind": "lstm", "x": Quantisation(0.05, -9, 8)},
     {"kind": "gru", "x": Quantisation(0.0006, 5, 16), "output": Quantisation(1 / 32000, 0, 16)},
