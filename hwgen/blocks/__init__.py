@@ -41,6 +41,7 @@ __all__ = [
     "LaneChangeConfig", "LowRankLinear", "LowRankLinearConfig", "NearestResize",
     "NearestResizeConfig", "OffChipRearrange", "OffChipRearrangeConfig", "Pad", "PadConfig", "Pool",
     "PoolConfig", "Product", "ProductConfig", "Rearrange", "RearrangeConfig", "Recurrent",
-    "RecurrentConfig", "Repeat", "RepeatConfig", "Schedule", "SparseConv", "SparseConvConfig", "Splitter", "SplitterConfig",
-    "TableLookup", "TableLookupConfig", "TokenMatrix", "TokenMatrixConfig", "conv2d",
+    "RecurrentConfig", "Repeat", "RepeatConfig", "Schedule", "SparseConv", "SparseConvConfig",
+    "Splitter", "SplitterConfig", "TableLookup", "TableLookupConfig", "TokenMatrix",
+    "TokenMatrixConfig", "conv2d",
 ]

@@ -191,7 +191,7 @@ class Recurrent(Op):
             real[:, 2] = bias * gains[2] / x.scale
             rule = replace(rule, offset=np.rint(
                 np.ldexp(real.ravel(), rule.shift)).astype(np.int64))
-        drop = int(np.clip(np.floor(np.log2(STEP / x.scale)), 0, FINEST))
+        drop = int(np.clip(np.rint(np.log2(STEP / x.scale)), 0, FINEST))
         at = np.arange(-ENTRIES // 2, ENTRIES // 2)
         real = at * x.scale * 2.0**drop
         if kind == "rnn":

@@ -27,12 +27,13 @@ from hwgen.models.lowering.layout import (
     rearranged,
 )
 from hwgen.models.lowering.pads import fold_pads
-from hwgen.models.lowering.ranges import Ranges, shared_ranges
+from hwgen.models.lowering.ranges import Ranges, shared_ranges, sum_codes
 from hwgen.models.lowering.refusals import unsupported, way_out
 from hwgen.models.lowering.regions import Regions
 from hwgen.models.onnx.network import FINE, Network
 from hwgen.models.onnx.nodes import ELEMENTWISE, attributes, axis_pads
 from hwgen.models.onnx.normalisation import codes_of_pixels
+from hwgen.models.onnx.recurrent import cell_tensors
 from hwgen.models.quantisation.precision import Precision
 
 __all__ = [
@@ -129,6 +130,9 @@ class Lowering:
         absorbed |= network.absorbed
         self.operands = symmetric_tensors(network)
         self._symmetric = {self._group.get(t, t) for t in self.operands}
+        sums, around = ({self._group.get(t, t) for t in names}
+                        for names in cell_tensors(network.nodes))
+        self._sums, self._around = sums, around
         self.regions = Regions(network, absorbed)
         self.graph = Graph()
         self.views: dict[str, View] = {}
@@ -252,6 +256,8 @@ class Lowering:
                 f"known: calibrate on frames in which it is not"
             ), stacklevel=2)
         bits = max(self.precision.activations(name, self._makers.get(name, "")), least)
+        if name in self._sums:
+            return sum_codes(max(-low, high))
         if name in self._symmetric:
             return symmetric(max(-low, high) or 1.0, bits)
         steps = (1 << bits) - 1
@@ -345,6 +351,10 @@ class Lowering:
         self.views[name] = View(tensor, source.positions)
         return self.views[name]
 
+    def batch_moves(self, name: str) -> bool:
+        """Whether the first axis of a tensor need not be the batch: it may be heads, or steps."""
+        return name in self.operands or self._group.get(name, name) in self._around
+
     def type(self, tensor: str) -> TensorType:
         """Type of a tensor of the integer graph."""
         return self.graph.types[tensor]
@@ -359,6 +369,9 @@ class Lowering:
         """The tensor of the integer graph for an ONNX tensor with its channels at ``axis``."""
         view = self.view(name)
         shape = self.network.shapes[name]
+        if shape[:1] != (1,) and self._group.get(name, name) in self._around:
+            raise HwgenError(f"{name!r} of shape {list(shape)} has its steps in front, where the "
+                             f"batch is wanted: export with the batch in front (batch_first=True)")
         if view.positions is None and (axis == 1 or len(shape) < 3):
             return view.tensor
         return self.arranged(view.tensor, self.positions(name), name, axis)

@@ -17,6 +17,7 @@ from hwgen.models.onnx import norms, several
 from hwgen.models.onnx.attention import find_attention, residual_tensors
 from hwgen.models.onnx.network import Network
 from hwgen.models.onnx.norms import within_norms
+from hwgen.models.onnx.recurrent import cell_tensors
 from hwgen.models.onnx.shapes import infer_shapes
 from hwgen.models.onnx.writer import REWRITES, Writer
 
@@ -43,7 +44,8 @@ def written_out(network: Network) -> Network:
             instead[node.output[0]] = writer
     if instead:
         network = _replaced(network, instead)
-    fine = within_norms(network).union(residuals, *(w.fine for w in instead.values()))
+    sums, _ = cell_tensors(network.nodes)
+    fine = within_norms(network).union(residuals, sums, *(w.fine for w in instead.values()))
     return replace(network, fine=fine - set(network.outputs), users={})
 
 
