@@ -492,8 +492,15 @@ class Lowering:
             extents = all(isinstance(op, Reshape) for op in ops) and shape[axis] == source[-1]
             return (0 if not ops else 1) if extents else 2
 
-        axis = min((1, *range(len(shape) - 1, 1, -1)), key=work)
-        return axis if work(axis) < 3 else 1
+        axes = (1, *range(len(shape) - 1, 1, -1))
+        axis = min(axes, key=work)
+        if work(axis) < 3:
+            return axis
+        # Pixels in another order still have their channels side by side.
+        order = view.positions % source[-1]
+        whole = (a for a in axes if shape[a] == source[-1] and (
+            np.moveaxis(order, a, -1) == np.arange(source[-1])).all())
+        return next(whole, 1)
 
     def constant(self, name: str) -> np.ndarray:
         """A constant as float64, to the last bit if the file states it in integers.

@@ -104,6 +104,7 @@ def write_cells(model: onnx.ModelProto) -> None:
             constants[node.output[0]] = numpy_helper.to_array(attributes(node)["value"])
     shapes = {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim)
               for v in (*graph.input, *graph.value_info, *graph.output)}
+    _part_states(graph, constants, shapes)
     used = {i for node in graph.node for i in reads(node)} | {o.name for o in graph.output}
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
@@ -125,6 +126,39 @@ def write_cells(model: onnx.ModelProto) -> None:
     have = {value.name for value in graph.value_info}
     graph.value_info.extend(
         value for value in infer_shapes(model).graph.value_info if value.name not in have)
+
+
+def _part_states(
+    graph: onnx.GraphProto, constants: dict[str, np.ndarray],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> None:
+    """Let who takes a state of one layer take it from that layer, in place.
+
+    Exporters join the last states of all layers, along what would be the batch elsewhere, and take
+    parts of them again.
+    """
+    states = {out for node in graph.node if node.op_type in CELLS for out in node.output[1:]}
+    joined = {node.output[0]: node for node in graph.node if node.op_type == "Concat"
+              and not attributes(node)["axis"] and states.intersection(node.input)}
+    for node in graph.node:
+        whole = joined.get(node.input[0]) if node.input else None
+        if whole is None or node.op_type != "Gather" or attributes(node).get("axis", 0) or (
+                node.input[1] not in constants):
+            continue
+        ends = np.cumsum([shapes[part][0] for part in whole.input])
+        index = constants[node.input[1]]
+        index = np.where(index < 0, index + ends[-1], index)
+        parts = np.unique(np.searchsorted(ends, index, side="right"))
+        if len(parts) == 1:
+            (part,) = parts
+            name = f"{node.output[0]}.index"
+            constants[name] = np.asarray(index - (ends[part - 1] if part else 0), np.int64)
+            graph.initializer.append(numpy_helper.from_array(constants[name], name))
+            node.input[0], node.input[1] = whole.input[part], name
+    read = {i for node in graph.node for i in reads(node)} | {o.name for o in graph.output}
+    for name, node in joined.items():
+        if name not in read:
+            graph.node.remove(node)
 
 
 class _CellWriter:
