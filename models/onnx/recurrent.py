@@ -254,7 +254,8 @@ class _CellWriter:
     def parameters(self, direction: int, count: int) -> _Parameters:
         """Weights, biases and states of a direction."""
         w, r = self.given(1, "W"), self.given(2, "R")
-        assert w is not None and r is not None
+        assert w is not None
+        assert r is not None
         units, gates = r.shape[-1], self.gates
         b, h, c = self.given(3, "B"), self.given(5, "initial_h"), None
         if self.node.op_type == "LSTM":
