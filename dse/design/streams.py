@@ -142,12 +142,12 @@ class Streams:
         """Cycles that no design is below: all channels of a tensor a beat, and as many pixels.
 
         Unlike :meth:`least_interval`, where tensors of a class have the same lanes, each tensor may
-        have its own: lanes change on the way.
+        have its own: lanes change on the way.  The steps of a recurrent cell wait for one another.
         """
-        return max(
+        return max(self._least_loop, *(
             math.prod(self.graph.types[name].spatial) // (1 if each.single else each.extent)
             for each in self.classes.values() for name in each.members
-        )
+        ))
 
     @cached_property
     def _least_order(self) -> int:

@@ -160,8 +160,7 @@ class Recurrent(Op):
         kind, function, weight_bits : as for the op
         weight : real array, shape ``(units, gates, units)``
         x : type of the input, whose codes stand for ``W x + b``, times :meth:`gains`
-        output : codes of the output; for LSTM and GRU the scale is brought to a power of two, not
-            below it
+        output : codes of the output
         bias : real array, shape ``(units,)``: of a GRU, what the reset gate multiplies beside
             ``R h``
         initial_h, initial_c : real arrays, shape ``(units,)``
@@ -177,10 +176,9 @@ class Recurrent(Op):
                              f"{x.scale!r}")
         first, start = (np.zeros(units) if a is None else np.asarray(a, np.float64)
                         for a in (initial_h, initial_c))
-        power = 0
-        if kind != "rnn":
-            power = int(np.clip(np.ceil(np.log2(output.scale)), 1 - 2 * ONE, 0))
-            output = Quantisation(2.0**power, 0, output.bits)
+        # Shifts round by powers of two; what is left is in the table in front.
+        power = int(np.clip(np.floor(np.log2(output.scale)), 1 - 2 * ONE, 0))
+        part = min(2.0**power / output.scale, 1.0)
         limit, gains = (1 << (weight_bits - 1)) - 1, cls.gains(kind, function)
         scale = abs(weight).max(-1) / limit
         scale = np.where(scale == 0, 1.0, scale)
@@ -204,12 +202,13 @@ class Recurrent(Op):
         same = {"drop": drop, "output": output, "shift": 2 * ONE + power,
                 "initial_h": _kept(output.quantise(first)), "weight_bits": weight_bits}
         if kind == "gru":
+            tables[2] = np.rint(tables[2] * part)
             return cls(kind, integers, rule, tables,
-                       initial_c=_kept(STATE.quantise(first * 2.0**ONE)), **same)
+                       initial_c=_kept(STATE.quantise(first * part * 2.0**ONE)), **same)
         # A step adds at most 1 to a state; only an LSTM that counts would go beyond 16.
         most = x.pixels + abs(start).max(initial=0)
         fraction = ONE - min(int(np.ceil(np.log2(most + 1))), 4)
-        return cls(kind, integers, rule, tables, cell=_coded(np.tanh(at * CELL_STEP)),
+        return cls(kind, integers, rule, tables, cell=_coded(np.tanh(at * CELL_STEP) * part),
                    fraction=fraction, cell_drop=fraction + round(np.log2(CELL_STEP)),
                    initial_c=_kept(STATE.quantise(start * 2.0**fraction)), **same)
 

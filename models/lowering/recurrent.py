@@ -40,8 +40,7 @@ def _codes(low: Lowering, name: str, start: np.ndarray) -> Quantisation:
     codes = low.quantisation(name)
     most = max((codes.high - codes.zero_point) * codes.scale,
                (codes.zero_point - codes.low) * codes.scale, abs(start).max())
-    high = (1 << (codes.bits - 1)) - 1
-    return Quantisation(float(np.float32(most / (high + 1))), 0, codes.bits)
+    return Quantisation(float(np.float32(most / ((1 << (codes.bits - 1)) - 1))), 0, codes.bits)
 
 
 def _check_starts(kind: str, starts: list[np.ndarray]) -> None:

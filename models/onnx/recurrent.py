@@ -212,8 +212,8 @@ class _CellWriter:
             raise HwgenError("the number of steps and of inputs must be fixed: export with fixed "
                              "shapes")
         if at.get("layout"):
-            raise HwgenError("layout = 1 is not supported: export with layout 0, and transpositions "
-                             "around it")
+            raise HwgenError("layout = 1 is not supported: export with layout 0, and with "
+                             "transpositions around it")
         if shape[1] != 1:
             raise HwgenError(f"it takes {shape[1]} sequences at once: export with a batch of 1")
         direction = at.get("direction", b"forward").decode()
