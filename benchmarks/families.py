@@ -43,7 +43,7 @@ SIZES = 64, 96, 128, 160, 224, 256
 FRAMES = 2
 MOST = 25_000_000
 """Most parameters of a network that is tried."""
-ATTENTION = re.compile(r"attention|attn|op '(LSTM|GRU|Einsum|Attention)'")
+ATTENTION = re.compile(r"attention|attn|op '(Einsum|Attention)'")
 """Refusals of networks that are no convolutional ones."""
 NOT_EXPORTED = "cannot be exported"
 """What torch itself does not export."""

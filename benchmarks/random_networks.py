@@ -49,6 +49,7 @@ from hwgen.ir import (
     Pad,
     Quantisation,
     Rearrange,
+    Recurrent,
     Requantise,
     Resize,
     Split,
@@ -96,7 +97,7 @@ class _Drawer:
         self.graph.add_node(op, inputs, names)
         if isinstance(op, ArgMax):
             self.design.lanes[names[0]] = 1
-        elif isinstance(op, Rearrange | ChannelMax | Attention):
+        elif isinstance(op, Rearrange | ChannelMax | Attention | Recurrent):
             self.design.lanes[names[0]] = self.pick(_divisors(self.graph.types[names[0]].channels))
         elif not isinstance(op, Convolution):
             channels = [self.graph.types[t].channels for t in (*inputs, *names)]
@@ -208,6 +209,29 @@ class _Drawer:
         name = self.put(op, [source])
         self.design.foldings[name] = Folding(multiplier=self.multiplier)
 
+    def recurrent(self, source: str) -> None:
+        """A cell whose steps are the pixels, with any folding."""
+        draw, kind = self.draw, self.pick(["lstm", "gru", "rnn"])
+        units, gates = draw(st.integers(1, 6)), {"lstm": 4, "gru": 3, "rnn": 1}[kind]
+        sums = self.conv(source, gates * units, spatial=False)
+        self.unused.remove(sums)
+        weight = self.random.uniform(-1.5, 1.5, (units, gates, units)) / math.sqrt(units)
+        starts = {}
+        if draw(st.booleans()):
+            starts["initial_h"] = self.random.uniform(-0.9, 0.9, units)
+        if kind == "gru":
+            starts["bias"] = self.random.normal(0, 0.5, units)
+        name = self.put(Recurrent.from_float(
+            kind, weight, self.graph.types[sums], Quantisation(1 / 128),
+            function=self.pick(["Tanh", "Relu"]), weight_bits=self.pick([4, 8]), **starts), [sums])
+        lanes = self.design.lanes[name]
+        sides = list(range(lanes, units + 1, lanes))
+        self.design.foldings[name] = Folding(
+            channel_lanes=self.pick(sides), pe=self.pick(sides), multiplier=self.multiplier)
+        if draw(st.booleans()):
+            self.unused.remove(name)
+            self.put(Table(self.random.integers(-128, 128, 256), Q), [name])
+
     def step(self) -> None:
         """Add one or a few nodes."""
         draw, source = self.draw, self.take()
@@ -215,7 +239,7 @@ class _Drawer:
         kind = self.pick(["conv", "conv", "table", "max", "average", "residual", "concat", "split",
                           "resize", "transposed", "gate", "global", "gather", "pad", "argmax",
                           "rearrange", "rearrange", "extremum", "channel max", "attention",
-                          "layer norm"])
+                          "layer norm", "recurrent"])
         if kind == "table":
             shape = (256,) if draw(st.booleans()) else (tensor.channels, 256)
             self.put(Table(self.random.integers(-128, 128, shape), Q), [source])
@@ -245,6 +269,8 @@ class _Drawer:
             self.attention(source)
         elif kind == "layer norm":
             self.layer_norm(source)
+        elif kind == "recurrent" and tensor.pixels <= 36:
+            self.recurrent(source)
         elif kind == "channel max":
             self.put(ChannelMax(), [source])
         elif kind == "extremum":

@@ -9,7 +9,7 @@ from hwgen.blocks.registry import block_config
 from hwgen.boards import Board
 from hwgen.design import Folding
 from hwgen.dse.design.amounts import Amounts, vector
-from hwgen.dse.design.streams import divisors, fold_choices
+from hwgen.dse.design.extents import divisors, fold_choices
 from hwgen.dse.design.table import Column, FixedTable
 from hwgen.errors import HwgenError
 from hwgen.ir import Attention

@@ -11,7 +11,7 @@ from hwgen.device.arithmetic import signed_width
 from hwgen.device.multiplier import Packing
 from hwgen.device.storage import BLOCK_WIDTH, LUT_BITS, ULTRA_WIDTH
 from hwgen.dse.design.streams import Streams, is_depthwise
-from hwgen.ir import Attention, Convolution, Graph, TensorType
+from hwgen.ir import Attention, Convolution, Graph, Recurrent, TensorType
 from hwgen.parts.mac import MacArrayConfig
 
 __all__ = ["Bounds", "Work", "bounds", "divided"]
@@ -123,9 +123,11 @@ def bounds(graph: Graph, board: Board, streams: Streams, clock_mhz: float) -> Bo
             products = Packing.densest(board.multiplier, bits, bits, 1 << (bits - 1)).products
             work.append(Work(macs / products / max(usable.dsp, 1e-9),
                              macs * FABRIC_LUTS / max(usable.lut, 1e-9)))
+        macs = node.op.macs(tensor) if conv or isinstance(node.op, Recurrent) else 0
+        if isinstance(node.op, Recurrent):
+            conv, tensor = node.op.matrix, node.op.hidden
         if conv is None:
             continue
-        macs = node.op.macs(tensor)
         by_dsp = macs / densest(conv, tensor, board.multiplier) / max(usable.dsp, 1e-9)
         by_lut = macs * fabric_luts(conv, tensor, board.family) / max(usable.lut, 1e-9)
         work.append(Work(by_dsp, by_lut))

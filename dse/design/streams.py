@@ -11,15 +11,16 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
-import numpy as np
-
 from hwgen.blocks.registry import keeps_lanes, keeps_pixels
+from hwgen.dse.design.cells import fewest_lanes, least_interval
+from hwgen.dse.design.extents import divisors, fold_choices
 from hwgen.ir import (
     Conv,
     Convolution,
     Graph,
     Node,
     Rearrange,
+    Recurrent,
     TensorType,
 )
 from hwgen.parts.stream import StreamType
@@ -30,18 +31,6 @@ __all__ = [
 
 MOST_PIXELS = 8
 """Most pixels a beat that are tried."""
-
-
-def fold_choices(extent: int, step: int = 1) -> np.ndarray:
-    """The smallest multiple of ``step`` for each number of folds that an extent can have."""
-    lanes = np.arange(step, extent + 1, step)
-    folds = -(-extent // lanes)
-    return lanes[np.r_[True, folds[1:] < folds[:-1]]]
-
-
-def divisors(extent: int) -> list[int]:
-    """Numbers that divide an extent."""
-    return [n for n in range(1, extent + 1) if extent % n == 0]
 
 
 def is_depthwise(conv: Convolution) -> bool:
@@ -134,12 +123,14 @@ class Streams:
         for name, type in graph.types.items():
             self.classes.setdefault(find(name), StreamClass()).add(name, type)
         self.of = {name: self.classes[find(name)] for name in graph.types}
+        self.cells = {node.name: (node.op, StreamType(graph.types[node.inputs[0]]))
+                      for node in graph.nodes if isinstance(node.op, Recurrent)}
         for name in single:
             self.of[name].single = True
 
     def least_interval(self) -> int:
         """Cycles below which no streams carry a frame, whatever they cost."""
-        return max(self._least_order, *(
+        return max(self._least_order, self._least_loop, *(
             -(-each.elements // (each.channels * max(
                 n for n in range(1, (1 if each.single else MOST_PIXELS) + 1)
                 if each.extent % n == 0
@@ -151,12 +142,12 @@ class Streams:
         """Cycles that no design is below: all channels of a tensor a beat, and as many pixels.
 
         Unlike :meth:`least_interval`, where tensors of a class have the same lanes, each tensor may
-        have its own: lanes change on the way.
+        have its own: lanes change on the way.  The steps of a recurrent cell wait for one another.
         """
-        return max(
+        return max(self._least_loop, *(
             math.prod(self.graph.types[name].spatial) // (1 if each.single else each.extent)
             for each in self.classes.values() for name in each.members
-        )
+        ))
 
     @cached_property
     def _least_order(self) -> int:
@@ -169,6 +160,11 @@ class Streams:
                 least = max(least, most // node.op.run(source))
         return least
 
+    @cached_property
+    def _least_loop(self) -> int:
+        """Cycles that the loops of recurrent cells take at least, a step after the other."""
+        return max((least_interval(*cell) for cell in self.cells.values()), default=0)
+
     def choose(self, interval: int, pairs: bool) -> Beats | None:
         """The fewest lanes, and then pixels, that carry a frame in an interval; None: none do.
 
@@ -177,7 +173,7 @@ class Streams:
         interval : cycles a frame
         pairs : whether depthwise convolutions compute pixels in pairs, which share multipliers
         """
-        if interval < self._least_order:
+        if interval < max(self._least_order, self._least_loop):
             return None
         pixels: dict[int, int] = {}
         for each in self.classes.values():
@@ -196,7 +192,16 @@ class Streams:
         for each in self.classes.values():
             count = each.lanes(interval, pixels[id(each)])
             assert count is not None
-            lanes.update(dict.fromkeys(each.members, count))
+            for name in each.members:
+                if name in self.cells:
+                    enough = fewest_lanes(*self.cells[name], interval)
+                    if enough is None:
+                        return None
+                    count = max(count, enough)
+            found = next((n for n in divisors(each.channels) if n >= count), None)
+            if found is None:
+                return None
+            lanes.update(dict.fromkeys(each.members, found))
         return Beats(lanes, {name: pixels[id(each)] for name, each in self.of.items()})
 
     def _pair(self, node: Node, pixels: dict[int, int]) -> None:

@@ -16,6 +16,7 @@ from hwgen.dse.design.amounts import Amounts, vector
 from hwgen.dse.design.attention import attention_table
 from hwgen.dse.design.convolution import ConvTable
 from hwgen.dse.design.learned import QUEUE, Learned
+from hwgen.dse.design.recurrent import recurrent_table
 from hwgen.dse.design.streaming import External
 from hwgen.dse.design.streams import Beats, is_depthwise
 from hwgen.dse.design.table import Column, Consumer, FixedTable
@@ -30,6 +31,7 @@ from hwgen.ir import (
     LayerNorm,
     Mul,
     Node,
+    Recurrent,
     TensorType,
 )
 from hwgen.parts.stream import StreamType
@@ -87,6 +89,8 @@ class Tables:
                 parts.append(Consumer((node.name,), self._scaled(node, beats)))
             if isinstance(node.op, Attention):
                 parts.append(Consumer((node.name,), self._attention(node, node.op, beats)))
+            if isinstance(node.op, Recurrent):
+                parts.append(Consumer((node.name,), self._recurrent(node, node.op, beats)))
         queues = {QUEUE + edge: queue for edge, queue in learned.queues.items()}
         for name, kept in (queues | learned.orders).items():
             more = kept.off_chip if external else []
@@ -122,6 +126,15 @@ class Tables:
         if key not in self._known:
             streams = [StreamType(type) for type in types]
             self._known[key] = attention_table(op, streams, lanes, self.board)
+        return self._known[key]
+
+    def _recurrent(self, node: Node, op: Recurrent, beats: Beats) -> FixedTable:
+        """A recurrent cell; its weights, and how many bits they need, are its own."""
+        lanes = beats.lanes[node.name]
+        key = (Recurrent, node.name, lanes)
+        if key not in self._known:
+            stream = StreamType(self.graph.types[node.inputs[0]])
+            self._known[key] = recurrent_table(op, [stream], lanes, self.board)
         return self._known[key]
 
     def _scaled(self, node: Node, beats: Beats) -> FixedTable:

@@ -26,6 +26,7 @@ from hwgen.blocks.pad import Pad, PadConfig
 from hwgen.blocks.pool import Pool, PoolConfig
 from hwgen.blocks.product import Product, ProductConfig
 from hwgen.blocks.rearrange import Rearrange, RearrangeConfig
+from hwgen.blocks.recurrent import Recurrent, RecurrentConfig
 from hwgen.blocks.repeat import Repeat, RepeatConfig
 from hwgen.blocks.resize import NearestResize, NearestResizeConfig
 from hwgen.blocks.sparse_conv import SparseConv, SparseConvConfig
@@ -41,7 +42,7 @@ __all__ = [
     "LaneChangeConfig", "LayerNorm", "LayerNormConfig", "LowRankLinear", "LowRankLinearConfig",
     "NearestResize", "NearestResizeConfig", "OffChipRearrange", "OffChipRearrangeConfig", "Pad",
     "PadConfig", "Pool", "PoolConfig", "Product", "ProductConfig", "Rearrange", "RearrangeConfig",
-    "Repeat", "RepeatConfig", "Schedule", "SparseConv", "SparseConvConfig", "Splitter",
-    "SplitterConfig", "TableLookup", "TableLookupConfig", "TokenMatrix", "TokenMatrixConfig",
-    "conv2d",
+    "Recurrent", "RecurrentConfig", "Repeat", "RepeatConfig", "Schedule", "SparseConv",
+    "SparseConvConfig", "Splitter", "SplitterConfig", "TableLookup", "TableLookupConfig",
+    "TokenMatrix", "TokenMatrixConfig", "conv2d",
 ]

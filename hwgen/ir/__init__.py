@@ -10,6 +10,7 @@ from hwgen.ir.graph import Graph, Node
 from hwgen.ir.norm import LayerNorm
 from hwgen.ir.op import Op
 from hwgen.ir.pool import AveragePool, GlobalAveragePool, GlobalMaxPool, MaxPool
+from hwgen.ir.recurrent import Recurrent
 from hwgen.ir.requantise import Requantise, requantise
 from hwgen.ir.route import Concat, GatherChannels, Pad, Rearrange, Reshape, Resize, Split
 from hwgen.ir.rows import row_edges, split_rows
@@ -41,6 +42,7 @@ __all__ = [
     "Pads",
     "Quantisation",
     "Rearrange",
+    "Recurrent",
     "Requantise",
     "Reshape",
     "Resize",

@@ -13,7 +13,7 @@ from __future__ import annotations
 import onnx
 
 from hwgen.ir import Graph
-from hwgen.models.export import attention, norm
+from hwgen.models.export import attention, norm, recurrent
 from hwgen.models.export.integer import IntegerWriter
 from hwgen.models.export.qdq import QdqWriter
 from hwgen.models.export.writer import from_onnx_layout, to_onnx_layout
@@ -22,7 +22,7 @@ __all__ = ["from_onnx_layout", "to_integer", "to_onnx_layout", "to_qdq"]
 
 
 # Imported for the ops that they write.
-_ = attention, norm
+_ = attention, norm, recurrent
 
 
 def to_integer(graph: Graph) -> onnx.ModelProto:

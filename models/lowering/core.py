@@ -28,12 +28,13 @@ from hwgen.models.lowering.layout import (
 )
 from hwgen.models.lowering.norm import put_norm
 from hwgen.models.lowering.pads import fold_pads
-from hwgen.models.lowering.ranges import Ranges, shared_ranges
+from hwgen.models.lowering.ranges import Ranges, shared_ranges, sum_codes
 from hwgen.models.lowering.refusals import unsupported, way_out
 from hwgen.models.lowering.regions import Regions
 from hwgen.models.onnx.network import FINE, Network
 from hwgen.models.onnx.nodes import ELEMENTWISE, attributes, axis_pads
 from hwgen.models.onnx.normalisation import codes_of_pixels
+from hwgen.models.onnx.recurrent import cell_tensors
 from hwgen.models.quantisation.precision import Precision
 
 __all__ = [
@@ -130,6 +131,9 @@ class Lowering:
         absorbed |= network.absorbed
         self.operands = symmetric_tensors(network)
         self._symmetric = {self._group.get(t, t) for t in self.operands}
+        sums, around = ({self._group.get(t, t) for t in names}
+                        for names in cell_tensors(network.nodes))
+        self._sums, self._around = sums, around
         self.regions = Regions(network, absorbed)
         self.graph = Graph()
         self.views: dict[str, View] = {}
@@ -253,6 +257,8 @@ class Lowering:
                 f"known: calibrate on frames in which it is not"
             ), stacklevel=2)
         bits = max(self.precision.activations(name, self._makers.get(name, "")), least)
+        if name in self._sums:
+            return sum_codes(max(-low, high))
         if name in self._symmetric:
             return symmetric(max(-low, high) or 1.0, bits)
         steps = (1 << bits) - 1
@@ -346,6 +352,10 @@ class Lowering:
         self.views[name] = View(tensor, source.positions)
         return self.views[name]
 
+    def batch_moves(self, name: str) -> bool:
+        """Whether the first axis of a tensor need not be the batch: it may be heads, or steps."""
+        return name in self.operands or self._group.get(name, name) in self._around
+
     def type(self, tensor: str) -> TensorType:
         """Type of a tensor of the integer graph."""
         return self.graph.types[tensor]
@@ -360,6 +370,9 @@ class Lowering:
         """The tensor of the integer graph for an ONNX tensor with its channels at ``axis``."""
         view = self.view(name)
         shape = self.network.shapes[name]
+        if shape[:1] != (1,) and self._group.get(name, name) in self._around:
+            raise HwgenError(f"{name!r} of shape {list(shape)} has its steps in front, where the "
+                             f"batch is wanted: export with the batch in front (batch_first=True)")
         if view.positions is None and (axis == 1 or len(shape) < 3):
             return view.tensor
         return self.arranged(view.tensor, self.positions(name), name, axis)
@@ -480,8 +493,15 @@ class Lowering:
             extents = all(isinstance(op, Reshape) for op in ops) and shape[axis] == source[-1]
             return (0 if not ops else 1) if extents else 2
 
-        axis = min((1, *range(len(shape) - 1, 1, -1)), key=work)
-        return axis if work(axis) < 3 else 1
+        axes = (1, *range(len(shape) - 1, 1, -1))
+        axis = min(axes, key=work)
+        if work(axis) < 3:
+            return axis
+        # Pixels in another order still have their channels side by side.
+        order = view.positions % source[-1]
+        whole = (a for a in axes if shape[a] == source[-1] and (
+            np.moveaxis(order, a, -1) == np.arange(source[-1])).all())
+        return next(whole, 1)
 
     def constant(self, name: str) -> np.ndarray:
         """A constant as float64, to the last bit if the file states it in integers.

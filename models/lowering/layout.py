@@ -91,7 +91,7 @@ def arrangement(
     first = order.reshape(-1, shape[-1])[0]
     if not np.array_equal(first, np.arange(channels)):
         ops.append(GatherChannels(tuple(int(c) for c in first)))
-    if math.prod(source[:-1]) > 1 and pixels.size > shape[-1] and (pixels == pixels.flat[0]).all():
+    if math.prod(source[:-1]) > 1 and (pixels == pixels.flat[0]).all():
         # One of its pixels is all that is wanted.
         at = np.unravel_index(pixels.flat[0], source[:-1])
         pads = tuple((-int(k), int(k) + 1 - n) for k, n in zip(at, source[:-1], strict=True))

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import pairwise
 
+import numpy as np
+
+from hwgen.ir import Quantisation
 from hwgen.models.onnx.network import Network
 
-__all__ = ["Ranges", "shared_ranges"]
+__all__ = ["Ranges", "shared_ranges", "sum_codes"]
 
 Ranges = Mapping[str, tuple[float, float]]
 """Tensor name to its smallest and largest value."""
@@ -54,3 +57,13 @@ def shared_ranges(
             have = shared.get(root, (low, high))
             shared[root] = (min(low, have[0]), max(high, have[1]))
     return shared, {name: find(name) for name in parents}
+
+
+def sum_codes(most: float) -> Quantisation:
+    """Codes of sums in front of the gates of a cell, for values up to ``most`` in magnitude.
+
+    A gate is all but open or closed at 8.  Steps are powers of two, so that they divide those of
+    the tables (:class:`hwgen.ir.Recurrent`).
+    """
+    power = int(np.ceil(np.log2(max(most * 2048 / 2047 / 8, 1.0))))
+    return Quantisation(2.0 ** (power - 8), 0, 12)

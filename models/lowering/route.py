@@ -146,8 +146,8 @@ def _view(low: Lowering, node: onnx.NodeProto) -> None:
         raise HwgenError(f"a tensor of {moved.size} elements is too large to be rearranged")
     if moved.shape != low.shape(node.output[0]):
         moved = moved.reshape(low.shape(node.output[0]))
-    # Operands of attention may have their heads as a batch.
-    if moved.ndim < 1 or (moved.shape[0] != 1 and node.output[0] not in low.operands):
+    # Operands of attention may have their heads as a batch, and what cells take their steps.
+    if moved.ndim < 1 or (moved.shape[0] != 1 and not low.batch_moves(node.output[0])):
         raise HwgenError(
             f"shape {list(moved.shape)} does not keep a frame apart: the first axis is the batch"
         )

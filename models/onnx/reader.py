@@ -32,6 +32,7 @@ from hwgen.models.onnx.order import sort_nodes
 from hwgen.models.onnx.pixels import dequantise_casts
 from hwgen.models.onnx.qoperator import rewrite_integer_ops
 from hwgen.models.onnx.quantisers import Quantisers
+from hwgen.models.onnx.recurrent import refuse_steps_first, write_cells
 from hwgen.models.onnx.rewrites import written_out
 from hwgen.models.onnx.session import session
 from hwgen.models.onnx.shapes import (
@@ -110,6 +111,7 @@ def normalise(
     dequantise_casts(model)
     with _quantisers_of(name):
         dequantise_choices(model)
+    refuse_steps_first(model, name)
     fix_inputs(model, name, size)
     with _quantisers_of(name):
         quantisers = Quantisers(model)
@@ -122,6 +124,7 @@ def normalise(
     model = _folded(model, name, size, FUSIONS if quantisers.weights else [])
     model = _distinct(model)
     settle_moves(model, {*quantisers.codes, *quantisers.inner, *quantisers.weights})
+    write_cells(model)
     typed = {o: (helper.make_node("Cast", [o], [o], to=kind), kind) for o, kind in outer.items()}
     typed |= quantisers.integer_outputs
     network = _divided(model, name, given, outputs, typed)

@@ -19,6 +19,7 @@ from hwgen.models.onnx.layer_norms import find_norms, normalised_tensors
 from hwgen.models.onnx.network import Network
 from hwgen.models.onnx.norm_scales import scales_taken
 from hwgen.models.onnx.norms import within_norms
+from hwgen.models.onnx.recurrent import cell_tensors
 from hwgen.models.onnx.shapes import infer_shapes
 from hwgen.models.onnx.writer import REWRITES, Writer
 
@@ -51,7 +52,8 @@ def written_out(network: Network) -> Network:
     for writer in taken.values():
         _end(writer, writer.node, writer.nodes[-1].output[0])
     network = _replaced(network, taken)
-    fine = within_norms(network).union(residuals, *(w.fine for w in instead.values()))
+    sums, _ = cell_tensors(network.nodes)
+    fine = within_norms(network).union(residuals, sums, *(w.fine for w in instead.values()))
     fine |= normalised_tensors(patterns.values(), network.nodes, {*network.inputs, *kept})
     # What is normalised has a range that all codes serve: 8 bits are enough for layers.
     return replace(network, fine=fine - {*network.outputs, *patterns}, users={})

@@ -1,0 +1,19 @@
+"""In how many parts an extent may be taken."""
+
+from __future__ import annotations
+
+import numpy as np
+
+__all__ = ["divisors", "fold_choices"]
+
+
+def fold_choices(extent: int, step: int = 1) -> np.ndarray:
+    """The smallest multiple of ``step`` for each number of folds that an extent can have."""
+    lanes = np.arange(step, extent + 1, step)
+    folds = -(-extent // lanes)
+    return lanes[np.r_[True, folds[1:] < folds[:-1]]]
+
+
+def divisors(extent: int) -> list[int]:
+    """Numbers that divide an extent."""
+    return [n for n in range(1, extent + 1) if extent % n == 0]
