@@ -233,12 +233,20 @@ class RingConfig(BlockConfig):
         """Style of the head memory."""
         return "block" if self.queue_styles[0] == "block" else ""
 
+    def parts(self) -> dict[str, Area]:
+        # The rest of the queue is not on the chip.
+        return {"queue": self._ends_area}
+
+    @property
+    def _ends_area(self) -> Area:
+        """Area of head and tail memory."""
+        return queue_area(self.word_bits, self.head_words, 1, self.head_style) + queue_area(
+            self.word_bits, self.tail_words, len(self.tail_claims), self.queue_styles[0])
+
     def ring_area(self) -> Area:
         """Area of head and tail, of packing and unpacking, and of requests for slot after slot."""
         beats, words = self.beats_per_word, self.words_per_beat
-        out = queue_area(self.word_bits, self.head_words, 1, self.head_style)
-        out += queue_area(self.word_bits, self.tail_words, len(self.tail_claims),
-                          self.queue_styles[0])
+        out = self._ends_area
         # Addresses and sizes of requests, slots, counters of requests, words and beats.
         address = self.axi.address_bits - self.address_shift
         slot, frame = levels(self.slots), levels(self.requests_per_frame)

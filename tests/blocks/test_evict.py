@@ -236,3 +236,9 @@ def test_verilog_has_no_warnings(bits: int, lanes: int, data_bits: int, tmp_path
     rtl = emit_component(evict(23, bits, lanes, data_bits).create())
     rtl.write(tmp_path)
     lint(rtl, tmp_path)
+
+
+def test_parts_are_what_is_on_the_chip() -> None:
+    config = replace(evict(), depths=(1 << 18,))
+    (part,) = config.parts().values()
+    assert part.resources("ultrascale+").bram18 <= config.resources("ultrascale+").bram18 < 20
