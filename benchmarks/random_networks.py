@@ -38,6 +38,7 @@ from hwgen.ir import (
     Conv,
     Convolution,
     ConvTranspose,
+    Embedding,
     Extremum,
     GatherChannels,
     GlobalAveragePool,
@@ -95,7 +96,7 @@ class _Drawer:
         self.graph.add_node(op, inputs, names)
         if isinstance(op, ArgMax):
             self.design.lanes[names[0]] = 1
-        elif isinstance(op, Rearrange | ChannelMax | Attention):
+        elif isinstance(op, Rearrange | ChannelMax | Attention | Embedding):
             self.design.lanes[names[0]] = self.pick(_divisors(self.graph.types[names[0]].channels))
         elif not isinstance(op, Convolution):
             channels = [self.graph.types[t].channels for t in (*inputs, *names)]
@@ -199,13 +200,27 @@ class _Drawer:
             value_lanes=self.pick(range(score_lanes, keys + 1, score_lanes)), value_pe=value_pe,
             multiplier=self.multiplier)
 
+    def embedding(self, source: str) -> None:
+        """The largest channel of each pixel as a number; rows for it, in any memory."""
+        count, width = self.draw(st.integers(129, 256)), self.draw(st.integers(1, 6))
+        largest = self.put(ChannelMax(), [source])
+        codes = Table(self.random.integers(-128, 128, 256), Embedding.ids(count))
+        ids = self.put(codes, [largest])
+        for used in (largest, ids):
+            self.unused.remove(used)
+        rows = self.random.integers(-128, 128, (count, width))
+        name = self.put(Embedding(rows, Q), [ids])
+        self.design.foldings[name] = Folding(
+            weight_style=self.pick(["", "block", "distributed", "ultra"]))
+
     def step(self) -> None:
         """Add one or a few nodes."""
         draw, source = self.draw, self.take()
         tensor = self.graph.types[source]
         kind = self.pick(["conv", "conv", "table", "max", "average", "residual", "concat", "split",
                           "resize", "transposed", "gate", "global", "gather", "pad", "argmax",
-                          "rearrange", "rearrange", "extremum", "channel max", "attention"])
+                          "rearrange", "rearrange", "extremum", "channel max", "attention",
+                          "embedding"])
         if kind == "table":
             shape = (256,) if draw(st.booleans()) else (tensor.channels, 256)
             self.put(Table(self.random.integers(-128, 128, shape), Q), [source])
@@ -233,6 +248,8 @@ class _Drawer:
             self.put(Rearrange(self.order(tensor)), [source])
         elif kind == "attention" and tensor.pixels <= 36:
             self.attention(source)
+        elif kind == "embedding":
+            self.embedding(source)
         elif kind == "channel max":
             self.put(ChannelMax(), [source])
         elif kind == "extremum":

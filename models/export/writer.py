@@ -15,6 +15,7 @@ from hwgen.ir import (
     ChannelMax,
     Concat,
     Conv,
+    Embedding,
     Extremum,
     GatherChannels,
     Gemm,
@@ -154,6 +155,17 @@ class Writer(metaclass=_Registering):
         shifted = self.op("Add", index, self.constant(begin, np.int32))
         values = self.constant(op.values.ravel(), op.output.dtype)
         self.op("Gather", values, shifted, out=node.name)
+
+    @writes(Embedding)
+    def _embedding(self, node: Node, op: Embedding, types: list[TensorType]) -> None:
+        (type,) = types
+        index = self.op("Cast", node.inputs[0], to=TensorProto.INT32)
+        ids = self.op("Add", index, self.constant(-type.quantisation.low, np.int32))
+        known = self.op("Min", ids, self.constant(len(op.rows) - 1, np.int32))
+        rows = self.op("Gather", self.constant(op.rows, op.output.dtype),
+                       self.op("Squeeze", known, self.constant([1], np.int64)), axis=0)
+        rank = len(type.shape) + 1
+        self.op("Transpose", rows, out=node.name, perm=[0, rank - 1, *range(1, rank - 1)])
 
     @writes(Concat)
     def _concat(self, node: Node, op: Concat, types: list[TensorType]) -> None:
