@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -264,19 +265,29 @@ class Writer(metaclass=_Registering):
         """Write a convolution whose window is the frame, and then remove its spatial extents."""
         (type,) = types
         if not type.spatial:
-            # ONNX knows no convolution without a spatial axis.
-            type = TensorType((1, type.channels), type.quantisation)
-            line = self.op("Reshape", node.inputs[0], self.constant((-1, type.channels, 1),
-                                                                    np.int64))
-            node = Node(op, (line,), node.outputs)
+            node, type = self._as_line(node, type)
         conv = op.as_conv(type)
         wide = self._convolution(node, conv, type)
         shape = self.constant((-1, conv.cout), np.int64)
         self.op("Reshape", wide, shape, out=node.name)
 
+    def _as_line(self, node: Node, type: TensorType) -> tuple[Node, TensorType]:
+        """A node that reads a vector as a line of one pixel: ONNX convolves along some axis."""
+        line = self.op("Reshape", node.inputs[0],
+                       self.constant((-1, type.channels, 1), np.int64))
+        return (Node(node.op, (line,), node.outputs),
+                TensorType((1, type.channels), type.quantisation))
+
     @writes(Conv)
     def _conv(self, node: Node, op: Conv, types: list[TensorType]) -> None:
-        self.op("Identity", self._convolution(node, op, types[0]), out=node.name)
+        (type,) = types
+        if type.spatial:
+            self.op("Identity", self._convolution(node, op, type), out=node.name)
+            return
+        node, type = self._as_line(node, type)
+        line = replace(op, weight=op.weight[:, None], stride=(1,), pads=((0, 0),), dilation=(1,))
+        wide = self._convolution(node, line, type)
+        self.op("Reshape", wide, self.constant((-1, op.cout), np.int64), out=node.name)
 
     def _convolution(self, node: Node, op: Conv, type: TensorType) -> str:
         raise NotImplementedError

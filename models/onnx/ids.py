@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hwgen.errors import HwgenError, HwgenWarning
 from hwgen.ir import Embedding
+from hwgen.models.onnx.editor import Editor
 from hwgen.models.onnx.network import Network
 from hwgen.models.onnx.nodes import ELEMENTWISE, attributes, reads
 from hwgen.models.onnx.quantisers import IntegerInput
@@ -160,45 +161,6 @@ def _as_float(graph: onnx.GraphProto, value: onnx.ValueInfoProto) -> None:
 # Tables
 
 
-class _Graph:
-    """A graph whose nodes are replaced: constants, shapes, types and makers of its tensors."""
-
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self.model, self.graph = model, model.graph
-        self.constants = {c.name: c for c in self.graph.initializer}
-        values = (*self.graph.input, *self.graph.value_info, *self.graph.output)
-        self.shapes = {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim)
-                       for v in values}
-        self.kinds = {v.name: v.type.tensor_type.elem_type for v in values}
-        self.outputs = {v.name for v in self.graph.output}
-
-    def constant(self, name: str) -> np.ndarray | None:
-        """Value of a constant; None: it is none."""
-        found = self.constants.get(name)
-        return None if found is None else numpy_helper.to_array(found)
-
-    def add(self, array: np.ndarray, name: str) -> str:
-        """Add a constant, and return its name."""
-        self.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
-        self.constants[name] = self.graph.initializer[-1]
-        return name
-
-    def readers(self, name: str) -> list[onnx.NodeProto]:
-        """Nodes that read a tensor."""
-        return [node for node in self.graph.node if name in reads(node)]
-
-    def maker(self, name: str) -> onnx.NodeProto | None:
-        """The node that makes a tensor."""
-        return next((node for node in self.graph.node if name in node.output), None)
-
-    def replace(self, node: onnx.NodeProto, others: Sequence[onnx.NodeProto]) -> None:
-        """Put nodes in the place of one."""
-        at = next(k for k, each in enumerate(self.graph.node) if each is node)
-        for k, other in enumerate(others):
-            self.graph.node.insert(at + k, other)
-        self.graph.node.remove(node)
-
-
 def write_tables(model: onnx.ModelProto, ids: Collection[str]) -> bool:
     """Write embeddings as Gather, in place; returns whether anything has changed.
 
@@ -209,7 +171,7 @@ def write_tables(model: onnx.ModelProto, ids: Collection[str]) -> bool:
     """
     if not ids:
         return False
-    graph = _Graph(model)
+    graph = Editor(model)
     for node in list(graph.graph.node):
         if node.op_type == "OneHot":
             _one_hot(graph, node)
@@ -217,19 +179,18 @@ def write_tables(model: onnx.ModelProto, ids: Collection[str]) -> bool:
             _equal(graph, node)
     for node in [n for n in graph.graph.node if n.op_type == "Gather"]:
         if _is_table(graph, node):
-            _fold_rows(graph, node)
-            _cast_last(graph, node, ids)
-    _drop_unread(graph)
+            _cast_last(graph, _fold_rows(graph, node), ids)
+    graph.drop_unread()
     return True
 
 
-def _is_table(graph: _Graph, node: onnx.NodeProto) -> bool:
+def _is_table(graph: Editor, node: onnx.NodeProto) -> bool:
     """Whether a Gather takes rows of a constant."""
     return (node.input[0] in graph.constants and node.input[1] not in graph.constants
             and attributes(node).get("axis", 0) == 0)
 
 
-def _one_hot(graph: _Graph, node: onnx.NodeProto) -> None:
+def _one_hot(graph: Editor, node: onnx.NodeProto) -> None:
     """A OneHot along the last axis takes rows of a square table."""
     depth, ends = (graph.constant(i) for i in node.input[1:])
     rank = len(graph.shapes.get(node.output[0], ()))
@@ -244,7 +205,7 @@ def _one_hot(graph: _Graph, node: onnx.NodeProto) -> None:
     graph.replace(node, [helper.make_node("Gather", [table, node.input[0]], node.output, axis=0)])
 
 
-def _equal(graph: _Graph, node: onnx.NodeProto) -> None:
+def _equal(graph: Editor, node: onnx.NodeProto) -> None:
     """An Equal of an id with each number of a line takes rows of a table."""
     for name, other in (node.input, node.input[::-1]):
         line, shape, out = graph.constant(other), graph.shapes.get(name), graph.shapes.get(
@@ -269,8 +230,8 @@ def _equal(graph: _Graph, node: onnx.NodeProto) -> None:
         return
 
 
-def _fold_rows(graph: _Graph, node: onnx.NodeProto) -> None:
-    """Compute on the table what is behind a Gather and works row by row.
+def _fold_rows(graph: Editor, node: onnx.NodeProto) -> onnx.NodeProto:
+    """Compute on the table what is behind a Gather and works row by row; returns the Gather.
 
     Scales and shifts, functions of each element, and products with a matrix that make rows no
     longer: as long as one tensor alone comes of it.
@@ -278,7 +239,7 @@ def _fold_rows(graph: _Graph, node: onnx.NodeProto) -> None:
     (out,) = node.output
     table = graph.constant(node.input[0])
     if table is None or table.ndim != 2 or table.dtype != np.float32 or out in graph.outputs:
-        return
+        return node
     rank, width = len(graph.shapes[out]), table.shape[1]
     inside, widths, best = {out}, {out: width}, out
     found: list[onnx.NodeProto] = []
@@ -298,20 +259,21 @@ def _fold_rows(graph: _Graph, node: onnx.NodeProto) -> None:
             reader not in found for reader in graph.readers(name))}
         if ends == {made} and widths[made] <= width:
             best = made
-    if best == out:
-        return
-    values = _computed(graph, found, out, best, table)
+    values = _computed(graph, found, out, best, table) if best != out else None
     if values is None:
-        return
+        return node
     new = graph.add(values, f"{best}.rows")
     last = next(each for each in found if best in each.output)
     graph.replace(last, [helper.make_node("Gather", [new, node.input[1]], [best], axis=0,
                                           name=last.name or best)])
     node.output[0] = f"{out}.unread"
+    made = graph.maker(best)
+    assert made is not None
+    return made
 
 
 def _by_row(
-    graph: _Graph, node: onnx.NodeProto, live: Sequence[str], rank: int, widths: Mapping[str, int]
+    graph: Editor, node: onnx.NodeProto, live: Sequence[str], rank: int, widths: Mapping[str, int]
 ) -> bool:
     """Whether a node makes each row of its result from the same row of what it reads."""
     fixed = [graph.constants[i] for i in node.input if i in graph.constants]
@@ -329,7 +291,7 @@ def _by_row(
 
 
 def _computed(
-    graph: _Graph, nodes: Sequence[onnx.NodeProto], source: str, wanted: str, table: np.ndarray
+    graph: Editor, nodes: Sequence[onnx.NodeProto], source: str, wanted: str, table: np.ndarray
 ) -> np.ndarray | None:
     """Rows of a tensor for all rows of a table; None if they cannot be computed."""
     rank = len(graph.shapes[source])
@@ -350,7 +312,7 @@ def _computed(
     return np.asarray(rows).reshape(len(table), -1)
 
 
-def _cast_last(graph: _Graph, node: onnx.NodeProto, ids: Collection[str]) -> None:
+def _cast_last(graph: Editor, node: onnx.NodeProto, ids: Collection[str]) -> None:
     """Move the ids of a Gather as floats, and cast them where it reads them."""
     chain, name = [], node.input[1]
     while name not in ids:
@@ -372,20 +334,6 @@ def _cast_last(graph: _Graph, node: onnx.NodeProto, ids: Collection[str]) -> Non
     last = onnx.NodeProto.FromString(node.SerializeToString())
     last.input[1] = whole
     graph.replace(node, [*nodes, last])
-
-
-def _drop_unread(graph: _Graph) -> None:
-    """Remove nodes and constants that no output depends on."""
-    read = set(graph.outputs)
-    for node in reversed(list(graph.graph.node)):
-        if read.intersection(node.output):
-            read.update(reads(node))
-        else:
-            graph.graph.node.remove(node)
-    for constant in list(graph.graph.initializer):
-        if constant.name not in read:
-            graph.graph.initializer.remove(constant)
-    del graph.graph.value_info[:]
 
 
 # The network

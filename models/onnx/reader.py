@@ -21,6 +21,7 @@ from hwgen.models.onnx.channel_scales import fold_channel_scales
 from hwgen.models.onnx.division import Host, divide, divide_at
 from hwgen.models.onnx.elements import to_float32
 from hwgen.models.onnx.external import embed
+from hwgen.models.onnx.forms import simplify
 from hwgen.models.onnx.foreign import write_foreign_ops
 from hwgen.models.onnx.ids import (
     USUAL,
@@ -136,10 +137,12 @@ def normalise(
     _add_outputs(model, name, outputs)
     disabled = FUSIONS if quantisers.weights else []
     model = _folded(model, name, size, disabled)
-    if write_tables(model, ids):
+    stated = {*quantisers.codes, *quantisers.inner, *quantisers.weights}
+    written = write_tables(model, ids)
+    if simplify(model, stated) or written:
         model = _folded(model, name, size, disabled)
     model = _distinct(model)
-    settle_moves(model, {*quantisers.codes, *quantisers.inner, *quantisers.weights})
+    settle_moves(model, stated)
     typed = {o: (helper.make_node("Cast", [o], [o], to=kind), kind) for o, kind in outer.items()}
     typed |= quantisers.integer_outputs
     network = _divided(model, name, given, outputs, typed)
