@@ -33,7 +33,7 @@ def simplify(model: onnx.ModelProto, kept: Collection[str]) -> bool:
     """
     graph = Editor(model)
     changed = False
-    for form in (_slice, _mean, _variance, _softmax, _scale):
+    for form in (_slice, _guard, _mean, _variance, _softmax, _scale):
         for node in list(graph.graph.node):
             whole = [node.output[0], *node.input]
             if kept and not set(kept).isdisjoint(whole):
@@ -94,6 +94,19 @@ def _slice(graph: Editor, node: onnx.NodeProto) -> bool:
             graph.shapes[node.input[0]] != graph.shapes.get(node.output[0])):
         return False
     graph.replace(node, [helper.make_node("Identity", [node.input[0]], node.output,
+                                          name=node.name)])
+    return True
+
+
+def _guard(graph: Editor, node: onnx.NodeProto) -> bool:
+    """What takes the place of a softmax that is not a number: none is, of finite scores."""
+    if node.op_type != "Where":
+        return False
+    condition, maker = graph.maker(node.input[0]), graph.maker(node.input[2])
+    if condition is None or condition.op_type != "IsNaN" or maker is None or (
+            maker.op_type != "Softmax" or condition.input[0] != node.input[2]):
+        return False
+    graph.replace(node, [helper.make_node("Identity", [node.input[2]], node.output,
                                           name=node.name)])
     return True
 

@@ -161,17 +161,22 @@ def _as_float(graph: onnx.GraphProto, value: onnx.ValueInfoProto) -> None:
 # Tables
 
 
-def write_tables(model: onnx.ModelProto, ids: Collection[str]) -> bool:
+def write_tables(model: onnx.ModelProto, name: str, ids: Collection[str]) -> bool:
     """Write embeddings as Gather, in place; returns whether anything has changed.
+
+    Places that are counted by the ids that are no padding become those of frames without any, with
+    a :exc:`HwgenWarning`.
 
     Parameters
     ----------
     model : with constants folded and shapes inferred
+    name : what warnings call it
     ids : inputs of whole numbers
     """
     if not ids:
         return False
     graph = Editor(model)
+    _without_padding(graph, name)
     for node in list(graph.graph.node):
         if node.op_type == "OneHot":
             _one_hot(graph, node)
@@ -182,6 +187,27 @@ def write_tables(model: onnx.ModelProto, ids: Collection[str]) -> bool:
             _cast_last(graph, _fold_rows(graph, node), ids)
     graph.drop_unread()
     return True
+
+
+def _without_padding(graph: Editor, name: str) -> None:
+    """Count places as if no id was that of padding."""
+    for node in [n for n in graph.graph.node if n.op_type == "Equal"]:
+        padding = [value for i in node.input if (value := graph.constant(i)) is not None]
+        shape = graph.shapes.get(node.output[0])
+        if len(padding) != 1 or padding[0].size != 1 or not shape or padding[0].dtype.kind != "i":
+            continue
+        reached = {node.output[0]}
+        for other in graph.graph.node:
+            if reached.intersection(other.input) and other.op_type in ELEMENTWISE | MOVES:
+                reached.update(other.output)
+        if not any(other.op_type == "CumSum" and other.input[0] in reached
+                   for other in graph.graph.node):
+            continue
+        warnings.warn(
+            f"{name}: id {padding[0].item()} stands for padding, which is not counted in places: "
+            f"frames are taken to have none", HwgenWarning, stacklevel=2)
+        graph.add(np.zeros(shape, bool), node.output[0])
+        graph.graph.node.remove(node)
 
 
 def _is_table(graph: Editor, node: onnx.NodeProto) -> bool:

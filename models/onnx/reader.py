@@ -52,6 +52,7 @@ from hwgen.models.onnx.shapes import (
     infer_shapes,
     with_size,
 )
+from hwgen.models.onnx.tokens import keep_frames
 
 __all__ = ["normalise", "read"]
 
@@ -138,8 +139,9 @@ def normalise(
     disabled = FUSIONS if quantisers.weights else []
     model = _folded(model, name, size, disabled)
     stated = {*quantisers.codes, *quantisers.inner, *quantisers.weights}
-    written = write_tables(model, ids)
-    if simplify(model, stated) or written:
+    written = write_tables(model, name, ids)
+    written |= simplify(model, stated)
+    if keep_frames(model, stated) or written:
         model = _folded(model, name, size, disabled)
     model = _distinct(model)
     settle_moves(model, stated)

@@ -160,7 +160,9 @@ def check_extents(model: onnx.ModelProto, name: str, size: int | None) -> None:
         dims = [d.dim_value for d in value.type.tensor_type.shape.dim if d.HasField("dim_value")]
         if math.prod(dims) > ELEMENTS or any(d < 0 for d in dims):
             raise HwgenError(f"{name}: tensor {value.name!r} of {dims} is too large")
-        if 0 in dims:
+        # Exporters compute extents from lists of them, which may be empty.
+        extents = len(dims) == 1 and value.type.tensor_type.elem_type == onnx.TensorProto.INT64
+        if 0 in dims and not extents:
             raise HwgenError(f"{name}: tensor {value.name!r} of {dims} is empty")
 
 
