@@ -29,7 +29,7 @@ def _concat(low: Lowering, node: onnx.NodeProto) -> None:
         raise HwgenError("only parts of a frame can be joined, not frames")
     live = [name for name in node.input if name not in low.network.constants]
     for name in node.input:
-        if name in low.network.constants:
+        if name in low.network.constants and name not in low.views:
             _as_stream(low, name, live[0], low.result(out).quantisation)
     if len(shape) == 2:
         # Features may come in any order, as long as it is known.
