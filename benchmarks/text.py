@@ -32,7 +32,6 @@ import numpy as np
 
 from hwgen.ir import Graph
 from hwgen.models.export import to_integer
-from hwgen.models.frames.samples import Feeds
 from hwgen.models.load import Source, read
 from hwgen.models.onnx.session import session
 
@@ -110,7 +109,7 @@ def ids_of(path: Path, config: dict) -> np.ndarray:
     return ids
 
 
-def kinds(model, scores: str, frames: np.ndarray, labels: Sequence[str]) -> list[str]:
+def kinds(model, scores: str, frames: np.ndarray, labels: list[str]) -> list[str]:
     """What a network calls some files.
 
     Parameters
@@ -133,7 +132,7 @@ def share(found: Sequence[str], wanted: Sequence[str]) -> float:
     return 100 * float(np.mean([a in KINDS[b] for a, b in zip(found, wanted, strict=True)]))
 
 
-def integer(graph: Graph, ids: np.ndarray, labels: Sequence[str]) -> list[str]:
+def integer(graph: Graph, ids: np.ndarray, labels: list[str]) -> list[str]:
     """What the integer graph calls some files."""
     (type,) = graph.inputs.values()
     codes = (ids + type.quantisation.low).astype(type.quantisation.dtype)
@@ -143,7 +142,7 @@ def integer(graph: Graph, ids: np.ndarray, labels: Sequence[str]) -> list[str]:
 
 def finer(
     path: Path, arrays: Path, source: Source, frames: np.ndarray, wanted: Sequence[str],
-    labels: Sequence[str],
+    labels: list[str],
 ) -> Iterator[tuple[float, str]]:
     """Accuracy with 16 bits for one tensor of 8 bits at a time."""
     for node in source.graph.nodes:

@@ -8,7 +8,6 @@ import onnx
 from hwgen.errors import HwgenError
 from hwgen.ir import Embedding
 from hwgen.models.lowering.core import Lowering
-from hwgen.models.onnx.nodes import attributes
 
 __all__ = ["put_embedding"]
 
@@ -22,11 +21,9 @@ def put_embedding(low: Lowering, node: onnx.NodeProto) -> None:
     Raises
     ------
     :exc:`HwgenError`
-        If the rows are not along the first axis, or what chooses them are no ids.
+        If what chooses the rows are no ids.
     """
     table, index = low.constant(node.input[0]), node.input[1]
-    if attributes(node).get("axis", 0) % table.ndim:
-        raise HwgenError("rows of a constant are chosen along its first axis alone")
     source = low.regions.source.get(index, index)
     view, positions = low.view(source), low.positions(source)
     ids = low.type(view.tensor)

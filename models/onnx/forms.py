@@ -2,7 +2,7 @@
 
 A softmax of exponentials and their sum; a mean as a sum times a number; a variance as the mean of
 squares minus the square of the mean, which loses digits that integers do not have; a scale of
-constants that is multiplied with a factor of a whole row first, so that it is as large as the frame.
+constants that is multiplied with a factor of a row first, so that it is as large as the frame.
 """
 
 from __future__ import annotations

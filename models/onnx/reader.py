@@ -21,15 +21,14 @@ from hwgen.models.onnx.channel_scales import fold_channel_scales
 from hwgen.models.onnx.division import Host, divide, divide_at
 from hwgen.models.onnx.elements import to_float32
 from hwgen.models.onnx.external import embed
-from hwgen.models.onnx.forms import simplify
 from hwgen.models.onnx.foreign import write_foreign_ops
+from hwgen.models.onnx.forms import simplify
 from hwgen.models.onnx.ids import (
     USUAL,
     candidates,
     fixed_values,
     settle_ids,
     state_ids,
-    write_tables,
 )
 from hwgen.models.onnx.integers import dequantise_choices
 from hwgen.models.onnx.moves import settle_moves
@@ -52,6 +51,7 @@ from hwgen.models.onnx.shapes import (
     infer_shapes,
     with_size,
 )
+from hwgen.models.onnx.tables import write_tables
 from hwgen.models.onnx.tokens import keep_frames
 
 __all__ = ["normalise", "read"]

@@ -47,18 +47,18 @@ def test_as_onnx(spatial, count):
 
 
 def test_what_is_refused():
-    with pytest.raises(HwgenError, match="^Rows of an embedding must be a matrix"):
+    with pytest.raises(HwgenError, match=r"^Rows of an embedding must be a matrix"):
         Embedding(np.zeros(4), OUTPUT)
-    with pytest.raises(HwgenError, match="^Rows of an embedding must fit 8 signed bits"):
+    with pytest.raises(HwgenError, match=r"^Rows of an embedding must fit 8 signed bits"):
         Embedding(np.full((2, 2), 200), OUTPUT)
-    with pytest.raises(HwgenError, match="^Rows of an embedding must be whole numbers"):
+    with pytest.raises(HwgenError, match=r"^Rows of an embedding must be whole numbers"):
         Embedding(np.full((2, 2), 0.5), OUTPUT)
-    with pytest.raises(HwgenError, match="^There must be 1 to 65536 ids, not 65537"):
+    with pytest.raises(HwgenError, match=r"^There must be 1 to 65536 ids, not 65537"):
         Embedding.ids((1 << 16) + 1)
     op = Embedding(ROWS, OUTPUT)
-    with pytest.raises(HwgenError, match="^Ids must be the only channel of their tensor, not 2"):
+    with pytest.raises(HwgenError, match=r"^Ids must be the only channel of their tensor, not 2"):
         op.infer(TensorType((8, 2), Embedding.ids(5)))
-    with pytest.raises(HwgenError, match="^Ids must be counted from the smallest code"):
+    with pytest.raises(HwgenError, match=r"^Ids must be counted from the smallest code"):
         op.infer(TensorType((8, 1), OUTPUT))
 
 
