@@ -20,6 +20,7 @@ from hwgen.blocks.argmax import ArgMaxConfig
 from hwgen.blocks.base import BlockConfig
 from hwgen.blocks.concatenate import ConcatenateConfig
 from hwgen.blocks.conv import FoldedConvConfig
+from hwgen.blocks.embedding import EmbeddingConfig
 from hwgen.blocks.fifo import FifoConfig
 from hwgen.blocks.gather import GatherConfig
 from hwgen.blocks.globalpool import GlobalPoolConfig
@@ -37,6 +38,7 @@ from hwgen.ir import (
     AveragePool,
     Conv,
     ConvTranspose,
+    Embedding,
     GatherChannels,
     GlobalAveragePool,
     GlobalMaxPool,
@@ -107,6 +109,9 @@ def blocks() -> dict[str, BlockConfig]:
                                    lanes=4),
         "table by channel": TableLookupConfig(
             op=Table(random.integers(-128, 128, (32, 256)), Q), tensor=image, lanes=4),
+        "embedding": EmbeddingConfig(
+            op=Embedding(random.integers(-128, 128, (257, 64)), Q), lanes=8,
+            tensor=TensorType((512, 1), Embedding.ids(257))),
         "multiply": ProductConfig(op=Mul(Requantise.from_scale(0.05), Q), tensors=(image, image),
                                   lanes=2, multiplier="mult18"),
         "argmax": ArgMaxConfig(op=ArgMax(), tensor=TensorType((40, 40, 1000), Q), lanes=4),

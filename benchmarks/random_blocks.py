@@ -16,6 +16,7 @@ from hwgen.blocks.base import BlockConfig
 from hwgen.blocks.channelmax import ChannelMaxConfig
 from hwgen.blocks.concatenate import ConcatenateConfig
 from hwgen.blocks.conv import FoldedConvConfig
+from hwgen.blocks.embedding import EmbeddingConfig
 from hwgen.blocks.evict import EvictionConfig
 from hwgen.blocks.extremum import ExtremumConfig
 from hwgen.blocks.fifo import FifoConfig
@@ -43,6 +44,7 @@ from hwgen.ir import (
     ChannelMax,
     Conv,
     ConvTranspose,
+    Embedding,
     Extremum,
     GatherChannels,
     GlobalAveragePool,
@@ -406,6 +408,16 @@ def _channel_max(d: _Drawer) -> ChannelMaxConfig:
     return ChannelMaxConfig(op=ChannelMax(), tensor=tensor, lanes=d.divisor(tensor.channels, 8))
 
 
+def _embedding(d: _Drawer) -> EmbeddingConfig:
+    count, width = d.one(d.whole(20, 300), d.whole(300, 4000)), d.one(16, 32, 64)
+    output = d.quantisation(8)
+    rows = d.random.integers(output.low, output.high + 1, (count, width))
+    tensor = TensorType((d.whole(4, 64), 1), Embedding.ids(count))
+    style = "distributed" if count <= 300 and d.chance(0.5) else "block"
+    return EmbeddingConfig(op=Embedding(rows, output), tensor=tensor, lanes=d.divisor(width, 16),
+                           weight_style=style)
+
+
 def _gather(d: _Drawer) -> GatherConfig:
     tensor = d.tensor(d.one(16, 32, 64, 116, 232))
     lanes = d.divisor(tensor.channels, 8)
@@ -525,6 +537,7 @@ BLOCKS: dict[str, Callable[[_Drawer], BlockConfig]] = {
     "global pool": _global_pool,
     "argmax": _argmax,
     "channel max": _channel_max,
+    "embedding": _embedding,
     "gather": _gather,
     "rearrange": _rearrange,
     "rearrange, off chip": _rearrange_off_chip,

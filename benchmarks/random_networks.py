@@ -38,6 +38,7 @@ from hwgen.ir import (
     Conv,
     Convolution,
     ConvTranspose,
+    Embedding,
     Extremum,
     GatherChannels,
     GlobalAveragePool,
@@ -97,7 +98,7 @@ class _Drawer:
         self.graph.add_node(op, inputs, names)
         if isinstance(op, ArgMax):
             self.design.lanes[names[0]] = 1
-        elif isinstance(op, Rearrange | ChannelMax | Attention | Recurrent):
+        elif isinstance(op, Rearrange | ChannelMax | Attention | Embedding | Recurrent):
             self.design.lanes[names[0]] = self.pick(_divisors(self.graph.types[names[0]].channels))
         elif not isinstance(op, Convolution):
             channels = [self.graph.types[t].channels for t in (*inputs, *names)]
@@ -232,6 +233,19 @@ class _Drawer:
             self.unused.remove(name)
             self.put(Table(self.random.integers(-128, 128, 256), Q), [name])
 
+    def embedding(self, source: str) -> None:
+        """The largest channel of each pixel as a number; rows for it, in any memory."""
+        count, width = self.draw(st.integers(129, 256)), self.draw(st.integers(1, 6))
+        largest = self.put(ChannelMax(), [source])
+        codes = Table(self.random.integers(-128, 128, 256), Embedding.ids(count))
+        ids = self.put(codes, [largest])
+        for used in (largest, ids):
+            self.unused.remove(used)
+        rows = self.random.integers(-128, 128, (count, width))
+        name = self.put(Embedding(rows, Q), [ids])
+        self.design.foldings[name] = Folding(
+            weight_style=self.pick(["", "block", "distributed", "ultra"]))
+
     def step(self) -> None:
         """Add one or a few nodes."""
         draw, source = self.draw, self.take()
@@ -239,7 +253,7 @@ class _Drawer:
         kind = self.pick(["conv", "conv", "table", "max", "average", "residual", "concat", "split",
                           "resize", "transposed", "gate", "global", "gather", "pad", "argmax",
                           "rearrange", "rearrange", "extremum", "channel max", "attention",
-                          "layer norm", "recurrent"])
+                          "layer norm", "recurrent", "embedding"])
         if kind == "table":
             shape = (256,) if draw(st.booleans()) else (tensor.channels, 256)
             self.put(Table(self.random.integers(-128, 128, shape), Q), [source])
@@ -271,6 +285,8 @@ class _Drawer:
             self.layer_norm(source)
         elif kind == "recurrent" and tensor.pixels <= 36:
             self.recurrent(source)
+        elif kind == "embedding":
+            self.embedding(source)
         elif kind == "channel max":
             self.put(ChannelMax(), [source])
         elif kind == "extremum":

@@ -35,7 +35,7 @@ FIT = {
     "adder": 12, "product": 16, "global pool": 18, "argmax": 8, "gather": 24, "fifo": 3,
     "concatenate": 7, "splitter": 8, "lane change": 12, "eviction buffer": 8, "weight stream": 8,
     "axi port": 6, "convolution, tiled": 6, "convolution, sparse": 6, "low rank": 5,
-    "rearrange": 18, "extremum": 4, "channel max": 3,
+    "rearrange": 18, "extremum": 4, "channel max": 3, "embedding": 10,
 }
 """Configurations that coefficients are fitted to."""
 TEST = {
@@ -43,7 +43,7 @@ TEST = {
     "resize": 2, "pad": 3, "table": 5, "adder": 4, "product": 5, "global pool": 5, "argmax": 3,
     "gather": 5, "fifo": 2, "eviction buffer": 6, "concatenate": 3, "splitter": 4,
     "lane change": 4, "axi port": 2, "convolution, sparse": 2, "low rank": 2, "rearrange": 5,
-    "rearrange, off chip": 4, "extremum": 2,
+    "rearrange, off chip": 4, "extremum": 2, "embedding": 3,
 }
 """Configurations that the model is judged by."""
 FIT_SEED, SPENT_SEED, TEST_SEED = 1000, 5000, 7000

@@ -150,7 +150,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: build/MODEL-BOARD")
     parser.add_argument("--size", type=size, metavar="N|HxW",
                         help="height and width of the input image, one number if they are alike, "
-                             "or the extent that a file leaves open")
+                             "or the extent that a file leaves open, such as the number of "
+                             "tokens")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="state dict or .onnx")
     parser.add_argument("--calibration", type=Path, metavar="PATH",
                         help="directory of images or arrays, an image, or a file of arrays")
@@ -166,6 +167,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--outputs", type=_names, default=(), metavar="NAME,...",
                         help="tensors of the file at which the accelerator ends; what is behind "
                              "them is left to host.onnx")
+    parser.add_argument("--fix", type=_names, default=(), metavar="NAME=VALUE,...",
+                        help="inputs of a file that are always the same number (such as "
+                             "attention_mask=1), or 0, 1, 2, … (position_ids=range); "
+                             "NAME=input: it is an input like any other")
     parser.add_argument("--mean", type=_numbers, default=(), metavar="R,G,B",
                         help="how images were normalised in training: what was subtracted from "
                              "each channel of pixel / 255")

@@ -23,7 +23,7 @@ class Options:
     model : zoo name, path of an ``.onnx`` file, or of a ``graph.npz`` of an earlier build
     board : board name, or path of a ``.toml`` file
     size, weights, calibration, calibrate, equalise, correct_bias, precision, decomposition, \
-    outputs, mean, std, seed : see :func:`hwgen.models.load.read`
+    outputs, fix, mean, std, seed : see :func:`hwgen.models.load.read`
         The seed is also that of frames and stalls.
     accuracy : compare with the float network, tensor by tensor
     clock : MHz; 0: the board's
@@ -46,6 +46,7 @@ class Options:
     precision: str = "w8a8"
     decomposition: Path | None = None
     outputs: tuple[str, ...] = ()
+    fix: tuple[str, ...] = ()
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     accuracy: bool = False
@@ -66,9 +67,11 @@ class Options:
                 object.__setattr__(self, each.name, Path(value))
             elif each.name in ("model", "sparse") and isinstance(value, Path):
                 object.__setattr__(self, each.name, str(value))
-        if isinstance(self.outputs, str):
-            raise HwgenError(f"outputs must be a sequence of names, not the text {self.outputs!r}")
-        object.__setattr__(self, "outputs", tuple(self.outputs))
+        for name, what in (("outputs", "names"), ("fix", "texts name=value")):
+            values = getattr(self, name)
+            if isinstance(values, str):
+                raise HwgenError(f"{name} must be a sequence of {what}, not the text {values!r}")
+            object.__setattr__(self, name, tuple(values))
         for name in ("mean", "std"):
             values = getattr(self, name)
             if isinstance(values, str) or not isinstance(values, Iterable):
@@ -123,7 +126,7 @@ OVERRIDDEN = {
 
 OF_FLOATS = (
     "size", "weights", "calibration", "calibrate", "equalise", "correct_bias", "precision",
-    "decomposition", "outputs", "mean", "std", "accuracy",
+    "decomposition", "outputs", "fix", "mean", "std", "accuracy",
 )
 """Options of what is done with a float network."""
 

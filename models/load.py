@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hwgen.errors import HwgenError, HwgenWarning, reason
-from hwgen.ir import Graph
+from hwgen.ir import Embedding, Graph
 from hwgen.models import zoo
 from hwgen.models.quantisation.precision import Precision
 
@@ -131,6 +131,7 @@ def read(
     equalise: bool = False,
     correct_bias: bool = False,
     outputs: Sequence[str] = (),
+    fix: Sequence[str] = (),
     mean: Sequence[float] = (),
     std: Sequence[float] = (),
     seed: int = 0,
@@ -159,6 +160,8 @@ def read(
     correct_bias : whether biases make up for the rounding of weights; see
         :mod:`hwgen.models.quantisation.bias`
     outputs : tensors of the file at which the accelerator ends; what is behind is left to the host
+    fix : inputs of a file that are always the same, each as ``name=value``; see
+        :func:`hwgen.models.onnx.ids.fixed_values`
     mean, std : how images were normalised in the training of a file's network; arrays are taken as
         they are; see :class:`hwgen.models.onnx.normalisation.Normalisation`
     seed : of the weights, the crops and the noise
@@ -186,13 +189,15 @@ def read(
         _refuse(model, "is integer already", {
             **ways, "size": size, "weights": weights, "calibration": calibration,
             "decomposition": decomposition, "outputs": outputs,
-            "normalisation": mean or std,
+            "fixed input": fix, "normalisation": mean or std,
         })
         return _integer(Path(model), seed)
     if normalisation is not None and not model.endswith((".onnx", ".tflite")):
         raise HwgenError(f"{model} takes images in 0..1 and normalises them itself: leave out mean "
                          f"and std")
-    network, meta = _network(model, size, weights, calibration, outputs, seed, progress)
+    if fix and not model.endswith((".onnx", ".tflite")):
+        raise HwgenError(f"{model} takes an image alone, which is not fixed: leave out fix")
+    network, meta = _network(model, size, weights, calibration, outputs, fix, seed, progress)
     if normalisation is not None:
         network.normalised.update(samples.normalised(network, normalisation))
     whole = float_model(network)
@@ -222,6 +227,8 @@ def read(
             f"Precision {precision}: pattern {unused[0]!r} matches no layer; names are those of "
             f"the nodes and tensors of the ONNX file"
         )
+    if network.fixed:
+        meta["fixed"] = [f"{name}={value}" for name, value in network.fixed.items()]
     graph.meta = {**meta, "precision": str(bits), **graph.meta}
     host = host_model(network.model, network.host, network.constants, network.shapes,
                       lowered.outputs, graph)
@@ -273,7 +280,7 @@ def _refuse(model: str, why: str, given: Mapping[str, object]) -> None:
 
 def _network(
     model: str, size: Size, weights: Path | None, calibration: Path | None,
-    outputs: Sequence[str], seed: int, progress: Callable[[str], None],
+    outputs: Sequence[str], fix: Sequence[str], seed: int, progress: Callable[[str], None],
 ) -> tuple[Network, dict]:
     """The float network of a file or of the zoo, and where it comes from, as meta data.
 
@@ -289,8 +296,8 @@ def _network(
         meta = {"model": Path(model).stem, "weights": "of the model's file"}
         if model.endswith(".tflite"):
             data = tflite.to_onnx(Path(model))
-            return reader.normalise(data, model, size, outputs), meta
-        return reader.read(Path(model), size, outputs), meta
+            return reader.normalise(data, model, size, outputs, fix=fix), meta
+        return reader.read(Path(model), size, outputs, fix), meta
     entry = zoo.find(model)
     if isinstance(size, tuple):
         raise HwgenError(f"{model} takes square images: give its size as one number, not "
@@ -336,6 +343,7 @@ def _integer(path: Path, seed: int) -> Source:
     from hwgen.models.frames import samples
     from hwgen.models.host import inputs, model, whole
     from hwgen.models.onnx.network import Network
+    from hwgen.models.onnx.quantisers import IntegerInput
 
     graph = Graph.load(path)
     given = inputs.matching(path.with_name("pre.json"), graph)
@@ -346,7 +354,11 @@ def _integer(path: Path, seed: int) -> Source:
         for name, type in graph.inputs.items():
             axis = graph.meta.get("axes", {}).get(name, 1)
             shapes[name] = tuple(np.insert((1, *type.spatial), axis, type.channels).tolist())
-        network = Network(onnx.ModelProto(), [], {}, shapes, list(graph.inputs), [])
+        ids = {node.inputs[0]: IntegerInput(1.0, 0, 0, len(node.op.rows) - 1)
+               for node in graph.nodes
+               if isinstance(node.op, Embedding) and node.inputs[0] in graph.inputs}
+        network = Network(onnx.ModelProto(), [], {}, shapes, list(graph.inputs), [],
+                          integer_inputs=ids, ids=set(ids))
         given = inputs.described(graph, network)
     return Source(
         graph, network, samples.calibration(network, None, seed),

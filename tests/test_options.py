@@ -22,7 +22,7 @@ PAIRS = {
 """Pairs of which one overrides the other."""
 
 FLOATS = {"size", "weights", "calibration", "calibrate", "equalise", "correct_bias", "precision",
-          "decomposition", "outputs", "mean", "std", "accuracy"}
+          "decomposition", "outputs", "fix", "mean", "std", "accuracy"}
 """Options of float networks."""
 
 

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from hwgen.device.cost import Resources
+from hwgen.device.storage import ULTRA_SHAPE
 from hwgen.dse.design.allocate import fits
 from hwgen.dse.design.amounts import PLENTY, RESOURCES
 from hwgen.dse.design.table import Consumer
+from hwgen.ir import Embedding
 
 if TYPE_CHECKING:
     from hwgen.dse.design.state import SearchState
 
 __all__ = ["Lack", "lacking", "refusal"]
 
+BLOCK_BITS = 18 << 10
+LARGE = 0.25
+"""Share of the chip's memory from which on a table is large."""
 SCARCE = 1e-3
 """Price of all that there is of a resource above which it is short; prices of all add up to 1."""
 
@@ -46,6 +52,25 @@ class _Look(NamedTuple):
 
 def refusal(state: SearchState) -> str:
     """Why nothing fits: the scarcest resources, what takes most of them, and what to change."""
+    return _why(state) + _large_table(state)
+
+
+def _large_table(state: SearchState) -> str:
+    """What is said of the largest table of an embedding, if it alone takes much of the chip."""
+    found = [(node.op.rows.size * node.op.output.bits, node) for node in state.graph.nodes
+             if isinstance(node.op, Embedding)]
+    if not found:
+        return ""
+    bits, node = max(found, key=lambda each: each[0])
+    chip = state.board.bram18 * BLOCK_BITS + state.board.uram * math.prod(ULTRA_SHAPE)
+    if bits < LARGE * chip:
+        return ""
+    return (f"; the table of embedding {node.name!r}, {len(node.op.rows)} rows, has {bits:,} bits, "
+            f"{bits / chip:.1f} times the memory of the chip, and tables of embeddings in off-chip "
+            f"memory are not supported yet: export the network behind it, with rows as its input")
+
+
+def _why(state: SearchState) -> str:
     looks = []
     for interval in state.slow:
         beats = state.streams.choose(interval, False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from hwgen.blocks.registry import block_config
 from hwgen.boards import Board
 from hwgen.design import Folding
 from hwgen.device.arithmetic import signed_width
+from hwgen.device.storage import STYLES
 from hwgen.dse.design.amounts import Amounts, vector
 from hwgen.dse.design.attention import attention_table
 from hwgen.dse.design.convolution import ConvTable
@@ -26,6 +27,7 @@ from hwgen.ir import (
     Attention,
     AveragePool,
     Convolution,
+    Embedding,
     GlobalAveragePool,
     Graph,
     LayerNorm,
@@ -87,6 +89,8 @@ class Tables:
         for node in self.graph.nodes:
             if isinstance(node.op, AveragePool | GlobalAveragePool | LayerNorm | Mul):
                 parts.append(Consumer((node.name,), self._scaled(node, beats)))
+            if isinstance(node.op, Embedding):
+                parts.append(Consumer((node.name,), self._embedding(node, beats)))
             if isinstance(node.op, Attention):
                 parts.append(Consumer((node.name,), self._attention(node, node.op, beats)))
             if isinstance(node.op, Recurrent):
@@ -139,10 +143,20 @@ class Tables:
 
     def _scaled(self, node: Node, beats: Beats) -> FixedTable:
         """An op without weights that multiplies: by the board's multipliers, or in the fabric."""
+        return self._ways(node, beats, [
+            Folding(multiplier=multiplier)
+            for multiplier in dict.fromkeys((self.board.multiplier, "fabric"))])
+
+    def _embedding(self, node: Node, beats: Beats) -> FixedTable:
+        """An embedding, whose table is in any kind of memory that the board has."""
+        return self._ways(node, beats, [
+            Folding(weight_style=style) for style in STYLES[: 3 if self.board.uram else 2]])
+
+    def _ways(self, node: Node, beats: Beats, foldings: Sequence[Folding]) -> FixedTable:
+        """An op whose foldings differ in what they take, not in time."""
         inputs = tuple(beats.stream(t, self.graph.types[t]) for t in node.inputs)
         columns = []
-        for multiplier in dict.fromkeys((self.board.multiplier, "fabric")):
-            folding = Folding(multiplier=multiplier)
+        for folding in foldings:
             config = block_config(
                 node.op, inputs, folding, beats.lanes[node.name], beats.pixels[node.name])
             takes = vector(config.resources(self.board.family))

@@ -13,6 +13,7 @@ from hwgen.blocks.channelmax import ChannelMax, ChannelMaxConfig
 from hwgen.blocks.concatenate import Concatenate, ConcatenateConfig
 from hwgen.blocks.conv import FoldedConv, FoldedConvConfig
 from hwgen.blocks.conv2d import conv2d
+from hwgen.blocks.embedding import Embedding, EmbeddingConfig
 from hwgen.blocks.evict import EvictionBuffer, EvictionConfig
 from hwgen.blocks.extremum import Extremum, ExtremumConfig
 from hwgen.blocks.fifo import Fifo, FifoConfig
@@ -36,13 +37,14 @@ from hwgen.blocks.token_matrix import TokenMatrix, TokenMatrixConfig
 
 __all__ = [
     "Adder", "AdderConfig", "ArgMax", "ArgMaxConfig", "Attention", "AttentionConfig", "BlockConfig",
-    "ChannelMax", "ChannelMaxConfig", "Concatenate", "ConcatenateConfig", "EvictionBuffer",
-    "EvictionConfig", "Extremum", "ExtremumConfig", "Fifo", "FifoConfig", "FoldedConv",
-    "FoldedConvConfig", "Gather", "GatherConfig", "GlobalPool", "GlobalPoolConfig", "LaneChange",
-    "LaneChangeConfig", "LayerNorm", "LayerNormConfig", "LowRankLinear", "LowRankLinearConfig",
-    "NearestResize", "NearestResizeConfig", "OffChipRearrange", "OffChipRearrangeConfig", "Pad",
-    "PadConfig", "Pool", "PoolConfig", "Product", "ProductConfig", "Rearrange", "RearrangeConfig",
-    "Recurrent", "RecurrentConfig", "Repeat", "RepeatConfig", "Schedule", "SparseConv",
-    "SparseConvConfig", "Splitter", "SplitterConfig", "TableLookup", "TableLookupConfig",
-    "TokenMatrix", "TokenMatrixConfig", "conv2d",
+    "ChannelMax", "ChannelMaxConfig", "Concatenate", "ConcatenateConfig", "Embedding",
+    "EmbeddingConfig", "EvictionBuffer", "EvictionConfig", "Extremum", "ExtremumConfig", "Fifo",
+    "FifoConfig", "FoldedConv", "FoldedConvConfig", "Gather", "GatherConfig", "GlobalPool",
+    "GlobalPoolConfig", "LaneChange", "LaneChangeConfig", "LayerNorm", "LayerNormConfig",
+    "LowRankLinear", "LowRankLinearConfig", "NearestResize", "NearestResizeConfig",
+    "OffChipRearrange", "OffChipRearrangeConfig", "Pad", "PadConfig", "Pool", "PoolConfig",
+    "Product", "ProductConfig", "Rearrange", "RearrangeConfig", "Recurrent", "RecurrentConfig",
+    "Repeat", "RepeatConfig", "Schedule", "SparseConv", "SparseConvConfig", "Splitter",
+    "SplitterConfig", "TableLookup", "TableLookupConfig", "TokenMatrix", "TokenMatrixConfig",
+    "conv2d",
 ]

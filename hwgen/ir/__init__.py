@@ -6,6 +6,7 @@ An op says *what* is computed, bit for bit; nothing here knows about cycles or f
 from hwgen.ir.attention import Attention
 from hwgen.ir.conv import Conv, Convolution, ConvTranspose, Gemm
 from hwgen.ir.elementwise import Add, ArgMax, ChannelMax, Extremum, Mul, Table
+from hwgen.ir.embedding import Embedding
 from hwgen.ir.graph import Graph, Node
 from hwgen.ir.norm import LayerNorm
 from hwgen.ir.op import Op
@@ -27,6 +28,7 @@ __all__ = [
     "Conv",
     "ConvTranspose",
     "Convolution",
+    "Embedding",
     "Extremum",
     "GatherChannels",
     "Gemm",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from hwgen.ir import (
     ChannelMax,
     Concat,
     Conv,
+    Embedding,
     Extremum,
     GatherChannels,
     Gemm,
@@ -155,6 +157,17 @@ class Writer(metaclass=_Registering):
         values = self.constant(op.values.ravel(), op.output.dtype)
         self.op("Gather", values, shifted, out=node.name)
 
+    @writes(Embedding)
+    def _embedding(self, node: Node, op: Embedding, types: list[TensorType]) -> None:
+        (type,) = types
+        index = self.op("Cast", node.inputs[0], to=TensorProto.INT32)
+        ids = self.op("Add", index, self.constant(-type.quantisation.low, np.int32))
+        known = self.op("Min", ids, self.constant(len(op.rows) - 1, np.int32))
+        rows = self.op("Gather", self.constant(op.rows, op.output.dtype),
+                       self.op("Squeeze", known, self.constant([1], np.int64)), axis=0)
+        rank = len(type.shape) + 1
+        self.op("Transpose", rows, out=node.name, perm=[0, rank - 1, *range(1, rank - 1)])
+
     @writes(Concat)
     def _concat(self, node: Node, op: Concat, types: list[TensorType]) -> None:
         self.op("Concat", *node.inputs, out=node.name, axis=1)
@@ -252,19 +265,29 @@ class Writer(metaclass=_Registering):
         """Write a convolution whose window is the frame, and then remove its spatial extents."""
         (type,) = types
         if not type.spatial:
-            # ONNX knows no convolution without a spatial axis.
-            type = TensorType((1, type.channels), type.quantisation)
-            line = self.op("Reshape", node.inputs[0], self.constant((-1, type.channels, 1),
-                                                                    np.int64))
-            node = Node(op, (line,), node.outputs)
+            node, type = self._as_line(node, type)
         conv = op.as_conv(type)
         wide = self._convolution(node, conv, type)
         shape = self.constant((-1, conv.cout), np.int64)
         self.op("Reshape", wide, shape, out=node.name)
 
+    def _as_line(self, node: Node, type: TensorType) -> tuple[Node, TensorType]:
+        """A node that reads a vector as a line of one pixel: ONNX convolves along some axis."""
+        line = self.op("Reshape", node.inputs[0],
+                       self.constant((-1, type.channels, 1), np.int64))
+        return (Node(node.op, (line,), node.outputs),
+                TensorType((1, type.channels), type.quantisation))
+
     @writes(Conv)
     def _conv(self, node: Node, op: Conv, types: list[TensorType]) -> None:
-        self.op("Identity", self._convolution(node, op, types[0]), out=node.name)
+        (type,) = types
+        if type.spatial:
+            self.op("Identity", self._convolution(node, op, type), out=node.name)
+            return
+        node, type = self._as_line(node, type)
+        line = replace(op, weight=op.weight[:, None], stride=(1,), pads=((0, 0),), dilation=(1,))
+        wide = self._convolution(node, line, type)
+        self.op("Reshape", wide, self.constant((-1, op.cout), np.int64), out=node.name)
 
     def _convolution(self, node: Node, op: Conv, type: TensorType) -> str:
         raise NotImplementedError

@@ -65,6 +65,8 @@ def lowered(
     refuse_control(network)
     best = Lowering(network, ranges, precision, means)
     for name in network.inputs:
+        if name in network.ids:
+            continue
         for axis in range(1, len(network.shapes[name])):
             if _moves(best.graph) and axis != best.axes[name]:
                 other = Lowering(network, ranges, precision, means, {**best.axes, name: axis})

@@ -6,6 +6,7 @@ names of ONNX ops with :func:`handles`.
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections.abc import Callable, Mapping
@@ -118,6 +119,7 @@ class Lowering:
     outputs : per output of the network, which elements of an output of the graph it holds
     axes : per input of the network, where it has its channels
     operands : tensors that are operands of attention, and what they are parts of
+    ids : inputs of the graph that are ids, to how many of these there are
     """
 
     def __init__(
@@ -140,6 +142,7 @@ class Lowering:
         self._absorbed = absorbed
         self._makers = {out: node.name for node in network.nodes for out in node.output}
         self.axes: dict[str, int] = {}
+        self.ids: dict[str, int] = {}
         self._taken: set[str] = set()
         self._floats: dict[str, str] = {}
         self._silent: set[str] = set()
@@ -151,6 +154,9 @@ class Lowering:
                 raise HwgenError(
                     f"Input {name!r} has shape {list(shape)}: it needs a batch of 1 and channels"
                 )
+            if name in network.ids:
+                self._add_ids(name, shape)
+                continue
             given, axis = self._input_result(name), (axes or {}).get(name) or self._input_axis(name)
             tensor = self.graph.add_input(
                 self.fresh(name), TensorType(channels_last(shape, axis), given.quantisation))
@@ -170,6 +176,14 @@ class Lowering:
         self.graph.meta["floats"] = self._floats
         self.graph.meta["axes"] = dict(zip(self.graph.inputs, self.axes.values(), strict=True))
         self.graph = fold_pads(fold_orders(self.graph))
+
+    def _add_ids(self, name: str, shape: tuple[int, ...]) -> None:
+        """Add an input of ids: each is a site of one channel."""
+        ids = self.network.integer_inputs[name]
+        tensor = self.graph.add_input(
+            self.fresh(name), TensorType((*shape[1:], 1), self.quantisation(name)))
+        self.axes[name], self.ids[tensor] = len(shape) - 1, ids.high + 1
+        self.views[name] = View(tensor, np.arange(math.prod(shape)).reshape(shape))
 
     def _check_products(self) -> None:
         """Refuse attention by its name, before one of the many nodes around it is."""

@@ -43,15 +43,21 @@ def shared_ranges(
         return name
 
     fixed = {*network.constants, *network.inputs, *network.codes, ""}
+    shared = dict(ranges)
     for node in network.nodes:
+        if node.op_type == "Gather" and node.input[0] in network.constants:
+            # Rows that no frame of the calibration had may come as well.
+            table, (out,) = network.constants[node.input[0]], node.output
+            low, high = ranges.get(out, (0.0, 0.0))
+            shared[out] = min(low, float(table.min())), max(high, float(table.max()))
+            continue
         several = node.op_type in ("Max", "Min") and sum(t not in fixed for t in node.input) > 1
         if node.op_type not in KEEPS and not several:
             continue
         for a, b in pairwise([t for t in (*node.input, *node.output) if t not in fixed]):
             if find(a) != find(b):
                 parents[find(b)] = find(a)
-    shared = dict(ranges)
-    for name, (low, high) in ranges.items():
+    for name, (low, high) in list(shared.items()):
         root = find(name)
         if root != name:
             have = shared.get(root, (low, high))

@@ -13,6 +13,7 @@ from onnx.reference import ReferenceEvaluator
 from hwgen.errors import HwgenError
 from hwgen.ir import Concat, Conv, GatherChannels, Pad, Quantisation, Requantise, Reshape, Split
 from hwgen.models.lowering.core import Lowering, handles
+from hwgen.models.lowering.embedding import put_embedding
 from hwgen.models.lowering.layout import LARGEST, plain_positions
 from hwgen.models.onnx.nodes import attributes, axis_pads
 
@@ -28,7 +29,7 @@ def _concat(low: Lowering, node: onnx.NodeProto) -> None:
         raise HwgenError("only parts of a frame can be joined, not frames")
     live = [name for name in node.input if name not in low.network.constants]
     for name in node.input:
-        if name in low.network.constants:
+        if name in low.network.constants and name not in low.views:
             _as_stream(low, name, live[0], low.result(out).quantisation)
     if len(shape) == 2:
         # Features may come in any order, as long as it is known.
@@ -127,6 +128,9 @@ def _split(low: Lowering, node: onnx.NodeProto) -> None:
 def _view(low: Lowering, node: onnx.NodeProto) -> None:
     """Another view of the same stream: the op is carried out on positions."""
     name = node.input[0]
+    if node.op_type == "Gather" and name in low.network.constants:
+        put_embedding(low, node)
+        return
     view, positions = low.view(name), low.positions(name)
     feeds = {name: positions}
     feeds |= {i: low.network.constants[i] for i in node.input[1:] if i in low.network.constants}

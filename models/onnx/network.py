@@ -37,6 +37,8 @@ class Network:
     codes : float tensor to the quantisation whose values alone it takes, if the file says so
     weights : constant to its integers, if the file states them
     integer_inputs : inputs that are integers in the file, to what these stand for
+    ids : those of them that choose rows of tables
+    fixed : inputs of the file that are constants here, to what they are
     normalised : inputs that take images normalised as in training, to how; others take them in 0..1
     inner : tensors inside of a quantiser that takes several nodes
     fine : tensors inside of what is one op to the user, such as means and variances
@@ -56,6 +58,8 @@ class Network:
     codes: dict[str, Quantisation] = field(default_factory=dict)
     weights: dict[str, CodedConstant] = field(default_factory=dict)
     integer_inputs: dict[str, IntegerInput] = field(default_factory=dict)
+    ids: set[str] = field(default_factory=set)
+    fixed: dict[str, str] = field(default_factory=dict)
     normalised: dict[str, Normalisation] = field(default_factory=dict)
     inner: set[str] = field(default_factory=set)
     fine: set[str] = field(default_factory=set)

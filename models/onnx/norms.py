@@ -239,7 +239,9 @@ def within_norms(network: Network) -> set[str]:
         difference = makers.get(node.input[0])
         if difference is not None and difference.op_type == "Sub":
             means = [t for t in difference.input if _maker(makers, t) in MEANS]
-            fine.update([difference.output[0], *means] if means else [])
+            fine.update([difference.output[0]] if means else [])
+            for mean in means:
+                fine.update(_moved(makers, mean))
         for reader in readers:
             fine.update(_functions(network, reader.output[0]))
     return fine
@@ -250,6 +252,15 @@ def _maker(makers: dict[str, onnx.NodeProto], tensor: str) -> str:
     while tensor in makers and makers[tensor].op_type in MOVES:
         tensor = makers[tensor].input[0]
     return makers[tensor].op_type if tensor in makers else ""
+
+
+def _moved(makers: dict[str, onnx.NodeProto], tensor: str) -> list[str]:
+    """A tensor and those that only were moved to make it."""
+    found = [tensor]
+    while makers[tensor].op_type in MOVES:
+        tensor = makers[tensor].input[0]
+        found.append(tensor)
+    return found
 
 
 def _functions(network: Network, tensor: str) -> set[str]:

@@ -22,6 +22,14 @@ from hwgen.models.onnx.division import Host, divide, divide_at
 from hwgen.models.onnx.elements import to_float32
 from hwgen.models.onnx.external import embed
 from hwgen.models.onnx.foreign import write_foreign_ops
+from hwgen.models.onnx.forms import simplify
+from hwgen.models.onnx.ids import (
+    USUAL,
+    candidates,
+    fixed_values,
+    settle_ids,
+    state_ids,
+)
 from hwgen.models.onnx.integers import dequantise_choices
 from hwgen.models.onnx.moves import settle_moves
 from hwgen.models.onnx.network import Network
@@ -45,6 +53,8 @@ from hwgen.models.onnx.shapes import (
     infer_shapes,
     with_size,
 )
+from hwgen.models.onnx.tables import write_tables
+from hwgen.models.onnx.tokens import keep_frames
 
 __all__ = ["normalise", "read"]
 
@@ -54,7 +64,9 @@ UNWANTED = ["MatMulAddFusion"]
 """Optimisations that fold the batch into other axes."""
 
 
-def read(path: Path, size: Size, outputs: Sequence[str] = ()) -> Network:
+def read(
+    path: Path, size: Size, outputs: Sequence[str] = (), fix: Sequence[str] = ()
+) -> Network:
     """Read an ONNX file; see :func:`normalise`.
 
     Raises
@@ -66,12 +78,12 @@ def read(path: Path, size: Size, outputs: Sequence[str] = ()) -> Network:
         data = path.read_bytes()
     except OSError as error:
         raise HwgenError(f"{path} cannot be read: {reason(error)}") from None
-    return normalise(data, str(path), size, outputs, path)
+    return normalise(data, str(path), size, outputs, path, fix)
 
 
 def normalise(
     data: bytes, name: str, size: Size, outputs: Sequence[str] = (),
-    path: Path | None = None,
+    path: Path | None = None, fix: Sequence[str] = (),
 ) -> Network:
     """Check an ONNX model, fix its input shape, fold what is constant, and leave the host's work.
 
@@ -84,12 +96,15 @@ def normalise(
     outputs : tensors at which the accelerator ends; default: where only data is moved or ranked
         behind the last weights
     path : its file, if it came from one: weights may lie beside it
+    fix : inputs that are constants, each as ``name=value``; see
+        :func:`hwgen.models.onnx.ids.fixed_values`
 
     Raises
     ------
     :exc:`HwgenError`
         If it is damaged, too large, or not a network that can be run.
     """
+    fixed = fixed_values(fix)
     try:
         model = onnx.load_from_string(data)
         embed(model, name, path)
@@ -112,7 +127,10 @@ def normalise(
     with _quantisers_of(name):
         dequantise_choices(model)
     refuse_steps_first(model, name)
-    fix_inputs(model, name, size)
+    fix_inputs(model, name, size, candidates(model, fixed))
+    inputs = {value.name for value in model.graph.input}
+    ids = settle_ids(model, name, fixed)
+    inputs.difference_update(value.name for value in model.graph.input)
     with _quantisers_of(name):
         quantisers = Quantisers(model)
     to_one_frame(model, name)
@@ -121,9 +139,15 @@ def normalise(
     known_forms(model)
     given = [value.name for value in model.graph.output]
     _add_outputs(model, name, outputs)
-    model = _folded(model, name, size, FUSIONS if quantisers.weights else [])
+    disabled = FUSIONS if quantisers.weights else []
+    model = _folded(model, name, size, disabled)
+    stated = {*quantisers.codes, *quantisers.inner, *quantisers.weights}
+    written = write_tables(model, name, ids)
+    written |= simplify(model, stated)
+    if keep_frames(model, stated) or written:
+        model = _folded(model, name, size, disabled)
     model = _distinct(model)
-    settle_moves(model, {*quantisers.codes, *quantisers.inner, *quantisers.weights})
+    settle_moves(model, stated)
     write_cells(model)
     typed = {o: (helper.make_node("Cast", [o], [o], to=kind), kind) for o, kind in outer.items()}
     typed |= quantisers.integer_outputs
@@ -134,6 +158,8 @@ def normalise(
     network.inner.update(quantisers.inner)
     network.weights.update(
         (c, w) for c, w in quantisers.weights.items() if c in network.constants)
+    state_ids(network, name, ids)
+    network.fixed.update((each, fixed.get(each) or USUAL[each]) for each in sorted(inputs))
     network = written_out(network)
     _check_finite(network, name)
     return network

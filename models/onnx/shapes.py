@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 import onnx
 from onnx import helper, shape_inference
@@ -55,7 +56,9 @@ def complete_outputs(model: onnx.ModelProto, name: str) -> list[onnx.ValueInfoPr
     return unknown
 
 
-def fix_inputs(model: onnx.ModelProto, name: str, size: Size) -> None:
+def fix_inputs(
+    model: onnx.ModelProto, name: str, size: Size, whole: Collection[str] = ()
+) -> None:
     """Give every input a static shape, and take constants off the inputs.
 
     A batch that is not fixed is 1.
@@ -66,12 +69,13 @@ def fix_inputs(model: onnx.ModelProto, name: str, size: Size) -> None:
     name : what errors call it
     size : height and width for image inputs, one number if they are alike, and the extent that
         inputs of other ranks leave open; None: as the file says
+    whole : inputs that may be of whole numbers
 
     Raises
     ------
     :exc:`HwgenError`
         If an extent is not known, an input is not of floats (or of integers that are dequantised
-        at once), or a size is given and no input is an image.
+        at once, or may be of whole numbers), or a size is given and no input is an image.
     """
     constants = {c.name for c in model.graph.initializer}
     inputs = [onnx.ValueInfoProto.FromString(value.SerializeToString())
@@ -88,7 +92,8 @@ def fix_inputs(model: onnx.ModelProto, name: str, size: Size) -> None:
     coded = {n.input[0] for n in model.graph.node if n.op_type == "DequantizeLinear"}
     changed = False
     for value in model.graph.input:
-        _check_kind(value, name, coded)
+        if value.name not in whole:
+            _check_kind(value, name, coded)
         changed |= _fix_extents(value, name, size)
     if changed:
         del model.graph.value_info[:]
@@ -105,7 +110,8 @@ def _check_kind(value: onnx.ValueInfoProto, name: str, coded: set[str]) -> None:
         known = onnx.TensorProto.DataType.Name(kind) if kind else "no tensor"
         raise HwgenError(f"{name}: input {value.name!r} is {known}: only inputs of floats are "
                          f"read, and integers of 8 or 16 bits that a DequantizeLinear or a Cast to "
-                         f"float reads: export with such an input")
+                         f"float reads, or ids that choose rows of a table: export with such an "
+                         f"input, or fix it if it is always the same")
 
 
 def _open(value: onnx.ValueInfoProto) -> list[int]:
@@ -162,7 +168,9 @@ def check_extents(model: onnx.ModelProto, name: str, size: Size) -> None:
         dims = [d.dim_value for d in value.type.tensor_type.shape.dim if d.HasField("dim_value")]
         if math.prod(dims) > ELEMENTS or any(d < 0 for d in dims):
             raise HwgenError(f"{name}: tensor {value.name!r} of {dims} is too large")
-        if 0 in dims:
+        # Exporters compute extents from lists of them, which may be empty.
+        extents = len(dims) == 1 and value.type.tensor_type.elem_type == onnx.TensorProto.INT64
+        if 0 in dims and not extents:
             raise HwgenError(f"{name}: tensor {value.name!r} of {dims} is empty")
 
 
