@@ -99,7 +99,8 @@ class Folding:
     Parameters
     ----------
     channel_lanes, tap_lanes, group_lanes, pe : :class:`int`
-        See :class:`hwgen.blocks.conv.FoldedConvConfig`; pools use ``tap_lanes`` alone.  Which
+        See :class:`hwgen.blocks.conv.FoldedConvConfig`, and for recurrent cells
+        :class:`hwgen.blocks.recurrent.RecurrentConfig`; pools use ``tap_lanes`` alone.  Which
         fields a block obeys it says itself (:attr:`hwgen.blocks.base.BlockConfig.folding_fields`);
         all others keep their defaults.
     capacity : :class:`int`

@@ -99,6 +99,9 @@ class RecurrentConfig(BlockConfig):
                              ("pe", self.pe)):
             if self.lanes < 1 or number % self.lanes:
                 raise HwgenError(f"lanes must divide {name} {number}, not {self.lanes!r}")
+        if self.depths and self.depths[0] < units // self.lanes:
+            raise HwgenError(f"Depth must be at least the {units // self.lanes} beats of a step, "
+                             f"not {self.depths[0]!r}")
         _ = self.inputs, self.outputs, self.matrix.folding.array, self.matrix.folding.weights
 
     # Streams and parts

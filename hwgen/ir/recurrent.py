@@ -120,13 +120,12 @@ class Recurrent(Op):
         if self.weight.ndim != 3 or self.weight.shape[1:] != (self.gates, len(self.weight)):
             raise HwgenError(f"Weights must have the shape (units, {self.gates}, units), not "
                              f"{self.weight.shape!r}")
-        limit = 1 << (STATE.bits - 1)
         for name, shape in (("tables", (self.gates, ENTRIES)),
                             ("cell", (ENTRIES,) if self.kind == "lstm" else (0,))):
             values = getattr(self, name)
-            if values.shape != shape or (abs(values) >= limit).any():
-                raise HwgenError(f"{name.capitalize()} must have the shape {shape!r} and values "
-                                 f"below 2**15, not the shape {values.shape!r}")
+            if values.shape != shape or (values < STATE.low).any() or (values > STATE.high).any():
+                raise HwgenError(f"{name.capitalize()} must have the shape {shape!r} and values of "
+                                 f"16 bits, not the shape {values.shape!r}")
         if self.kind == "rnn" and not (
                 (self.tables >= self.output.low) & (self.tables <= self.output.high)).all():
             raise HwgenError(f"Tables must hold codes of {self.output.bits} bits")

@@ -131,8 +131,9 @@ class RecurrentCellConfig(Part):
     def area(self) -> Area:
         """What it takes."""
         op, lanes = self.op, self.lanes
-        bits = self.sum_bits
-        tables, adders, delays, products = op.gates, op.gates * 2 * bits, 0, []
+        # Sums and what is cut from them; what waits long is in shift registers.
+        gate = self.sum_bits + ENTRY_BITS
+        tables, adders, delays, products = op.gates, op.gates * gate, 0, []
         rounds = []
         if op.kind == "lstm":
             tables, adders = 5, adders + self.wide_bits + 2 * VALUE_BITS
@@ -141,7 +142,7 @@ class RecurrentCellConfig(Part):
                       (2 * VALUE_BITS, op.shift, op.output)]
             delays = VALUE_BITS * 2
         elif op.kind == "gru":
-            adders += 2 * self.wide_bits + VALUE_BITS
+            adders += 2 * self.wide_bits
             products = [(VALUE_BITS, VALUE_BITS), (VALUE_BITS + 1, VALUE_BITS)]
             rounds = [(self.wide_bits, ONE, STATE), (self.wide_bits, op.shift, op.output)]
             delays = VALUE_BITS * 3 + self.x_bits
@@ -153,7 +154,7 @@ class RecurrentCellConfig(Part):
               for width, shift, codes in rounds),
         )) + logic(
             "token matrix", one=1, lut_counter=lanes * (adders + delays),
-            ff_register=lanes * (adders + 2 * delays) + 2 * levels(self.beats))
+            ff_register=lanes * adders + 2 * levels(self.beats))
 
     @property
     def signature(self) -> wiring.Signature:

@@ -26,8 +26,6 @@ __all__ = ["CELLS", "cell_tensors", "refuse_steps_first", "write_cells"]
 CELLS = {"LSTM": 4, "GRU": 3, "RNN": 1}
 """Ops, and how many gates they have."""
 ACTIVATIONS = {"LSTM": ["Sigmoid", "Tanh", "Tanh"], "GRU": ["Sigmoid", "Tanh"], "RNN": ["Tanh"]}
-FINAL = 1 << 62
-"""Beyond the end of any axis."""
 
 
 def refuse_steps_first(model: onnx.ModelProto, name: str) -> None:
@@ -64,7 +62,7 @@ def cell_tensors(nodes: Sequence[onnx.NodeProto]) -> tuple[set[str], set[str]]:
         name = node.input[0]
         sums.update((name, makers[name].input[0]) if name in makers else (name,))
         around.update(node.output)
-        while name in makers and makers[name].op_type in ("Add", "MatMul", "Slice", "Transpose"):
+        while name in makers and makers[name].op_type in ("Add", "Gather", "MatMul", "Transpose"):
             around.add(name)
             name = makers[name].input[0]
         around.add(name)
@@ -279,7 +277,7 @@ class _CellWriter:
         x = self.op("Transpose", self.node.input[0], perm=[1, 0, 2])
         turned = {"forward": x}
         if "reverse" in directions:
-            turned["reverse"] = self.reversed(x)
+            turned["reverse"] = self.taken(x, range(steps)[::-1])
         whole, last = [], []
         for k, direction in enumerate(directions):
             y, units = self.cell(turned[direction], self.parameters(k, len(directions)), function)
@@ -287,9 +285,10 @@ class _CellWriter:
             y = self.op("Reshape", self.op("Transpose", y, perm=[1, 2, 0, 3]),
                         self.constant([1, steps, units], np.int64))
             if self.y_h:
-                last.append(self.sliced(y, steps - 1, FINAL))
+                last.append(self.taken(y, [steps - 1]))
             if self.y:
-                whole.append(self.reversed(y) if direction == "reverse" else y)
+                back = direction == "reverse"
+                whole.append(self.taken(y, range(steps)[::-1]) if back else y)
         count = len(directions)
         if self.y:
             y = self.op("Concat", *whole, axis=2) if count > 1 else whole[0]
@@ -324,10 +323,6 @@ class _CellWriter:
             self.constant(p.r.reshape(1, -1, units)), self.constant(biases[None]), "", *starts,
             hidden_size=units, **options), units
 
-    def sliced(self, x: str, begin: int, end: int, step: int = 1) -> str:
-        """Some steps of ``(1, steps, channels)``."""
-        return self.op("Slice", x, *(self.constant([v], np.int64) for v in (begin, end, 1, step)))
-
-    def reversed(self, x: str) -> str:
-        """The steps from the last to the first."""
-        return self.sliced(x, -1, -FINAL, -1)
+    def taken(self, x: str, order: Sequence[int]) -> str:
+        """Steps of ``(1, steps, channels)``, in any order."""
+        return self.op("Gather", x, self.constant(order, np.int64), axis=1)

@@ -102,6 +102,7 @@ def test_a_wider_array_takes_fewer_cycles():
     ({"lanes": 3}, "lanes must divide units 4"),
     ({"lanes": 2}, "lanes must divide channel_lanes 1"),
     ({"lanes": 2, "channel_lanes": 2}, "lanes must divide pe 1"),
+    ({"depths": (3,)}, "Depth must be at least the 4 beats of a step, not 3"),
 ])
 def test_refusals(folding, message):
     with pytest.raises(HwgenError, match=message):

@@ -44,6 +44,7 @@ CASES = [
     {"kind": "lstm"}, {"kind": "gru"}, {"kind": "rnn"},
     {"kind": "rnn", "function": "Relu", "output": Quantisation(1 / 16)},
     {"kind": "lstm", "starts": True, "steps": (3, 4)}, {"kind": "gru", "starts": True},
+    {"kind": "rnn", "output": Quantisation(1 / 32767, 0, 16)},
     {"kind": "rnn", "starts": True, "units": 1}, {"kind": "lstm", "x": Quantisation(0.05, -9, 8)},
     {"kind": "gru", "x": Quantisation(0.0006, 5, 16), "output": Quantisation(1 / 32000, 0, 16)},
     {"kind": "lstm", "weight_bits": 4, "output": Quantisation(1 / 128, 0, 16), "steps": (1,)},

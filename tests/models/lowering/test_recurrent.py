@@ -146,6 +146,16 @@ def test_forms_of_files(options, tmp_path):
     assert decibels > 28
 
 
+@pytest.mark.parametrize("opset", [7, 9, 14, 22])
+def test_opsets(opset, tmp_path):
+    path = file(tmp_path / "net.onnx", direction="bidirectional")
+    model = onnx.load(path)
+    model.opset_import[0].version = opset
+    onnx.save(model, path)
+    _, decibels = compared(path)
+    assert decibels > 30
+
+
 @pytest.mark.parametrize("options,message", [
     ({"kind": "GRU"}, "'cell' \\(GRU\\): linear_before_reset = 0 is not supported"),
     ({"clip": 3.0}, "'cell' \\(LSTM\\): clip is not supported"),
