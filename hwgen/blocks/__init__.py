@@ -21,6 +21,7 @@ from hwgen.blocks.gather import Gather, GatherConfig
 from hwgen.blocks.globalpool import GlobalPool, GlobalPoolConfig
 from hwgen.blocks.lane_change import LaneChange, LaneChangeConfig
 from hwgen.blocks.low_rank import LowRankLinear, LowRankLinearConfig
+from hwgen.blocks.offchip_embedding import OffChipEmbedding, OffChipEmbeddingConfig
 from hwgen.blocks.offchip_rearrange import OffChipRearrange, OffChipRearrangeConfig
 from hwgen.blocks.pad import Pad, PadConfig
 from hwgen.blocks.pool import Pool, PoolConfig
@@ -40,7 +41,8 @@ __all__ = [
     "EvictionConfig", "Extremum", "ExtremumConfig", "Fifo", "FifoConfig", "FoldedConv",
     "FoldedConvConfig", "Gather", "GatherConfig", "GlobalPool", "GlobalPoolConfig", "LaneChange",
     "LaneChangeConfig", "LowRankLinear", "LowRankLinearConfig", "NearestResize",
-    "NearestResizeConfig", "OffChipRearrange", "OffChipRearrangeConfig", "Pad", "PadConfig", "Pool",
+    "NearestResizeConfig", "OffChipEmbedding", "OffChipEmbeddingConfig",
+    "OffChipRearrange", "OffChipRearrangeConfig", "Pad", "PadConfig", "Pool",
     "PoolConfig", "Product", "ProductConfig", "Rearrange", "RearrangeConfig", "Repeat",
     "RepeatConfig", "Schedule", "SparseConv", "SparseConvConfig", "Splitter", "SplitterConfig",
     "TableLookup", "TableLookupConfig", "TokenMatrix", "TokenMatrixConfig", "conv2d",
