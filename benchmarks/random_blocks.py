@@ -413,8 +413,9 @@ def _embedding(d: _Drawer) -> EmbeddingConfig:
     output = d.quantisation(8)
     rows = d.random.integers(output.low, output.high + 1, (count, width))
     tensor = TensorType((d.whole(4, 64), 1), Embedding.ids(count))
+    lanes = d.divisor(width, 16)
     style = "distributed" if count <= 300 and d.chance(0.5) else "block"
-    return EmbeddingConfig(op=Embedding(rows, output), tensor=tensor, lanes=d.divisor(width, 16),
+    return EmbeddingConfig(op=Embedding(rows, output), tensor=tensor, lanes=lanes,
                            weight_style=style)
 
 

@@ -37,7 +37,7 @@ LEGAL_TEXTS: dict[str, tuple[str, ...]] = {
     "requantiser_multiplier": ("", *MULTIPLIERS),
     "shared": ("activation", "weight"),
     "window_style": ("", *STYLES, OFF_CHIP),
-    "weight_style": ("", *STYLES),
+    "weight_style": ("", *STYLES, OFF_CHIP),
 }
 """Legal values of those fields that are texts."""
 
@@ -116,7 +116,8 @@ class Folding:
     window_style, weight_style : :class:`str`
         Memories of the window's buffer and of the weights: one of
         :data:`hwgen.device.storage.STYLES`; "": whichever is cheaper, LUTs or block memory.  The
-        buffer of a :class:`hwgen.ir.Rearrange` may be :data:`OFF_CHIP`, too.
+        buffer of a :class:`hwgen.ir.Rearrange` may be :data:`OFF_CHIP`, too, and so may the table
+        of a :class:`hwgen.ir.Embedding` (``weight_style``).
     tile, resident : :class:`int`
         Of a convolution whose weights are in off-chip memory: rows that are computed fold by fold,
         and folds that stay on chip; 0: its weights are on chip.

@@ -131,6 +131,9 @@ class Learned:
                 known = known + self._learn_order(name, config, earlier.get(name), built, offered)
                 if config.evicts:
                     continue
+            if config.evicts and column is not None:
+                # The table of an embedding, whose column says all that it takes.
+                continue
             if config.evicts:
                 self.queues[_use(before[name, 0])] = Kept(
                     ways(config.stream.width, config.queue_depths[0], self.board),

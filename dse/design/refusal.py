@@ -57,17 +57,16 @@ def refusal(state: SearchState) -> str:
 
 def _large_table(state: SearchState) -> str:
     """What is said of the largest table of an embedding, if it alone takes much of the chip."""
-    found = [(node.op.rows.size * node.op.output.bits, node) for node in state.graph.nodes
-             if isinstance(node.op, Embedding)]
-    if not found:
+    found = [(op.rows.size * op.output.bits, len(op.rows), node.name)
+             for node in state.graph.nodes if isinstance(op := node.op, Embedding)]
+    if not found or state.external is not None:
         return ""
-    bits, node = max(found, key=lambda each: each[0])
+    bits, rows, name = max(found)
     chip = state.board.bram18 * BLOCK_BITS + state.board.uram * math.prod(ULTRA_SHAPE)
     if bits < LARGE * chip:
         return ""
-    return (f"; the table of embedding {node.name!r}, {len(node.op.rows)} rows, has {bits:,} bits, "
-            f"{bits / chip:.1f} times the memory of the chip, and tables of embeddings in off-chip "
-            f"memory are not supported yet: export the network behind it, with rows as its input")
+    return (f"; the table of embedding {name!r}, {rows} rows, has {bits:,} bits, "
+            f"{bits / chip:.1f} times the memory of the chip: it must be in off-chip memory")
 
 
 def _why(state: SearchState) -> str:

@@ -10,10 +10,10 @@ import numpy as np
 
 from hwgen.blocks.registry import block_config
 from hwgen.boards import Board
-from hwgen.design import Folding
+from hwgen.design import OFF_CHIP, Folding, MemoryPorts
 from hwgen.device.arithmetic import signed_width
 from hwgen.device.storage import STYLES
-from hwgen.dse.design.amounts import Amounts, vector
+from hwgen.dse.design.amounts import BANDWIDTH, Amounts, vector
 from hwgen.dse.design.attention import attention_table
 from hwgen.dse.design.convolution import ConvTable
 from hwgen.dse.design.learned import QUEUE, Learned
@@ -23,6 +23,7 @@ from hwgen.dse.design.streams import Beats, is_depthwise
 from hwgen.dse.design.table import Column, Consumer, FixedTable
 from hwgen.dse.design.workload import Workload
 from hwgen.dse.sparse.statistics import Statistics
+from hwgen.errors import HwgenError
 from hwgen.ir import (
     Attention,
     AveragePool,
@@ -90,7 +91,7 @@ class Tables:
             if isinstance(node.op, AveragePool | GlobalAveragePool | LayerNorm | Mul):
                 parts.append(Consumer((node.name,), self._scaled(node, beats)))
             if isinstance(node.op, Embedding):
-                parts.append(Consumer((node.name,), self._embedding(node, beats)))
+                parts.append(Consumer((node.name,), self._embedding(node, beats, external)))
             if isinstance(node.op, Attention):
                 parts.append(Consumer((node.name,), self._attention(node, node.op, beats)))
             if isinstance(node.op, Recurrent):
@@ -147,20 +148,33 @@ class Tables:
             Folding(multiplier=multiplier)
             for multiplier in dict.fromkeys((self.board.multiplier, "fabric"))])
 
-    def _embedding(self, node: Node, beats: Beats) -> FixedTable:
-        """An embedding, whose table is in any kind of memory that the board has."""
-        return self._ways(node, beats, [
-            Folding(weight_style=style) for style in STYLES[: 3 if self.board.uram else 2]])
+    def _embedding(self, node: Node, beats: Beats, external: External | None) -> FixedTable:
+        """An embedding, whose table is in any kind of memory that there is."""
+        styles = [*STYLES[: 3 if self.board.uram else 2], *[OFF_CHIP] * (external is not None)]
+        return self._ways(node, beats, [Folding(weight_style=style) for style in styles],
+                          external.ports if external else None)
 
-    def _ways(self, node: Node, beats: Beats, foldings: Sequence[Folding]) -> FixedTable:
-        """An op whose foldings differ in what they take, not in time."""
+    def _ways(
+        self, node: Node, beats: Beats, foldings: Sequence[Folding],
+        ports: MemoryPorts | None = None,
+    ) -> FixedTable:
+        """An op whose foldings differ in what they take; those that are not possible are left out.
+        """
         inputs = tuple(beats.stream(t, self.graph.types[t]) for t in node.inputs)
         columns = []
         for folding in foldings:
-            config = block_config(
-                node.op, inputs, folding, beats.lanes[node.name], beats.pixels[node.name])
-            takes = vector(config.resources(self.board.family))
-            columns.append(Column(Amounts(*takes), 0, folding))
+            try:
+                config = block_config(node.op, inputs, folding, beats.lanes[node.name],
+                                      beats.pixels[node.name], ports)
+            except HwgenError:
+                if folding.weight_style != OFF_CHIP:
+                    raise
+                continue
+            takes, cycles = vector(config.resources(self.board.family)), 0
+            if config.offchip is not None and ports is not None:
+                takes[BANDWIDTH] = config.offchip.moved(ports.axi.word_bytes)
+                cycles = config.interval
+            columns.append(Column(Amounts(*takes), cycles, folding))
         # The rest of it is counted with all that the tables miss.
         least = np.minimum.reduce([np.array(c.takes) for c in columns])
         return FixedTable([

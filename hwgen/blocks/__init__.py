@@ -22,6 +22,7 @@ from hwgen.blocks.globalpool import GlobalPool, GlobalPoolConfig
 from hwgen.blocks.lane_change import LaneChange, LaneChangeConfig
 from hwgen.blocks.layer_norm import LayerNorm, LayerNormConfig
 from hwgen.blocks.low_rank import LowRankLinear, LowRankLinearConfig
+from hwgen.blocks.offchip_embedding import OffChipEmbedding, OffChipEmbeddingConfig
 from hwgen.blocks.offchip_rearrange import OffChipRearrange, OffChipRearrangeConfig
 from hwgen.blocks.pad import Pad, PadConfig
 from hwgen.blocks.pool import Pool, PoolConfig
@@ -42,9 +43,9 @@ __all__ = [
     "FifoConfig", "FoldedConv", "FoldedConvConfig", "Gather", "GatherConfig", "GlobalPool",
     "GlobalPoolConfig", "LaneChange", "LaneChangeConfig", "LayerNorm", "LayerNormConfig",
     "LowRankLinear", "LowRankLinearConfig", "NearestResize", "NearestResizeConfig",
-    "OffChipRearrange", "OffChipRearrangeConfig", "Pad", "PadConfig", "Pool", "PoolConfig",
-    "Product", "ProductConfig", "Rearrange", "RearrangeConfig", "Recurrent", "RecurrentConfig",
-    "Repeat", "RepeatConfig", "Schedule", "SparseConv", "SparseConvConfig", "Splitter",
-    "SplitterConfig", "TableLookup", "TableLookupConfig", "TokenMatrix", "TokenMatrixConfig",
-    "conv2d",
+    "OffChipEmbedding", "OffChipEmbeddingConfig", "OffChipRearrange", "OffChipRearrangeConfig",
+    "Pad", "PadConfig", "Pool", "PoolConfig", "Product", "ProductConfig", "Rearrange",
+    "RearrangeConfig", "Recurrent", "RecurrentConfig", "Repeat", "RepeatConfig", "Schedule",
+    "SparseConv", "SparseConvConfig", "Splitter", "SplitterConfig", "TableLookup",
+    "TableLookupConfig", "TokenMatrix", "TokenMatrixConfig", "conv2d",
 ]

@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, TypeVar
+from typing import ClassVar, Protocol, TypeVar
 
 import numpy as np
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
@@ -30,7 +30,8 @@ from hwgen.parts.queue import QUEUE_LATENCY, Queue, queue_area
 from hwgen.parts.stream import in_order
 from hwgen.parts.turns import last_of
 
-__all__ = ["WRITE_LATENCY", "RingBuffer", "RingConfig", "ends_of", "nonzero_count"]
+__all__ = ["WRITE_LATENCY", "RingBuffer", "RingConfig", "ends_of", "nonzero_count",
+           "unpack"]
 
 LEAST_HEAD = 32
 """Least number of words in the head memory; so many cost no more than one."""
@@ -299,6 +300,64 @@ def nonzero_count(
     return ~left[-1]
 
 
+class Packed(Protocol):
+    """How beats are packed into words: several to a word, or a beat takes several."""
+
+    @property
+    def beats_per_word(self) -> int:
+        """Number of beats that a word holds."""
+        ...
+
+    @property
+    def words_per_beat(self) -> int:
+        """Number of words that a beat takes."""
+        ...
+
+    @property
+    def word_bits(self) -> int:
+        """Number of bits of a word that are used."""
+        ...
+
+    @property
+    def packed_beats(self) -> int:
+        """Beats after which a new word begins."""
+        ...
+
+
+def unpack(m: Module, config: Packed, tail: Queue, o) -> None:
+    """Unpack words of the tail memory into beats."""
+    beats, words = config.beats_per_word, config.words_per_beat
+    beat = o.p.as_value()
+    if beats > 1:
+        word = Signal(config.word_bits, name="unpacked", reset_less=True)
+        step = o.valid & o.ready
+        last = ends_of(m, beats, config.packed_beats, step, "unpacking")
+        m.d.comb += [
+            beat.eq(word[: len(beat)]),
+            tail.o.ready.eq(~o.valid | (o.ready & last)),
+        ]
+        with m.If(tail.o.ready):
+            m.d.sync += [o.valid.eq(tail.o.valid), word.eq(tail.o.p)]
+        with m.Elif(o.ready):
+            m.d.sync += word.eq(word >> len(beat))
+        return
+    if words == 1:
+        m.d.comb += [
+            beat.eq(tail.o.p), o.valid.eq(tail.o.valid), tail.o.ready.eq(o.ready)
+        ]
+        return
+    # All words of a beat but the last, which stays in the tail memory.
+    held = Signal((words - 1) * config.word_bits, name="unpacked", reset_less=True)
+    step = tail.o.valid & tail.o.ready
+    last = last_of(m, words, step, "unpacking")
+    m.d.comb += [
+        beat.eq(Cat(held, tail.o.p)), o.valid.eq(tail.o.valid & last),
+        tail.o.ready.eq(~last | o.ready),
+    ]
+    with m.If(step):
+        m.d.sync += held.eq(Cat(held, tail.o.p) >> config.word_bits)
+
+
 C = TypeVar("C", bound=RingConfig)
 
 
@@ -333,7 +392,7 @@ class RingBuffer(Configured[C]):
             config.word_bits, config.tail_words, config.tail_claims, config.queue_styles[0]
         )
         self._pack(m, head)
-        self._unpack(m, tail)
+        unpack(m, config, tail, self.o)
         m.d.comb += [
             self.write.data.valid.eq(head.o.valid), self.write.data.p.eq(head.o.p),
             head.o.ready.eq(self.write.data.ready),
@@ -434,37 +493,3 @@ class RingBuffer(Configured[C]):
         m.d.sync += head.i.valid.eq(push)
         with m.If(move):
             m.d.sync += index.eq(Mux(last, 0, index + 1))
-
-    def _unpack(self, m: Module, tail: Queue) -> None:
-        """Unpack words of the tail memory into beats."""
-        config = self.config
-        beats, words = config.beats_per_word, config.words_per_beat
-        beat = self.o.p.as_value()
-        if beats > 1:
-            word = Signal(config.word_bits, name="unpacked", reset_less=True)
-            step = self.o.valid & self.o.ready
-            last = ends_of(m, beats, config.packed_beats, step, "unpacking")
-            m.d.comb += [
-                beat.eq(word[: len(beat)]),
-                tail.o.ready.eq(~self.o.valid | (self.o.ready & last)),
-            ]
-            with m.If(tail.o.ready):
-                m.d.sync += [self.o.valid.eq(tail.o.valid), word.eq(tail.o.p)]
-            with m.Elif(self.o.ready):
-                m.d.sync += word.eq(word >> len(beat))
-            return
-        if words == 1:
-            m.d.comb += [
-                beat.eq(tail.o.p), self.o.valid.eq(tail.o.valid), tail.o.ready.eq(self.o.ready)
-            ]
-            return
-        # All words of a beat but the last, which stays in the tail memory.
-        held = Signal((words - 1) * config.word_bits, name="unpacked", reset_less=True)
-        step = tail.o.valid & tail.o.ready
-        last = last_of(m, words, step, "unpacking")
-        m.d.comb += [
-            beat.eq(Cat(held, tail.o.p)), self.o.valid.eq(tail.o.valid & last),
-            tail.o.ready.eq(~last | self.o.ready),
-        ]
-        with m.If(step):
-            m.d.sync += held.eq(Cat(held, tail.o.p) >> config.word_bits)

@@ -43,7 +43,6 @@ def test_table_is_where_there_is_room(change, style):
 def test_table_that_is_too_large_is_named():
     board = replace(boards.load("zedboard"), dsp=20, lut=9000)
     with pytest.raises(HwgenError, match=r"the table of embedding 'rows', 20000 rows, has "
-                                         r"20,480,000 bits, 4\.0 times the memory of the chip, and "
-                                         r"tables of embeddings in off-chip memory are not "
-                                         r"supported yet"):
-        search(text(20_000, 128), board)
+                                         r"20,480,000 bits, 4\.0 times the memory of the chip: it "
+                                         r"must be in off-chip memory"):
+        search(text(20_000, 128), board, offchip="never")
