@@ -22,7 +22,7 @@ class Options:
     ----------
     model : zoo name, path of an ``.onnx`` file, or of a ``graph.npz`` of an earlier build
     board : board name, or path of a ``.toml`` file
-    size, weights, calibration, calibrate, equalise, correct_bias, precision, decomposition, \
+    size, layers, weights, calibration, calibrate, equalise, correct_bias, precision, decomposition, \
     outputs, mean, std, seed : see :func:`hwgen.models.load.read`
         The seed is also that of frames and stalls.
     accuracy : compare with the float network, tensor by tensor
@@ -38,6 +38,7 @@ class Options:
     model: str
     board: str
     size: int | None = None
+    layers: int | None = None
     weights: Path | None = None
     calibration: Path | None = None
     calibrate: str = "minmax"
@@ -74,7 +75,7 @@ class Options:
             if isinstance(values, str) or not isinstance(values, Iterable):
                 raise HwgenError(f"{name} must be a sequence of numbers, not {values!r}")
             object.__setattr__(self, name, tuple(map(float, values)))
-        for name, least in (("size", 1), ("simulate", 0), ("seed", 0)):
+        for name, least in (("size", 1), ("layers", 1), ("simulate", 0), ("seed", 0)):
             value = getattr(self, name)
             if not (type(value) is int and value >= least) and value is not None:
                 raise HwgenError(f"{name} must be a whole number, {least} or more, not {value!r}")
@@ -116,15 +117,15 @@ OVERRIDDEN = {
 """Options (by their names in Python), those that would have no effect beside them, and why."""
 
 OF_FLOATS = (
-    "size", "weights", "calibration", "calibrate", "equalise", "correct_bias", "precision",
+    "size", "layers", "weights", "calibration", "calibrate", "equalise", "correct_bias", "precision",
     "decomposition", "outputs", "mean", "std", "accuracy",
 )
 """Options of what is done with a float network."""
 
 MODELS = {
     ".npz": (OF_FLOATS, "it is integer already"),
-    ".onnx": (("weights",), "it has weights of its own"),
-    ".tflite": (("weights",), "it has weights of its own"),
+    ".onnx": (("weights", "layers"), "it has weights of its own, for all its layers"),
+    ".tflite": (("weights", "layers"), "it has weights of its own, for all its layers"),
 }
 """Endings of models, the options that have no effect on such a one, and why."""
 

@@ -113,6 +113,7 @@ def read(
     model: str,
     *,
     size: int | None = None,
+    layers: int | None = None,
     weights: Path | None = None,
     calibration: Path | None = None,
     precision: str = "w8a8",
@@ -134,8 +135,10 @@ def read(
     ----------
     model : zoo name, or path of an ``.onnx`` or ``.tflite`` file, or of a ``graph.npz`` that is
         integer already
-    size : height and width of the input, or the one extent that a file leaves open; default the
-        model's own
+    size : height and width of the input, the tokens of a text, or the one extent that a file
+        leaves open; default the model's own
+    layers : blocks of a zoo model that are kept, the first ones (of each stage, where it has
+        stages); default all
     weights : state dict (``.pt``) or ``.onnx`` with the weights of a zoo model; default seeded ones
     calibration : directory of images or arrays, an image, or a file of arrays; see
         :func:`hwgen.models.frames.samples.calibration`
@@ -174,7 +177,7 @@ def read(
             "equalisation": equalise, "bias correction": correct_bias}
     if model.endswith(".npz"):
         _refuse(model, "is integer already", {
-            **ways, "size": size, "weights": weights, "calibration": calibration,
+            **ways, "size": size, "layers": layers, "weights": weights, "calibration": calibration,
             "decomposition": decomposition, "outputs": outputs,
             "normalisation": mean or std,
         })
@@ -182,7 +185,7 @@ def read(
     if normalisation is not None and not model.endswith((".onnx", ".tflite")):
         raise HwgenError(f"{model} takes images in 0..1 and normalises them itself: leave out mean "
                          f"and std")
-    network, meta = _network(model, size, weights, calibration, outputs, seed, progress)
+    network, meta = _network(model, size, layers, weights, calibration, outputs, seed, progress)
     if normalisation is not None:
         network.normalised.update(samples.normalised(network, normalisation))
     whole = float_model(network)
@@ -262,8 +265,8 @@ def _refuse(model: str, why: str, given: Mapping[str, object]) -> None:
 
 
 def _network(
-    model: str, size: int | None, weights: Path | None, calibration: Path | None,
-    outputs: Sequence[str], seed: int, progress: Callable[[str], None],
+    model: str, size: int | None, layers: int | None, weights: Path | None,
+    calibration: Path | None, outputs: Sequence[str], seed: int, progress: Callable[[str], None],
 ) -> tuple[Network, dict]:
     """The float network of a file or of the zoo, and where it comes from, as meta data.
 
@@ -275,6 +278,8 @@ def _network(
     if model.endswith((".onnx", ".tflite")):
         if weights is not None:
             raise HwgenError(f"Weights go with a zoo model: {model} has its own")
+        if layers is not None:
+            raise HwgenError(f"Layers go with a zoo model: {model} is taken whole")
         progress("read")
         meta = {"model": Path(model).stem, "weights": "of the model's file"}
         if model.endswith(".tflite"):
@@ -282,20 +287,23 @@ def _network(
             return reader.normalise(data, model, size, outputs), meta
         return reader.read(Path(model), size, outputs), meta
     entry = zoo.find(model)
-    extent = entry.check_size(size)
+    extent, kept = entry.check_size(size), entry.check_layers(layers)
+    if weights is not None and weights.suffix == ".onnx" and kept is not None:
+        raise HwgenError(f"Layers go with a state dict: {weights} is taken whole")
     if weights is not None and weights.suffix == ".onnx":
         progress("read")
         network = reader.read(weights, extent, outputs)
     else:
         progress("export")
         photos = samples.pictures(calibration, (extent, extent), seed)
-        exported = entry.export(extent, weights, photos, seed)
+        exported = entry.export(extent, weights, photos, seed, kept)
         progress("read")
         network = reader.normalise(exported, model, None, outputs)
     return network, {
         "model": model, **entry.meta,
         "weights": str(weights) if weights else f"seeded with {seed}, not trained",
         "seeded": weights is None,
+        **({} if kept is None else {"layers": kept}),
     }
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from hwgen.blocks.registry import keeps_lanes, keeps_pixels
 from hwgen.ir import (
+    Attention,
     Conv,
     Convolution,
     Graph,
@@ -67,7 +68,7 @@ class StreamClass:
     Members
     -------
     members : names of the tensors
-    channels : greatest common divisor of their channels
+    channels : greatest common divisor of their channels, and of those of a head
     extent : greatest common divisor of their innermost extents
     elements : elements of the largest
     single : whether a block takes them one pixel at a time
@@ -134,6 +135,11 @@ class Streams:
         for name, type in graph.types.items():
             self.classes.setdefault(find(name), StreamClass()).add(name, type)
         self.of = {name: self.classes[find(name)] for name in graph.types}
+        for node in graph.nodes:
+            if isinstance(node.op, Attention):
+                # A beat of an attention is of one head.
+                _, count = node.op.head_channels(*(graph.types[t] for t in node.inputs))
+                self.of[node.name].channels = math.gcd(self.of[node.name].channels, count)
         for name in single:
             self.of[name].single = True
 
