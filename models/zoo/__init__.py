@@ -96,6 +96,7 @@ _HEADS_V3 = "2 maps of 3 x (4 box + 1 objectness + 80 classes), strides 16, 32"
 _HEADS_V8 = "3 maps of 4 sides x 16 bins and 3 of 80 classes, strides 8, 16, 32"
 _HEADS_IMAGENET = "1000 class scores"
 _HEADS_TEXT = "what stands for each token"
+_HEADS_POOLED = f"{_HEADS_TEXT}, and for the text"
 _HEADS_UNET = "map of 2 class scores a pixel"
 
 _ANCHORED = ("head_p3", "head_p4", "head_p5")
@@ -158,20 +159,20 @@ _ZOO = {
         Entry("convnext-tiny", _network("convnext", "ConvNeXt"), _SCORES, _HEADS_IMAGENET,
               224, _IMAGES, 28_589_128, 4_455_531_264, *_IMAGENET, layers=9),
         Entry("swin-tiny", _network("swin", "Swin"), _SCORES, _HEADS_IMAGENET,
-              224, multiple_of(224), 28_288_354, 0, *_IMAGENET, layers=6),
+              224, multiple_of(224), 28_288_354, 4_490_566_656, *_IMAGENET, layers=6),
         Entry("mobilevit-xxs", _network("mobilevit", "MobileViT"), _SCORES, _HEADS_IMAGENET,
-              256, multiple_of(64), 1_272_024, 0, _IMAGENET[0], layers=4),
+              256, multiple_of(64), 1_272_024, 407_364_096, _IMAGENET[0], layers=4),
         Entry("gpt2", _network("gpt", "GPT2"), _HIDDEN, _HEADS_TEXT,
-              128, _up_to(1024), 124_439_808, 0, _TEXT, words=50257, layers=12),
+              128, _up_to(1024), 124_439_808, 11_173_625_856, _TEXT, words=50257, layers=12),
         Entry("opt-125m", _network("gpt", "OPT"), _HIDDEN, _HEADS_TEXT,
-              128, _up_to(2048), 125_239_296, 0, _TEXT, words=50272, layers=12),
+              128, _up_to(2048), 125_239_296, 11_173_625_856, _TEXT, words=50272, layers=12),
         Entry("tinyllama-like", _network("llama", "Llama"), _HIDDEN, _HEADS_TEXT,
-              128, _up_to(2048), 0, 0, _TEXT, words=32000, layers=4),
+              128, _up_to(2048), 27_660_800, 1_509_949_440, _TEXT, words=32000, layers=4),
         Entry("bert-mini", _network("bert", "Bert", 256, 4, 4), _POOLED,
-              f"{_HEADS_TEXT}, and for the text", 128, _up_to(512), 11_170_560, 0, _TEXT,
+              _HEADS_POOLED, 128, _up_to(512), 11_170_560, 436_273_152, _TEXT,
               words=30522, layers=4),
         Entry("minilm-l6", _network("bert", "Bert", 384, 12, 6), _POOLED,
-              f"{_HEADS_TEXT}, and for the text", 128, _up_to(512), 22_713_216, 0, _TEXT,
+              _HEADS_POOLED, 128, _up_to(512), 22_713_216, 1_434_599_424, _TEXT,
               words=30522, layers=6),
         # Keras counts 78,666, with the running statistics of the normalisations.
         Entry("resnet8", _network("resnet", "ResNet8"), _SCORES, "10 class scores",

@@ -18,8 +18,7 @@ __all__ = ["GPT2", "OPT", "Product"]
 
 
 class Product(nn.Module):
-    """A dense layer that holds its weights turned, ``(inputs, outputs)``, as GPT-2's release does.
-    """
+    """A dense layer that holds its weights as ``(inputs, outputs)``, as GPT-2's release does."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -107,9 +106,7 @@ class GPT2(Layered):
 
 
 class _Projected(nn.Module):
-    """Attention of each token to itself and those before it, with a dense layer for each operand.
-
-    """
+    """Attention of each token to itself and those before it; each operand has its own layer."""
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
