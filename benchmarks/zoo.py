@@ -4,7 +4,8 @@
 
 Each network is quantised, folded for an interval at which it is quick to simulate, emitted, and
 run in Verilator on photographs: evenly paced, where interval and latency must be as predicted, and
-with random stalls.  Of transformers it is a layer or two, at their full width.  ``--quick`` takes the small ones.  Exits with 1 if anything differs.
+with random stalls.  Of transformers it is a layer or two, at their full width.  ``--quick`` takes
+the small ones.  Exits with 1 if anything differs.
 """
 
 from __future__ import annotations

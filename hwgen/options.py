@@ -22,8 +22,8 @@ class Options:
     ----------
     model : zoo name, path of an ``.onnx`` file, or of a ``graph.npz`` of an earlier build
     board : board name, or path of a ``.toml`` file
-    size, layers, weights, calibration, calibrate, equalise, correct_bias, precision, decomposition, \
-    outputs, mean, std, seed : see :func:`hwgen.models.load.read`
+    size, layers, weights, calibration, calibrate, equalise, correct_bias, precision, \
+    decomposition, outputs, mean, std, seed : see :func:`hwgen.models.load.read`
         The seed is also that of frames and stalls.
     accuracy : compare with the float network, tensor by tensor
     clock : MHz; 0: the board's
@@ -117,8 +117,8 @@ OVERRIDDEN = {
 """Options (by their names in Python), those that would have no effect beside them, and why."""
 
 OF_FLOATS = (
-    "size", "layers", "weights", "calibration", "calibrate", "equalise", "correct_bias", "precision",
-    "decomposition", "outputs", "mean", "std", "accuracy",
+    "size", "layers", "weights", "calibration", "calibrate", "equalise", "correct_bias",
+    "precision", "decomposition", "outputs", "mean", "std", "accuracy",
 )
 """Options of what is done with a float network."""
 

@@ -37,7 +37,8 @@ def refused(given: list[str], model: str) -> str:
 
 @pytest.mark.parametrize("model", ["yolov5n", "net.onnx", "graph.npz"])
 def test_every_option_with_every_model(model: str) -> None:
-    wrong = {"yolov5n": set(), "net.onnx": {"weights", "layers"}, "graph.npz": FLOATS | {"seed"}}[model]
+    wrong = {"yolov5n": set(), "net.onnx": {"weights", "layers"},
+             "graph.npz": FLOATS | {"seed"}}[model]
     for name in NAMES:
         message = refused([name], model)
         assert bool(message) == (name in wrong), (name, message)

@@ -12,7 +12,7 @@ from torch import nn
 from hwgen.models.zoo.layers import Layered
 from hwgen.models.zoo.transformer import Attend, Mlp, keep_scale
 
-__all__ = ["Swin"]
+__all__ = ["HIDDEN", "ShiftedBlock", "Swin"]
 
 HIDDEN = -100.0
 """What is added to the score of a key that comes from the other side of the image."""
@@ -62,7 +62,7 @@ class _Attention(nn.Module):
         return self.proj(self.attend(*self.qkv(x).chunk(3, -1), bias))
 
 
-class _Block(nn.Module):
+class ShiftedBlock(nn.Module):
     """Attention within windows and two dense layers, each beside a shortcut.
 
     An image that is no larger than a window is one window, and nothing is shifted.
@@ -122,7 +122,7 @@ class _Stage(nn.Module):
     def __init__(self, channels: int, heads: int, depth: int, side: int, last: bool) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
-            _Block(channels, heads, side, side // 2 * (k % 2)) for k in range(depth))
+            ShiftedBlock(channels, heads, side, side // 2 * (k % 2)) for k in range(depth))
         self.downsample = None if last else _Merge(channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -63,7 +63,7 @@ class Attend(nn.Module):
         return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
 
     def _by_head(self, x: torch.Tensor, heads: int) -> torch.Tensor:
-        """``(N, T, heads * d)`` as ``(N, heads, T, d)``, with those heads repeated that serve more."""
+        """``(N, T, heads * d)`` as ``(N, heads, T, d)``; heads that serve more are repeated."""
         n, tokens, channels = map(int, x.shape)
         x = x.reshape(n, tokens, heads, channels // heads).transpose(1, 2)
         if heads == self.heads:

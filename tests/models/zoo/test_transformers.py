@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from benchmarks.zoo import NOT_READ
 from hwgen.errors import HwgenError
 from hwgen.ir import Attention, LayerNorm
 from hwgen.models import zoo
@@ -16,9 +17,10 @@ from hwgen.models.frames.images import photographs
 from hwgen.models.load import read
 from hwgen.models.onnx.session import session
 from hwgen.models.zoo.llama import RMSNorm, turned
-from hwgen.models.zoo.swin import HIDDEN, Swin
+from hwgen.models.zoo.swin import HIDDEN, ShiftedBlock, Swin
 from hwgen.models.zoo.transformer import Attend
 from hwgen.models.zoo.vit import VisionTransformer
+from tests.typed import of_kind
 
 pytestmark = pytest.mark.network
 
@@ -26,7 +28,6 @@ SMALL = {"mixer-s16": 224, "swin-tiny": 224, "convnext-tiny": 64, "mobilevit-xxs
          "deit-tiny": 64, "deit-small": 32, "vit-b16": 32}
 """Sizes of images; texts have 12 tokens."""
 LAYERED = [name for name in zoo.names() if zoo.find(name).layers is not None]
-TEXTS = [name for name in LAYERED if zoo.find(name).words is not None]
 
 
 @pytest.mark.parametrize("kv_heads, causal", [(4, False), (4, True), (2, True), (1, False)])
@@ -80,8 +81,8 @@ def test_positions_are_those_of_224_or_interpolated():
 
 
 def test_shifted_windows_hide_what_came_from_the_other_side():
-    block = Swin(8, (2,), (2,), side=4).layers[0].blocks[1]
-    hidden = block.hidden(8, 8)
+    (blocks,) = Swin(8, (2,), (2,), side=4).stacks()
+    hidden = of_kind(blocks[1], ShiftedBlock).hidden(8, 8)
     assert hidden.shape == (4, 16, 16)
     # The first window is whole; the last has four parts of 2x2, the others two halves.
     seen = [(window == 0).sum(-1) for window in hidden]
@@ -122,7 +123,7 @@ def test_layers_refused(name, layers, message):
 
 
 def test_layers_of_files_refused(tmp_path):
-    with pytest.raises(HwgenError, match="Layers go with a zoo model: net.onnx is taken whole"):
+    with pytest.raises(HwgenError, match=r"Layers go with a zoo model: net\.onnx is taken whole"):
         read("net.onnx", layers=1)
     with pytest.raises(HwgenError, match=r"Layers go with a state dict: w\.onnx is taken whole"):
         read("deit-tiny", layers=1, weights=tmp_path.relative_to(tmp_path) / "w.onnx")
@@ -149,13 +150,14 @@ def test_a_state_dict_is_that_of_the_whole_network(tmp_path):
     whole = entry.module(None, photos, 3)
     torch.save(whole.state_dict(), path)
     cut = entry.module(path, photos, 0, 2)
-    assert len(cut.blocks) == 2
-    assert torch.equal(cut.blocks[1].attn.qkv.weight, whole.blocks[1].attn.qkv.weight)
+    name = "blocks.1.attn.qkv.weight"
+    assert torch.equal(cut.get_parameter(name), whole.get_parameter(name))
+    assert "blocks.2.attn.qkv.weight" not in cut.state_dict()
     # Seeded weights are those of the whole network, too.
     again = entry.module(None, photos, 3, 1)
-    assert torch.equal(again.head.weight, whole.head.weight)
+    assert torch.equal(again.get_parameter("head.weight"), whole.get_parameter("head.weight"))
     torch.save(cut.state_dict(), path)
-    with pytest.raises(HwgenError, match="is not a state dict of deit-tiny: it lacks 'blocks.2"):
+    with pytest.raises(HwgenError, match=r"is not a state dict of deit-tiny: it lacks 'blocks\.2"):
         entry.module(path, photos, 0, 2)
 
 
@@ -208,8 +210,7 @@ def test_seeded_weights_are_sane_and_the_export_is_the_network(name):
 
 
 @pytest.mark.parametrize("name, layers, norms, attentions", [
-    ("deit-tiny", 2, 5, 2), ("deit-small", 1, 3, 1), ("vit-b16", 1, 3, 1),
-    ("mixer-s16", 1, 3, 0), ("convnext-tiny", 1, 9, 0),
+    ("deit-tiny", 2, 5, 2), ("mixer-s16", 1, 3, 0), ("convnext-tiny", 1, 9, 0),
 ])
 def test_integers_are_near_floats(name, layers, norms, attentions):
     source = read(name, size=SMALL[name], layers=layers)
@@ -230,10 +231,12 @@ def test_not_read_yet(name, message):
         read(name, size=SMALL[name], layers=1)
 
 
-@pytest.mark.parametrize("name", TEXTS)
-def test_ids_are_not_read_yet(name):
-    with pytest.raises(HwgenError, match=f"{name}: input 'ids' is INT64: only inputs of floats"):
-        read(name, size=12, layers=1)
+def test_ids_are_not_read_yet():
+    with pytest.raises(HwgenError, match="bert-mini: input 'ids' is INT64: only inputs of floats"):
+        read("bert-mini", size=12, layers=1)
+    # The benchmark leaves out these, and those of the test before.
+    texts = {name for name in LAYERED if zoo.find(name).words is not None}
+    assert set(NOT_READ) == texts | {"swin-tiny", "mobilevit-xxs"}
 
 
 def test_the_count_is_that_of_the_whole_network():
