@@ -150,8 +150,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: build/MODEL-BOARD")
     parser.add_argument("--size", type=size, metavar="N|HxW",
                         help="height and width of the input image, one number if they are alike, "
-                             "or the extent that a file leaves open, such as the number of "
-                             "tokens")
+                             "the tokens of a text, or the extent that a file leaves open")
+    parser.add_argument("--layers", type=count, metavar="N",
+                        help="keep the first N blocks of a zoo transformer, or of each stage")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="state dict or .onnx")
     parser.add_argument("--calibration", type=Path, metavar="PATH",
                         help="directory of images or arrays, an image, or a file of arrays")

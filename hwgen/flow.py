@@ -182,10 +182,11 @@ def build(
 
     with phase("network") as say:
         source = read(
-            asked.model, size=asked.size, weights=asked.weights, calibration=asked.calibration,
-            calibrate=asked.calibrate, equalise=asked.equalise, correct_bias=asked.correct_bias,
-            precision=asked.precision, decomposition=asked.decomposition, outputs=asked.outputs,
-            fix=asked.fix, mean=asked.mean, std=asked.std, seed=asked.seed, progress=say,
+            asked.model, size=asked.size, layers=asked.layers, weights=asked.weights,
+            calibration=asked.calibration, calibrate=asked.calibrate, equalise=asked.equalise,
+            correct_bias=asked.correct_bias, precision=asked.precision,
+            decomposition=asked.decomposition, outputs=asked.outputs, fix=asked.fix,
+            mean=asked.mean, std=asked.std, seed=asked.seed, progress=say,
         )
     options.check_frames(
         ready.given, asked.model, calibrated=source.calibrated, seeded=source.seeded,

@@ -22,8 +22,8 @@ class Options:
     ----------
     model : zoo name, path of an ``.onnx`` file, or of a ``graph.npz`` of an earlier build
     board : board name, or path of a ``.toml`` file
-    size, weights, calibration, calibrate, equalise, correct_bias, precision, decomposition, \
-    outputs, fix, mean, std, seed : see :func:`hwgen.models.load.read`
+    size, layers, weights, calibration, calibrate, equalise, correct_bias, precision, \
+    decomposition, outputs, fix, mean, std, seed : see :func:`hwgen.models.load.read`
         The seed is also that of frames and stalls.
     accuracy : compare with the float network, tensor by tensor
     clock : MHz; 0: the board's
@@ -38,6 +38,7 @@ class Options:
     model: str
     board: str
     size: int | tuple[int, int] | None = None
+    layers: int | None = None
     weights: Path | None = None
     calibration: Path | None = None
     calibrate: str = "minmax"
@@ -82,7 +83,8 @@ class Options:
             if len(self.size) != 2 or any(type(n) is not int or n < 1 for n in self.size):
                 raise HwgenError(f"size must be one whole number, 1 or more, or height and width, "
                                  f"not {self.size!r}")
-        for name, least in (("size", 1), ("simulate", 0), ("seed", 0)):
+        for name, least in (
+                ("size", 1), ("layers", 1), ("simulate", 0), ("seed", 0)):
             value = getattr(self, name)
             if not (type(value) is int and value >= least) and value is not None and (
                     type(value) is not tuple):
@@ -125,15 +127,15 @@ OVERRIDDEN = {
 """Options (by their names in Python), those that would have no effect beside them, and why."""
 
 OF_FLOATS = (
-    "size", "weights", "calibration", "calibrate", "equalise", "correct_bias", "precision",
-    "decomposition", "outputs", "fix", "mean", "std", "accuracy",
+    "size", "layers", "weights", "calibration", "calibrate", "equalise", "correct_bias",
+    "precision", "decomposition", "outputs", "fix", "mean", "std", "accuracy",
 )
 """Options of what is done with a float network."""
 
 MODELS = {
     ".npz": (OF_FLOATS, "it is integer already"),
-    ".onnx": (("weights",), "it has weights of its own"),
-    ".tflite": (("weights",), "it has weights of its own"),
+    ".onnx": (("weights", "layers"), "it has weights of its own, for all its layers"),
+    ".tflite": (("weights", "layers"), "it has weights of its own, for all its layers"),
 }
 """Endings of models, the options that have no effect on such a one, and why."""
 

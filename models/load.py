@@ -123,6 +123,7 @@ def read(
     model: str,
     *,
     size: Size = None,
+    layers: int | None = None,
     weights: Path | None = None,
     calibration: Path | None = None,
     precision: str = "w8a8",
@@ -145,8 +146,10 @@ def read(
     ----------
     model : zoo name, or path of an ``.onnx`` or ``.tflite`` file, or of a ``graph.npz`` that is
         integer already
-    size : height and width of the input, one number if they are alike, or the one extent that a
-        file leaves open; default the model's own
+    size : height and width of the input, one number if they are alike, the tokens of a text, or
+        the one extent that a file leaves open; default the model's own
+    layers : blocks of a zoo model that are kept, the first ones (of each stage, where it has
+        stages); default all
     weights : state dict (``.pt``) or ``.onnx`` with the weights of a zoo model; default seeded ones
     calibration : directory of images or arrays, an image, or a file of arrays; see
         :func:`hwgen.models.frames.samples.calibration`
@@ -187,7 +190,7 @@ def read(
             "equalisation": equalise, "bias correction": correct_bias}
     if model.endswith(".npz"):
         _refuse(model, "is integer already", {
-            **ways, "size": size, "weights": weights, "calibration": calibration,
+            **ways, "size": size, "layers": layers, "weights": weights, "calibration": calibration,
             "decomposition": decomposition, "outputs": outputs,
             "fixed input": fix, "normalisation": mean or std,
         })
@@ -196,8 +199,9 @@ def read(
         raise HwgenError(f"{model} takes images in 0..1 and normalises them itself: leave out mean "
                          f"and std")
     if fix and not model.endswith((".onnx", ".tflite")):
-        raise HwgenError(f"{model} takes an image alone, which is not fixed: leave out fix")
-    network, meta = _network(model, size, weights, calibration, outputs, fix, seed, progress)
+        raise HwgenError(f"{model} is of the zoo, whose inputs are not fixed: leave out fix")
+    network, meta = _network(
+        model, size, layers, weights, calibration, outputs, fix, seed, progress)
     if normalisation is not None:
         network.normalised.update(samples.normalised(network, normalisation))
     whole = float_model(network)
@@ -279,7 +283,7 @@ def _refuse(model: str, why: str, given: Mapping[str, object]) -> None:
 
 
 def _network(
-    model: str, size: Size, weights: Path | None, calibration: Path | None,
+    model: str, size: Size, layers: int | None, weights: Path | None, calibration: Path | None,
     outputs: Sequence[str], fix: Sequence[str], seed: int, progress: Callable[[str], None],
 ) -> tuple[Network, dict]:
     """The float network of a file or of the zoo, and where it comes from, as meta data.
@@ -292,6 +296,8 @@ def _network(
     if model.endswith((".onnx", ".tflite")):
         if weights is not None:
             raise HwgenError(f"Weights go with a zoo model: {model} has its own")
+        if layers is not None:
+            raise HwgenError(f"Layers go with a zoo model: {model} is taken whole")
         progress("read")
         meta = {"model": Path(model).stem, "weights": "of the model's file"}
         if model.endswith(".tflite"):
@@ -302,20 +308,23 @@ def _network(
     if isinstance(size, tuple):
         raise HwgenError(f"{model} takes square images: give its size as one number, not "
                          f"{size[0]}x{size[1]}")
-    extent = entry.check_size(size)
+    extent, kept = entry.check_size(size), entry.check_layers(layers)
+    if weights is not None and weights.suffix == ".onnx" and kept is not None:
+        raise HwgenError(f"Layers go with a state dict: {weights} is taken whole")
     if weights is not None and weights.suffix == ".onnx":
         progress("read")
         network = reader.read(weights, extent, outputs)
     else:
         progress("export")
         photos = samples.pictures(calibration, (extent, extent), seed)
-        exported = entry.export(extent, weights, photos, seed)
+        exported = entry.export(extent, weights, photos, seed, kept)
         progress("read")
         network = reader.normalise(exported, model, None, outputs)
     return network, {
         "model": model, **entry.meta,
         "weights": str(weights) if weights else f"seeded with {seed}, not trained",
         "seeded": weights is None,
+        **({} if kept is None else {"layers": kept}),
     }
 
 

@@ -21,8 +21,8 @@ PAIRS = {
 }
 """Pairs of which one overrides the other."""
 
-FLOATS = {"size", "weights", "calibration", "calibrate", "equalise", "correct_bias", "precision",
-          "decomposition", "outputs", "fix", "mean", "std", "accuracy"}
+FLOATS = {"size", "layers", "weights", "calibration", "calibrate", "equalise", "correct_bias",
+          "precision", "decomposition", "outputs", "fix", "mean", "std", "accuracy"}
 """Options of float networks."""
 
 
@@ -37,7 +37,8 @@ def refused(given: list[str], model: str) -> str:
 
 @pytest.mark.parametrize("model", ["yolov5n", "net.onnx", "graph.npz"])
 def test_every_option_with_every_model(model: str) -> None:
-    wrong = {"yolov5n": set(), "net.onnx": {"weights"}, "graph.npz": FLOATS | {"seed"}}[model]
+    wrong = {"yolov5n": set(), "net.onnx": {"weights", "layers"},
+             "graph.npz": FLOATS | {"seed"}}[model]
     for name in NAMES:
         message = refused([name], model)
         assert bool(message) == (name in wrong), (name, message)

@@ -15,6 +15,7 @@ from hwgen.blocks.registry import keeps_lanes, keeps_pixels
 from hwgen.dse.design.cells import fewest_lanes, least_interval
 from hwgen.dse.design.extents import divisors, fold_choices
 from hwgen.ir import (
+    Attention,
     Conv,
     Convolution,
     Graph,
@@ -56,7 +57,7 @@ class StreamClass:
     Members
     -------
     members : names of the tensors
-    channels : greatest common divisor of their channels
+    channels : greatest common divisor of their channels, and of those of a head
     extent : greatest common divisor of their innermost extents
     elements : elements of the largest
     single : whether a block takes them one pixel at a time
@@ -125,6 +126,11 @@ class Streams:
         self.of = {name: self.classes[find(name)] for name in graph.types}
         self.cells = {node.name: (node.op, StreamType(graph.types[node.inputs[0]]))
                       for node in graph.nodes if isinstance(node.op, Recurrent)}
+        for node in graph.nodes:
+            if isinstance(node.op, Attention):
+                # A beat of an attention is of one head.
+                _, count = node.op.head_channels(*(graph.types[t] for t in node.inputs))
+                self.of[node.name].channels = math.gcd(self.of[node.name].channels, count)
         for name in single:
             self.of[name].single = True
 

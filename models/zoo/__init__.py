@@ -49,6 +49,11 @@ def _last_of_alexnet(size: int) -> int:
     return extent
 
 
+def _up_to(most: int) -> Sizes:
+    """Texts of 2 to ``most`` tokens."""
+    return Sizes(f"between 2 and {most}", lambda size: 2 <= size <= most)
+
+
 _VGG_SIZES = Sizes(
     "a multiple of 32 whose 32nd part divides 7 or is a multiple of 7",
     lambda size: size % 32 == 0 and _whole(7, lambda s: s // 32)(size),
@@ -80,17 +85,25 @@ _V3 = {
 }
 _V8 = {**_COCO, "strides": [8, 16, 32], "bins": 16}
 _CARVANA = {"task": "segment", "classes": 2}
+_TEXT = {"task": "text"}
+_OF_16 = Sizes("a multiple of 16, at least 32", lambda size: size % 16 == 0 and size >= 32)
+_OF_224 = Sizes("224, because its weights are for 196 patches", lambda size: size == 224)
+_HALF = Colours((0.5,) * 3, (0.5,) * 3)
 _KINETICS = {"task": "video", "classes": 400}, Colours((0.45,) * 3, (0.225,) * 3)
 
 _HEADS_V5 = "3 maps of 3 x (4 box + 1 objectness + 80 classes), strides 8, 16, 32"
 _HEADS_V3 = "2 maps of 3 x (4 box + 1 objectness + 80 classes), strides 16, 32"
 _HEADS_V8 = "3 maps of 4 sides x 16 bins and 3 of 80 classes, strides 8, 16, 32"
 _HEADS_IMAGENET = "1000 class scores"
+_HEADS_TEXT = "what stands for each token"
+_HEADS_POOLED = f"{_HEADS_TEXT}, and for the text"
 _HEADS_UNET = "map of 2 class scores a pixel"
 
 _ANCHORED = ("head_p3", "head_p4", "head_p5")
 _FREE = ("box_p3", "class_p3", "box_p4", "class_p4", "box_p5", "class_p5")
 _SCORES = ("scores",)
+_HIDDEN = ("hidden",)
+_POOLED = ("hidden", "pooled")
 _MASK = ("mask",)
 
 _ZOO = {
@@ -135,6 +148,32 @@ _ZOO = {
               512, multiple_of(16), 31_037_698, 192_686_325_760, _CARVANA),
         Entry("x3d-m", _network("x3d", "X3D"), _SCORES, "400 class scores of a clip",
               224, _IMAGES, 3_794_274, 4_732_468_736, *_KINETICS, frames=16),
+        Entry("deit-tiny", _network("vit", "VisionTransformer", 192, 3), _SCORES, _HEADS_IMAGENET,
+              224, _OF_16, 5_717_416, 1_253_683_200, *_IMAGENET, layers=12),
+        Entry("deit-small", _network("vit", "VisionTransformer", 384, 6), _SCORES, _HEADS_IMAGENET,
+              224, _OF_16, 22_050_664, 4_598_882_304, *_IMAGENET, layers=12),
+        Entry("vit-b16", _network("vit", "VisionTransformer", 768, 12), _SCORES, _HEADS_IMAGENET,
+              224, _OF_16, 86_567_656, 17_563_828_224, _IMAGENET[0], _HALF, layers=12),
+        Entry("mixer-s16", _network("mixer", "Mixer"), _SCORES, _HEADS_IMAGENET,
+              224, _OF_224, 18_528_264, 3_776_958_464, _IMAGENET[0], _HALF, layers=8),
+        Entry("convnext-tiny", _network("convnext", "ConvNeXt"), _SCORES, _HEADS_IMAGENET,
+              224, _IMAGES, 28_589_128, 4_455_531_264, *_IMAGENET, layers=9),
+        Entry("swin-tiny", _network("swin", "Swin"), _SCORES, _HEADS_IMAGENET,
+              224, multiple_of(224), 28_288_354, 4_490_566_656, *_IMAGENET, layers=6),
+        Entry("mobilevit-xxs", _network("mobilevit", "MobileViT"), _SCORES, _HEADS_IMAGENET,
+              256, multiple_of(64), 1_272_024, 407_364_096, _IMAGENET[0], layers=4),
+        Entry("gpt2", _network("gpt", "GPT2"), _HIDDEN, _HEADS_TEXT,
+              128, _up_to(1024), 124_439_808, 11_173_625_856, _TEXT, words=50257, layers=12),
+        Entry("opt-125m", _network("gpt", "OPT"), _HIDDEN, _HEADS_TEXT,
+              128, _up_to(2048), 125_239_296, 11_173_625_856, _TEXT, words=50272, layers=12),
+        Entry("tinyllama-like", _network("llama", "Llama"), _HIDDEN, _HEADS_TEXT,
+              128, _up_to(2048), 27_660_800, 1_509_949_440, _TEXT, words=32000, layers=4),
+        Entry("bert-mini", _network("bert", "Bert", 256, 4, 4), _POOLED,
+              _HEADS_POOLED, 128, _up_to(512), 11_170_560, 436_273_152, _TEXT,
+              words=30522, layers=4),
+        Entry("minilm-l6", _network("bert", "Bert", 384, 12, 6), _POOLED,
+              _HEADS_POOLED, 128, _up_to(512), 22_713_216, 1_434_599_424, _TEXT,
+              words=30522, layers=6),
         # Keras counts 78,666, with the running statistics of the normalisations.
         Entry("resnet8", _network("resnet", "ResNet8"), _SCORES, "10 class scores",
               32, multiple_of(4), 78_186, 12_501_632, {"task": "classify", "classes": 10}),
@@ -175,9 +214,8 @@ def listing() -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("heads")
     for entry in _ZOO.values():
-        size = "x".join(map(str, entry.input_shape(entry.size)[2:]))
         table.add_row(entry.name, entry.task, f"{entry.macs / 1e6:,.1f} M",
-                      f"{entry.parameters / 1e6:,.2f} M", size,
+                      f"{entry.parameters / 1e6:,.2f} M", entry.extents(entry.size),
                       # Cut off rather than wrapped: one line a network.
                       Text(entry.heads, no_wrap=True, overflow="ellipsis"))
     return table

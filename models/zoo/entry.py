@@ -72,13 +72,15 @@ class Entry:
     size : default height and width of the image
     sizes : those that it takes
     parameters : published number of parameters
-    macs : multiplications and accumulations for one image or clip of the default size
-        Of convolutions and dense layers, taps on the padding included.
+    macs : multiplications and accumulations for one image, clip or text of the default size
+        Of convolutions, dense layers and the products of attention, taps on the padding included.
     meta : what the host needs to know to decode the outputs; plain JSON data
         At least ``task``: ``detect``, ``classify``, ``segment`` or ``video``.
     colours : to which published weights expect images normalised; None: they take them in 0..1
         Normalising is part of the network: its input is an image in 0..1 either way.
     frames : images of one clip; None: the network takes one image
+    words : of the vocabulary, for a network that takes ids of words; its size is their number
+    layers : blocks, of the longest stage where it has stages; None: the network is taken whole
     deploy : replaces what only training needs; ``parameters`` and ``macs`` are counted thereafter
     """
 
@@ -93,6 +95,8 @@ class Entry:
     meta: dict = field(default_factory=dict)
     colours: Colours | None = None
     frames: int | None = None
+    words: int | None = None
+    layers: int | None = None
     deploy: Callable[[nn.Module], nn.Module] = lambda module: module
 
     @property
@@ -117,28 +121,59 @@ class Entry:
             )
         return size
 
+    def check_layers(self, layers: int | None) -> int | None:
+        """The blocks to keep, or None for all of them.
+
+        Raises
+        ------
+        :exc:`HwgenError`
+            If the network cannot be cut to so many.
+        """
+        if layers is not None and self.layers is None:
+            raise HwgenError(f"{self.name} is taken whole, with all its layers: leave out layers")
+        if layers is not None and self.layers is not None and not 1 <= layers <= self.layers:
+            raise HwgenError(f"{self.name} has {self.layers} layers, of which 1 to {self.layers} "
+                             f"can be kept, not {layers}")
+        return layers
+
     def input_shape(self, size: int) -> tuple[int, ...]:
-        """Shape of the input, ``(1, 3, H, W)`` or, for video, ``(1, 3, T, H, W)``."""
+        """Shape of the input.
+
+        ``(1, 3, H, W)``; for video ``(1, 3, T, H, W)``, and for text ``(1, T)``.
+        """
+        if self.words is not None:
+            return (1, size)
         return (1, 3, size, size) if self.frames is None else (1, 3, self.frames, size, size)
 
+    def extents(self, size: int) -> str:
+        """The size as tables show it: ``224x224``, or ``128 tokens``."""
+        if self.words is not None:
+            return f"{size} tokens"
+        return "x".join(map(str, self.input_shape(size)[2:]))
+
     def inputs(self, photos: np.ndarray) -> np.ndarray:
-        """What the network takes, float32 in 0..1, for photographs.
+        """What the network takes for photographs: float32 in 0..1, or ids.
 
         Parameters
         ----------
-        photos : uint8 ``(N, H, W, 3)``; a network for video sees a pan over each of them
+        photos : uint8 ``(N, H, W, 3)``; a network for video sees a pan over each of them, and one
+            for text the colours of the first row as numbers of words
 
         Returns
         -------
-        ``(N, 3, H, W)`` or ``(N, 3, T, H, W)``
+        ``(N, 3, H, W)``, ``(N, 3, T, H, W)`` or, int64, ``(N, T)``
         """
+        if self.words is not None:
+            return photos[:, 0].astype(np.int64) @ [1 << 16, 1 << 8, 1] % self.words
         images = photos.astype(np.float32).transpose(0, 3, 1, 2) / 255
         if self.frames is None:
             return images
         step = max(1, images.shape[-1] // 64)
         return np.stack([np.roll(images, t * step, -1) for t in range(self.frames)], axis=2)
 
-    def module(self, weights: Path | None, photos: np.ndarray, seed: int) -> nn.Module:
+    def module(
+        self, weights: Path | None, photos: np.ndarray, seed: int, layers: int | None = None
+    ) -> nn.Module:
         """The network in evaluation mode, as deployed, with weights from a file or seeded.
 
         It takes what :meth:`inputs` gives: where its weights expect otherwise, it normalises first.
@@ -148,6 +183,7 @@ class Entry:
         weights : state dict file, or None
         photos : uint8 ``(N, H, W, 3)``, from which seeded networks take their batch statistics
         seed : of the weights
+        layers : blocks that are kept of those that the weights are for; None: all
         """
         import torch
 
@@ -166,23 +202,34 @@ class Entry:
         count = sum(p.numel() for p in module.parameters())
         if count != self.parameters:
             raise AssertionError(f"{self.name} has {count} parameters, not {self.parameters}")
+        if layers is not None:
+            from hwgen.models.zoo.layers import Layered
+
+            assert isinstance(module, Layered)
+            module.keep(layers)
         return module
 
-    def export(self, size: int, weights: Path | None, photos: np.ndarray, seed: int) -> bytes:
+    def export(
+        self, size: int, weights: Path | None, photos: np.ndarray, seed: int,
+        layers: int | None = None,
+    ) -> bytes:
         """The network as ONNX; see :meth:`module`."""
-        return self.serialise(self.module(weights, photos, seed), size)
+        return self.serialise(self.module(weights, photos, seed, layers), size)
 
     def serialise(self, module: nn.Module, size: int) -> bytes:
-        """A module of this network as ONNX, for images of one size."""
+        """A module of this network as ONNX, for images or texts of one size."""
         import torch
 
+        name = "image" if self.frames is None else "clip"
+        example = torch.zeros(self.input_shape(size))
+        if self.words is not None:
+            name, example = "ids", example.long()
         buffer = io.BytesIO()
         with torch.no_grad(), warnings.catch_warnings():
             # The TorchScript exporter is deprecated, but quicker and with plainer names.
             warnings.simplefilter("ignore")
             torch.onnx.export(
-                module, (torch.zeros(self.input_shape(size)),), buffer,
-                input_names=["image" if self.frames is None else "clip"],
+                module, (example,), buffer, input_names=[name],
                 output_names=list(self.outputs), dynamo=False, opset_version=17,
             )
         return buffer.getvalue()

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 __all__ = [
-    "SPPF", "AnchorHeads", "ConvUnit", "Normalise", "WholePool", "initialise", "round_channels",
+    "SPPF", "AnchorHeads", "ConvUnit", "Layered", "Normalise", "WholePool", "initialise",
+    "round_channels",
 ]
 
 
@@ -34,6 +35,19 @@ def initialise(module: nn.Module) -> None:
             continue
         if part.bias is not None:
             nn.init.zeros_(part.bias)
+
+
+class Layered(nn.Module):
+    """A network of blocks that are alike, of which the first can be kept alone."""
+
+    def stacks(self) -> list[nn.ModuleList | nn.Sequential]:
+        """The blocks of each stage."""
+        raise NotImplementedError
+
+    def keep(self, layers: int) -> None:
+        """Leave at most the first ``layers`` blocks of each stage."""
+        for stack in self.stacks():
+            del stack[layers:]
 
 
 class Normalise(nn.Module):

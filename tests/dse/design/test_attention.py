@@ -6,6 +6,7 @@ import pytest
 from hwgen import boards
 from hwgen.blocks.attention import AttentionConfig
 from hwgen.dse.design.search import search
+from hwgen.dse.design.streams import Streams
 from hwgen.ir import Attention, Conv, Graph, Quantisation, Requantise, TensorType
 
 CODES = Quantisation(0.05, 0)
@@ -41,3 +42,12 @@ def test_is_folded_as_far_as_it_must_be(fps):
     assert multipliers <= (6 if fps == 2_000 else 60)
     # Times that were predicted hold for what is planned again.
     assert found.netlist.interval <= found.timing.interval
+
+
+def test_lanes_are_those_of_one_head():
+    """192 channels of three heads: six lanes would carry a frame, but no head has as many."""
+    streams = Streams(transformer(17, 3, 64))
+    beats = [streams.choose(cycles, False) for cycles in (3264, 1632, 748, 544, 272, 51)]
+    assert [each and each.lanes["a"] for each in beats] == [1, 2, 8, 8, 16, 64]
+    assert streams.least_interval() == 51
+    assert streams.choose(50, False) is None

@@ -233,7 +233,7 @@ def test_what_is_refused(tmp_path):
         read(str(path), fix=["mask=1"])
     with pytest.raises(HwgenError, match="no input is left that is not fixed"):
         read(str(path), fix=["ids=1"])
-    with pytest.raises(HwgenError, match="takes an image alone"):
+    with pytest.raises(HwgenError, match="whose inputs are not fixed"):
         read("resnet8", fix=["image=0"])
     large = file(tmp_path, [N("Gather", ["large", "ids"], ["e"]), LAST],
                  large=np.zeros(((1 << 16) + 1, WIDTH), np.float32))

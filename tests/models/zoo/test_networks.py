@@ -14,10 +14,14 @@ from hwgen.models import zoo
 from hwgen.models.frames.images import photographs
 from hwgen.models.onnx.reader import normalise
 from hwgen.models.onnx.session import session
+from hwgen.models.zoo.gpt import Product
+from hwgen.models.zoo.transformer import Attend
 
 pytestmark = pytest.mark.network
 
 NORMS = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
+WHOLE = [name for name in zoo.names() if zoo.find(name).layers is None]
+"""The others are cut to a layer, in a file of their own."""
 WEIGHTED = nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.Linear
 OPS = {
     "Add", "Clip", "Concat", "Conv", "ConvTranspose", "Div", "Flatten", "Gemm",
@@ -55,12 +59,18 @@ def test_counts(name):
 
     def add(part, inputs, output):
         nonlocal macs
+        if isinstance(part, Attend):
+            macs += 2 * inputs[0].numel() * inputs[1].shape[1]
+            return
         whole = inputs[0] if isinstance(part, nn.ConvTranspose2d) else output
-        macs += whole.numel() * prod(part.weight.shape[1:])
+        sums = part.weight.shape[:1] if isinstance(part, Product) else part.weight.shape[1:]
+        macs += whole.numel() * prod(sums)
 
-    hooks = [m.register_forward_hook(add) for m in module.modules() if isinstance(m, WEIGHTED)]
+    hooks = [m.register_forward_hook(add) for m in module.modules()
+             if isinstance(m, WEIGHTED | Attend | Product)]
     with torch.device("meta"):
-        outputs = module(torch.zeros(entry.input_shape(entry.size)))
+        example = torch.zeros(entry.input_shape(entry.size))
+        outputs = module(example.long() if entry.words else example)
     for hook in hooks:
         hook.remove()
     assert macs == entry.macs
@@ -81,13 +91,14 @@ def test_published_counts_of_fused_networks(name, parameters):
     ("yolov3-tiny", 5.56 / 2), ("resnet18", 1.81), ("resnet50", 4.09), ("mobilenetv2", 0.30),
     ("mobilenetv3-large", 0.219), ("mobilenetv3-small", 0.056), ("vgg11", 7.61), ("vgg16", 15.47),
     ("alexnet", 0.71), ("squeezenet", 0.35), ("repvgg-a0", 1.36), ("x3d-m", 4.73),
-    ("resnet8", 0.0125),
+    ("resnet8", 0.0125), ("deit-tiny", 1.26), ("deit-small", 4.6), ("vit-b16", 17.6),
+    ("mixer-s16", 3.78), ("convnext-tiny", 4.47), ("swin-tiny", 4.5),
 ])
 def test_published_macs(name, giga):
     assert zoo.find(name).macs == pytest.approx(giga * 1e9, rel=0.012)
 
 
-@pytest.mark.parametrize("name", zoo.names())
+@pytest.mark.parametrize("name", WHOLE)
 def test_seeded_weights_are_sane_and_the_export_is_plain(name):
     entry = zoo.find(name)
     size = SMALL.get(name, 32)
@@ -143,6 +154,8 @@ def test_names():
         "yolov3-tiny", "yolov5n", "yolov5s", "yolov8n", "yolov8s", "resnet18", "resnet50",
         "mobilenetv2", "mobilenetv3-small", "mobilenetv3-large", "vgg11", "vgg16", "alexnet",
         "squeezenet", "repvgg-a0", "unet-bilinear", "unet-transposed", "x3d-m", "resnet8",
+        "deit-tiny", "deit-small", "vit-b16", "mixer-s16", "convnext-tiny", "swin-tiny",
+        "mobilevit-xxs", "gpt2", "opt-125m", "tinyllama-like", "bert-mini", "minilm-l6",
     }
 
 
@@ -150,9 +163,10 @@ def test_names():
 def test_entries_are_plain_and_consistent(name):
     entry = zoo.find(name)
     assert json.loads(json.dumps(entry.meta)) == entry.meta
-    assert entry.task in ("detect", "classify", "segment", "video")
+    assert entry.task in ("detect", "classify", "segment", "video", "text")
     assert entry.check_size(None) == entry.size
-    assert str(entry.meta["classes"]) in entry.heads
+    assert (entry.task == "text") == (entry.words is not None)
+    assert entry.words or str(entry.meta["classes"]) in entry.heads
     if entry.task == "detect":
         maps = len(entry.outputs) // (2 if "bins" in entry.meta else 1)
         assert maps == len(entry.meta["strides"])
@@ -160,10 +174,11 @@ def test_entries_are_plain_and_consistent(name):
 
 
 def test_who_normalises():
-    """Those with published weights for ImageNet or Kinetics."""
+    """Those with published weights for normalised images."""
     assert {name for name in zoo.names() if zoo.find(name).colours is None} == {
         "yolov3-tiny", "yolov5n", "yolov5s", "yolov8n", "yolov8s", "unet-bilinear",
-        "unet-transposed", "resnet8",
+        "unet-transposed", "resnet8", "mobilevit-xxs", "gpt2", "opt-125m", "tinyllama-like",
+        "bert-mini", "minilm-l6",
     }
 
 

@@ -14,9 +14,9 @@ def table():
              "|---|---|---|---|---|---|"]
     for name in zoo.names():
         entry = zoo.find(name)
-        size = "x".join(map(str, entry.input_shape(entry.size)[2:]))
         lines.append(f"| `{name}` | {entry.task} | {entry.macs / 1e6:,.1f} M | "
-                     f"{entry.parameters / 1e6:,.2f} M | {size} | {entry.sizes.rule} |")
+                     f"{entry.parameters / 1e6:,.2f} M | {entry.extents(entry.size)} | "
+                     f"{entry.sizes.rule} |")
     return "\n".join(lines)
 
 
