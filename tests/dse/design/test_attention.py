@@ -11,7 +11,9 @@ from hwgen.ir import Attention, Conv, Graph, Quantisation, Requantise, TensorTyp
 CODES = Quantisation(0.05, 0)
 
 
-def transformer(tokens: int = 24, heads: int = 2, d: int = 16) -> Graph:
+def transformer(
+    tokens: int = 24, heads: int = 2, d: int = 16, windows: int = 1, bias: np.ndarray | None = None
+) -> Graph:
     """A layer for queries, keys and values each, and one behind."""
     random, channels = np.random.default_rng(0), heads * d
     graph = Graph()
@@ -25,7 +27,8 @@ def transformer(tokens: int = 24, heads: int = 2, d: int = 16) -> Graph:
 
     names = [layer("x", name) for name in "qkv"]
     types = [graph.types[name] for name in names]
-    graph.add(Attention.from_types(heads, *types, CODES, d**-0.5), *names, name="a")
+    graph.add(Attention.from_types(heads, *types, CODES, d**-0.5, windows=windows, bias=bias),
+              *names, name="a")
     graph.outputs = [layer("a", "o")]
     return graph
 
@@ -41,3 +44,16 @@ def test_is_folded_as_far_as_it_must_be(fps):
     assert multipliers <= (6 if fps == 2_000 else 60)
     # Times that were predicted hold for what is planned again.
     assert found.netlist.interval <= found.timing.interval
+
+
+def test_windows_need_fewer_multipliers():
+    """A quarter of the scores, and a bias for them."""
+    board, multipliers = boards.load("zcu102"), []
+    for graph in (transformer(), transformer(windows=4, bias=np.eye(6)[None, None])):
+        found = search(graph, board, target_fps=60_000)
+        config = found.netlist.blocks["a"]
+        assert isinstance(config, AttentionConfig)
+        assert config.interval <= 1e6 * found.design.clock_mhz / 60_000
+        assert ("bias" in config.score_tables) == (config.op.windows > 1)
+        multipliers.append(config.resources(board.family).dsp)
+    assert multipliers[1] < multipliers[0]
