@@ -26,6 +26,8 @@ PRODUCT_BITS = 52
 """Most bits of a row's sums times its reciprocal: a double holds them."""
 BIAS_STEPS = 256
 """By how many steps of a bias an exponent of 1 is apart, at least."""
+ALIKE = 1e-5
+"""Biases that differ by no more, in nats, are the same."""
 HIDDEN = -80.0
 """A key whose bias is so far below a row's largest, in nats, is hidden; masks add -100 or less."""
 
@@ -311,8 +313,14 @@ def _bias(
     if np.isneginf(top).any() or not (np.isfinite(bias) | np.isneginf(bias)).all():
         raise HwgenError("A bias must be finite, or -inf for some of the keys of a query")
     hidden = bias - top <= HIDDEN
-    low = np.where(hidden, top, bias).min(-1, keepdims=True)
-    level = np.where(hidden, 0, bias - (top + low) / 2)
+    # Of keys that are hidden it may be anything, so as it is in other windows or for other heads.
+    seen = np.ma.masked_array(bias, hidden)
+    for axis in (0, 1):
+        least, most = seen.min(axis, keepdims=True), seen.max(axis, keepdims=True)
+        if (most - least).max() <= ALIKE:
+            seen = least
+    middle = (seen.min(-1, keepdims=True) + seen.max(-1, keepdims=True)) / 2
+    level = (seen - middle).filled(0.0)
     shift = int(np.clip(np.floor(np.log2(1 / BIAS_STEPS / unit.max())), 0, 30))
     values = np.rint(level / (unit[..., None, None] * 2.0**shift)).astype(np.int64)
     return (_shared(values) if values.any() else None, shift if values.any() else 0,

@@ -22,6 +22,7 @@ from hwgen.models.onnx.division import Host, divide, divide_at
 from hwgen.models.onnx.elements import to_float32
 from hwgen.models.onnx.external import embed
 from hwgen.models.onnx.foreign import write_foreign_ops
+from hwgen.models.onnx.groups import keep_frames
 from hwgen.models.onnx.integers import dequantise_choices
 from hwgen.models.onnx.moves import settle_moves
 from hwgen.models.onnx.network import Network
@@ -121,6 +122,7 @@ def normalise(
     model = _folded(model, name, size, FUSIONS if quantisers.weights else [])
     model = _distinct(model)
     settle_moves(model, {*quantisers.codes, *quantisers.inner, *quantisers.weights})
+    keep_frames(model, quantisers.weights)
     typed = {o: (helper.make_node("Cast", [o], [o], to=kind), kind) for o, kind in outer.items()}
     typed |= quantisers.integer_outputs
     network = _divided(model, name, given, outputs, typed)

@@ -141,7 +141,11 @@ def _fix_extents(value: onnx.ValueInfoProto, name: str, size: int | None) -> boo
 
 
 def check_extents(model: onnx.ModelProto, name: str, size: int | None) -> None:
-    """Refuse tensors that are empty or too large, before anything allocates them."""
+    """Refuse tensors that are empty or too large, before anything allocates them.
+
+    What is empty may be joined to something, as in a roll by 0; it is left out.  Constants are
+    folded later, so what they are computed from may be empty.
+    """
     for constant in model.graph.initializer:
         if math.prod(constant.dims) > ELEMENTS:
             raise HwgenError(f"{name}: constant {constant.name!r} of {list(constant.dims)} is "
@@ -150,12 +154,33 @@ def check_extents(model: onnx.ModelProto, name: str, size: int | None) -> None:
         found = infer_shapes(model)
     except Exception as error:
         raise HwgenError(f"{name} is inconsistent{with_size(size)}: {first_line(error)}") from None
+    empty = _without_empty_parts(model, found)
     for value in (*found.graph.input, *found.graph.value_info, *found.graph.output):
         dims = [d.dim_value for d in value.type.tensor_type.shape.dim if d.HasField("dim_value")]
         if math.prod(dims) > ELEMENTS or any(d < 0 for d in dims):
             raise HwgenError(f"{name}: tensor {value.name!r} of {dims} is too large")
-        if 0 in dims:
+        if 0 in dims and value.name in empty:
             raise HwgenError(f"{name}: tensor {value.name!r} of {dims} is empty")
+
+
+def _without_empty_parts(model: onnx.ModelProto, found: onnx.ModelProto) -> set[str]:
+    """Take empty parts off concatenations, in place; returns the other streams that are empty."""
+    empty = {value.name for value in (*found.graph.input, *found.graph.value_info,
+                                      *found.graph.output)
+             if any(d.HasField("dim_value") and d.dim_value == 0
+                    for d in value.type.tensor_type.shape.dim)}
+    live = {value.name for value in model.graph.input}
+    read = {value.name for value in model.graph.output}
+    for node in model.graph.node:
+        if live.intersection(node.input):
+            live.update(node.output)
+        if node.op_type == "Concat" and not empty.issuperset(node.input) and (
+                live.intersection(node.input)):
+            kept = [name for name in node.input if name not in empty]
+            node.input[:] = kept
+        if node.output[0] not in empty:
+            read.update(node.input)
+    return empty & live & read
 
 
 def infer_shapes(model: onnx.ModelProto, **options) -> onnx.ModelProto:
