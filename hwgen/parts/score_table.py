@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from amaranth.hdl import Array, Module, Mux, Signal, Value
+from amaranth.hdl import Array, Module, Mux, Value
 
 from hwgen.device.arithmetic import counter, levels, signed_width
 from hwgen.device.cost import Area, Part, logic

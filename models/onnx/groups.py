@@ -253,8 +253,8 @@ def _along(lifter: _Lifter, node: onnx.NodeProto) -> onnx.NodeProto | None:
     axis = attributes(node).get("axis", 1 if old else -1) % rank
     if (old and axis != rank - 1) or len(node.output) > 1:
         return None
-    rest = [name for name in node.input[1:]]
-    return lifter.copy(node, [lifter.with_axis(node.input[0]), *rest], axis=axis - rank)
+    inputs = [lifter.with_axis(node.input[0]), *node.input[1:]]
+    return lifter.copy(node, inputs, axis=axis - rank)
 
 
 @_lifts("Concat", "Gather", "Split")

@@ -16,12 +16,14 @@ from google.protobuf.message import DecodeError
 from onnx import helper, numpy_helper
 
 from hwgen.errors import HwgenError, HwgenWarning, reason
+from hwgen.models.onnx import fused_attention
 from hwgen.models.onnx.batch import to_one_frame
 from hwgen.models.onnx.channel_scales import fold_channel_scales
 from hwgen.models.onnx.division import Host, divide, divide_at
 from hwgen.models.onnx.elements import to_float32
 from hwgen.models.onnx.external import embed
 from hwgen.models.onnx.foreign import write_foreign_ops
+from hwgen.models.onnx.fused import write_fused_ops
 from hwgen.models.onnx.groups import keep_frames
 from hwgen.models.onnx.integers import dequantise_choices
 from hwgen.models.onnx.moves import settle_moves
@@ -42,10 +44,14 @@ from hwgen.models.onnx.shapes import (
     fix_inputs,
     floor_pools,
     infer_shapes,
+    stated_shapes,
     with_size,
 )
 
 __all__ = ["normalise", "read"]
+
+# Imported for what it registers.
+_ = fused_attention
 
 FUSIONS = ["ConvAddFusion", "ConvBNFusion", "ConvMulFusion"]
 """Optimisations that would change weights which the file states in integers."""
@@ -93,6 +99,7 @@ def normalise(
         model = onnx.load_from_string(data)
         embed(model, name, path)
         sort_nodes(model)
+        write_fused_ops(model, None)
         write_foreign_ops(model, name)
         model = brought_up(model, name)
         unknown = complete_outputs(model, name)
@@ -114,6 +121,7 @@ def normalise(
     with _quantisers_of(name):
         quantisers = Quantisers(model)
     to_one_frame(model, name)
+    write_fused_ops(model, stated_shapes)
     check_extents(model, name, size)
     floor_pools(model)
     known_forms(model)

@@ -13,7 +13,7 @@ from hwgen.models.onnx.quantisers import INTEGERS
 
 __all__ = [
     "check_extents", "complete_outputs", "first_line", "fix_inputs", "floor_pools", "infer_shapes",
-    "with_size",
+    "stated_shapes", "with_size",
 ]
 
 ELEMENTS = 1 << 28
@@ -200,6 +200,17 @@ def infer_shapes(model: onnx.ModelProto, **options) -> onnx.ModelProto:
             graph.input.append(helper.make_tensor_value_info(
                 constant.name, constant.data_type, list(constant.dims)))
     return shape_inference.infer_shapes(bare, data_prop=True, **options)
+
+
+def stated_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Shapes of a model's tensors and constants, as far as they follow from its inputs."""
+    found = infer_shapes(model).graph
+    shapes = {constant.name: tuple(constant.dims) for constant in model.graph.initializer}
+    for value in (*found.input, *found.value_info, *found.output):
+        dims = value.type.tensor_type.shape.dim
+        if value.type.tensor_type.HasField("shape") and all(d.HasField("dim_value") for d in dims):
+            shapes[value.name] = tuple(d.dim_value for d in dims)
+    return shapes
 
 
 def floor_pools(model: onnx.ModelProto) -> None:
