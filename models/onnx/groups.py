@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from hwgen.errors import HwgenError
 from hwgen.models.onnx.nodes import ELEMENTWISE, WEIGHTED, attributes, opset, reads
 from hwgen.models.onnx.shapes import infer_shapes
 
@@ -31,12 +32,17 @@ Where more than one node is needed, all but the last are appended.
 def keep_frames(model: onnx.ModelProto, kept: Collection[str]) -> None:
     """Give tensors whose first axis is more than the batch an axis in front, in place.
 
-    Nodes that no layer with weights follows stay as they are, and so do ops that cannot.
+    Nodes that no layer with weights follows stay as they are.
 
     Parameters
     ----------
     model : with constants folded and shapes inferred, and inputs with a batch of 1
     kept : constants that must stay as they are
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If an op in front of a layer cannot do without such a batch.
     """
     if any(a.HasField("g") or a.graphs for node in model.graph.node for a in node.attribute):
         return
@@ -89,6 +95,12 @@ class _Lifter:
             if not (several or self.lifted.intersection(node.input)):
                 self.nodes.append(node)
             elif id(node) not in inside or not self._lift(node):
+                if id(node) in inside and self.lifted.intersection(node.input):
+                    shapes = [list(self.shapes[i]) for i in node.input if i in self.lifted]
+                    raise HwgenError(
+                        f"Node {node.name or node.output[0]!r} ({node.op_type}): its first axis "
+                        f"is a part of a frame, not the batch, in {shapes[0]}: that is not "
+                        f"supported for this op")
                 copy = onnx.NodeProto.FromString(node.SerializeToString())
                 copy.input[:] = [self.plain(name) for name in node.input]
                 self.nodes.append(copy)

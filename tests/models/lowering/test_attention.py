@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from hwgen.errors import HwgenError
-from hwgen.ir import Attention, Rearrange
+from hwgen.ir import Attention, Conv, Rearrange
 from hwgen.models.load import read
 from tests.models.whole import compared
 
@@ -248,6 +248,9 @@ def test_windows(form, opset, tmp_path):
     # The frame is put in another order once in front, and once behind.
     orders = [node for node in source.graph.nodes if isinstance(node.op, Rearrange)]
     assert len(orders) == 2
+    # Queries, keys and values have a layer each.
+    layers = [node for node in source.graph.nodes if node.inputs == (orders[0].name,)]
+    assert [layer.op.cout for layer in layers if isinstance(layer.op, Conv)] == [C, C, C]
 
 
 @pytest.mark.parametrize("form", ["channels first", "over channels", "scales by head", "pixels"])
