@@ -19,7 +19,10 @@ import onnx
 from hwgen.errors import HwgenError
 from hwgen.models.onnx.nodes import WEIGHTED, attributes, opset
 
-__all__ = ["AttentionPattern", "Operand", "find_attention", "residual_tensors"]
+__all__ = [
+    "CHANGES", "MOVES", "PASSES", "AttentionPattern", "Operand", "find_attention",
+    "residual_tensors",
+]
 
 PASSES = {"Cast", "Dropout", "Identity"}
 MOVES = {"Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}

@@ -32,7 +32,7 @@ Where more than one node is needed, all but the last are appended.
 def keep_frames(model: onnx.ModelProto, kept: Collection[str]) -> None:
     """Give tensors whose first axis is more than the batch an axis in front, in place.
 
-    Nodes that no layer with weights follows stay as they are.
+    Nodes stay as they are if neither a layer with weights nor a mean over the parts follows.
 
     Parameters
     ----------
@@ -86,7 +86,9 @@ class _Lifter:
         wanted: set[str] = set()
         before = []
         for node in reversed(self.graph.node):
-            if node.op_type in WEIGHTED or wanted.intersection(node.output):
+            ends = node.op_type.startswith("Reduce") and self._several(node.input[0]) and (
+                not self._several(node.output[0]))
+            if ends or node.op_type in WEIGHTED or wanted.intersection(node.output):
                 wanted.update(reads(node))
                 before.append(node)
         inside = {id(node) for node in before}
