@@ -191,8 +191,17 @@ class _Drawer:
             self.unused.remove(name)
         heads = self.pick(_divisors(tensor.channels))
         types = [self.graph.types[name] for name in operands]
-        op = Attention.from_types(heads, *types, Q, 0.3, causal=draw(st.booleans()))
-        keys, channels = tensor.pixels, tensor.channels // heads
+        windows = self.pick(_divisors(tensor.pixels))
+        keys, channels = tensor.pixels // windows, tensor.channels // heads
+        bias = None
+        if draw(st.booleans()):
+            alike = self.pick([1, windows]), self.pick([1, heads])
+            bias = self.random.normal(0, 2, (*alike, keys, keys))
+            bias[self.random.random(bias.shape) < self.pick([0.0, 0.3])] = -np.inf
+            bias[..., 0] = 0.0
+        scale = self.random.uniform(0.1, 0.5, (self.pick([1, windows]), self.pick([1, heads])))
+        op = Attention.from_types(heads, *types, Q, scale, causal=draw(st.booleans()),
+                                  windows=windows, bias=bias)
         pe, value_pe = draw(st.integers(1, keys)), self.pick(_divisors(channels))
         score_lanes = self.pick(_divisors(pe))
         name = self.put(op, operands)

@@ -47,7 +47,7 @@ def _foldings(
 ) -> Iterator[Folding]:
     q, k, v = (stream.tensor for stream in streams)
     d, e = op.head_channels(q, k, v)
-    keys = k.pixels
+    keys = op.window_tokens(q, k)[1]
     channels, sums = divisors(d), [n for n in divisors(e) if n % lanes == 0]
     styles = ("", "ultra") if board.uram else ("",)
     done: set[tuple] = set()

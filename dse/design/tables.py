@@ -127,7 +127,8 @@ class Tables:
         types = tuple(self.graph.types[t] for t in node.inputs)
         lanes = beats.lanes[node.name]
         key = (Attention, types, lanes, op.heads, op.kv_heads, op.causal, op.reciprocal_bits,
-               op.output.bits, op.step.multiplier[0], op.step.shift[0])
+               op.output.bits, op.step.multiplier.tobytes(), op.step.shift[0], op.windows,
+               *(None if x is None else x.tobytes() for x in (op.bias, op.hidden)))
         if key not in self._known:
             streams = [StreamType(type) for type in types]
             self._known[key] = attention_table(op, streams, lanes, self.board)

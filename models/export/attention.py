@@ -22,27 +22,31 @@ def _attention(
     writer: IntegerWriter, node: Node, op: Attention, types: list[TensorType]
 ) -> None:
     q, k, v = (
-        _heads(writer, tensor, heads, op.heads, type)
+        _heads(writer, tensor, heads, op, type)
         for tensor, heads, type in zip(
             node.inputs, (op.heads, op.kv_heads, op.kv_heads), types, strict=True))
 
     def number(value, dtype=np.int64) -> str:
         return writer.constant(value, dtype)
 
-    turned = writer.op("Transpose", k, perm=[0, 1, 3, 2])
+    turned = writer.op("Transpose", k, perm=[0, 1, 2, 4, 3])
     scores = writer.op("Cast", writer.op("MatMulInteger", q, turned), to=TensorProto.INT64)
-    seen = number(np.arange(types[1].pixels) < op.keys_seen(*types[:2])[:, None], bool)
-    if op.causal:
+    if op.bias is not None:
+        scores = writer.op("Add", scores, number(op.bias << op.bias_shift))
+    masked = op.causal or op.hidden is not None
+    seen = number(op.seen(*types[:2]), bool)
+    if masked:
         scores = writer.op("Where", seen, scores, number(HIDDEN))
     largest = writer.op("ReduceMax", scores, number([-1]), keepdims=1)
     below = writer.op("Sub", largest, scores)
     # Differences are not negative, so a division rounds down; what is beyond the table may be cut.
-    most = (len(op.exp) << int(op.step.shift[0])) // max(int(op.step.multiplier[0]), 1) + 1
-    scaled = writer.op("Mul", writer.op("Min", below, number(most)), number(op.step.multiplier[0]))
-    entry = writer.op("Div", scaled, number(1 << int(op.step.shift[0])))
+    shift, factors = int(op.step.shift[0]), op.multipliers[..., None, None]
+    most = (len(op.exp) << shift) // np.maximum(factors, 1) + 1
+    scaled = writer.op("Mul", writer.op("Min", below, number(most)), number(factors))
+    entry = writer.op("Div", scaled, number(1 << shift))
     entry = writer.op("Min", entry, number(len(op.exp) - 1))
     e = writer.op("Gather", number(op.exp), entry)
-    if op.causal:
+    if masked:
         e = writer.op("Where", seen, e, number(0))
     reciprocal = writer.op(
         "Div", number(op.numerator), writer.op("ReduceSum", e, number([-1]), keepdims=1))
@@ -50,40 +54,47 @@ def _attention(
     product = writer.op("Mul", writer.op("Cast", sums, to=TensorProto.INT64), reciprocal)
     one = Requantise(np.array([1]), np.array([op.shift]))
     out = writer._requantised(product, one, op.output, 2)
-    # (N, heads, tokens, e) to (N, heads * e, tokens)
-    out = writer.op("Transpose", out, perm=[0, 1, 3, 2])
     type = writer.graph.types[node.name]
-    writer.op("Reshape", out, number([-1, type.channels, *type.spatial]), out=node.name)
+    _together(writer, out, type, out=node.name)
 
 
 def _heads(
-    writer: Writer, tensor: str, heads: int, wanted: int, type: TensorType
+    writer: Writer, tensor: str, heads: int, op: Attention, type: TensorType
 ) -> str:
-    """Tokens of each head: ``(N, C, *spatial)`` as ``(N, heads, tokens, d)``."""
+    """Tokens of each head: ``(N, C, *spatial)`` as ``(N, windows, heads, tokens, d)``."""
     split = writer.op("Reshape", tensor, writer.constant(
-        [-1, heads, type.channels // heads, type.pixels], np.int64))
-    if heads != wanted:
-        order = np.repeat(np.arange(heads), wanted // heads)
+        [-1, heads, type.channels // heads, op.windows, type.pixels // op.windows], np.int64))
+    if heads != op.heads:
+        order = np.repeat(np.arange(heads), op.heads // heads)
         split = writer.op("Gather", split, writer.constant(order, np.int64), axis=1)
-    return writer.op("Transpose", split, perm=[0, 1, 3, 2])
+    return writer.op("Transpose", split, perm=[0, 3, 1, 4, 2])
+
+
+def _together(writer: Writer, tensor: str, type: TensorType, out: str = "") -> str:
+    """``(N, windows, heads, tokens, e)`` as ``(N, heads * e, *spatial)``."""
+    tensor = writer.op("Transpose", tensor, perm=[0, 2, 4, 1, 3])
+    shape = writer.constant([-1, type.channels, *type.spatial], np.int64)
+    return writer.op("Reshape", tensor, shape, out=out)
 
 
 @writes(Attention, form=QdqWriter)
 def _softmax(writer: QdqWriter, node: Node, op: Attention, types: list[TensorType]) -> None:
     q, k, v = (
-        _heads(writer, writer._real(tensor, type.quantisation), heads, op.heads, type)
+        _heads(writer, writer._real(tensor, type.quantisation), heads, op, type)
         for tensor, heads, type in zip(
             node.inputs, (op.heads, op.kv_heads, op.kv_heads), types, strict=True))
-    ratio = float(np.ldexp(op.step.multiplier[0], -int(op.step.shift[0]))) / STEPS_PER_NAT
-    scale = ratio / (types[0].scale * types[1].scale)
-    turned = writer.op("Transpose", k, perm=[0, 1, 3, 2])
-    scores = writer.op("Mul", writer.op("MatMul", q, turned), writer.constant(scale, np.float32))
-    if op.causal:
-        seen = np.arange(types[1].pixels) < op.keys_seen(*types[:2])[:, None]
-        scores = writer.op("Where", writer.constant(seen, bool), scores,
+    # Nats of a step of the scores.
+    unit = np.ldexp(op.multipliers.astype(np.float64), -int(op.step.shift[0])) / STEPS_PER_NAT
+    unit = unit[..., None, None]
+    turned = writer.op("Transpose", k, perm=[0, 1, 2, 4, 3])
+    scale = writer.constant(unit / (types[0].scale * types[1].scale), np.float32)
+    scores = writer.op("Mul", writer.op("MatMul", q, turned), scale)
+    if op.bias is not None:
+        bias = writer.constant((op.bias << op.bias_shift) * unit, np.float32)
+        scores = writer.op("Add", scores, bias)
+    if op.causal or op.hidden is not None:
+        scores = writer.op("Where", writer.constant(op.seen(*types[:2]), bool), scores,
                            writer.constant(-np.inf, np.float32))
     out = writer.op("MatMul", writer.op("Softmax", scores, axis=-1), v)
     type = writer.graph.types[node.name]
-    shape = writer.constant([-1, type.channels, *type.spatial], np.int64)
-    out = writer.op("Reshape", writer.op("Transpose", out, perm=[0, 1, 3, 2]), shape)
-    writer._codes(out, op.output, out=node.name)
+    writer._codes(_together(writer, out, type), op.output, out=node.name)

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hwgen.errors import HwgenError
 from hwgen.ir import Attention, Quantisation
+from hwgen.ir.attention import HIDDEN
 from hwgen.models.lowering.ranges import KEEPS
-from hwgen.models.onnx.attention import AttentionPattern
+from hwgen.models.onnx.attention import AttentionPattern, Operand
 from hwgen.models.onnx.network import Network
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def symmetric_tensors(network: Network) -> set[str]:
     makers = {out: node for node in network.nodes for out in node.output}
     found: set[str] = set()
     for pattern in network.attention.values():
-        for name in (pattern.q, pattern.k, pattern.v):
+        for name in (each.name for each in (pattern.q, pattern.k, pattern.v)):
             found.add(name)
             while name in makers and makers[name].op_type in KEEPS:
                 name = makers[name].input[0]
@@ -39,49 +39,101 @@ def symmetric_tensors(network: Network) -> set[str]:
 
 def put_attention(low: Lowering, pattern: AttentionPattern) -> None:
     """Add an attention in the place of its second product."""
-    q, heads = _operand(low, pattern.q)
-    k, kv_heads = _operand(low, pattern.k, turned=True)
-    v, value_heads = _operand(low, pattern.v)
-    if kv_heads != value_heads:
-        # One of them is shared by more heads; both come as the other does.
-        k, kv_heads = _operand(low, pattern.k, turned=True, shared=False)
-        v, _ = _operand(low, pattern.v, shared=False)
+    sides = [_Side(low, operand) for operand in (pattern.q, pattern.k, pattern.v)]
+    groups = _windows(sides)
+    windows, heads = groups.shape
+    kv_heads = np.lcm(sides[1].kinds(groups), sides[2].kinds(groups))
+    q, k, v = (side.tensor(groups, n) for side, n in zip(
+        sides, (heads, kv_heads, kv_heads), strict=True))
     result = low.result(pattern.out)
+    bias, causal = None, False
+    if pattern.bias is not None:
+        bias = pattern.bias[groups]
+        # Keys behind a token's own are not even looked at.
+        queries, keys = bias.shape[2:]
+        behind = ~np.tri(queries, keys, keys - queries, dtype=bool)
+        top = bias.max(-1, keepdims=True)
+        causal = queries <= keys and bool(behind.any()) and bool(
+            (bias[..., behind] <= (top + HIDDEN).repeat(keys, -1)[..., behind]).all())
+        if causal:
+            bias = np.where(behind, bias[..., :1], bias)
     op = Attention.from_types(
-        heads, low.type(q), low.type(k), low.type(v), result.quantisation, pattern.scale,
-        kv_heads=kv_heads, causal=pattern.causal)
+        heads, low.type(q), low.type(k), low.type(v), result.quantisation, pattern.scale[groups],
+        kv_heads=int(kv_heads), causal=causal, windows=windows, bias=bias)
     shape = low.shape(pattern.out)
-    tokens, channels = shape[-2:]
-    positions = np.arange(tokens * heads * channels).reshape(tokens, heads, channels)
-    low.put(result.name, op, q, k, v, positions=positions.transpose(1, 0, 2).reshape(shape))
+    channels, tokens = shape[-2:] if pattern.turned else shape[:-3:-1]
+    stream = np.arange(tokens * channels * groups.size)
+    stream = stream.reshape(windows, tokens, heads, channels).transpose(0, 2, 1, 3)
+    positions = np.empty((groups.size, tokens, channels), np.int64)
+    positions[groups.ravel()] = stream.reshape(positions.shape)
+    if pattern.turned:
+        positions = positions.swapaxes(1, 2)
+    low.put(result.name, op, q, k, v, positions=positions.reshape(shape))
 
 
-def _operand(
-    low: Lowering, name: str, *, turned: bool = False, shared: bool = True
-) -> tuple[str, int]:
-    """An operand as tokens with their heads side by side, and how many heads there are.
+class _Side:
+    """Queries, keys or values.
 
     Parameters
     ----------
-    name : ONNX tensor ``(…, tokens, d)``
-    turned : whether it is ``(…, d, tokens)``
-    shared : whether heads that are the same shall be one
+    low : the lowering
+    operand : what the pattern says
+
+    Members
+    -------
+    positions : of the elements in the stream, shape ``(groups, tokens, channels)``
     """
-    view, positions = low.view(name), low.positions(name)
-    if turned:
-        positions = positions.swapaxes(-1, -2)
-    if positions.ndim < 3:
-        raise HwgenError(f"{name!r} of shape {low.shape(name)} has no heads")
-    by_head = positions.reshape(-1, *positions.shape[-2:])
-    heads = len(by_head)
-    if shared:
-        same = next(n for n in range(heads, 0, -1) if heads % n == 0 and (
-            by_head.reshape(heads // n, n, -1) == by_head[::n].reshape(heads // n, 1, -1)).all())
-        by_head = by_head[::same]
-    tokens = by_head.transpose(1, 0, 2).reshape(1, by_head.shape[1], -1)
-    tensor = low.arranged(view.tensor, tokens, name, 2)
-    have = low.type(tensor).quantisation
-    if have.zero_point or have.bits > 8:
-        most = max(have.high - have.zero_point, have.zero_point - have.low) * have.scale
-        tensor = low.rescaled(tensor, symmetric(most, have.bits))
-    return tensor, len(by_head)
+
+    def __init__(self, low: Lowering, operand: Operand) -> None:
+        self.low, self.name = low, operand.name
+        self.view, positions = low.view(operand.name), low.positions(operand.name)
+        if operand.turned:
+            positions = positions.swapaxes(-1, -2)
+        ends = positions.shape[-2:]
+        every = np.broadcast_to(positions, (*operand.extents, *ends))
+        self.positions = every.reshape(-1, *ends)[operand.order]
+
+    @property
+    def pixels(self) -> np.ndarray | None:
+        """Pixel of each token, shape ``(groups, tokens)``; None if one is spread over several."""
+        pixels = self.positions // self.low.type(self.view.tensor).channels
+        return pixels[..., 0] if (pixels == pixels[..., :1]).all() else None
+
+    def kinds(self, groups: np.ndarray) -> int:
+        """Number of heads of a window that differ; heads that follow one another may be alike."""
+        by_head = self.positions[groups].reshape(*groups.shape, -1)
+        heads = groups.shape[1]
+        return next(n for n in range(1, heads + 1) if heads % n == 0 and (
+            by_head.reshape(len(by_head), n, heads // n, -1)
+            == by_head[:, :: heads // n, None]).all())
+
+    def tensor(self, groups: np.ndarray, heads: int) -> str:
+        """The tokens, window after window, each with so many heads side by side."""
+        low, mine = self.low, groups[:, :: groups.shape[1] // heads]
+        tokens = self.positions[mine].transpose(0, 2, 1, 3)
+        tokens = tokens.reshape(1, len(groups) * tokens.shape[1], -1)
+        tensor = low.arranged(self.view.tensor, tokens, self.name, 2)
+        have = low.type(tensor).quantisation
+        if have.zero_point or have.bits > 8:
+            most = max(have.high - have.zero_point, have.zero_point - have.low) * have.scale
+            tensor = low.rescaled(tensor, symmetric(most, have.bits))
+        return tensor
+
+
+def _windows(sides: list[_Side]) -> np.ndarray:
+    """Which group each head of each window is, shape ``(windows, heads)``.
+
+    Heads of a window are different channels of the same tokens.
+    """
+    count = len(sides[0].positions)
+    pixels = [side.pixels for side in sides]
+    known = [each for each in pixels if each is not None]
+    if not known:
+        return np.arange(count)[:, None]
+    _, first, of = np.unique(np.concatenate(known, 1), axis=0, return_index=True,
+                             return_inverse=True)
+    of = of.ravel()
+    windows = [np.flatnonzero(of == of[k]) for k in np.sort(first)]
+    if len({len(window) for window in windows}) > 1:
+        return np.arange(count)[:, None]
+    return np.stack(windows)

@@ -28,10 +28,15 @@ def fold_orders(graph: Graph) -> Graph:
     """The same graph, its orders of channels taken into layers with weights where that is possible.
 
     An order is taken into the layer in front, also through tables, if that has no other reader; or
-    else into all layers that read it.  Tensors in between lose their meaning as a float tensor.
+    else into all layers that read it.  A layer of which each reader takes channels of its own, as
+    queries, keys and values are, becomes a layer for each.  Tensors in between lose their meaning
+    as a float tensor.
     """
     nodes = list(graph.nodes)
     for node in graph.nodes:
+        if _by_pixel(node.op) and any(node is each for each in nodes):
+            nodes = _parted(graph, nodes, node) or nodes
+    for node in [node for node in graph.nodes if any(node is each for each in nodes)]:
         order, channels = _order(node.op), graph.types[node.inputs[0]].channels
         if order is not None and np.array_equal(np.sort(order), np.arange(channels)):
             nodes = _into_front(graph, nodes, node, order) or _into_readers(
@@ -57,6 +62,40 @@ def _order(op: Op) -> np.ndarray | None:
     if isinstance(op, GatherChannels):
         return np.array(op.order)
     return op.order.ravel() if isinstance(op, Rearrange) else None
+
+
+def _parted(graph: Graph, nodes: list[Node], layer: Node) -> list[Node] | None:
+    """The nodes with a layer for each part of the channels of one; None if they are no parts."""
+    chain = [layer]
+    while True:
+        name = chain[-1].name
+        readers = [each for each in nodes for tensor in each.inputs if tensor == name]
+        if name in graph.outputs or not readers:
+            return None
+        if len(readers) > 1 or not isinstance(readers[0].op, Table):
+            break
+        chain.append(readers[0])
+    orders = [np.array(each.op.order) if isinstance(each.op, GatherChannels) else None
+              for each in readers]
+    known = [order for order in orders if order is not None]
+    if len(readers) < 2 or len(known) < len(readers):
+        return None
+    taken = np.concatenate(known)
+    if len(np.unique(taken)) < len(taken):
+        return None
+    made: dict[int, list[Node]] = {}
+    for k, (reader, order) in enumerate(zip(readers, known, strict=True)):
+        source, parts = chain[0].inputs, []
+        for each in chain:
+            outputs = reader.outputs if each is chain[-1] else (f"{each.name}_part_{k}",)
+            parts.append(Node(_ordered(each.op, order), source, outputs))
+            source = outputs
+        made[id(reader)] = parts
+    # In the place of the layer, so that whatever reads a part comes after it.
+    first = [part for parts in made.values() for part in parts]
+    gone = {id(each) for each in (*chain[1:], *readers)}
+    return [part for each in nodes if id(each) not in gone
+            for part in (first if each is layer else [each])]
 
 
 def _into_front(
@@ -105,6 +144,12 @@ def _into_readers(
 def _weighted(op: Op) -> bool:
     """Whether an op's output channels can be put in another order."""
     return isinstance(op, Gemm) or (isinstance(op, Convolution) and op.groups == 1)
+
+
+def _by_pixel(op: Op) -> bool:
+    """Whether a layer needs no window, so that several of it cost no more than one."""
+    return _weighted(op) and (isinstance(op, Gemm) or (
+        isinstance(op, Convolution) and op.window.taps == 1))
 
 
 def _ordered(op: Op, order: np.ndarray) -> Op:

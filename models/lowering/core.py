@@ -30,7 +30,7 @@ from hwgen.models.lowering.layout import (
 from hwgen.models.lowering.norm import put_norm
 from hwgen.models.lowering.pads import fold_pads
 from hwgen.models.lowering.ranges import Ranges, shared_ranges, sum_codes
-from hwgen.models.lowering.refusals import unsupported, way_out
+from hwgen.models.lowering.refusals import unsupported, way_out, why_no_attention
 from hwgen.models.lowering.regions import Regions
 from hwgen.models.onnx.network import FINE, Network
 from hwgen.models.onnx.nodes import ELEMENTWISE, attributes, axis_pads
@@ -192,17 +192,12 @@ class Lowering:
             live = [i for i in node.input if i and i not in self.network.constants]
             if len(live) < 2 or node.output[0] in inside:
                 continue
-            if node.op_type in ("Einsum", "Attention", "MultiHeadAttention"):
-                raise HwgenError(
-                    f"Node {node.name or node.output[0]!r}: op {node.op_type!r} is not read yet: "
-                    f"export attention as MatMul, Softmax and MatMul (opset 17 or 20)"
-                    f"{way_out(self.network, node)}")
             if node.op_type in ("MatMul", "Gemm"):
                 raise HwgenError(
                     f"Node {node.name or node.output[0]!r} ({node.op_type}): a product of two "
                     f"streams is supported in attention, which has a softmax between two of them, "
-                    f"but this one is in none: one side must be constant"
-                    f"{way_out(self.network, node)}")
+                    f"but this one is in none{why_no_attention(self.network, node)}: one side must "
+                    f"be constant{way_out(self.network, node)}")
 
     # Names and quantisations
 

@@ -28,6 +28,8 @@ def _concat(low: Lowering, node: onnx.NodeProto) -> None:
     if axis == 0:
         raise HwgenError("only parts of a frame can be joined, not frames")
     live = [name for name in node.input if name not in low.network.constants]
+    if len(live) == len(node.input) and _rolled(low, node, axis):
+        return
     for name in node.input:
         if name in low.network.constants and name not in low.views:
             _as_stream(low, name, live[0], low.result(out).quantisation)
@@ -59,6 +61,23 @@ def _concat(low: Lowering, node: onnx.NodeProto) -> None:
         line = Reshape((*outer, inner))
         lines.append(low.graph.add(line, tensor, name=low.fresh(f"{name}_line")))
     low.put(*_joined(low, node, lines), positions=plain_positions(shape, channels))
+
+
+def _rolled(low: Lowering, node: onnx.NodeProto, axis: int) -> bool:
+    """Join parts of one stream, such as those of a roll, if all of it is there in another order.
+
+    Then nothing is computed: it is another view of the stream.
+    """
+    views = [low.view(name) for name in node.input]
+    out, source = node.output[0], views[0].tensor
+    if len(views) < 2 or any(view.tensor != source for view in views) or (
+            out in low.network.codes or low.result(out).name != out):
+        return False
+    positions = np.concatenate([low.positions(name) for name in node.input], axis)
+    if not np.array_equal(np.sort(positions.ravel()), np.arange(low.type(source).size)):
+        return False
+    low.move(out, source, positions)
+    return True
 
 
 def _as_stream(low: Lowering, name: str, like: str, codes: Quantisation) -> None:

@@ -1,14 +1,17 @@
 """Attention as it stands in files: a softmax between two products of streams.
 
 Exporters write the scale in front of the first product, on either operand or both, or behind it;
-masks as constants that are added or chosen; and what guards against rows without any key.  From the
-softmax the search goes back to the first product, and on to the second.
+biases and masks as constants that are added or chosen; moves of axes in between, as windows need
+them; and what guards against rows without any key.  From the second product the search goes back
+to the softmax, and on to the first product.  Then what stands between is carried out on numbers,
+which say by what the scores are multiplied, what is added to each, and which is which.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
@@ -16,32 +19,60 @@ import onnx
 from hwgen.errors import HwgenError
 from hwgen.models.onnx.nodes import WEIGHTED, attributes, opset
 
-__all__ = ["AttentionPattern", "find_attention", "residual_tensors"]
+__all__ = [
+    "CHANGES", "MOVES", "PASSES", "AttentionPattern", "Operand", "find_attention",
+    "residual_tensors",
+]
 
-HIDDEN = -1e4
-"""What is added to the score of a key that shall not be seen is at most this."""
 PASSES = {"Cast", "Dropout", "Identity"}
+MOVES = {"Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
+"""Ops that only move scores."""
+CHANGES = {"Add", "Div", "Mul", "Sub", "Where"}
+"""Ops that multiply scores by a constant, add one, or hide some."""
+HIDES = -1e4
+"""What takes the place of scores of keys that shall not be seen is at most this."""
+LARGEST = 1 << 26
+"""Most scores of an attention."""
+
+
+@dataclass(frozen=True)
+class Operand:
+    """Queries, keys or values.
+
+    Members
+    -------
+    name : tensor ``(*groups, tokens, d)``
+    turned : whether it is ``(*groups, d, tokens)``
+    order : which of its groups, repeated to those of the product that reads it, each group takes
+    """
+
+    name: str
+    turned: bool
+    extents: tuple[int, ...]
+    order: np.ndarray
 
 
 @dataclass(frozen=True)
 class AttentionPattern:
-    """A softmax between two products.
+    """A softmax between two products; a *group* is a head, or one of a window.
 
     Members
     -------
-    q, k, v : tensors ``(…, tokens, d)``, ``(…, d, keys)`` and ``(…, keys, e)``
-    out : the second product
-    scale : of the scores
-    causal : whether each token sees only keys up to its own
+    q, k, v : operands
+    out : the second product, ``(*groups, queries, e)``
+    turned : whether it is ``(*groups, e, queries)``
+    scale : of the scores, shape ``(groups,)``, positive
+    bias : what is added to them, shape ``(groups, queries, keys)``; None if nothing is
     absorbed : tensors in between
     """
 
-    q: str
-    k: str
-    v: str
+    q: Operand
+    k: Operand
+    v: Operand
     out: str
-    scale: float
-    causal: bool
+    turned: bool
+    scale: np.ndarray
+    bias: np.ndarray | None
     absorbed: frozenset[str]
 
 
@@ -57,26 +88,17 @@ def find_attention(
         If what stands between the products is none of the known forms; the node is named.
     """
     makers = {out: node for node in nodes for out in node.output}
+    readers = Counter(name for node in nodes for name in node.input)
     found = {}
     for node in nodes:
-        live = [i for i in node.input if i not in constants]
-        if node.op_type != "MatMul" or len(live) != 2:
+        if node.op_type != "MatMul" or not constants.keys().isdisjoint(node.input):
             continue
-        softmax, absorbed = _back(node.input[0], makers, PASSES)
-        if softmax is None or softmax.op_type != "Softmax":
-            continue
-        rank = len(shapes[softmax.input[0]])
-        old = opset(model) < 13
-        if attributes(softmax).get("axis", 1 if old else -1) % rank != rank - 1:
-            continue
-        search = _Search(makers, constants, shapes, {*absorbed, softmax.output[0]})
-        first = search.scores(softmax.input[0])
-        if first is None:
-            continue
-        q, k = (search.operand(name) for name in first.input)
-        found[node.output[0]] = AttentionPattern(
-            q, k, node.input[1], node.output[0], search.scale, search.causal,
-            frozenset(search.absorbed))
+        for side in (0, 1):
+            search = _Search(makers, readers, constants, shapes, opset(model))
+            pattern = search.pattern(node, side)
+            if pattern is not None:
+                found[node.output[0]] = pattern
+                break
     return found
 
 
@@ -100,87 +122,220 @@ def residual_tensors(
             if not any(node.op_type in WEIGHTED for node in readers.get(name, ()))}
 
 
-def _back(
-    name: str, makers: Mapping[str, onnx.NodeProto], passes: set[str]
-) -> tuple[onnx.NodeProto | None, set[str]]:
-    """The node that makes a tensor, behind ops that hand it on; and the tensors between."""
-    between: set[str] = set()
-    node = makers.get(name)
-    while node is not None and node.op_type in passes:
-        between.update(node.output)
-        node = makers.get(node.input[0])
-    return node, between
-
-
-class _Search:
-    """Walks from a softmax back to the first product.
+@dataclass
+class _Scores:
+    """What becomes of the scores on their way, each of the shape that the scores have then.
 
     Members
     -------
-    scale, causal : found on the way
+    scale, bias : what scores of the first product are multiplied by, and what is added
+    which : which score of the first product it is
+    row : number of what it is normalised with
+    """
+
+    scale: np.ndarray
+    bias: np.ndarray
+    which: np.ndarray
+    row: np.ndarray | None = None
+
+    @property
+    def parts(self) -> dict[str, np.ndarray]:
+        every = {"scale": self.scale, "bias": self.bias, "which": self.which, "row": self.row}
+        return {name: value for name, value in every.items() if value is not None}
+
+    def moved(self, move) -> _Scores:
+        """All of it moved."""
+        return _Scores(**{name: move(value) for name, value in self.parts.items()})
+
+
+@dataclass
+class _Search:
+    """Looks for a softmax in front of a product, and for the product in front of that.
+
+    Members
+    -------
+    makers, readers, constants, shapes, version : of the network
     absorbed : tensors on the way
     """
 
-    def __init__(
-        self, makers: Mapping[str, onnx.NodeProto], constants: Mapping[str, np.ndarray],
-        shapes: Mapping[str, tuple[int, ...]], absorbed: set[str],
-    ) -> None:
-        self.makers, self.constants, self.shapes = makers, constants, shapes
-        self.absorbed, self.scale, self.causal = absorbed, 1.0, False
+    makers: Mapping[str, onnx.NodeProto]
+    readers: Counter[str]
+    constants: Mapping[str, np.ndarray]
+    shapes: Mapping[str, tuple[int, ...]]
+    version: int
+    absorbed: set[str] = field(default_factory=set)
 
-    def scores(self, name: str) -> onnx.NodeProto | None:
-        """The first product; None if there is none."""
+    def pattern(self, second: onnx.NodeProto, side: int) -> AttentionPattern | None:
+        """The attention whose probabilities are an operand of a product, if they are."""
+        behind, softmax = self._back(second.input[side], "Softmax", PASSES | MOVES)
+        if softmax is None:
+            return None
+        between, first = self._back(softmax.input[0], "MatMul", PASSES | MOVES | CHANGES)
+        if first is None:
+            return None
+        shape = self.shapes[first.output[0]]
+        if np.prod(shape) > LARGEST or len(shape) < 3:
+            return None
+        scores = _Scores(np.ones(shape), np.zeros(shape), np.arange(np.prod(shape)).reshape(shape))
+        for node in between:
+            scores = self._step(node, scores)
+        rows = self._rows(softmax, scores.scale.shape)
+        if rows is None:
+            return None
+        scores.row = rows
+        for node in behind:
+            scores = self._step(node, scores)
+        if side == 1:
+            scores = scores.moved(lambda x: x.swapaxes(-1, -2))
+        return self._pattern(first, second, side, scores)
+
+    def _back(
+        self, name: str, kind: str, through: set[str]
+    ) -> tuple[list[onnx.NodeProto], onnx.NodeProto | None]:
+        """The node of a kind that makes a tensor by way of some ops, and these, first to last."""
+        path: list[onnx.NodeProto] = []
         while (node := self.makers.get(name)) is not None:
             self.absorbed.update(node.output)
+            if node.op_type == kind:
+                live = [i for i in node.input if i not in self.constants]
+                whole = kind != "MatMul" or len(live) == 2
+                return path[::-1], node if whole else None
+            guarded = self._guarded(node)
             live = [i for i in node.input if i and i not in self.constants]
-            if node.op_type == "MatMul":
-                return node if len(live) == 2 else None
-            if len(live) != 1:
-                return None
-            fixed = [self.constants[i] for i in node.input if i in self.constants]
-            if node.op_type in ("Mul", "Div") and fixed[0].size == 1 and (
-                    node.op_type == "Mul" or node.input[0] == live[0]):
-                self._scaled(node.op_type, float(fixed[0].reshape(())))
-            elif node.op_type == "Add":
-                self._masked(node, fixed[0] > HIDDEN, fixed[0] == 0)
-            elif node.op_type == "Where" and node.input[0] in self.constants:
-                seen = self.constants[node.input[0]].astype(bool)
-                if live[0] == node.input[2]:
-                    seen = ~seen
-                self._masked(node, seen, np.ones(1, bool))
-            elif node.op_type not in PASSES:
-                return None
+            if guarded is not None:
+                name = guarded
+                continue
+            if node.op_type not in through or len(live) != 1 or (
+                    node.op_type == "Div" and node.input[0] != live[0]) or (
+                    node.op_type == "Where" and node.input[0] == live[0]):
+                break
+            path.append(node)
             name = live[0]
-        return None
+        return [], None
 
-    def operand(self, name: str) -> str:
-        """An operand of the first product, without a scale of its own."""
+    def _guarded(self, node: onnx.NodeProto) -> str | None:
+        """What a Where hands on if it only replaces NaN, which rows without any key would have."""
+        if node.op_type != "Where" or node.input[1] not in self.constants:
+            return None
+        asks, data = self.makers.get(node.input[0]), node.input[2]
+        if asks is None or asks.op_type != "IsNaN" or asks.input[0] != data:
+            return None
+        self.absorbed.update(asks.output)
+        return data
+
+    def _step(self, node: onnx.NodeProto, scores: _Scores) -> _Scores:
+        """The scores behind a node that they go through."""
+        kind = node.op_type
+        shape = self.shapes[node.output[0]]
+        if kind in PASSES:
+            return scores
+        if kind == "Transpose":
+            perm = attributes(node).get("perm", tuple(range(len(shape)))[::-1])
+            return scores.moved(lambda x: x.transpose(perm))
+        if kind in MOVES:
+            return scores.moved(lambda x: x.reshape(shape))
+        if shape != scores.scale.shape:
+            raise HwgenError(
+                f"Node {node.name or node.output[0]!r} ({kind}): a constant that repeats the "
+                f"scores of an attention is not supported")
+        (fixed,) = [self.constants[i] for i in node.input[-2:] if i in self.constants]
+        fixed = np.broadcast_to(np.asarray(fixed, np.float64), shape)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            if kind == "Where":
+                return self._chosen(node, scores, fixed)
+            if kind == "Mul":
+                scores.scale, scores.bias = scores.scale * fixed, scores.bias * fixed
+            elif kind == "Div":
+                scores.scale, scores.bias = scores.scale / fixed, scores.bias / fixed
+            elif kind == "Add":
+                scores.bias = scores.bias + fixed
+            elif node.input[1] in self.constants:
+                scores.bias = scores.bias - fixed
+            else:
+                scores.scale, scores.bias = -scores.scale, fixed - scores.bias
+        return scores
+
+    def _chosen(self, node: onnx.NodeProto, scores: _Scores, fixed: np.ndarray) -> _Scores:
+        """Scores that a constant takes the place of, so that their keys are hidden."""
+        seen = np.broadcast_to(self.constants[node.input[0]].astype(bool), fixed.shape)
+        if node.input[1] in self.constants:
+            seen = ~seen
+        if (fixed[~seen] > HIDES).any():
+            raise HwgenError(
+                f"Node {node.name or node.output[0]!r} (Where): a constant in the place of scores "
+                f"of an attention is supported if it hides their keys, {HIDES:g} or less")
+        scores.bias = np.where(seen, scores.bias, -np.inf)
+        return scores
+
+    def _rows(self, softmax: onnx.NodeProto, shape: tuple[int, ...]) -> np.ndarray | None:
+        """Per score, a number of what it is normalised with."""
+        rank, old = len(shape), self.version < 13
+        axis = attributes(softmax).get("axis", 1 if old else -1) % rank
+        if old and axis != rank - 1:
+            return None
+        others = [1 if k == axis else n for k, n in enumerate(shape)]
+        return np.broadcast_to(np.arange(np.prod(others)).reshape(others), shape)
+
+    def _pattern(
+        self, first: onnx.NodeProto, second: onnx.NodeProto, side: int, scores: _Scores
+    ) -> AttentionPattern | None:
+        """The attention of two products and the scores between them, ``(*groups, Q, K)``."""
+        *groups, queries, keys = scores.scale.shape
+        *extents, rows, columns = self.shapes[first.output[0]]
+        *outer, _, _ = self.shapes[second.output[0]]
+        assert scores.row is not None
+        row = scores.row.reshape(-1, keys)
+        # All that is normalised together must be summed up together.
+        if (row != row[:, :1]).any() or len(np.unique(row[:, 0])) != len(row) or (
+                np.prod(groups) != np.prod(outer)):
+            return None
+        which = scores.which.reshape(-1, queries, keys)
+        order, within = np.divmod(which, rows * columns)
+        if (order != order[:, :1, :1]).any():
+            return None
+        plain = np.arange(rows * columns).reshape(rows, columns)
+        if plain.shape == (queries, keys) and (within == plain).all():
+            swapped = False
+        elif plain.T.shape == (queries, keys) and (within == plain.T).all():
+            swapped = True
+        else:
+            return None
+        taken, by = order[:, 0, 0], tuple(extents)
+        left, right = (self._operand(first.input[k], bool(k), by, taken, scores) for k in (0, 1))
+        q, k = (right, left) if swapped else (left, right)
+        q = Operand(q.name, swapped, q.extents, q.order)
+        k = Operand(k.name, not swapped, k.extents, k.order)
+        scale = scores.scale.reshape(len(taken), -1)
+        if (scale != scale[:, :1]).any() or (scale <= 0).any():
+            raise HwgenError(
+                f"Node {first.name or first.output[0]!r} (MatMul): the scores of an attention are "
+                f"multiplied by constants that differ within a head, or are not positive")
+        bias = scores.bias.reshape(-1, queries, keys)
+        every = tuple(outer)
+        v = Operand(second.input[1 - side], side == 1, every, np.arange(len(taken)))
+        return AttentionPattern(
+            q, k, v, second.output[0], side == 1, scale[:, 0], bias if bias.any() else None,
+            frozenset(self.absorbed))
+
+    def _operand(
+        self, name: str, right: bool, extents: tuple[int, ...], order: np.ndarray, scores: _Scores
+    ) -> Operand:
+        """An operand of the first product, without scales of its own, which go to the scores."""
         while (node := self.makers.get(name)) is not None and node.op_type in ("Mul", "Div"):
             live = [i for i in node.input if i not in self.constants]
             fixed = [self.constants[i] for i in node.input if i in self.constants]
-            if len(live) != 1 or fixed[0].size != 1 or (
-                    node.op_type == "Div" and node.input[0] != live[0]):
+            if len(live) != 1 or self.shapes[live[0]] != self.shapes[node.output[0]] or (
+                    node.op_type == "Div" and node.input[0] != live[0]) or (
+                    any(n != 1 for n in fixed[0].shape[-2:])):
                 break
-            self._scaled(node.op_type, float(fixed[0].reshape(())))
+            factor = np.asarray(fixed[0], np.float64)
+            factor = factor.reshape(factor.shape[:-2])
+            shape = np.broadcast_shapes(factor.shape, self.shapes[name][:-2])
+            factor = np.broadcast_to(np.broadcast_to(factor, shape), extents).ravel()[order]
+            factor = factor.reshape(*scores.scale.shape[:-2], 1, 1)
+            if self.readers[name] == 1:
+                self.absorbed.add(name)
+            scores.scale = scores.scale * factor if node.op_type == "Mul" else (
+                scores.scale / factor)
             name = live[0]
-        return name
-
-    def _scaled(self, kind: str, value: float) -> None:
-        self.scale = self.scale * value if kind == "Mul" else self.scale / value
-
-    def _masked(self, node: onnx.NodeProto, seen: np.ndarray, plain: np.ndarray) -> None:
-        """A mask of constants, which is causal or hides nothing."""
-        queries, keys = self.shapes[node.output[0]][-2:]
-        where = np.broadcast_to(seen, np.broadcast_shapes(seen.shape, (queries, keys)))
-        causal = np.tri(queries, keys, keys - queries, dtype=bool)
-        if not (plain | ~seen).all():
-            raise HwgenError(
-                f"Node {node.name or node.output[0]!r} ({node.op_type}): a bias that is added to "
-                f"the scores of an attention is not supported yet, only masks that hide keys")
-        if where.all():
-            return
-        if not (where == causal).all():
-            raise HwgenError(
-                f"Node {node.name or node.output[0]!r} ({node.op_type}): a mask of attention that "
-                f"is not causal is not supported yet")
-        self.causal = True
+        return Operand(name, right, extents, order)

@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 from onnx import helper, numpy_helper
 
 from hwgen.errors import HwgenError, HwgenWarning, reason
+from hwgen.models.onnx import fused_attention
 from hwgen.models.onnx.batch import to_one_frame
 from hwgen.models.onnx.channel_scales import fold_channel_scales
 from hwgen.models.onnx.division import Host, divide, divide_at
@@ -23,6 +24,8 @@ from hwgen.models.onnx.elements import to_float32
 from hwgen.models.onnx.external import embed
 from hwgen.models.onnx.foreign import write_foreign_ops
 from hwgen.models.onnx.forms import simplify
+from hwgen.models.onnx.fused import write_fused_ops
+from hwgen.models.onnx.groups import keep_frames
 from hwgen.models.onnx.ids import (
     USUAL,
     candidates,
@@ -51,12 +54,16 @@ from hwgen.models.onnx.shapes import (
     fix_inputs,
     floor_pools,
     infer_shapes,
+    stated_shapes,
     with_size,
 )
 from hwgen.models.onnx.tables import write_tables
-from hwgen.models.onnx.tokens import keep_frames
+from hwgen.models.onnx.tokens import keep_tokens
 
 __all__ = ["normalise", "read"]
+
+# Imported for what it registers.
+_ = fused_attention
 
 FUSIONS = ["ConvAddFusion", "ConvBNFusion", "ConvMulFusion"]
 """Optimisations that would change weights which the file states in integers."""
@@ -109,6 +116,7 @@ def normalise(
         model = onnx.load_from_string(data)
         embed(model, name, path)
         sort_nodes(model)
+        write_fused_ops(model, None)
         write_foreign_ops(model, name)
         model = brought_up(model, name)
         unknown = complete_outputs(model, name)
@@ -134,6 +142,7 @@ def normalise(
     with _quantisers_of(name):
         quantisers = Quantisers(model)
     to_one_frame(model, name)
+    write_fused_ops(model, stated_shapes)
     check_extents(model, name, size)
     floor_pools(model)
     known_forms(model)
@@ -144,10 +153,11 @@ def normalise(
     stated = {*quantisers.codes, *quantisers.inner, *quantisers.weights}
     written = write_tables(model, name, ids)
     written |= simplify(model, stated)
-    if keep_frames(model, stated) or written:
+    if keep_tokens(model, stated) or written:
         model = _folded(model, name, size, disabled)
     model = _distinct(model)
     settle_moves(model, stated)
+    keep_frames(model, quantisers.weights)
     write_cells(model)
     typed = {o: (helper.make_node("Cast", [o], [o], to=kind), kind) for o, kind in outer.items()}
     typed |= quantisers.integer_outputs

@@ -14,7 +14,7 @@ from hwgen.models.onnx.quantisers import INTEGERS
 
 __all__ = [
     "Size", "check_extents", "complete_outputs", "first_line", "fix_inputs", "floor_pools",
-    "infer_shapes", "with_size",
+    "infer_shapes", "stated_shapes", "with_size",
 ]
 
 Size = int | tuple[int, int] | None
@@ -155,7 +155,11 @@ def _fix_extents(value: onnx.ValueInfoProto, name: str, size: Size) -> bool:
 
 
 def check_extents(model: onnx.ModelProto, name: str, size: Size) -> None:
-    """Refuse tensors that are empty or too large, before anything allocates them."""
+    """Refuse tensors that are empty or too large, before anything allocates them.
+
+    What is empty may be joined to something, as in a roll by 0; it is left out.  Constants are
+    folded later, so what they are computed from may be empty.
+    """
     for constant in model.graph.initializer:
         if math.prod(constant.dims) > ELEMENTS:
             raise HwgenError(f"{name}: constant {constant.name!r} of {list(constant.dims)} is "
@@ -164,14 +168,35 @@ def check_extents(model: onnx.ModelProto, name: str, size: Size) -> None:
         found = infer_shapes(model)
     except Exception as error:
         raise HwgenError(f"{name} is inconsistent{with_size(size)}: {first_line(error)}") from None
+    empty = _without_empty_parts(model, found)
     for value in (*found.graph.input, *found.graph.value_info, *found.graph.output):
         dims = [d.dim_value for d in value.type.tensor_type.shape.dim if d.HasField("dim_value")]
         if math.prod(dims) > ELEMENTS or any(d < 0 for d in dims):
             raise HwgenError(f"{name}: tensor {value.name!r} of {dims} is too large")
         # Exporters compute extents from lists of them, which may be empty.
         extents = len(dims) == 1 and value.type.tensor_type.elem_type == onnx.TensorProto.INT64
-        if 0 in dims and not extents:
+        if 0 in dims and value.name in empty and not extents:
             raise HwgenError(f"{name}: tensor {value.name!r} of {dims} is empty")
+
+
+def _without_empty_parts(model: onnx.ModelProto, found: onnx.ModelProto) -> set[str]:
+    """Take empty parts off concatenations, in place; returns the other streams that are empty."""
+    empty = {value.name for value in (*found.graph.input, *found.graph.value_info,
+                                      *found.graph.output)
+             if any(d.HasField("dim_value") and d.dim_value == 0
+                    for d in value.type.tensor_type.shape.dim)}
+    live = {value.name for value in model.graph.input}
+    read = {value.name for value in model.graph.output}
+    for node in model.graph.node:
+        if live.intersection(node.input):
+            live.update(node.output)
+        if node.op_type == "Concat" and not empty.issuperset(node.input) and (
+                live.intersection(node.input)):
+            kept = [name for name in node.input if name not in empty]
+            node.input[:] = kept
+        if node.output[0] not in empty:
+            read.update(node.input)
+    return empty & live & read
 
 
 def infer_shapes(model: onnx.ModelProto, **options) -> onnx.ModelProto:
@@ -191,6 +216,17 @@ def infer_shapes(model: onnx.ModelProto, **options) -> onnx.ModelProto:
             graph.input.append(helper.make_tensor_value_info(
                 constant.name, constant.data_type, list(constant.dims)))
     return shape_inference.infer_shapes(bare, data_prop=True, **options)
+
+
+def stated_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Shapes of a model's tensors and constants, as far as they follow from its inputs."""
+    found = infer_shapes(model).graph
+    shapes = {constant.name: tuple(constant.dims) for constant in model.graph.initializer}
+    for value in (*found.input, *found.value_info, *found.output):
+        dims = value.type.tensor_type.shape.dim
+        if value.type.tensor_type.HasField("shape") and all(d.HasField("dim_value") for d in dims):
+            shapes[value.name] = tuple(d.dim_value for d in dims)
+    return shapes
 
 
 def floor_pools(model: onnx.ModelProto) -> None:

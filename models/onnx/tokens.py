@@ -16,13 +16,13 @@ from onnx import helper
 from hwgen.models.onnx.editor import Editor
 from hwgen.models.onnx.nodes import ELEMENTWISE, attributes
 
-__all__ = ["keep_frames"]
+__all__ = ["keep_tokens"]
 
 LAST = {"LayerNormalization": -1, "LogSoftmax": -1, "Softmax": -1, "Split": 0}
 """Ops along one axis, and which if they do not say: it must be the last."""
 
 
-def keep_frames(model: onnx.ModelProto, kept: Collection[str]) -> bool:
+def keep_tokens(model: onnx.ModelProto, kept: Collection[str]) -> bool:
     """Keep the axis of frames where tokens take its place, in place; returns whether that is so.
 
     Parameters

@@ -26,6 +26,9 @@ METHODS = ("minmax", "percentile", "mse")
 
 Ranges = dict[str, tuple[float, float]]
 
+GUARDED = 1e6
+"""By how much a reciprocal is larger than the least one if it is that of a guard."""
+
 
 @dataclass(frozen=True)
 class TensorStatistics:
@@ -136,6 +139,7 @@ def _gather(
     run = probe(network, [out for node in network.nodes for out in node.output
                           if out and out not in inside])
     channels = _channel_axes(network)
+    reciprocals = {node.output[0] for node in network.nodes if node.op_type == "Reciprocal"}
     histograms: dict[str, Histogram] = {}
     frames = 0
     for feed in feeds:
@@ -146,6 +150,8 @@ def _gather(
                 value = value.astype(np.float32)
             if value.dtype.kind != "f" or not value.size:
                 continue
+            if name in reciprocals:
+                value = _without_guards(value)
             low, high = _note_extremes(result, name, value)
             if result.method != "minmax":
                 histograms.setdefault(name, Histogram()).add(value, low, high)
@@ -156,6 +162,16 @@ def _gather(
     for name in result.means:
         result.means[name] /= frames
     return histograms
+
+
+def _without_guards(value: np.ndarray) -> np.ndarray:
+    """Reciprocals without those of next to nothing, as where a norm of zeros is guarded.
+
+    What they multiply is 0 itself, and they would take the range of all others.
+    """
+    size = np.abs(value)
+    least = size.min()
+    return value[size <= GUARDED * least] if least > 0 and np.isfinite(size).all() else value
 
 
 def _note_extremes(result: TensorStatistics, name: str, value: np.ndarray) -> tuple[float, float]:

@@ -12,7 +12,9 @@ from hwgen.ir import Attention, Conv, Graph, Quantisation, Requantise, TensorTyp
 CODES = Quantisation(0.05, 0)
 
 
-def transformer(tokens: int = 24, heads: int = 2, d: int = 16) -> Graph:
+def transformer(
+    tokens: int = 24, heads: int = 2, d: int = 16, windows: int = 1, bias: np.ndarray | None = None
+) -> Graph:
     """A layer for queries, keys and values each, and one behind."""
     random, channels = np.random.default_rng(0), heads * d
     graph = Graph()
@@ -26,7 +28,8 @@ def transformer(tokens: int = 24, heads: int = 2, d: int = 16) -> Graph:
 
     names = [layer("x", name) for name in "qkv"]
     types = [graph.types[name] for name in names]
-    graph.add(Attention.from_types(heads, *types, CODES, d**-0.5), *names, name="a")
+    graph.add(Attention.from_types(heads, *types, CODES, d**-0.5, windows=windows, bias=bias),
+              *names, name="a")
     graph.outputs = [layer("a", "o")]
     return graph
 
@@ -51,3 +54,15 @@ def test_lanes_are_those_of_one_head():
     assert [each and each.lanes["a"] for each in beats] == [1, 2, 8, 8, 16, 64]
     assert streams.least_interval() == 51
     assert streams.choose(50, False) is None
+
+def test_windows_need_fewer_multipliers():
+    """A quarter of the scores, and a bias for them."""
+    board, multipliers = boards.load("zcu102"), []
+    for graph in (transformer(), transformer(windows=4, bias=np.eye(6)[None, None])):
+        found = search(graph, board, target_fps=60_000)
+        config = found.netlist.blocks["a"]
+        assert isinstance(config, AttentionConfig)
+        assert config.interval <= 1e6 * found.design.clock_mhz / 60_000
+        assert ("bias" in config.score_tables) == (config.op.windows > 1)
+        multipliers.append(config.resources(board.family).dsp)
+    assert multipliers[1] < multipliers[0]
