@@ -137,3 +137,21 @@ def test_refuses_what_mixes_them(tmp_path):
     with pytest.raises(HwgenError, match=r"Node 'c' \(CumSum\): its first axis is a "
                        r"part of a frame, not the batch, in \[4, 5, 6\]"):
         read(str(tmp_path / "net.onnx"))
+
+
+@pytest.mark.parametrize("by", [0, 1, 3])
+def test_a_roll_is_another_order(by, tmp_path):
+    """Also by 0, which joins a frame to nothing; a roll back to where it was costs nothing."""
+    parts = {f"{name}{k}": ints(n) for k, n in enumerate((0, 20 - by, 20)) for name in "n"}
+    CONSTANTS.update(parts)
+    nodes = [N("MatMul", ["x", "w"], ["m"]), N("Slice", ["m", "n1", "n2", "one"], ["p"]),
+             N("Slice", ["m", "n0", "n1", "one"], ["q"]), N("Concat", ["p", "q"], ["d"], axis=1),
+             N("Relu", ["d"], ["e"]), N("MatMul", ["e", "w"], ["y"])]
+    model = model_of(nodes)
+    del model.graph.value_info[:]
+    onnx.save(model, tmp_path / "net.onnx")
+    source, decibels = compared(str(tmp_path / "net.onnx"))
+    assert decibels > 35
+    kinds = [type(node.op).__name__ for node in source.graph.nodes]
+    assert "Concat" not in kinds
+    assert kinds.count("Rearrange") == (1 if by else 0)

@@ -84,3 +84,14 @@ def test_errors(net):
     log = network([CONV, N("Log", ["c"], ["y"])], constants_of(w=(8, 3, 3, 3), b=(8,)))
     with pytest.raises(HwgenError, match=r"^Tensor 'y' becomes infinite or NaN"):
         statistics(log, noise(log))
+
+
+def test_guards_do_not_take_the_range_of_reciprocals():
+    """Where a norm of zeros is guarded, its reciprocal is large, but multiplies zeros alone."""
+    net = network([N("Clip", ["x", "least"], ["c"]), N("Reciprocal", ["c"], ["r"]),
+                   N("Mul", ["r", "x"], ["y"])],
+                  {"least": np.array(1e-12, np.float32)}, {"x": (1, 8)})
+    values = np.array([[0.0, 0.5, 2.0, 0.25, 0.0, 1.0, 4.0, 0.5]], np.float32)
+    assert statistics(net, [{"x": values}]).ranges["r"] == (0.25, 4.0)
+    with pytest.raises(HwgenError, match="infinite or NaN"):
+        statistics(net, [{"x": np.full((1, 8), np.nan, np.float32)}])
