@@ -323,7 +323,7 @@ class _Drawer:
             other = self.conv(source, tensor.channels, spatial=False)
             self.unused.remove(other)
             self.put(Add.from_types(Q, Q, Q, self.pick([1, -1])), [source, other])
-        elif kind == "concat":
+        elif kind == "concat" and tensor.quantisation == Q:
             other = self.conv(source, draw(st.integers(1, 4)), spatial=False)
             self.unused.remove(other)
             orders = [[source, other], [other, source], [other, source, other]]

@@ -37,16 +37,12 @@ LAYERS = {
     "bert-mini": 2, "minilm-l6": 2,
 }
 """Layers that are kept of transformers, of each stage where there are several."""
-NOT_READ = (
-    "swin-tiny", "mobilevit-xxs", "gpt2", "opt-125m", "tinyllama-like", "bert-mini", "minilm-l6",
-)
-"""Networks with ops that are refused so far."""
 QUICK = ["resnet8", "mobilenetv3-small", "squeezenet"]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="The zoo in Verilator")
-    parser.add_argument("networks", nargs="*", metavar="NETWORK", help="default: all that are read")
+    parser.add_argument("networks", nargs="*", metavar="NETWORK", help="default: all")
     parser.add_argument("--quick", action="store_true", help=", ".join(QUICK))
     parser.add_argument("--interval", type=int, default=0,
                         help="cycles a frame; default: what some 1,000 DSPs reach")
@@ -54,8 +50,7 @@ def main() -> int:
     wrong = 0
     print(f"{'network':<18} {'size':>4} {'ops':>4} {'wrong':>6} {'interval':>9} {'predicted':>9} "
           f"{'latency':>8} {'predicted':>9} {'DSP':>5} {'seconds':>8}")
-    known = [name for name in zoo.names() if name not in NOT_READ]
-    for name in options.networks or (QUICK if options.quick else known):
+    for name in options.networks or (QUICK if options.quick else zoo.names()):
         wrong += run(name, options.interval)
         gc.collect()
     return 1 if wrong else 0

@@ -69,7 +69,7 @@ class AttentionConfig(BlockConfig):
     products : :class:`int`
         Products that share a multiplier; 0: as many as fit.
     window_style : :class:`str`
-        Memory of the keys and values: see :class:`BufferMemory`.
+        Memory of the keys and values: see :class:`hwgen.parts.memory.BufferMemory`.
 
     Raises
     ------

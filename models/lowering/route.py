@@ -70,8 +70,7 @@ def _rolled(low: Lowering, node: onnx.NodeProto, axis: int) -> bool:
     """
     views = [low.view(name) for name in node.input]
     out, source = node.output[0], views[0].tensor
-    if len(views) < 2 or any(view.tensor != source for view in views) or (
-            out in low.network.codes or low.result(out).name != out):
+    if out in low.network.codes or any(view.tensor != source for view in views):
         return False
     positions = np.concatenate([low.positions(name) for name in node.input], axis)
     if not np.array_equal(np.sort(positions.ravel()), np.arange(low.type(source).size)):

@@ -273,6 +273,8 @@ def _along(lifter: _Lifter, node: onnx.NodeProto) -> onnx.NodeProto | None:
 
 @_lifts("Concat", "Gather", "Split")
 def _axis(lifter: _Lifter, node: onnx.NodeProto) -> onnx.NodeProto | None:
+    if node.op_type == "Gather" and lifter.value(node.input[0]) is not None:
+        return None
     axis = attributes(node).get("axis", 0) % lifter.rank(node.input[0]) + 1
     if node.op_type == "Concat":
         return lifter.copy(node, [lifter.with_axis(name) for name in node.input], axis=axis)

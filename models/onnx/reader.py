@@ -157,8 +157,8 @@ def normalise(
         model = _folded(model, name, size, disabled)
     model = _distinct(model)
     settle_moves(model, stated)
-    keep_frames(model, quantisers.weights)
     write_cells(model)
+    keep_frames(model, quantisers.weights)
     typed = {o: (helper.make_node("Cast", [o], [o], to=kind), kind) for o, kind in outer.items()}
     typed |= quantisers.integer_outputs
     network = _divided(model, name, given, outputs, typed)

@@ -25,7 +25,7 @@ def keep_scale(module: nn.Module) -> None:
             nn.init.normal_(part.weight, 0, part.weight[0].numel() ** -0.5)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
-        elif isinstance(part, nn.Embedding):
+        elif type(part) is nn.Embedding:
             nn.init.normal_(part.weight)
 
 

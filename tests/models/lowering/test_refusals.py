@@ -88,10 +88,11 @@ def test_control_and_lists_are_refused_by_name(kind, last, tmp_path):
 
 def between(*nodes) -> str:
     """What is said of the first product of an attention with other nodes between."""
-    weights = {"m": np.ones((4, 4), np.float32), "s": np.ones(1, np.float32)}
+    weights = {"m": np.ones((12, 12), np.float32), "s": np.full(1, 2, np.float32)}
     first = N("MatMul", ["q", "k"], ["a"], name="first")
+    streams = [name for name in "qkrv" if name != "r" or any("r" in n.input for n in nodes)]
     net = network([first, *nodes, N("MatMul", ["p", "v"], ["y"])], weights,
-                  {"q": (1, 2, 4, 4), "k": (1, 2, 4, 4), "v": (1, 2, 4, 4), "r": (1, 2, 4, 4)})
+                  dict.fromkeys(streams, (1, 2, 12, 12)))
     return why_no_attention(net, first)
 
 
