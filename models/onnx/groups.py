@@ -22,6 +22,7 @@ __all__ = ["keep_frames"]
 SHAPED = {"Flatten", "Reshape", "Squeeze", "Unsqueeze"}
 """Ops that are a Reshape to a shape that is known."""
 Lift = Callable[["_Lifter", onnx.NodeProto], onnx.NodeProto | None]
+CELLS = {"GRU", "LSTM", "RNN"}
 LIFTS: dict[str, Lift] = {}
 """ONNX op to what makes it work on tensors with an axis in front; that returns None if it cannot.
 
@@ -45,6 +46,9 @@ def keep_frames(model: onnx.ModelProto, kept: Collection[str]) -> None:
         If an op in front of a layer cannot do without such a batch.
     """
     if any(a.HasField("g") or a.graphs for node in model.graph.node for a in node.attribute):
+        return
+    if any(node.op_type in CELLS for node in model.graph.node):
+        # Their steps are in front of the batch.
         return
     lifter = _Lifter(model, set(kept))
     if not lifter.run():
