@@ -19,7 +19,7 @@ from functools import cache, cached_property
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
-from amaranth.lib import wiring
+from amaranth.lib import stream, wiring
 
 from hwgen.design import Folding
 from hwgen.device.cost import Area, Part, Resources, total
@@ -31,6 +31,7 @@ from hwgen.offchip.memory_map import OffChip
 from hwgen.parts.document import list_parameters
 from hwgen.parts.queue import queue_area
 from hwgen.parts.stream import StreamType
+from hwgen.parts.weights import LOAD_BITS
 from hwgen.parts.window import SlidingWindowConfig
 
 __all__ = ["BLOCK_KINDS", "Area", "BlockConfig", "OpConfig", "Resources", "Schedule", "own_fields"]
@@ -197,11 +198,14 @@ class BlockConfig(Part):
 
     @property
     def signature(self) -> wiring.Signature:
-        """Signature of the component."""
+        """Signature of the component, with ports for words of weights if any are loaded."""
         members = {n: wiring.In(t.signature)
                    for n, t in zip(self.input_ports, self.inputs, strict=True)}
         members |= {n: wiring.Out(t.signature)
                     for n, t in zip(self.output_ports, self.outputs, strict=True)}
+        if self.loads:
+            words = stream.Signature(LOAD_BITS, always_ready=True)
+            members |= {"load": wiring.In(words), "next": wiring.Out(words)}
         return wiring.Signature(members)
 
     @property

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from amaranth.hdl import Cat, Module, Signal, Value
-from amaranth.lib import stream, wiring
+from amaranth.lib import wiring
 
 from hwgen.blocks.base import BlockConfig
 from hwgen.blocks.registry import BlockRequest
@@ -25,7 +25,7 @@ from hwgen.ir import Convolution, Table
 from hwgen.ir.types import TensorType
 from hwgen.parts.mac import MacArray, MacArrayConfig
 from hwgen.parts.requantise import Requantiser, RequantiserConfig
-from hwgen.parts.weights import LOAD_BITS, WeightMemory, WeightMemoryConfig
+from hwgen.parts.weights import WeightMemory, WeightMemoryConfig
 from hwgen.parts.window import SlidingWindowConfig
 
 __all__ = ["ConvolutionConfig", "array_weights", "serialise", "weight_memories"]
@@ -202,15 +202,6 @@ class ConvolutionConfig(BlockConfig):
     def load_words(self) -> list[int]:
         return [word for memory, part in zip(self.weights, self.memory_rows, strict=True)
                 for word in (memory.load_words(part) if memory.loads else ())]
-
-    @property
-    def signature(self) -> wiring.Signature:
-        if not self.loads:
-            return super().signature
-        words = stream.Signature(LOAD_BITS, always_ready=True)
-        return wiring.Signature({
-            **super().signature.members, "load": wiring.In(words), "next": wiring.Out(words),
-        })
 
     def compute(self, *frames: np.ndarray) -> tuple[np.ndarray, ...]:
         results = self.op.evaluate(frames, (self.tensor,))

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
-from amaranth.lib import stream, wiring
+from amaranth.lib import wiring
 
 from hwgen.blocks.base import OpConfig, Schedule
 from hwgen.blocks.beat import valid_chain
@@ -23,7 +23,7 @@ from hwgen.parts.memory import ReadOnlyMemory, check_style
 from hwgen.parts.queue import QUEUE_LATENCY
 from hwgen.parts.stream import StreamType, in_order, pack_rows
 from hwgen.parts.turns import last_of
-from hwgen.parts.weights import LOAD_BITS, WeightMemory, WeightMemoryConfig
+from hwgen.parts.weights import WeightMemory, WeightMemoryConfig
 
 __all__ = ["Embedding", "EmbeddingConfig"]
 
@@ -104,15 +104,6 @@ class EmbeddingConfig(OpConfig):
     @property
     def least_depths(self) -> tuple[int, ...]:
         return (self.push_latency + QUEUE_LATENCY + 1,)
-
-    @property
-    def signature(self) -> wiring.Signature:
-        if not self.loads:
-            return super().signature
-        words = stream.Signature(LOAD_BITS, always_ready=True)
-        return wiring.Signature({
-            **super().signature.members, "load": wiring.In(words), "next": wiring.Out(words),
-        })
 
     def schedule(self, arrivals: Sequence[np.ndarray]) -> Schedule:
         begin = in_order(arrivals[0], self.beats)

@@ -26,8 +26,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 from amaranth.hdl import Module
-from amaranth.lib import stream, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib import wiring
 
 from hwgen.blocks.base import BlockConfig, Schedule
 from hwgen.blocks.conv import FoldedConvConfig
@@ -43,7 +42,6 @@ from hwgen.parts.component import Configured
 from hwgen.parts.memory import check_style
 from hwgen.parts.queue import QUEUE_LATENCY, queue_depth
 from hwgen.parts.stream import StreamType, in_order
-from hwgen.parts.weights import LOAD_BITS
 
 __all__ = ["LowRankLinear", "LowRankLinearConfig"]
 
@@ -258,14 +256,6 @@ class LowRankLinearConfig(BlockConfig):
     def load_words(self) -> list[int]:
         """The words of weights that are loaded, in order."""
         return [word for folding in self.foldings for word in folding.load_words()]
-
-    @property
-    def signature(self) -> wiring.Signature:
-        if not self.loads:
-            return super().signature
-        words = stream.Signature(LOAD_BITS, always_ready=True)
-        return wiring.Signature({**super().signature.members, "load": In(words),
-                                 "next": Out(words)})
 
     def compute(self, *frames: np.ndarray) -> tuple[np.ndarray, ...]:
         middle = self.first.evaluate(frames, (self.tensor,))

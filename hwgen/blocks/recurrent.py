@@ -20,7 +20,7 @@ from typing import ClassVar
 
 import numpy as np
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
-from amaranth.lib import stream, wiring
+from amaranth.lib import wiring
 
 from hwgen import ir
 from hwgen.blocks.base import BlockConfig, Schedule
@@ -37,7 +37,6 @@ from hwgen.parts.memory import BufferMemory, buffer_area, read_words
 from hwgen.parts.queue import QUEUE_LATENCY, queue_depth
 from hwgen.parts.recurrent_cell import EARLY, RecurrentCellConfig
 from hwgen.parts.stream import StreamType, in_order, pack_rows
-from hwgen.parts.weights import LOAD_BITS
 
 __all__ = ["Recurrent", "RecurrentConfig"]
 
@@ -237,14 +236,6 @@ class RecurrentConfig(BlockConfig):
 
     def load_words(self) -> list[int]:
         return self.matrix.folding.load_words()
-
-    @property
-    def signature(self) -> wiring.Signature:
-        if not self.loads:
-            return super().signature
-        words = stream.Signature(LOAD_BITS, always_ready=True)
-        return wiring.Signature({
-            **super().signature.members, "load": wiring.In(words), "next": wiring.Out(words)})
 
     def compute(self, *frames: np.ndarray) -> tuple[np.ndarray, ...]:
         return self.op.evaluate(frames, (self.tensor,))

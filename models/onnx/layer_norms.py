@@ -2,7 +2,9 @@
 
 Exporters write them as one op (which :mod:`hwgen.models.onnx.norms` writes out), or as means,
 differences, squares, a root and a quotient, in several orders.  From the quotient the search goes
-back to the tensor that is normalised.  What is not of these forms stays what it is written in.
+back to the tensor that is normalised.  (A variance as a mean of squares less the square of the mean
+has been written as that of differences before: :mod:`hwgen.models.onnx.forms`.)  What is not of
+these forms stays what it is written in.
 """
 
 from __future__ import annotations
@@ -245,25 +247,12 @@ class _Search:
             power = guard.input[0] if guard.input[0] not in self.constants else guard.input[1]
             inside.add(power)
         mean = self._mean(power, inside)
-        if mean is not None:
-            of, axis = mean
-            base = self._squared(of, inside)
-            if base is None:
-                return None
-            if centred is None:
-                return (base, False, axis) if base == above else None
-            if base == above or self._difference(base, inside) == centred:
-                return (centred[0], True, axis) if centred[1] == axis else None
+        base = None if mean is None else self._squared(mean[0], inside)
+        if mean is None or base is None:
             return None
-        # The mean of squares less the square of the mean.
-        node = self._maker(power, "Sub")
-        if node is None or centred is None:
-            return None
-        squares = self._mean(node.input[0], inside)
-        of_mean = self._squared(node.input[1], inside)
-        if squares is None or of_mean is None or squares[1] != centred[1]:
-            return None
-        if self._squared(squares[0], inside) != centred[0] or (
-                self._mean(of_mean, inside) != centred):
-            return None
-        return centred[0], True, centred[1]
+        _, axis = mean
+        if centred is None:
+            return (base, False, axis) if base == above else None
+        if base == above or self._difference(base, inside) == centred:
+            return (centred[0], True, axis) if centred[1] == axis else None
+        return None

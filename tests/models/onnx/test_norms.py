@@ -90,6 +90,12 @@ NORMS = {
                            N("Add", ["n", "b"], ["t"]), LAST], {**E, **COLUMN}, 13),
     "mean and variance of all": (
         [CONV, N("MeanVarianceNormalization", ["c"], ["t"], axes=[0, 1, 2, 3]), LAST], E, 13),
+    "layer as two means": (
+        [CONV, N("ReduceMean", ["c"], ["m"], axes=[1]), N("Mul", ["c", "c"], ["q"]),
+         N("ReduceMean", ["q"], ["p"], axes=[1]), N("Mul", ["m", "m"], ["n"]),
+         N("Sub", ["p", "n"], ["v"]), N("Max", ["v", "none"], ["g"]), N("Add", ["g", "eps"], ["h"]),
+         N("Sqrt", ["h"], ["r"]), N("Sub", ["c", "m"], ["d"]), N("Div", ["d", "r"], ["t"]), LAST],
+        {**E, "eps": np.float32(1e-5), "none": np.float32(0)}, 17),
     "L2": ([CONV, N("LpNormalization", ["c"], ["t"], axis=1), LAST], E, 17),
     "L1": ([CONV, N("LpNormalization", ["c"], ["t"], axis=1, p=1), LAST], E, 17),
     "L2 of PyTorch": (
@@ -116,6 +122,7 @@ def test_equals_the_file(name, tmp_path):
 
 @pytest.mark.parametrize("name", [
     "layer of tokens", "layer of ConvNeXt", "layer written out, channels first",
+    "layer as two means",
     "root mean square", "root mean square, written out"])
 def test_of_each_pixel_are_blocks(name, tmp_path):
     nodes, constants, opset = NORMS[name]
