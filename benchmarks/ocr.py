@@ -1,11 +1,12 @@
 """A trained reader of text lines, quantised as it comes in its package: convolutions and attention.
 
-    python -m benchmarks.ocr [--quick] [--lines N] [--frames N] [--precision wXaY] [--verilog N]
+    python -m benchmarks.ocr [--quick] [--lines N] [--precision wXaY] [--verilog N]
 
 The PP-OCRv4 recogniser (``pip install --no-deps rapidocr-onnxruntime==1.4.4``) reads lines of words
-that are drawn with Pillow's own font.  Calibration sees other lines than those that are counted.
-Printed is how many lines float reads exactly, how many of these the integer graph reads exactly,
-and how many characters differ; ``--verilog`` runs some lines through the Verilog of a board.
+that are drawn with Pillow's own font.  Calibration sees other lines than those that are counted;
+channels are equalised and biases corrected on them.  Printed is how many lines float reads
+exactly, and how many of these the integer graph reads exactly; ``--verilog`` runs some lines
+through the Verilog of a board.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ def main() -> int:
         np.save(calibration, drawn(lines(CALIBRATION, 2), 2))
         begin = time.perf_counter()
         source = read(str(model_file()), size=(HEIGHT, WIDTH), calibration=calibration,
-                      precision=options.precision)
+                      precision=options.precision, equalise=True, correct_bias=True)
         seconds = time.perf_counter() - begin
         whole = session(source.whole)
         (given,) = source.network.inputs
@@ -149,7 +150,7 @@ def _verilog(options: argparse.Namespace, calibration: Path) -> int:
 
     built = build(Options(
         model=str(model_file()), board=BOARD, size=(HEIGHT, WIDTH), calibration=calibration,
-        precision=options.precision, simulate=options.verilog))
+        precision=options.precision, equalise=True, correct_bias=True, simulate=options.verilog))
     proof, predicted = built.simulated, built.found.timing.interval
     assert proof is not None
     print(f"{BOARD}: {proof.mismatches} mismatches in {options.verilog} lines, "

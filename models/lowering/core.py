@@ -29,7 +29,7 @@ from hwgen.models.lowering.layout import (
 )
 from hwgen.models.lowering.norm import put_norm
 from hwgen.models.lowering.pads import fold_pads
-from hwgen.models.lowering.ranges import Ranges, shared_ranges, sum_codes
+from hwgen.models.lowering.ranges import Ranges, range_codes, shared_ranges, sum_codes
 from hwgen.models.lowering.refusals import unsupported, way_out, why_no_attention
 from hwgen.models.lowering.regions import Regions
 from hwgen.models.onnx.network import FINE, Network
@@ -258,8 +258,7 @@ class Lowering:
         if name not in self.ranges:
             raise HwgenError(f"Tensor {name!r} has no calibrated range")
         low, high = self.ranges[name]
-        low, high = min(low, 0.0), max(high, 0.0)
-        if low == high and name not in self._silent:
+        if low == high == 0 and name not in self._silent:
             self._silent.add(name)
             warnings.warn(HwgenWarning(
                 f"Tensor {name!r} is 0 in all frames of the calibration, so what it will be is not "
@@ -270,11 +269,7 @@ class Lowering:
             return sum_codes(max(-low, high))
         if name in self._symmetric:
             return symmetric(max(-low, high) or 1.0, bits)
-        steps = (1 << bits) - 1
-        scale = float(np.float32((high - low) / steps)) or 1.0
-        bottom = -(1 << (bits - 1))
-        zero = int(np.clip(round(bottom - low / scale), bottom, bottom + steps))
-        return Quantisation(scale, zero, bits)
+        return range_codes(low, high, bits)
 
     def result(self, tensor: str, *, sign: bool = False) -> Result:
         """What takes the place of a tensor that an op makes.
@@ -324,7 +319,24 @@ class Lowering:
             like = 1 if zero == above else -1 if zero == below else 0
             self._signs.add(tensor)
             return Result(tensor, Quantisation(1.0, 0, 2), like)
-        return Result(tensor, self.quantisation(tensor))
+        return Result(tensor, self._codes_before(tensor, name))
+
+    def _codes_before(self, tensor: str, name: str) -> Quantisation:
+        """Codes of a tensor that nothing but a function reads, whose result is ``name``.
+
+        They end where the result's codes no longer change (HardSwish is 0 below -3), so they are
+        finer where it matters.
+        """
+        codes = self.quantisation(tensor)
+        shares = tensor in self._group or tensor in self._group.values()
+        if shares or tensor in self._symmetric or tensor in self._sums:
+            return codes
+        real = np.linspace(*self.ranges[tensor], 4096)
+        values = self.regions.apply(name, real)
+        changes = np.flatnonzero(np.diff(self.quantisation(name).quantise(values)))
+        if not len(changes) or np.isnan(values).any():
+            return codes
+        return range_codes(real[changes[0]], real[changes[-1] + 1], codes.bits)
 
     # Tensors
 

@@ -10,7 +10,7 @@ import numpy as np
 from hwgen.ir import Quantisation
 from hwgen.models.onnx.network import Network
 
-__all__ = ["Ranges", "shared_ranges", "sum_codes"]
+__all__ = ["Ranges", "range_codes", "shared_ranges", "sum_codes"]
 
 Ranges = Mapping[str, tuple[float, float]]
 """Tensor name to its smallest and largest value."""
@@ -63,6 +63,16 @@ def shared_ranges(
             have = shared.get(root, (low, high))
             shared[root] = (min(low, have[0]), max(high, have[1]))
     return shared, {name: find(name) for name in parents}
+
+
+def range_codes(low: float, high: float, bits: int) -> Quantisation:
+    """Codes whose steps divide a range evenly; it is widened until it holds 0."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    steps = (1 << bits) - 1
+    scale = float(np.float32((high - low) / steps)) or 1.0
+    bottom = -(1 << (bits - 1))
+    zero = int(np.clip(round(bottom - low / scale), bottom, bottom + steps))
+    return Quantisation(scale, zero, bits)
 
 
 def sum_codes(most: float) -> Quantisation:
