@@ -39,6 +39,8 @@ class Pipeline(wiring.Component):
         See :class:`hwgen.offchip.port.AxiPort`.
     memory_base : :py:`In(address_bits)`, if there is off-chip memory
         Where it begins, a multiple of 4 KB.
+    memory_stop : :py:`In(1)`, if there is off-chip memory
+        Begin nothing more there, as after an error; it must stay 1 until reset.
     memory_error, memory_idle : :py:`Out(3)`, :py:`Out(1)`, if there is off-chip memory
         The ports' errors together; whether all are idle.  After an error no port begins anything:
         once both are up, a reset is clean.
@@ -66,7 +68,8 @@ class Pipeline(wiring.Component):
             axi = netlist.offchip.axi
             members |= {f"axi_{k}": wiring.Out(axi.signature) for k in range(netlist.offchip.ports)}
             members |= {
-                "memory_base": wiring.In(axi.address_bits), "memory_error": wiring.Out(3),
+                "memory_base": wiring.In(axi.address_bits), "memory_stop": wiring.In(1),
+                "memory_error": wiring.Out(3),
                 "memory_idle": wiring.Out(1), "memory_ready": wiring.Out(1),
                 "memory_waits": wiring.Out(1),
             }
@@ -138,7 +141,7 @@ class Pipeline(wiring.Component):
         # By the time that the error is seen, all ports have stopped: idle is idle until reset.
         m.d.sync += outer.memory_error.eq(error)
         m.d.comb += [
-            *(port.stop.eq(outer.memory_error.any()) for port in ports),
+            *(port.stop.eq(outer.memory_error.any() | outer.memory_stop) for port in ports),
             outer.memory_idle.eq(Cat(port.idle for port in ports).all()),
         ]
 

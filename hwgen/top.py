@@ -21,8 +21,8 @@ from hwgen.parts.weights import LOAD_BITS
 from hwgen.pipeline import Pipeline
 
 __all__ = [
-    "WEIGHTS", "AxiTop", "beat_bytes", "from_axi", "input_ports", "memory_port", "output_ports",
-    "to_axi",
+    "WEIGHTS", "AxiTop", "beat_bytes", "from_axi", "from_bytes", "input_ports", "memory_port",
+    "output_ports", "to_axi", "to_bytes",
 ]
 
 WEIGHTS = "s_axis_weights"
@@ -73,6 +73,19 @@ def _elements(stream: StreamType) -> Iterator[tuple[int, int]]:
     for lane in range(stream.lanes):
         for pixel in range(stream.pixels):
             yield lane * stream.pixels + pixel, pixel * stream.lanes + lane
+
+
+def from_bytes(stream: StreamType, data, payload) -> list:
+    """Statements that set the payload of a beat to its bytes."""
+    size = 8 * _element_bytes(stream)
+    return [payload[k].eq(data[n * size : n * size + stream.tensor.bits].as_signed())
+            for k, n in _elements(stream)]
+
+
+def to_bytes(stream: StreamType, payload, data) -> list:
+    """Statements that set the bytes of a beat to its payload."""
+    size = 8 * _element_bytes(stream)
+    return [data[n * size : (n + 1) * size].eq(payload[k]) for k, n in _elements(stream)]
 
 
 class AxiTop(wiring.Component):
@@ -154,26 +167,21 @@ class AxiTop(wiring.Component):
 
     def _take(self, m: Module, inner, name: str, stream: StreamType) -> None:
         """Wire an input of the pipeline to its port."""
-        size = 8 * _element_bytes(stream)
-        data = getattr(self, f"{name}_tdata")
         m.d.comb += [
             inner.valid.eq(getattr(self, f"{name}_tvalid")),
             getattr(self, f"{name}_tready").eq(inner.ready),
-            *(inner.p[k].eq(data[n * size : n * size + stream.tensor.bits].as_signed())
-              for k, n in _elements(stream)),
+            *from_bytes(stream, getattr(self, f"{name}_tdata"), inner.p),
         ]
 
     def _give(self, m: Module, inner, name: str, stream: StreamType) -> None:
         """Wire an output of the pipeline to its port, with the mark of a frame's last beat."""
-        size = 8 * _element_bytes(stream)
-        data = getattr(self, f"{name}_tdata")
         beat = Signal(range(stream.beats), name=f"{name}_beat")
         last = Signal(name=f"{name}_last", init=stream.beats == 1)
         m.d.comb += [
             getattr(self, f"{name}_tvalid").eq(inner.valid),
             getattr(self, f"{name}_tlast").eq(last),
             inner.ready.eq(getattr(self, f"{name}_tready")),
-            *(data[n * size : (n + 1) * size].eq(inner.p[k]) for k, n in _elements(stream)),
+            *to_bytes(stream, inner.p, getattr(self, f"{name}_tdata")),
         ]
         if stream.beats > 1:
             with m.If(inner.valid & inner.ready):

@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 
 from hwgen import children
 from hwgen.emit.verilog import Rtl
@@ -23,7 +23,7 @@ from hwgen.sim.verilator.compiler import compile_verilog
 from hwgen.sim.verilator.memory import MemoryModel, MemoryUse
 from hwgen.top import WEIGHTS, beat_bytes, from_axi, input_ports, memory_port, output_ports, to_axi
 
-__all__ = ["MEMORY_PATIENCE", "Harness", "VerilogRun"]
+__all__ = ["MEMORY_PATIENCE", "Harness", "VerilogRun", "template"]
 
 WORD_BYTES = LOAD_BITS // 8
 LONG_LOAD = 1 << 20
@@ -171,12 +171,18 @@ class Harness:
         )
 
 
+def template(name: str) -> Template:
+    """A template of this package, which may include others."""
+    environment = Environment(
+        undefined=StrictUndefined, keep_trailing_newline=True, loader=FunctionLoader(
+            lambda name: files("hwgen.sim.verilator").joinpath(name).read_text()))
+    return environment.get_template(name)
+
+
 def _program(rtl: Rtl, design: Simulated, preload: bool) -> str:
     """The C++ that drives the Verilog."""
-    template = files("hwgen.sim.verilator").joinpath("harness.cpp.j2").read_text()
-    environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
     offchip = design.offchip
-    return environment.from_string(template).render(
+    return template("harness.cpp.j2").render(
         top=rtl.top,
         slaves=[_port(name, stream) for name, stream in input_ports(design.inputs).items()],
         masters=[_port(name, stream) for name, stream in output_ports(design.outputs).items()],

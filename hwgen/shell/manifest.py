@@ -1,0 +1,73 @@
+"""What a driver has to know of an accelerator: ``accelerator.json``."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from hwgen.emit.verilog import Rtl
+from hwgen.netlist import Netlist
+from hwgen.parts.stream import StreamType
+from hwgen.shell.registers import ERRORS, VERSION, status
+from hwgen.shell.shell import ShellConfig
+from hwgen.top import beat_bytes
+
+__all__ = ["FILE", "FORMAT", "identify", "manifest"]
+
+FILE, FORMAT = "accelerator.json", "hwgen-accelerator-1"
+
+
+def identify(netlist: Netlist, design: str, network: bytes) -> int:
+    """64 bits by which a bitstream and its files know each other.
+
+    Parameters
+    ----------
+    netlist : what is built
+    design : text of the design point
+    network : bytes of the integer graph
+    """
+    digest = hashlib.sha256()
+    for part in (netlist.family.encode(), design.encode(), network):
+        digest.update(hashlib.sha256(part).digest())
+    return int.from_bytes(digest.digest()[:8], "little")
+
+
+def _port(stream: StreamType, frame_words: int, word_bytes: int) -> dict[str, Any]:
+    type = stream.tensor
+    return {
+        "shape": list(type.shape), "bits": type.bits, "scale": type.scale,
+        "zero_point": type.quantisation.zero_point, "lanes": stream.lanes,
+        "pixels": stream.pixels, "element_bytes": beat_bytes(stream) // stream.elements,
+        "frame_bytes": stream.beats * beat_bytes(stream), "stride": frame_words * word_bytes,
+    }
+
+
+def manifest(config: ShellConfig, rtl: Rtl, about: Mapping[str, Any]) -> dict[str, Any]:
+    """As plain data.
+
+    ``inputs`` and ``outputs`` hold, by name: ``shape`` (channels last), ``bits``, ``scale`` and
+    ``zero_point`` of the codes; ``lanes``, ``pixels`` and ``element_bytes`` of a beat, which say in
+    which order elements lie in memory; ``frame_bytes``, and ``stride``, the bytes from a frame to
+    the next.  ``arguments`` and ``registers`` are offsets of registers.
+
+    Parameters
+    ----------
+    config : the shell
+    rtl : its Verilog, with what its memories begin with
+    about : what else there is to say, such as ``model``, ``board``, ``clock_mhz``
+    """
+    netlist, word = config.netlist, config.axi.word_bytes
+    readers, writers = config.readers, config.writers
+    return {
+        "format": FORMAT, **about, "version": VERSION,
+        "identification": f"{config.identification:016x}", "word_bytes": word,
+        "inputs": {n: _port(s, readers[n].frame_words, word) for n, s in netlist.inputs.items()},
+        "outputs": {n: _port(s, writers[n].frame_words, word) for n, s in netlist.outputs.items()},
+        "arguments": {each.name: {"offset": each.offset, "bits": each.bits}
+                      for each in config.arguments},
+        "registers": status(), "errors": list(ERRORS),
+        "memory": {"bytes": netlist.offchip.size, "image": "rtl/memory.bin" if rtl.memory else None}
+        if netlist.offchip else None,
+        "weights": "rtl/weights.bin" if rtl.weights else None,
+    }

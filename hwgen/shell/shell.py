@@ -1,0 +1,269 @@
+"""An accelerator with its shell: AXI4-Lite for control, AXI4 for frames, and an interrupt.
+
+The shape is that of a kernel for XRT or PYNQ: software writes where frames are and where results
+go, starts, and waits; see :mod:`hwgen.shell.registers`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from amaranth.hdl import (
+    Cat,
+    ClockDomain,
+    ClockSignal,
+    DomainRenamer,
+    Module,
+    Mux,
+    ResetSignal,
+    Signal,
+)
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from hwgen.device.arithmetic import counter
+from hwgen.device.cost import Area
+from hwgen.device.platform import add_shared
+from hwgen.netlist import Netlist
+from hwgen.offchip.bus import AxiConfig, axi_ports, connect_axi
+from hwgen.offchip.port import AxiPortConfig
+from hwgen.parts.weights import LOAD_BITS
+from hwgen.pipeline import Pipeline
+from hwgen.shell.control import LITE_PINS, ControlConfig, lite_ports
+from hwgen.shell.mover import FrameReaderConfig, FrameWriterConfig
+from hwgen.shell.registers import Argument, arguments
+from hwgen.shell.sequencer import Sequencer
+from hwgen.top import beat_bytes, from_bytes, memory_port, to_bytes
+
+__all__ = ["CONTROL_PORT", "FRAMES_PORT", "Shell", "ShellConfig"]
+
+CONTROL_PORT, FRAMES_PORT = "s_axi_control", "m_axi_frames"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShellConfig:
+    """A netlist and what surrounds it.
+
+    Parameters
+    ----------
+    netlist : :class:`Netlist`
+    axi : :class:`AxiConfig`
+        The port through which frames go.
+    identification : :class:`int`
+        64 bits by which software knows the design.
+    """
+
+    netlist: Netlist
+    axi: AxiConfig = field(default_factory=AxiConfig)
+    identification: int = 0
+
+    @property
+    def readers(self) -> dict[str, FrameReaderConfig]:
+        """What reads the frames of each input, and the weights under an empty name."""
+        found = {name: FrameReaderConfig(
+            axi=self.axi, beat_bytes=beat_bytes(each), frame_bytes=each.beats * beat_bytes(each))
+            for name, each in self.netlist.inputs.items()}
+        if self.netlist.loading:
+            size = LOAD_BITS // 8
+            found[""] = FrameReaderConfig(
+                axi=self.axi, beat_bytes=size, frame_bytes=size * len(self.netlist.load_words()))
+        return found
+
+    @property
+    def writers(self) -> dict[str, FrameWriterConfig]:
+        """What writes the frames of each output."""
+        return {name: FrameWriterConfig(
+            axi=self.axi, beat_bytes=beat_bytes(each), frame_bytes=each.beats * beat_bytes(each))
+            for name, each in self.netlist.outputs.items()}
+
+    @property
+    def port(self) -> AxiPortConfig:
+        """The port to the frames."""
+        return AxiPortConfig(axi=self.axi, readers=len(self.readers), writers=len(self.writers))
+
+    @property
+    def arguments(self) -> list[Argument]:
+        """What a run is told."""
+        return arguments([*self.netlist.inputs, *self.netlist.outputs],
+                         memory=self.netlist.offchip is not None,
+                         weights=bool(self.netlist.loading))
+
+    @property
+    def control(self) -> ControlConfig:
+        """The registers."""
+        return ControlConfig(arguments=tuple(self.arguments), identification=self.identification)
+
+    def area(self) -> Area:
+        """What the shell takes, without the pipeline."""
+        whole = self.control.area() + self.port.area()
+        for config in (*self.readers.values(), *self.writers.values()):
+            whole += config.area()
+        return whole
+
+
+class Shell(wiring.Component):
+    """A pipeline that software controls, and that fetches and stores its frames itself.
+
+    Parameters
+    ----------
+    config : :class:`ShellConfig`
+
+    Members
+    -------
+    aclk, aresetn : :py:`In(1)`
+        Clock; reset, active low, synchronous; it goes into a register first.
+    s_axi_control_awaddr, … : AXI4-Lite, 32 bits; see :class:`hwgen.shell.control.Control`
+    m_axi_frames_awaddr, … : AXI4, to where frames are
+    m_axi_0_awaddr, … : if there is off-chip memory, the pins of each AXI4 port
+    interrupt : :py:`Out(1)`
+
+    Runs
+    ----
+    A run takes ``frames`` frames of each input and writes as many of each output; it is done when
+    all are in memory.  After an error nothing more is delivered; a soft reset, which lets what is
+    under way at the memories come to its end, makes all as it was after reset but for the
+    arguments.  Weights that are loaded are fetched before the first run after a reset.
+    """
+
+    def __init__(self, config: ShellConfig) -> None:
+        self.config = config
+        netlist = config.netlist
+        members: dict[str, wiring.Member] = {
+            "aclk": In(1), "aresetn": In(1), "interrupt": Out(1), **lite_ports(CONTROL_PORT),
+            **axi_ports(config.axi, FRAMES_PORT),
+        }
+        if netlist.offchip:
+            for k in range(netlist.offchip.ports):
+                members |= axi_ports(netlist.offchip.axi, memory_port(k))
+        super().__init__(members)
+
+    def elaborate(self, platform):
+        m = Module()
+        # Members made from a signature, which no type checker sees.
+        outer: Any = self
+        config, netlist = self.config, self.config.netlist
+        hard, clear = Signal(2, init=3), Signal(init=1)
+        m.domains.start = ClockDomain(reset_less=True)
+        m.domains.control = ClockDomain()
+        m.domains.sync = ClockDomain()
+        m.d.comb += [
+            ClockSignal("start").eq(outer.aclk), ClockSignal("control").eq(outer.aclk),
+            ClockSignal().eq(outer.aclk), ResetSignal("control").eq(hard[1]),
+            ResetSignal().eq(clear),
+        ]
+        reset = Signal()
+        m.d.start += [hard.eq(Cat(~outer.aresetn, hard[0])), clear.eq(hard[0] | reset)]
+
+        control: Any = config.control.create()
+        m.submodules.control = DomainRenamer("control")(control)
+        for pin, (flow, _) in LITE_PINS.items():
+            inside, outside = getattr(control, f"lite_{pin}"), getattr(self, f"{CONTROL_PORT}_{pin}")
+            m.d.comb += inside.eq(outside) if flow == In else outside.eq(inside)
+        m.d.comb += outer.interrupt.eq(control.interrupt)
+
+        pipeline: Any = Pipeline(netlist)
+        m.submodules.pipeline = pipeline
+        port: Any = add_shared(m, "port", config.port, platform)
+        connect_axi(m, config.axi, port.axi, self, FRAMES_PORT)
+        movers = self._movers(m, port, pipeline, platform)
+        stop, idle = Signal(), port.idle
+        m.d.comb += [port.stop.eq(stop), control.errors[:3].eq(port.error)]
+        if netlist.offchip:
+            for k, each in enumerate(pipeline.memory_ports):
+                connect_axi(m, netlist.offchip.axi, each, self, memory_port(k))
+            m.d.comb += [
+                pipeline.memory_base.eq(control.arg_memory), pipeline.memory_stop.eq(stop),
+                control.errors[3:].eq(pipeline.memory_error),
+            ]
+            idle &= pipeline.memory_idle
+        self._count(m, control, movers, pipeline)
+        self._sequence(m, control, movers, idle, stop, reset)
+        return m
+
+    def _movers(self, m: Module, port, pipeline, platform) -> dict[str, Any]:
+        """Add what moves frames, between the port and the pipeline; returns it by name."""
+        config, movers = self.config, {}
+        netlist = config.netlist
+        for k, (name, each) in enumerate(config.readers.items()):
+            mover: Any = add_shared(m, f"reader_{name}" if name else "loader", each, platform)
+            wiring.connect(m, mover.read, getattr(port, f"read_{k}"))
+            movers[name] = mover
+        for k, (name, each) in enumerate(config.writers.items()):
+            mover = add_shared(m, f"writer_{name}", each, platform)
+            wiring.connect(m, mover.write, getattr(port, f"write_{k}"))
+            movers[name] = mover
+        for inner, (name, type) in zip(pipeline.input_ports, netlist.inputs.items(), strict=True):
+            beats, end = movers[name].o, getattr(pipeline, inner)
+            m.d.comb += [end.valid.eq(beats.valid), beats.ready.eq(end.ready),
+                         *from_bytes(type, beats.p, end.p)]
+        for inner, (name, type) in zip(pipeline.output_ports, netlist.outputs.items(), strict=True):
+            beats, end = getattr(pipeline, inner), movers[name].i
+            m.d.comb += [end.valid.eq(beats.valid), beats.ready.eq(end.ready),
+                         *to_bytes(type, beats.p, end.p)]
+        if netlist.loading:
+            loader = movers[""]
+            m.d.comb += [pipeline.load.p.eq(loader.o.p), pipeline.load.valid.eq(loader.o.valid),
+                         loader.o.ready.eq(1)]
+        return movers
+
+    def _sequence(self, m: Module, control, movers: dict[str, Any], idle, stop, reset) -> None:
+        """Let runs begin and end, and errors stop all, until a soft reset."""
+        config = self.config
+        sizes = {name: each.frame_words for name, each in
+                 (*config.readers.items(), *config.writers.items()) if name}
+        sequencer: Any = Sequencer(tuple(sizes.values()), weights=bool(config.netlist.loading))
+        m.submodules.sequencer = DomainRenamer("control")(sequencer)
+        m.d.comb += [
+            sequencer.start.eq(control.start), sequencer.frames.eq(control.arg_frames),
+            sequencer.clear.eq(control.clear), sequencer.failed.eq(control.errors.any()),
+            sequencer.memory_idle.eq(idle), stop.eq(sequencer.stop), reset.eq(sequencer.reset),
+            sequencer.busy.eq(Cat(movers[name].busy for name in sizes).any()),
+            control.idle.eq(sequencer.idle), control.finished.eq(sequencer.finished),
+            control.clearing.eq(sequencer.clearing),
+        ]
+        for k, name in enumerate(sizes):
+            mover, stride = movers[name], getattr(control, f"arg_stride_{name}")
+            # Frames without a gap between them are one run of words.
+            dense = stride == 0
+            m.d.comb += [
+                mover.start.eq(sequencer.begin), mover.stride.eq(stride),
+                mover.address.eq(getattr(control, f"arg_address_{name}")),
+                mover.words.eq(Mux(dense, getattr(sequencer, f"words_{k}"), sizes[name])),
+                mover.runs.eq(Mux(dense, 1, control.arg_frames)),
+            ]
+        if config.netlist.loading:
+            loader = movers[""]
+            m.d.comb += [
+                loader.start.eq(sequencer.load), loader.address.eq(control.arg_weights),
+                loader.words.eq(config.readers[""].frame_words), loader.runs.eq(1),
+                sequencer.loaded.eq(~loader.busy),
+            ]
+
+    def _count(self, m: Module, control, movers: dict[str, Any], pipeline) -> None:
+        """Count frames, their cycles, and cycles in which an end stood still."""
+        netlist = self.config.netlist
+        (first, stream), *_ = netlist.inputs.items()
+        given, taken = pipeline.input_ports[0], pipeline.output_ports[0]
+        (_, result), *_ = netlist.outputs.items()
+        now, before = Signal(32), Signal(32)
+        into, out = getattr(pipeline, given), getattr(pipeline, taken)
+        cycles = Signal(32)
+        m.d.sync += now.eq(now + 1)
+        m.d.comb += control.frame_cycles.eq(cycles)
+        for port, type, name in ((into, stream, "frames_in"), (out, result, "frames_out")):
+            beat, total = counter(type.beats, name=f"{name}_beat"), Signal(32, name=name)
+            m.d.comb += getattr(control, name).eq(total)
+            with m.If(port.valid & port.ready):
+                m.d.sync += beat.eq(beat + 1)
+                with m.If(beat == type.beats - 1):
+                    m.d.sync += [beat.eq(0), total.eq(total + 1)]
+                    if port is out:
+                        m.d.sync += [before.eq(now), cycles.eq(now - before)]
+        for name, condition in (
+                ("input_waits", into.valid & ~into.ready),
+                ("input_starves", into.ready & ~into.valid & movers[first].busy),
+                ("output_waits", out.valid & ~out.ready)):
+            register = Signal(32, name=name)
+            m.d.comb += getattr(control, name).eq(register)
+            m.d.sync += register.eq(register + condition)
