@@ -190,6 +190,9 @@ def _parser() -> argparse.ArgumentParser:
                         help="pass over zeros where that pays, by the statistics of a file that an "
                              "earlier build wrote, or of the calibration frames")
     parser.add_argument("--design", type=Path, metavar="FILE", help="use this design.json")
+    parser.add_argument("--shell", action="store_true",
+                        help="control by AXI4-Lite, frames from and to memory by AXI4, and what a "
+                             "driver has to know, instead of streams")
     parser.add_argument("--simulate", type=count, default=0, metavar="FRAMES",
                         help="run frames through the Verilog, in Verilator")
     parser.add_argument("--report-only", action="store_true", help="no Verilog")

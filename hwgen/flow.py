@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import hwgen.boards as boards
@@ -23,12 +24,15 @@ from hwgen.design import DesignPoint
 from hwgen.dse.design.check import complete
 from hwgen.dse.design.found import Found
 from hwgen.dse.design.search import search
+from hwgen.emit.manifest import ACCELERATOR_FILE, identify, manifest
 from hwgen.emit.verilog import Rtl, emit
+from hwgen.offchip.bus import AxiConfig
 from hwgen.options import MEASURE, Options
 from hwgen.output import Output
 from hwgen.provenance import provenance
 from hwgen.report.figures import report, sparsity
 from hwgen.report.page import render
+from hwgen.shell.shell import ShellConfig
 
 if TYPE_CHECKING:
     from hwgen.dse.sparse.statistics import Statistics
@@ -60,6 +64,7 @@ class Built:
     found : the design, its netlist and its timing
     report : what ``report.json`` holds
     rtl : the Verilog; None if only a report was wanted
+    shell : what is around the accelerator; None if that was not asked for
     accuracy, statistics, simulated : what was measured, as far as it was asked for
     """
 
@@ -68,6 +73,7 @@ class Built:
     found: Found
     report: dict = field(default_factory=dict)
     rtl: Rtl | None = None
+    shell: ShellConfig | None = None
     accuracy: Accuracy | None = None
     statistics: Statistics | None = None
     simulated: Proof | None = None
@@ -101,6 +107,10 @@ class Built:
             self.statistics.save(folder / "sparsity.npz")
         if self.rtl is not None:
             self.rtl.write(folder / "rtl")
+        if self.rtl is not None and self.shell is not None:
+            about = {key: self.report[key] for key in ("model", "board", "clock_mhz")}
+            text = json.dumps(manifest(self.shell, self.rtl, about), indent=1)
+            (folder / ACCELERATOR_FILE).write_text(f"{text}\n")
         page = render(self.report, self.found.netlist, self.board.resources)
         (folder / "report.html").write_text(page, encoding="utf-8")
         (folder / "report.json").write_text(json.dumps(self.report, indent=1) + "\n")
@@ -215,18 +225,34 @@ def build(
                         asked.files)
     if not asked.report_only:
         with phase("emit") as say:
-            built.rtl = emit(found.netlist, progress=say, provenance=origin)
+            built.shell = _shell(built) if asked.shell else None
+            built.rtl = emit(found.netlist, progress=say, provenance=origin, shell=built.shell)
     if built.rtl is not None and asked.simulate:
         from hwgen.sim.verilator import prove
 
         with phase("simulate") as say:
             built.simulated = prove(
-                source.frames(asked.simulate, asked.seed), source.graph, found.netlist, built.rtl,
+                source.frames(asked.simulate, asked.seed), source.graph, found.netlist,
+                built.rtl.accelerator,
                 board=board, clock_mhz=found.design.clock_mhz, interval=found.timing.interval,
                 seed=asked.seed, progress=say,
             )
     built.report = _report(built, asked.name, origin)
     return built
+
+
+def _shell(built: Built) -> ShellConfig:
+    """The shell of a design, which knows itself by the design and the network."""
+    netlist, board = built.found.netlist, built.board
+    with TemporaryDirectory() as folder:
+        built.found.design.save(Path(folder) / "design.json")
+        built.source.graph.save(Path(folder) / "graph.npz")
+        parts = [(Path(folder) / name).read_bytes() for name in ("design.json", "graph.npz")]
+    if netlist.offchip is not None:
+        axi = netlist.offchip.axi
+    else:
+        axi = AxiConfig(data_bits=board.memory[0].axi_bits) if board.memory else AxiConfig()
+    return ShellConfig(netlist=netlist, axi=axi, identification=identify(board.part, *parts))
 
 
 def _statistics(source: Source, path: str) -> Statistics:

@@ -31,6 +31,7 @@ class Options:
     sparse : file of statistics of zeros, by which they are passed over; :data:`MEASURE`: those of
         the calibration frames; None: nothing is
     design : file of a design point that is used instead of a search
+    shell : put a shell around the accelerator: see :mod:`hwgen.shell`
     simulate : frames that run through the Verilog
     report_only : no Verilog
     """
@@ -57,6 +58,7 @@ class Options:
     offchip: str = "auto"
     sparse: str | None = None
     design: Path | None = None
+    shell: bool = False
     simulate: int = 0
     report_only: bool = False
     seed: int = 0
@@ -122,7 +124,7 @@ OVERRIDDEN = {
         ("clock", "target_fps", "objective", "offchip", "sparse"),
         "the design says it already, and nothing is searched",
     ),
-    "report_only": (("simulate",), "there is no Verilog then"),
+    "report_only": (("simulate", "shell"), "there is no Verilog then"),
 }
 """Options (by their names in Python), those that would have no effect beside them, and why."""
 

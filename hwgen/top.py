@@ -21,8 +21,8 @@ from hwgen.parts.weights import LOAD_BITS
 from hwgen.pipeline import Pipeline
 
 __all__ = [
-    "WEIGHTS", "AxiTop", "beat_bytes", "from_axi", "from_bytes", "input_ports", "memory_port",
-    "output_ports", "to_axi", "to_bytes",
+    "WEIGHTS", "AxiTop", "beat_bytes", "from_axi", "input_ports", "memory_port", "output_ports",
+    "to_axi",
 ]
 
 WEIGHTS = "s_axis_weights"
@@ -75,19 +75,6 @@ def _elements(stream: StreamType) -> Iterator[tuple[int, int]]:
             yield lane * stream.pixels + pixel, pixel * stream.lanes + lane
 
 
-def from_bytes(stream: StreamType, data, payload) -> list:
-    """Statements that set the payload of a beat to its bytes."""
-    size = 8 * _element_bytes(stream)
-    return [payload[k].eq(data[n * size : n * size + stream.tensor.bits].as_signed())
-            for k, n in _elements(stream)]
-
-
-def to_bytes(stream: StreamType, payload, data) -> list:
-    """Statements that set the bytes of a beat to its payload."""
-    size = 8 * _element_bytes(stream)
-    return [data[n * size : (n + 1) * size].eq(payload[k]) for k, n in _elements(stream)]
-
-
 class AxiTop(wiring.Component):
     """A pipeline with the ports of AXI4-Stream and AXI4.
 
@@ -105,7 +92,8 @@ class AxiTop(wiring.Component):
     s_axis_weights_tdata, _tvalid, _tready : if weights are loaded
         After reset, the words of ``weights.bin``, 9 bytes each.
     m_axi_0_awaddr, … : if there is off-chip memory, the pins of each AXI4 port
-    memory_base, memory_error, memory_idle, memory_ready, memory_waits : see :class:`Pipeline`
+    memory_base, memory_stop, memory_error, memory_idle, memory_ready, memory_waits : see
+        :class:`Pipeline`
         ``memory.bin`` is in the memory, from ``memory_base`` on, before reset ends.
 
     Timing
@@ -131,8 +119,9 @@ class AxiTop(wiring.Component):
             axi = netlist.offchip.axi
             for k in range(netlist.offchip.ports):
                 members |= axi_ports(axi, memory_port(k))
-            members |= {"memory_base": In(axi.address_bits), "memory_error": Out(3),
-                        "memory_idle": Out(1), "memory_ready": Out(1), "memory_waits": Out(1)}
+            members |= {"memory_base": In(axi.address_bits), "memory_stop": In(1),
+                        "memory_error": Out(3), "memory_idle": Out(1),
+                        "memory_ready": Out(1), "memory_waits": Out(1)}
         super().__init__(members)
 
     def elaborate(self, platform):
@@ -156,6 +145,7 @@ class AxiTop(wiring.Component):
                 connect_axi(m, self.netlist.offchip.axi, port, self, memory_port(k))
             m.d.comb += [
                 pipeline.memory_base.eq(outer.memory_base),
+                pipeline.memory_stop.eq(outer.memory_stop),
                 outer.memory_error.eq(pipeline.memory_error),
                 outer.memory_idle.eq(pipeline.memory_idle),
                 outer.memory_ready.eq(pipeline.memory_ready),
@@ -167,21 +157,26 @@ class AxiTop(wiring.Component):
 
     def _take(self, m: Module, inner, name: str, stream: StreamType) -> None:
         """Wire an input of the pipeline to its port."""
+        size = 8 * _element_bytes(stream)
+        data = getattr(self, f"{name}_tdata")
         m.d.comb += [
             inner.valid.eq(getattr(self, f"{name}_tvalid")),
             getattr(self, f"{name}_tready").eq(inner.ready),
-            *from_bytes(stream, getattr(self, f"{name}_tdata"), inner.p),
+            *(inner.p[k].eq(data[n * size : n * size + stream.tensor.bits].as_signed())
+              for k, n in _elements(stream)),
         ]
 
     def _give(self, m: Module, inner, name: str, stream: StreamType) -> None:
         """Wire an output of the pipeline to its port, with the mark of a frame's last beat."""
+        size = 8 * _element_bytes(stream)
+        data = getattr(self, f"{name}_tdata")
         beat = Signal(range(stream.beats), name=f"{name}_beat")
         last = Signal(name=f"{name}_last", init=stream.beats == 1)
         m.d.comb += [
             getattr(self, f"{name}_tvalid").eq(inner.valid),
             getattr(self, f"{name}_tlast").eq(last),
             inner.ready.eq(getattr(self, f"{name}_tready")),
-            *to_bytes(stream, inner.p, getattr(self, f"{name}_tdata")),
+            *(data[n * size : (n + 1) * size].eq(inner.p[k]) for k, n in _elements(stream)),
         ]
         if stream.beats > 1:
             with m.If(inner.valid & inner.ready):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from amaranth.hdl import ClockSignal, Instance, Module
+from amaranth.lib import wiring
 
-__all__ = ["add_shared", "library_instance"]
+__all__ = ["add_module", "add_shared", "library_instance"]
 
 
 def add_shared(m: Module, name: str, config, platform):
@@ -23,6 +24,21 @@ def add_shared(m: Module, name: str, config, platform):
         m.submodules[name] = platform.instance_of(config, ports)
         return ports
     component = config.create()
+    m.submodules[name] = component
+    return component
+
+
+def add_module(m: Module, name: str, component: wiring.Component, platform):
+    """Add a component that makes its own clock domains, as a module that is called ``name``.
+
+    Returns
+    -------
+    the ports
+    """
+    if hasattr(platform, "module"):
+        ports = component.signature.create(path=(name,))
+        m.submodules[name] = platform.module(component, name, ports)
+        return ports
     m.submodules[name] = component
     return component
 

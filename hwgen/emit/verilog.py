@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
@@ -29,6 +29,7 @@ from hwgen.netlist import Netlist
 from hwgen.parts.memory import STYLE
 from hwgen.parts.weights import LOAD_BITS
 from hwgen.provenance import TOOL, comment
+from hwgen.shell.shell import ACCELERATOR, Shell, ShellConfig
 from hwgen.top import AxiTop
 
 __all__ = ["Rtl", "emit", "emit_component"]
@@ -64,6 +65,12 @@ class Rtl:
     weights: bytes = b""
     memory: bytes = b""
     large: tuple[str, ...] = ()
+
+    @property
+    def accelerator(self) -> Rtl:
+        """The same without a shell around the accelerator, if there is one."""
+        inner = f"{ACCELERATOR}.v"
+        return replace(self, top=ACCELERATOR) if inner in self.files else self
 
     @property
     def verilog(self) -> list[str]:
@@ -122,6 +129,16 @@ class _Platform:
             prefix = "i" if direction == PortDirection.Input else "o"
             wires[f"{prefix}_{name}"] = value
         return Instance(self._names[config], **wires)
+
+    def module(self, component: wiring.Component, name: str, ports) -> Instance:
+        """An instance of a component that is the only one of its kind and makes its own clocks."""
+        self._names[component] = name
+        self.convert(component, name)
+        self._parts.setdefault(self._stack[-1], set()).add(name)
+        return Instance(name, **{
+            f"{'i' if direction == PortDirection.Input else 'o'}_{port}": value
+            for port, (value, direction) in _ports(component.signature, ports).items()
+        })
 
     def library_instance(self, name: str, **ports) -> Instance:
         """An instance of a hand-written module of this package, which is emitted with the rest."""
@@ -209,7 +226,7 @@ def _to_verilog(modules: list[str]) -> str:
 
 def emit(
     netlist: Netlist, *, top: str = "top", progress: Callable[[str], None] = lambda _: None,
-    provenance: Mapping[str, str] | None = None,
+    provenance: Mapping[str, str] | None = None, shell: ShellConfig | None = None,
 ) -> Rtl:
     """Write a netlist as Verilog and memory images: its pipeline behind AXI ports.
 
@@ -217,6 +234,7 @@ def emit(
     ----------
     netlist : :class:`hwgen.netlist.Netlist`
     top : name of the top module
+    shell : what surrounds it; then the module with the pipeline is called ``accelerator``
     progress : called with the name of each module as it is converted
     provenance : what the head of every file says, by what it is about; see
         :func:`hwgen.provenance.provenance`
@@ -234,7 +252,8 @@ def emit(
         for config, names in zip(netlist.offchip.port_configs, netlist.offchip.clients,
                                  strict=True):
             layers.setdefault(config, []).extend(names)
-    rtl = emit_component(AxiTop(netlist), top=top, progress=progress, provenance=provenance,
+    whole = AxiTop(netlist) if shell is None else Shell(shell)
+    rtl = emit_component(whole, top=top, progress=progress, provenance=provenance,
                          layers=layers)
     rtl.weights = b"".join(word.to_bytes(LOAD_BITS // 8, "little") for word in netlist.load_words())
     rtl.memory = netlist.memory_image()

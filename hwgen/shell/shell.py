@@ -24,21 +24,22 @@ from amaranth.lib.wiring import In, Out
 
 from hwgen.device.arithmetic import counter
 from hwgen.device.cost import Area
-from hwgen.device.platform import add_shared
+from hwgen.device.platform import add_module, add_shared
 from hwgen.netlist import Netlist
 from hwgen.offchip.bus import AxiConfig, axi_ports, connect_axi
 from hwgen.offchip.port import AxiPortConfig
 from hwgen.parts.weights import LOAD_BITS
-from hwgen.pipeline import Pipeline
 from hwgen.shell.control import LITE_PINS, ControlConfig, lite_ports
 from hwgen.shell.mover import FrameReaderConfig, FrameWriterConfig
 from hwgen.shell.registers import Argument, arguments
 from hwgen.shell.sequencer import Sequencer
-from hwgen.top import beat_bytes, from_bytes, memory_port, to_bytes
+from hwgen.top import WEIGHTS, AxiTop, beat_bytes, input_ports, memory_port, output_ports
 
-__all__ = ["CONTROL_PORT", "FRAMES_PORT", "Shell", "ShellConfig"]
+__all__ = ["ACCELERATOR", "CONTROL_PORT", "FRAMES_PORT", "Shell", "ShellConfig"]
 
 CONTROL_PORT, FRAMES_PORT = "s_axi_control", "m_axi_frames"
+ACCELERATOR = "accelerator"
+"""The module with the pipeline: it has the ports of :class:`hwgen.top.AxiTop`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,33 +159,37 @@ class Shell(wiring.Component):
         control: Any = config.control.create()
         m.submodules.control = DomainRenamer("control")(control)
         for pin, (flow, _) in LITE_PINS.items():
-            inside, outside = getattr(control, f"lite_{pin}"), getattr(self, f"{CONTROL_PORT}_{pin}")
+            inside = getattr(control, f"lite_{pin}")
+            outside = getattr(self, f"{CONTROL_PORT}_{pin}")
             m.d.comb += inside.eq(outside) if flow == In else outside.eq(inside)
         m.d.comb += outer.interrupt.eq(control.interrupt)
 
-        pipeline: Any = Pipeline(netlist)
-        m.submodules.pipeline = pipeline
+        accelerator: Any = add_module(m, ACCELERATOR, AxiTop(netlist), platform)
         port: Any = add_shared(m, "port", config.port, platform)
         connect_axi(m, config.axi, port.axi, self, FRAMES_PORT)
-        movers = self._movers(m, port, pipeline, platform)
+        movers = self._movers(m, port, accelerator, platform)
         stop, idle = Signal(), port.idle
-        m.d.comb += [port.stop.eq(stop), control.errors[:3].eq(port.error)]
+        m.d.comb += [
+            port.stop.eq(stop), control.errors[:3].eq(port.error),
+            accelerator.aclk.eq(outer.aclk), accelerator.aresetn.eq(~clear),
+        ]
         if netlist.offchip:
-            for k, each in enumerate(pipeline.memory_ports):
-                connect_axi(m, netlist.offchip.axi, each, self, memory_port(k))
+            for k in range(netlist.offchip.ports):
+                for name, member in axi_ports(netlist.offchip.axi, memory_port(k)).items():
+                    inside, outside = getattr(accelerator, name), getattr(self, name)
+                    m.d.comb += outside.eq(inside) if member.flow == Out else inside.eq(outside)
             m.d.comb += [
-                pipeline.memory_base.eq(control.arg_memory), pipeline.memory_stop.eq(stop),
-                control.errors[3:].eq(pipeline.memory_error),
+                accelerator.memory_base.eq(control.arg_memory), accelerator.memory_stop.eq(stop),
+                control.errors[3:].eq(accelerator.memory_error),
             ]
-            idle &= pipeline.memory_idle
-        self._count(m, control, movers, pipeline)
+            idle &= accelerator.memory_idle
+        self._count(m, control, movers, accelerator)
         self._sequence(m, control, movers, idle, stop, reset)
         return m
 
-    def _movers(self, m: Module, port, pipeline, platform) -> dict[str, Any]:
-        """Add what moves frames, between the port and the pipeline; returns it by name."""
+    def _movers(self, m: Module, port, accelerator, platform) -> dict[str, Any]:
+        """Add what moves frames, between the port and the accelerator; returns it by name."""
         config, movers = self.config, {}
-        netlist = config.netlist
         for k, (name, each) in enumerate(config.readers.items()):
             mover: Any = add_shared(m, f"reader_{name}" if name else "loader", each, platform)
             wiring.connect(m, mover.read, getattr(port, f"read_{k}"))
@@ -193,18 +198,16 @@ class Shell(wiring.Component):
             mover = add_shared(m, f"writer_{name}", each, platform)
             wiring.connect(m, mover.write, getattr(port, f"write_{k}"))
             movers[name] = mover
-        for inner, (name, type) in zip(pipeline.input_ports, netlist.inputs.items(), strict=True):
-            beats, end = movers[name].o, getattr(pipeline, inner)
-            m.d.comb += [end.valid.eq(beats.valid), beats.ready.eq(end.ready),
-                         *from_bytes(type, beats.p, end.p)]
-        for inner, (name, type) in zip(pipeline.output_ports, netlist.outputs.items(), strict=True):
-            beats, end = getattr(pipeline, inner), movers[name].i
-            m.d.comb += [end.valid.eq(beats.valid), beats.ready.eq(end.ready),
-                         *to_bytes(type, beats.p, end.p)]
-        if netlist.loading:
-            loader = movers[""]
-            m.d.comb += [pipeline.load.p.eq(loader.o.p), pipeline.load.valid.eq(loader.o.valid),
-                         loader.o.ready.eq(1)]
+        into = dict(zip(config.netlist.inputs, input_ports(config.netlist.inputs), strict=True))
+        if config.netlist.loading:
+            into[""] = WEIGHTS
+        for name, pins in into.items():
+            beats, (data, valid, ready) = movers[name].o, _pins(accelerator, pins)
+            m.d.comb += [data.eq(beats.p), valid.eq(beats.valid), beats.ready.eq(ready)]
+        for name, pins in zip(config.netlist.outputs, output_ports(config.netlist.outputs),
+                              strict=True):
+            beats, (data, valid, ready) = movers[name].i, _pins(accelerator, pins)
+            m.d.comb += [beats.p.eq(data), beats.valid.eq(valid), ready.eq(beats.ready)]
         return movers
 
     def _sequence(self, m: Module, control, movers: dict[str, Any], idle, stop, reset) -> None:
@@ -240,30 +243,40 @@ class Shell(wiring.Component):
                 sequencer.loaded.eq(~loader.busy),
             ]
 
-    def _count(self, m: Module, control, movers: dict[str, Any], pipeline) -> None:
-        """Count frames, their cycles, and cycles in which an end stood still."""
+    def _count(self, m: Module, control, movers: dict[str, Any], accelerator) -> None:
+        """Count frames, their cycles, and cycles in which an end stood still.
+
+        Of several inputs and outputs, the first ones are counted.
+        """
         netlist = self.config.netlist
-        (first, stream), *_ = netlist.inputs.items()
-        given, taken = pipeline.input_ports[0], pipeline.output_ports[0]
-        (_, result), *_ = netlist.outputs.items()
-        now, before = Signal(32), Signal(32)
-        into, out = getattr(pipeline, given), getattr(pipeline, taken)
-        cycles = Signal(32)
+        name, stream = next(iter(netlist.inputs.items()))
+        _, *into = _pins(accelerator, next(iter(input_ports(netlist.inputs))))
+        _, *out = _pins(accelerator, next(iter(output_ports(netlist.outputs))))
+        result = next(iter(netlist.outputs.values()))
+        now, before, cycles = Signal(32), Signal(32), Signal(32)
         m.d.sync += now.eq(now + 1)
         m.d.comb += control.frame_cycles.eq(cycles)
-        for port, type, name in ((into, stream, "frames_in"), (out, result, "frames_out")):
-            beat, total = counter(type.beats, name=f"{name}_beat"), Signal(32, name=name)
-            m.d.comb += getattr(control, name).eq(total)
-            with m.If(port.valid & port.ready):
-                m.d.sync += beat.eq(beat + 1)
-                with m.If(beat == type.beats - 1):
-                    m.d.sync += [beat.eq(0), total.eq(total + 1)]
-                    if port is out:
-                        m.d.sync += [before.eq(now), cycles.eq(now - before)]
-        for name, condition in (
-                ("input_waits", into.valid & ~into.ready),
-                ("input_starves", into.ready & ~into.valid & movers[first].busy),
-                ("output_waits", out.valid & ~out.ready)):
-            register = Signal(32, name=name)
-            m.d.comb += getattr(control, name).eq(register)
+        ends = {}
+        for (valid, ready), beats, what in (
+                (into, stream.beats, "frames_in"), (out, result.beats, "frames_out")):
+            beat, total = counter(beats, name=f"{what}_beat"), Signal(32, name=what)
+            ends[what] = end = Signal(name=f"{what}_end")
+            moved = Signal(name=f"{what}_moved")
+            m.d.comb += [getattr(control, what).eq(total), end.eq(moved & (beat == beats - 1))]
+            m.d.sync += [moved.eq(valid & ready), total.eq(total + end)]
+            with m.If(moved):
+                m.d.sync += beat.eq(Mux(beat == beats - 1, 0, beat + 1))
+        with m.If(ends["frames_out"]):
+            m.d.sync += [before.eq(now), cycles.eq(now - before)]
+        for what, condition in (
+                ("input_waits", into[0] & ~into[1]),
+                ("input_starves", into[1] & ~into[0] & movers[name].busy),
+                ("output_waits", out[0] & ~out[1])):
+            register = Signal(32, name=what)
+            m.d.comb += getattr(control, what).eq(register)
             m.d.sync += register.eq(register + condition)
+
+
+def _pins(accelerator, port: str) -> list[Any]:
+    """Data, valid and ready of an AXI4-Stream port."""
+    return [getattr(accelerator, f"{port}_{pin}") for pin in ("tdata", "tvalid", "tready")]

@@ -7,29 +7,28 @@ from collections.abc import Mapping
 from typing import Any
 
 from hwgen.emit.verilog import Rtl
-from hwgen.netlist import Netlist
 from hwgen.parts.stream import StreamType
 from hwgen.shell.registers import ERRORS, VERSION, status
 from hwgen.shell.shell import ShellConfig
 from hwgen.top import beat_bytes
 
-__all__ = ["FILE", "FORMAT", "identify", "manifest"]
+__all__ = ["ACCELERATOR_FILE", "FORMAT", "identify", "manifest"]
 
-FILE, FORMAT = "accelerator.json", "hwgen-accelerator-1"
+ACCELERATOR_FILE, FORMAT = "accelerator.json", "hwgen-accelerator-1"
 
 
-def identify(netlist: Netlist, design: str, network: bytes) -> int:
+def identify(part: str, design: bytes, network: bytes) -> int:
     """64 bits by which a bitstream and its files know each other.
 
     Parameters
     ----------
-    netlist : what is built
-    design : text of the design point
-    network : bytes of the integer graph
+    part : the device
+    design : the file of the design point
+    network : the file of the integer graph
     """
     digest = hashlib.sha256()
-    for part in (netlist.family.encode(), design.encode(), network):
-        digest.update(hashlib.sha256(part).digest())
+    for each in (part.encode(), design, network):
+        digest.update(hashlib.sha256(each).digest())
     return int.from_bytes(digest.digest()[:8], "little")
 
 
