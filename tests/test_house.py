@@ -20,6 +20,7 @@ LAYERS = (
     ("netlist",),
     ("plan", "pipeline"),
     ("timing", "top"),
+    ("shell",),
     ("emit",),
     ("sim", "dse", "report"),
     ("flow", "run"),

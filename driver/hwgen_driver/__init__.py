@@ -1,0 +1,18 @@
+"""Runs accelerators that hwgen built.  It needs numpy alone.
+
+    from hwgen_driver import Accelerator, Simulated
+
+    with Accelerator("build/resnet8-zcu104", Simulated(program)) as accelerator:
+        scores = accelerator.run(images)
+"""
+
+from .accelerator import Accelerator
+from .errors import AcceleratorError, DriverError, TimeoutError, WrongBitstreamError
+from .manifest import Manifest, Port
+from .simulated import Simulated
+from .transport import Buffer, Transport
+
+__all__ = [
+    "Accelerator", "AcceleratorError", "Buffer", "DriverError", "Manifest", "Port", "Simulated",
+    "TimeoutError", "Transport", "WrongBitstreamError",
+]
