@@ -7,12 +7,12 @@
 """
 
 from .accelerator import Accelerator
-from .errors import AcceleratorError, DriverError, TimeoutError, WrongBitstreamError
+from .errors import AcceleratorError, DriverError, StuckError, WrongBitstreamError
 from .manifest import Manifest, Port
 from .simulated import Simulated
 from .transport import Buffer, Transport
 
 __all__ = [
     "Accelerator", "AcceleratorError", "Buffer", "DriverError", "Manifest", "Port", "Simulated",
-    "TimeoutError", "Transport", "WrongBitstreamError",
+    "StuckError", "Transport", "WrongBitstreamError",
 ]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .errors import AcceleratorError, DriverError, TimeoutError, WrongBitstreamError
+from .errors import AcceleratorError, DriverError, StuckError, WrongBitstreamError
 from .manifest import Manifest, Port
 from .transport import Buffer, Transport
 
@@ -126,14 +126,14 @@ class Accelerator:
 
         Raises
         ------
-        :exc:`TimeoutError`
+        :exc:`StuckError`
             If it does not end.
         """
         self.transport.write32(self.manifest.register("reset"), 1)
         until = time.monotonic() + self.timeout
         while self._read("reset"):
             if time.monotonic() > until:
-                raise TimeoutError("A soft reset does not end: reset the board")
+                raise StuckError("A soft reset does not end: reset the board")
             self.transport.wait(0.001)
         if waiting := self.transport.read32(INTERRUPT_STATUS):
             self.transport.write32(INTERRUPT_STATUS, waiting)
@@ -184,7 +184,7 @@ class Accelerator:
         ------
         :exc:`AcceleratorError`
             If the accelerator reports an error: nothing is returned, and it has been reset.
-        :exc:`TimeoutError`
+        :exc:`StuckError`
             If it does not come to an end; it has been reset.
         :exc:`DriverError`
             If frames are not as the network takes them.
@@ -256,7 +256,7 @@ class Accelerator:
             if time.monotonic() > until:
                 status = self.status()
                 self.reset()
-                raise TimeoutError(
+                raise StuckError(
                     f"A run of {count} frames did not end within {self.timeout:g} s: "
                     f"{status['frames_in']} went in and {status['frames_out']} came out; it was "
                     f"reset")

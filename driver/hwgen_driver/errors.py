@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["AcceleratorError", "DriverError", "TimeoutError", "WrongBitstreamError"]
+__all__ = ["AcceleratorError", "DriverError", "StuckError", "WrongBitstreamError"]
 
 
 class DriverError(Exception):
@@ -26,5 +26,5 @@ class AcceleratorError(DriverError):
         super().__init__(f"The accelerator reports {', '.join(causes)}: {what_now}")
 
 
-class TimeoutError(DriverError):
+class StuckError(DriverError):
     """A run does not end."""

@@ -58,8 +58,9 @@ class Port:
         """
         frames = np.asarray(frames)
         if frames.shape[1:] != self.shape:
-            raise DriverError(f"{self.name} takes frames of shape (N, {', '.join(map(str, self.shape))})"
-                              f", channels last, not {frames.shape}")
+            shape = ", ".join(map(str, self.shape))
+            raise DriverError(f"{self.name} takes frames of shape (N, {shape}), channels last, "
+                              f"not {frames.shape}")
         low, high = -(1 << (self.bits - 1)), (1 << (self.bits - 1)) - 1
         if frames.dtype.kind == "f":
             if np.isnan(frames).any():
@@ -133,7 +134,8 @@ class Manifest:
             return {name: Port(name, **{**each, "shape": tuple(each["shape"])})
                     for name, each in self.data[what].items()}
         except (KeyError, TypeError, AttributeError) as error:
-            raise DriverError(f"{self.folder / FILE}: {what} are not as expected ({error})") from None
+            raise DriverError(
+                f"{self.folder / FILE}: {what} are not as expected ({error})") from None
 
     @cached_property
     def inputs(self) -> dict[str, Port]:
