@@ -29,7 +29,7 @@ from hwgen import __version__, extras
 from hwgen.dse.design.search import OBJECTIVES, OFFCHIP_POLICIES
 from hwgen.errors import HwgenError, HwgenWarning, named_reason
 from hwgen.interrupt import Interrupted, ending_with_signals, private_temporary
-from hwgen.options import MEASURE, Options
+from hwgen.options import MEASURE, SHELLS, Options
 from hwgen.output import Output
 from hwgen.provenance import command_line
 
@@ -190,9 +190,10 @@ def _parser() -> argparse.ArgumentParser:
                         help="pass over zeros where that pays, by the statistics of a file that an "
                              "earlier build wrote, or of the calibration frames")
     parser.add_argument("--design", type=Path, metavar="FILE", help="use this design.json")
-    parser.add_argument("--shell", action="store_true",
-                        help="control by AXI4-Lite, frames from and to memory by AXI4, and what a "
-                             "driver has to know, instead of streams")
+    parser.add_argument("--shell", nargs="?", const=SHELLS[0], choices=SHELLS, default="",
+                        help="control by AXI4-Lite, an interrupt, and what a driver has to know; "
+                             "frames are in memory, behind AXI4, or come as streams that a DMA "
+                             "engine has")
     parser.add_argument("--simulate", type=count, default=0, metavar="FRAMES",
                         help="run frames through the Verilog, in Verilator")
     parser.add_argument("--report-only", action="store_true", help="no Verilog")

@@ -225,7 +225,7 @@ def build(
                         asked.files)
     if not asked.report_only:
         with phase("emit") as say:
-            built.shell = _shell(built) if asked.shell else None
+            built.shell = _shell(built, asked.shell) if asked.shell else None
             built.rtl = emit(found.netlist, progress=say, provenance=origin, shell=built.shell)
     if built.rtl is not None and asked.simulate:
         from hwgen.sim.verilator import prove
@@ -241,7 +241,7 @@ def build(
     return built
 
 
-def _shell(built: Built) -> ShellConfig:
+def _shell(built: Built, frames: str) -> ShellConfig:
     """The shell of a design, which knows itself by the design and the network."""
     netlist, board = built.found.netlist, built.board
     with TemporaryDirectory() as folder:
@@ -252,7 +252,8 @@ def _shell(built: Built) -> ShellConfig:
         axi = netlist.offchip.axi
     else:
         axi = AxiConfig(data_bits=board.memory[0].axi_bits) if board.memory else AxiConfig()
-    return ShellConfig(netlist=netlist, axi=axi, identification=identify(board.part, *parts))
+    return ShellConfig(netlist=netlist, axi=axi, frames=frames,
+                       identification=identify(board.part, *parts))
 
 
 def _statistics(source: Source, path: str) -> Statistics:

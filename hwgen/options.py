@@ -31,7 +31,8 @@ class Options:
     sparse : file of statistics of zeros, by which they are passed over; :data:`MEASURE`: those of
         the calibration frames; None: nothing is
     design : file of a design point that is used instead of a search
-    shell : put a shell around the accelerator: see :mod:`hwgen.shell`
+    shell : put a shell around the accelerator, with frames in ``memory`` or in ``streams``: see
+        :class:`hwgen.shell.shell.Shell`; empty: none
     simulate : frames that run through the Verilog
     report_only : no Verilog
     """
@@ -58,7 +59,7 @@ class Options:
     offchip: str = "auto"
     sparse: str | None = None
     design: Path | None = None
-    shell: bool = False
+    shell: str = ""
     simulate: int = 0
     report_only: bool = False
     seed: int = 0
@@ -75,6 +76,8 @@ class Options:
             if isinstance(values, str):
                 raise HwgenError(f"{name} must be a sequence of {what}, not the text {values!r}")
             object.__setattr__(self, name, tuple(values))
+        if self.shell not in ("", *SHELLS):
+            raise HwgenError(f"shell must be one of {', '.join(SHELLS)}, not {self.shell!r}")
         for name in ("mean", "std"):
             values = getattr(self, name)
             if isinstance(values, str) or not isinstance(values, Iterable):
@@ -118,6 +121,9 @@ class Options:
             "sparsity": Path(self.sparse) if self.sparse else None, "design": self.design,
         }
 
+
+SHELLS = ("memory", "streams")
+"""Where frames may be that go through a shell."""
 
 OVERRIDDEN = {
     "design": (

@@ -49,6 +49,9 @@ class Accelerator:
 
     def __init__(self, build: str | Path, transport: Transport, *, timeout: float = 60.0) -> None:
         self.manifest = Manifest.load(build)
+        if self.manifest.data["frames"] != "memory":
+            raise DriverError(f"{build} takes frames from {self.manifest.data['frames']}: this "
+                              f"driver needs a build with --shell memory")
         self.transport, self.timeout = transport, timeout
         self._buffers: list[Buffer] = []
         self._pool: ThreadPoolExecutor | None = None
