@@ -209,7 +209,7 @@ def main() -> int:
         dict.fromkeys(TEST, 1) if options.quick else TEST, TEST_SEED, options.only)
     lines, wrong = table(found, family.family)
     print("\n".join(lines))
-    if options.fit and not options.quick:
+    if options.fit and not options.only and not options.quick:
         synthesis.save(forget=True)
     return int(wrong)
 
