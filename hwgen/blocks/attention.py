@@ -493,8 +493,9 @@ class AttentionConfig(BlockConfig):
         biased = lanes * self.score_word_bits * bool(self.score_tables)
         divider = (int(self.op.numerator).bit_length() + 2 * self.op.reciprocal_bits)
         return self.device.area(a, b, lanes) + total([self.exp_table.area()] * lanes) + logic(
-            "token matrix", one=1, lut_counter=lanes * (2 * bits + self.entry_bits) + divider
-            + biased, ff_register=lanes * (4 * bits + self.entry_bits) + 2 * divider + biased)
+            "attention", divider=divider,
+            lut_score=lanes * (2 * bits + self.entry_bits) + biased,
+            ff_score=lanes * (4 * bits + self.entry_bits) + biased)
 
     @property
     def _scaled(self) -> Area:
@@ -510,8 +511,7 @@ class AttentionConfig(BlockConfig):
         counters = 4 * levels(int(self.gaps.max())) + 6 * levels(self.rows) + 4 * levels(
             self.keys.depth + self.values.depth)
         return total(self.parts().values()) + logic(
-            "token matrix", one=1, lut_counter=held + counters,
-            ff_register=held + delay + counters)
+            "attention", one=1, held=held, counter=counters, ff_register=delay)
 
     def compute(self, *frames: np.ndarray) -> tuple[np.ndarray, ...]:
         return self.op.evaluate(frames, self.tensors)

@@ -227,8 +227,7 @@ class RecurrentConfig(BlockConfig):
                     + 4 * levels(STEPS * self.beats))
         return total((
             self.queues_area(), self.matrix.area(), self.cell.area(), self._inputs_area,
-            logic("token matrix", one=1, lut_counter=counters + self._input_width,
-                  ff_register=counters + self._input_width + 12)))
+            logic("recurrent", one=1, counter=counters, input=self._input_width)))
 
     @property
     def loads(self) -> int:

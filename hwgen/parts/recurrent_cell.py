@@ -153,8 +153,8 @@ class RecurrentCellConfig(Part):
             *(round_shift_area(width, (shift,) * 2, codes, lanes)
               for width, shift, codes in rounds),
         )) + logic(
-            "token matrix", one=1, lut_counter=lanes * (adders + delays),
-            ff_register=lanes * adders + 2 * levels(self.beats))
+            "recurrent", sum=lanes * adders, lut_delays=lanes * delays,
+            counter=2 * levels(self.beats))
 
     @property
     def signature(self) -> wiring.Signature:

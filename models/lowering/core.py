@@ -45,6 +45,8 @@ __all__ = [
 Handler = Callable[["Lowering", onnx.NodeProto], None]
 HANDLERS: dict[str, Handler] = {}
 """ONNX op to what adds it to the integer graph."""
+FARTHEST = 1 << 40
+"""Most steps from its zero point at which a function of a tensor is tried."""
 
 
 def handles(*kinds: str) -> Callable[[Handler], Handler]:
@@ -291,7 +293,7 @@ class Lowering:
         (name,) = functions
         codes = self.quantisation(name)
         # Around every code, and beyond both ends as far as values go.
-        low, high = (round(v / codes.scale) + codes.zero_point
+        low, high = (round(np.clip(v / codes.scale, -FARTHEST, FARTHEST)) + codes.zero_point
                      for v in self.ranges.get(tensor, (0.0, 0.0)))
         near = np.arange(codes.low - 3, codes.high + 4)
         if len(near) > 2048:
@@ -441,7 +443,7 @@ class Lowering:
         """
         shape = self.network.shapes[name]
         view = self.view(name)
-        if view.positions is None:
+        if view.positions is None or shape[0] != 1:
             return view
         for axis in range(1, len(shape)):
             ops = arrangement(view.positions, self.type(view.tensor).shape, axis)

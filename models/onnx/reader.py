@@ -141,11 +141,11 @@ def normalise(
     inputs.difference_update(value.name for value in model.graph.input)
     with _quantisers_of(name):
         quantisers = Quantisers(model)
+    known_forms(model)
     to_one_frame(model, name)
     write_fused_ops(model, stated_shapes)
     check_extents(model, name, size)
     floor_pools(model)
-    known_forms(model)
     given = [value.name for value in model.graph.output]
     _add_outputs(model, name, outputs)
     disabled = FUSIONS if quantisers.weights else []
