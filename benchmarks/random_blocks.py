@@ -68,6 +68,11 @@ from hwgen.parts.mac import MacArray, MacArrayConfig
 from hwgen.parts.queue import Queue, Skid, queue_area, skid_area
 from hwgen.parts.requantise import RequantiserConfig
 from hwgen.parts.stream import StreamType
+from hwgen.shell.control import ControlConfig
+from hwgen.shell.guard import FrameGuardConfig
+from hwgen.shell.mover import FrameReaderConfig, FrameWriterConfig
+from hwgen.shell.registers import arguments
+from hwgen.shell.repack import RepackConfig
 
 __all__ = ["BLOCKS", "PARTS", "QueueShape", "SkidShape", "component", "draw"]
 
@@ -201,6 +206,29 @@ def _weight_stream(d: Drawer) -> WeightStreamConfig:
 def _axi_port(d: Drawer) -> AxiPortConfig:
     reads, writes = d.one(0, d.spread(1, 16), d.spread(1, 40)), d.one(0, d.spread(1, 12))
     return AxiPortConfig(axi=_axi(d), readers=reads, writers=writes, outstanding=d.one(4, 8, 8, 16))
+
+
+def _frame(d: Drawer) -> dict[str, int]:
+    """Sizes of the beats and frames of an accelerator's port."""
+    beat = d.spread(1, 24)
+    return {"beat_bytes": beat, "frame_bytes": beat * d.spread(4, 100_000)}
+
+
+def _repack(d: Drawer) -> RepackConfig:
+    word, frame = d.one(4, 8, 16, 16, 32), _frame(d)
+    sizes = (word, frame["beat_bytes"])
+    into, out = sizes if d.chance(0.5) else sizes[::-1]
+    return RepackConfig(in_bytes=into, out_bytes=out, frame_bytes=frame["frame_bytes"])
+
+
+def _frame_guard(d: Drawer) -> FrameGuardConfig:
+    return FrameGuardConfig(beat_bytes=1 << d.whole(0, 5), beats=d.spread(1, 100_000))
+
+
+def _shell_control(d: Drawer) -> ControlConfig:
+    ports = [f"port_{k}" for k in range(d.whole(2, 5))]
+    return ControlConfig(arguments=tuple(arguments(
+        ports, memory=d.chance(0.5), weights=d.chance(0.3))), identification=d.whole(0, 1 << 60))
 
 
 def _sparse(d: Drawer) -> SparseConvConfig:
@@ -468,8 +496,13 @@ PARTS: dict[str, Callable[[Drawer], Part]] = {
     "window": lambda d: d.one(_conv, _pool, _resize, _pad)(d).window,
     "weight stream": _weight_stream,
     "axi port": _axi_port,
+    "repack": _repack,
+    "frame reader": lambda d: FrameReaderConfig(axi=_axi(d), **_frame(d)),
+    "frame writer": lambda d: FrameWriterConfig(axi=_axi(d), **_frame(d)),
+    "frame guard": _frame_guard,
+    "shell control": _shell_control,
 }
-"""Parts of blocks."""
+"""Parts of blocks and of the shell."""
 
 BLOCKS: dict[str, Callable[[Drawer], BlockConfig]] = {
     "convolution": _conv,

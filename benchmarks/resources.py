@@ -38,6 +38,7 @@ FIT = {
     "axi port": 6, "convolution, tiled": 6, "convolution, sparse": 6, "low rank": 5,
     "rearrange": 18, "extremum": 4, "channel max": 3, "embedding": 10,
     "attention": 6, "layer norm": 6, "recurrent": 6, "repeat": 3,
+    "repack": 8, "frame reader": 3, "frame writer": 3, "frame guard": 3, "shell control": 3,
 }
 """Configurations that coefficients are fitted to."""
 TEST = {
@@ -47,6 +48,7 @@ TEST = {
     "lane change": 4, "axi port": 2, "convolution, sparse": 2, "low rank": 2, "rearrange": 5,
     "rearrange, off chip": 4, "extremum": 2, "embedding": 3,
     "attention": 1, "layer norm": 1, "recurrent": 1, "repeat": 1,
+    "repack": 2, "frame reader": 1, "frame writer": 1, "frame guard": 1, "shell control": 1,
 }
 """Configurations that the model is judged by."""
 FIT_SEED, SPENT_SEED, TEST_SEED = 1000, 5000, 7000

@@ -168,6 +168,8 @@ class Board:
     most_mhz : :class:`float`
         The highest clock that a design may ask for, MHz, at most what its family can do
         (:data:`CLOCKS`); 0: just that.
+    reserved : :class:`Resources`
+        What something beside the design takes, such as a shell.
 
     Raises
     ------
@@ -187,6 +189,7 @@ class Board:
     memory: tuple[Memory, ...] = ()
     shares: Shares = field(default=Shares())
     most_mhz: float = 0.0
+    reserved: Resources = field(default=Resources())
 
     def __post_init__(self) -> None:
         if not isinstance(self.part, str) or not self.part:
@@ -197,6 +200,8 @@ class Board:
             _whole(name, getattr(self, name), 0, LARGEST[name])
         if self.most_mhz != 0:
             _number("most_mhz", self.most_mhz, LEAST_CLOCK, CLOCKS[self.family])
+        if not isinstance(self.reserved, Resources):
+            raise HwgenError("reserved is no property of a board: a build sets it")
         self.check_clock(self.clock_mhz, "clock_mhz")
         called = [memory.name for memory in self.memory]
         for name in called:
@@ -231,7 +236,9 @@ class Board:
     @property
     def usable(self) -> Resources:
         """What a design may take of it."""
-        return self.shares.of(self.resources)
+        whole = self.shares.of(self.resources)
+        return Resources(*(max(getattr(whole, each.name) - getattr(self.reserved, each.name), 0)
+                           for each in fields(Resources)))
 
     @property
     def offchip_gbps(self) -> float:

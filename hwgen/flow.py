@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -32,7 +32,7 @@ from hwgen.output import Output
 from hwgen.provenance import provenance
 from hwgen.report.figures import report, sparsity
 from hwgen.report.page import render
-from hwgen.shell.shell import ShellConfig
+from hwgen.shell.shell import ShellConfig, room
 
 if TYPE_CHECKING:
     from hwgen.dse.sparse.statistics import Statistics
@@ -215,8 +215,11 @@ def build(
         if ready.design is not None:
             found = complete(source.graph, board, ready.design, str(asked.design))
         else:
+            wanted = board if not asked.shell else replace(board, reserved=room(
+                len(source.graph.inputs), len(source.graph.outputs), _frames_axi(board),
+                asked.shell, board.family))
             found = search(
-                source.graph, board, clock_mhz=asked.clock, target_fps=asked.target_fps,
+                source.graph, wanted, clock_mhz=asked.clock, target_fps=asked.target_fps,
                 objective=asked.objective, offchip=asked.offchip, statistics=statistics,
                 progress=say,
             )
@@ -241,6 +244,11 @@ def build(
     return built
 
 
+def _frames_axi(board: Board) -> AxiConfig:
+    """The port to frames in memory."""
+    return AxiConfig(data_bits=board.memory[0].axi_bits) if board.memory else AxiConfig()
+
+
 def _shell(built: Built, frames: str) -> ShellConfig:
     """The shell of a design, which knows itself by the design and the network."""
     netlist, board = built.found.netlist, built.board
@@ -248,10 +256,7 @@ def _shell(built: Built, frames: str) -> ShellConfig:
         built.found.design.save(Path(folder) / "design.json")
         built.source.graph.save(Path(folder) / "graph.npz")
         parts = [(Path(folder) / name).read_bytes() for name in ("design.json", "graph.npz")]
-    if netlist.offchip is not None:
-        axi = netlist.offchip.axi
-    else:
-        axi = AxiConfig(data_bits=board.memory[0].axi_bits) if board.memory else AxiConfig()
+    axi = netlist.offchip.axi if netlist.offchip is not None else _frames_axi(board)
     return ShellConfig(netlist=netlist, axi=axi, frames=frames,
                        identification=identify(board.part, *parts))
 
@@ -282,6 +287,8 @@ def _report(built: Built, name: str, origin: dict[str, str]) -> dict:
                                     densities, data["seeded"])
     if built.accuracy is not None:
         data |= built.accuracy.plain()
+    if built.shell is not None:
+        data["shell"] = asdict(built.shell.area().resources(board.family))
     if built.source.host is not None:
         data["host"] = built.source.left_to_host
     if built.simulated is not None:

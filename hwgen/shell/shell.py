@@ -25,7 +25,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hwgen.device.arithmetic import counter
-from hwgen.device.cost import Area
+from hwgen.device.cost import Area, Resources
 from hwgen.device.platform import add_module, add_shared
 from hwgen.errors import HwgenError
 from hwgen.netlist import Netlist
@@ -39,7 +39,7 @@ from hwgen.shell.sequencer import Sequencer
 from hwgen.shell.streams import FrameSinkConfig, FrameSourceConfig, stream_ports
 from hwgen.top import WEIGHTS, AxiTop, beat_bytes, input_ports, memory_port, output_ports
 
-__all__ = ["ACCELERATOR", "CONTROL_PORT", "FRAMES_PORT", "Shell", "ShellConfig"]
+__all__ = ["ACCELERATOR", "CONTROL_PORT", "FRAMES_PORT", "Shell", "ShellConfig", "room"]
 
 CONTROL_PORT, FRAMES_PORT = "s_axi_control", "m_axi_frames"
 ACCELERATOR = "accelerator"
@@ -134,6 +134,34 @@ class ShellConfig:
         parts = [*self.readers.values(), *self.writers.values(), *self.sources.values(),
                  *self.sinks.values(), *filter(None, [self.port])]
         return sum((part.area() for part in parts), self.control.area())
+
+
+def room(inputs: int, outputs: int, axi: AxiConfig, frames: str, family: str) -> Resources:
+    """More than a shell takes, whatever the lanes of a design's ports are.
+
+    Parameters
+    ----------
+    inputs, outputs : how many there are
+    axi : :class:`AxiConfig`
+        The port through which frames go.
+    frames : ``memory``, or ``streams``
+    family : of the device
+    """
+    ports = [f"port_{k}" for k in range(inputs + outputs)]
+    control = ControlConfig(arguments=tuple(arguments(ports, memory=True, weights=True)),
+                            identification=0)
+    whole = control.area()
+    # Beats that do not divide words take most; wider beats than words no memory can fill.
+    beat = axi.word_bytes - 1
+    if frames == "memory":
+        sizes = {"axi": axi, "beat_bytes": beat, "frame_bytes": beat << 20}
+        parts = [AxiPortConfig(axi=axi, readers=inputs + 1, writers=outputs),
+                 *[FrameReaderConfig(**sizes)] * (inputs + 1),
+                 *[FrameWriterConfig(**sizes)] * outputs]
+    else:
+        parts = [*[FrameSourceConfig(beat_bytes=beat, beats=1 << 20)] * inputs,
+                 *[FrameSinkConfig(beat_bytes=beat, beats=1 << 20)] * outputs]
+    return sum((part.area() for part in parts), whole).resources(family)
 
 
 class Shell(wiring.Component):
