@@ -25,12 +25,14 @@ def _recurrent(low: Lowering, node: onnx.NodeProto) -> None:
     bias = low.constant(node.input[3])[0].reshape(2, -1, units)[1]
     starts = [low.constant(i).ravel() for i in node.input[5:]]
     _check_starts(kind, starts)
-    function = attributes(node).get("activations", [b"Tanh"])[0].decode()
+    at = attributes(node)
+    function = at.get("activations", [b"Tanh"])[0].decode()
     x = low.type(source)
     op = Recurrent.from_float(
         kind, weight, x, _codes(low, out, starts[0]), weight_bits=low.precision.weights(
             node.name, out), bias=bias[2] if kind == "gru" else None, initial_h=starts[0],
-        initial_c=starts[1] if kind == "lstm" else None, function=function)
+        initial_c=starts[1] if kind == "lstm" else None, function=function,
+        reset_first=kind == "gru" and not at.get("linear_before_reset"))
     low.put(out, op, source,
             positions=np.arange(x.pixels * units).reshape(low.shape(out)))
 
