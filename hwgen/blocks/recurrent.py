@@ -289,7 +289,8 @@ class Recurrent(Configured[RecurrentConfig]):
         matrices = [matrix.create() for matrix in config.matrices]
         m.submodules.matrix = matrix = matrices[0]
         m.submodules.cell = cell = config.cell.create()
-        m.submodules.inputs, begin = (inputs := config.step_inputs.create()), Signal()
+        m.submodules.inputs = inputs = config.step_inputs.create()
+        begin = Signal()
         queue, room = fold_queue(m, config, [config.beats], begin)
         wiring.connect(m, queue.o, wiring.flipped(self.o))
         wiring.connect(m, wiring.flipped(self.i), inputs.i)
