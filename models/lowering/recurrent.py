@@ -27,21 +27,26 @@ def _recurrent(low: Lowering, node: onnx.NodeProto) -> None:
     _check_starts(kind, starts)
     at = attributes(node)
     function = at.get("activations", [b"Tanh"])[0].decode()
-    x = low.type(source)
+    x, keep = low.type(source), low.network.keep_state
     op = Recurrent.from_float(
-        kind, weight, x, _codes(low, out, starts[0]), weight_bits=low.precision.weights(
-            node.name, out), bias=bias[2] if kind == "gru" else None, initial_h=starts[0],
+        kind, weight, x, _codes(low, out, starts[0], keep and function == "Tanh"),
+        weight_bits=low.precision.weights(node.name, out),
+        bias=bias[2] if kind == "gru" else None, initial_h=starts[0],
         initial_c=starts[1] if kind == "lstm" else None, function=function,
-        reset_first=kind == "gru" and not at.get("linear_before_reset"))
+        keep=keep, reset_first=kind == "gru" and not at.get("linear_before_reset"))
     low.put(out, op, source,
             positions=np.arange(x.pixels * units).reshape(low.shape(out)))
 
 
-def _codes(low: Lowering, name: str, start: np.ndarray) -> Quantisation:
-    """Codes of the units without a zero point; they hold what the cell begins with too."""
+def _codes(low: Lowering, name: str, start: np.ndarray, whole: bool) -> Quantisation:
+    """Codes of the units without a zero point; they hold what the cell begins with too.
+
+    ``whole``: whatever there can be, up to 1, for no frame of the calibration is long enough.
+    """
     codes = low.quantisation(name)
     most = max((codes.high - codes.zero_point) * codes.scale,
-               (codes.zero_point - codes.low) * codes.scale, abs(start).max())
+               (codes.zero_point - codes.low) * codes.scale, abs(start).max(),
+               float(whole))
     return Quantisation(float(np.float32(most / ((1 << (codes.bits - 1)) - 1))), 0, codes.bits)
 
 

@@ -81,12 +81,13 @@ class _Parameters:
     c: np.ndarray
 
 
-def write_cells(model: onnx.ModelProto) -> None:
+def write_cells(model: onnx.ModelProto, keep: bool = False) -> None:
     """Write LSTM, GRU and RNN in the form that the lowering knows, in place.
 
     Parameters
     ----------
     model : with constants folded and shapes inferred; its shapes are inferred once more
+    keep : whether cells keep their states from frame to frame
 
     Raises
     ------
@@ -111,6 +112,9 @@ def write_cells(model: onnx.ModelProto) -> None:
             continue
         try:
             writer = _CellWriter(model, node, constants, shapes, used)
+            if keep and attributes(node).get("direction", b"forward") != b"forward":
+                raise HwgenError("it reads a frame from its end, so that no state can go on to the "
+                                 "next one: leave out --keep-state")
             writer.write()
         except HwgenError as error:
             raise HwgenError(f"Node {node.name or next(filter(None, node.output))!r} "
