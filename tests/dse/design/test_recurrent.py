@@ -42,6 +42,14 @@ def test_is_folded_as_far_as_it_must_be(kind, fps, most):
     assert found.netlist.interval <= found.timing.interval
 
 
+@pytest.mark.parametrize("interval", [5_000, 10_000, 20_000])
+def test_lanes_change_in_time_in_front_of_the_gates(interval):
+    """Two lanes to three would be one element a cycle."""
+    graph, board = network("gru", 250, 49), boards.load("zcu104")
+    found = search(graph, board, target_fps=1e6 * board.clock_mhz / interval)
+    assert found.timing.interval <= interval
+
+
 def test_as_fast_as_the_loop():
     """The steps wait for one another, however large the board is."""
     graph, board = network("gru"), boards.load("u250")

@@ -32,7 +32,8 @@ class Stream(nn.Module):
         self.last = nn.Linear(H, 3)
 
     def forward(self, x, *states):
-        y, after = self.cells(x, states if len(states) > 1 else states[0])
+        first, *others = states
+        y, after = self.cells(x, (first, *others) if others else first)
         after = after if isinstance(after, tuple) else (after,)
         return (self.last(y), *after)
 
