@@ -233,7 +233,9 @@ class _Drawer:
             starts["bias"] = self.random.normal(0, 0.5, units)
         name = self.put(Recurrent.from_float(
             kind, weight, self.graph.types[sums], Quantisation(1 / 128),
-            function=self.pick(["Tanh", "Relu"]), weight_bits=self.pick([4, 8]), **starts), [sums])
+            function=self.pick(["Tanh", "Relu"]), weight_bits=self.pick([4, 8]),
+            reset_first=kind == "gru" and draw(st.booleans()), keep=draw(st.booleans()),
+            **starts), [sums])
         lanes = self.design.lanes[name]
         sides = list(range(lanes, units + 1, lanes))
         self.design.foldings[name] = Folding(

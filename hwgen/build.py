@@ -172,6 +172,9 @@ def _parser() -> argparse.ArgumentParser:
                         help="inputs of a file that are always the same number (such as "
                              "attention_mask=1), or 0, 1, 2, … (position_ids=range); "
                              "NAME=input: it is an input like any other")
+    parser.add_argument("--keep-state", action="store_true",
+                        help="recurrent cells go on with the state of the frame before, and begin "
+                             "anew after a reset alone")
     parser.add_argument("--mean", type=_numbers, default=(), metavar="R,G,B",
                         help="how images were normalised in training: what was subtracted from "
                              "each channel of pixel / 255")

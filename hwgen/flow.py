@@ -196,7 +196,8 @@ def build(
             calibration=asked.calibration, calibrate=asked.calibrate, equalise=asked.equalise,
             correct_bias=asked.correct_bias, precision=asked.precision,
             decomposition=asked.decomposition, outputs=asked.outputs, fix=asked.fix,
-            mean=asked.mean, std=asked.std, seed=asked.seed, progress=say,
+            keep_state=asked.keep_state, mean=asked.mean, std=asked.std, seed=asked.seed,
+            progress=say,
         )
     options.check_frames(
         ready.given, asked.model, calibrated=source.calibrated, seeded=source.seeded,

@@ -23,7 +23,7 @@ class Options:
     model : zoo name, path of an ``.onnx`` file, or of a ``graph.npz`` of an earlier build
     board : board name, or path of a ``.toml`` file
     size, layers, weights, calibration, calibrate, equalise, correct_bias, precision, \
-    decomposition, outputs, fix, mean, std, seed : see :func:`hwgen.models.load.read`
+    decomposition, outputs, fix, keep_state, mean, std, seed : see :func:`hwgen.models.load.read`
         The seed is also that of frames and stalls.
     accuracy : compare with the float network, tensor by tensor
     clock : MHz; 0: the board's
@@ -50,6 +50,7 @@ class Options:
     decomposition: Path | None = None
     outputs: tuple[str, ...] = ()
     fix: tuple[str, ...] = ()
+    keep_state: bool = False
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     accuracy: bool = False
@@ -136,7 +137,8 @@ OVERRIDDEN = {
 
 OF_FLOATS = (
     "size", "layers", "weights", "calibration", "calibrate", "equalise", "correct_bias",
-    "precision", "decomposition", "outputs", "fix", "mean", "std", "accuracy",
+    "precision", "decomposition", "outputs", "fix", "keep_state", "mean", "std",
+    "accuracy",
 )
 """Options of what is done with a float network."""
 

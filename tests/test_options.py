@@ -23,7 +23,7 @@ PAIRS = {
 """Pairs of which one overrides the other."""
 
 FLOATS = {"size", "layers", "weights", "calibration", "calibrate", "equalise", "correct_bias",
-          "precision", "decomposition", "outputs", "fix", "mean", "std", "accuracy"}
+          "precision", "decomposition", "outputs", "fix", "keep_state", "mean", "std", "accuracy"}
 """Options of float networks."""
 
 

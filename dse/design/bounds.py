@@ -123,16 +123,16 @@ def bounds(graph: Graph, board: Board, streams: Streams, clock_mhz: float) -> Bo
             products = Packing.densest(board.multiplier, bits, bits, 1 << (bits - 1)).products
             work.append(Work(macs / products / max(usable.dsp, 1e-9),
                              macs * FABRIC_LUTS / max(usable.lut, 1e-9)))
-        macs = node.op.macs(tensor) if conv or isinstance(node.op, Recurrent) else 0
+        layers = [(conv, tensor, node.op.macs(tensor))] if conv else []
         if isinstance(node.op, Recurrent):
-            conv, tensor = node.op.matrix, node.op.hidden
-        if conv is None:
-            continue
-        by_dsp = macs / densest(conv, tensor, board.multiplier) / max(usable.dsp, 1e-9)
-        by_lut = macs * fabric_luts(conv, tensor, board.family) / max(usable.lut, 1e-9)
-        work.append(Work(by_dsp, by_lut))
-        reads += macs * conv.weight_bits
-        weights += conv.weight.size * conv.weight_bits
+            layers = [(part, node.op.hidden, tensor.pixels * part.weight.size)
+                      for part in node.op.matrices]
+        for conv, tensor, macs in layers:
+            by_dsp = macs / densest(conv, tensor, board.multiplier) / max(usable.dsp, 1e-9)
+            by_lut = macs * fabric_luts(conv, tensor, board.family) / max(usable.lut, 1e-9)
+            work.append(Work(by_dsp, by_lut))
+            reads += macs * conv.weight_bits
+            weights += conv.weight.size * conv.weight_bits
     traffic = sum(type.size * -(-type.bits // 8) * 8
                   for type in (*graph.inputs.values(), *(graph.types[n] for n in graph.outputs)))
     held = usable.memory_bits + LUT_BITS * usable.lut

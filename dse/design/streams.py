@@ -208,7 +208,22 @@ class Streams:
             if found is None:
                 return None
             lanes.update(dict.fromkeys(each.members, found))
+        for name in self.cells:
+            self._feed(name, interval, lanes)
         return Beats(lanes, {name: pixels[id(each)] for name, each in self.of.items()})
+
+    def _feed(self, name: str, interval: int, lanes: dict[str, int]) -> None:
+        """Give what a cell reads lanes that can be changed to those of the cell in an interval.
+
+        A change goes by the largest number of lanes that divides both.
+        """
+        op, stream = self.cells[name]
+        (source,) = (node.inputs[0] for node in self.graph.nodes if node.name == name)
+        each, own = self.of[source], op.gates * lanes[name]
+        least = -(-stream.tensor.size // interval)
+        found = next((n for n in divisors(each.channels)
+                      if n >= lanes[source] and math.gcd(n, own) >= least), lanes[source])
+        lanes.update(dict.fromkeys(each.members, found))
 
     def _pair(self, node: Node, pixels: dict[int, int]) -> None:
         """Let a convolution compute pixels in pairs, if all nodes at its output can take them."""
