@@ -8,6 +8,7 @@ from hwgen.ir.conv import Conv, Convolution, ConvTranspose, Gemm
 from hwgen.ir.elementwise import Add, ArgMax, ChannelMax, Extremum, Mul, Table
 from hwgen.ir.embedding import Embedding
 from hwgen.ir.graph import Graph, Node
+from hwgen.ir.matmul import MatMul
 from hwgen.ir.norm import LayerNorm
 from hwgen.ir.op import Op
 from hwgen.ir.pool import AveragePool, GlobalAveragePool, GlobalMaxPool, MaxPool
@@ -36,6 +37,7 @@ __all__ = [
     "GlobalMaxPool",
     "Graph",
     "LayerNorm",
+    "MatMul",
     "MaxPool",
     "Mul",
     "Node",

@@ -1,11 +1,12 @@
-"""Attention in integer ops, exactly as the hardware computes, and as a softmax in float."""
+"""Attention and products of two streams: in integer ops, exactly as the hardware computes, and in
+float."""
 
 from __future__ import annotations
 
 import numpy as np
 from onnx import TensorProto
 
-from hwgen.ir import Attention, Node, Requantise, TensorType
+from hwgen.ir import Attention, MatMul, Node, Requantise, TensorType
 from hwgen.ir.attention import STEPS_PER_NAT
 from hwgen.models.export.integer import IntegerWriter
 from hwgen.models.export.qdq import QdqWriter
@@ -59,7 +60,7 @@ def _attention(
 
 
 def _heads(
-    writer: Writer, tensor: str, heads: int, op: Attention, type: TensorType
+    writer: Writer, tensor: str, heads: int, op: Attention | MatMul, type: TensorType
 ) -> str:
     """Tokens of each head: ``(N, C, *spatial)`` as ``(N, windows, heads, tokens, d)``."""
     split = writer.op("Reshape", tensor, writer.constant(
@@ -98,3 +99,43 @@ def _softmax(writer: QdqWriter, node: Node, op: Attention, types: list[TensorTyp
     out = writer.op("MatMul", writer.op("Softmax", scores, axis=-1), v)
     type = writer.graph.types[node.name]
     writer._codes(_together(writer, out, type), op.output, out=node.name)
+
+
+def _operands(
+    writer: Writer, tensors: list[str], op: MatMul, types: list[TensorType]
+) -> list[str]:
+    """Both operands of a product of each head; the second is turned for scores."""
+    found = [_heads(writer, tensor, op.heads, op, type)
+             for tensor, type in zip(tensors, types, strict=True)]
+    if op.form == "scores":
+        found[1] = writer.op("Transpose", found[1], perm=[0, 1, 2, 4, 3])
+    return found
+
+
+@writes(MatMul, form=IntegerWriter)
+def _matmul(writer: IntegerWriter, node: Node, op: MatMul, types: list[TensorType]) -> None:
+    operands = _operands(writer, list(node.inputs), op, types)
+    if max(type.bits for type in types) <= 8:
+        acc = writer.op("MatMulInteger", *operands)
+    else:
+        # Wider codes have no op of integers; doubles hold all sums.
+        acc = writer.op("MatMul", *(
+            writer.op("Cast", each, to=TensorProto.DOUBLE) for each in operands))
+    type = writer.graph.types[node.name]
+    writer._requantised(_together(writer, acc, type), op.requantise, op.output,
+                        len(type.shape) + 1, out=node.name)
+
+
+@writes(MatMul, form=QdqWriter)
+def _real_matmul(writer: QdqWriter, node: Node, op: MatMul, types: list[TensorType]) -> None:
+    real = [writer._real(tensor, type.quantisation)
+            for tensor, type in zip(node.inputs, types, strict=True)]
+    out = writer.op("MatMul", *_operands(writer, real, op, types))
+    type = writer.graph.types[node.name]
+    units = types[0].scale * types[1].scale
+    scale = np.ldexp(op.requantise.multiplier.astype(np.float64), -op.requantise.shift)
+    ratio = scale * op.output.scale / units
+    by = ratio.reshape(-1, *(1,) * (len(type.shape) - 1))
+    together = _together(writer, out, type)
+    scaled = writer.op("Mul", together, writer.constant(by, np.float32))
+    writer._codes(scaled, op.output, out=node.name)
