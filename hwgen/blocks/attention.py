@@ -21,7 +21,7 @@ from typing import ClassVar
 import numpy as np
 
 from hwgen import ir
-from hwgen.blocks.attention_pipeline import EXP_BITS, OPERAND_LATENCY, Attention
+from hwgen.blocks.attention_pipeline import EXP_BITS, Attention
 from hwgen.blocks.base import BlockConfig, Schedule
 from hwgen.blocks.registry import BlockRequest, carries_out
 from hwgen.device.arithmetic import levels, signed_width
@@ -34,9 +34,11 @@ from hwgen.parts.mac import MacArrayConfig
 from hwgen.parts.memory import ReadOnlyMemory, buffer_area
 from hwgen.parts.queue import QUEUE_LATENCY, queue_depth
 from hwgen.parts.requantise import RoundShift, round_shift_area
+from hwgen.parts.row_products import OPERAND_LATENCY, row_starts
 from hwgen.parts.score_table import ScoreTable
-from hwgen.parts.stream import StreamType, in_order
+from hwgen.parts.stream import StreamType
 from hwgen.parts.token_banks import FRAMES, TokenBanksConfig
+from hwgen.parts.token_rows import RowShape
 
 __all__ = ["Attention", "AttentionConfig"]
 
@@ -137,6 +139,13 @@ class AttentionConfig(BlockConfig):
     def rows(self) -> int:
         """Rows of a window: head after head of each query."""
         return self.window_tensors[0].pixels * self.op.heads
+
+    @property
+    def row_shape(self) -> RowShape:
+        """Rows of a frame, and which head of keys and values each reads."""
+        op = self.op
+        return RowShape(self.window_tensors[0].pixels, op.heads, op.heads // op.kv_heads,
+                        op.windows)
 
     # Parts
 
@@ -426,38 +435,11 @@ class AttentionConfig(BlockConfig):
         return (max(queue_depth(np.repeat(starts, self.row_beats), out), self.row_beats),)
 
     def schedule(self, arrivals: Sequence[np.ndarray]) -> Schedule:
-        beats = [stream.beats // self.op.windows for stream in self.inputs]
-        windows = len(arrivals[1]) // beats[1]
-        accepts = [np.zeros_like(times) for times in arrivals]
-        starts = np.zeros(windows * self.rows, np.int64)
-        ends = self.read_ends
-        words, rows, gaps = self.words, self.rows, self.gaps.tolist()
-        release = np.repeat(self.score_cycles - self.fold_cycles + 2, self.op.heads).tolist()
-        # Per row, when the last word of its query comes if there is always a place for it.
-        index = np.arange(words)
-        last = ((arrivals[0].reshape(-1, words) - index).max(1) + words - 1).tolist()
-        free = np.zeros(len(starts), np.int64)
-        time = before = -1
-        for window in range(windows):
-            ready = 0
-            for k in (1, 2):
-                own = slice(window * beats[k], (window + 1) * beats[k])
-                times = arrivals[k][own]
-                if window:
-                    times = np.maximum(times, accepts[k][own.start - 1] + 1)
-                if window >= FRAMES:
-                    freed = starts[(window - FRAMES + 1) * rows - 1] + ends[k - 1]
-                    times = np.maximum(times, freed)
-                accepts[k][own] = in_order(times)
-                ready = max(ready, int(accepts[k][own.stop - 1]) + 1)
-            for row in range(window * rows, (window + 1) * rows):
-                place = int(starts[row - 2]) + release[(row - 2) % rows] if row >= 2 else 0
-                free[row] = place
-                time = max(time + words, place + words - 1, last[row])
-                start = max(ready, time + 1, before)
-                starts[row] = start
-                before = start + gaps[row % rows]
-        accepts[0] = in_order(np.maximum(arrivals[0], np.repeat(free, words)))
+        beats = [stream.beats // self.op.windows for stream in self.inputs[1:]]
+        release = np.repeat(self.score_cycles - self.fold_cycles + 2, self.op.heads)
+        accepts, starts = row_starts(arrivals, self.words, self.gaps, release,
+                                     list(zip(beats, self.read_ends, strict=True)))
+        windows = len(starts) // self.rows
         out = (starts[:, None] + np.tile(self.result_times, (windows, 1))).ravel()
         return Schedule(tuple(accepts), (out,), (np.repeat(starts, self.row_beats),))
 

@@ -16,7 +16,10 @@ def operands(form="scores", heads=3, tokens=(5,), others=(7,), d=4, windows=1, b
             TensorType((*others, heads * d), Quantisation(0.04, 0, bits[1])))
 
 
-def product(types, form="scores", heads=3, windows=1, out=Quantisation(0.11, -7), by_channel=False):
+OUT = Quantisation(0.11, -7)
+
+
+def product(types, form="scores", heads=3, windows=1, out=OUT, by_channel=False):
     """A product whose results are in the middle of their codes, with their real scale."""
     ratio = np.array([types[0].scale * types[1].scale / out.scale])
     op = MatMul(heads, form, Requantise.from_scale(ratio), out, windows)
