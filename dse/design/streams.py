@@ -19,6 +19,7 @@ from hwgen.ir import (
     Conv,
     Convolution,
     Graph,
+    MatMul,
     Node,
     Rearrange,
     Recurrent,
@@ -130,6 +131,9 @@ class Streams:
             if isinstance(node.op, Attention):
                 # A beat of an attention is of one head.
                 _, count = node.op.head_channels(*(graph.types[t] for t in node.inputs))
+                self.of[node.name].channels = math.gcd(self.of[node.name].channels, count)
+            if isinstance(node.op, MatMul):
+                count = node.op.head_results(*(graph.types[t] for t in node.inputs))
                 self.of[node.name].channels = math.gcd(self.of[node.name].channels, count)
         for name in single:
             self.of[name].single = True
