@@ -16,7 +16,16 @@ import numpy as np
 import onnx
 
 from hwgen.errors import HwgenError, HwgenWarning
-from hwgen.ir import Graph, Op, Quantisation, Requantise, Reshape, Table, TensorType
+from hwgen.ir import (
+    GatherChannels,
+    Graph,
+    Op,
+    Quantisation,
+    Requantise,
+    Reshape,
+    Table,
+    TensorType,
+)
 from hwgen.models.lowering.affine import Affine, find_affine
 from hwgen.models.lowering.attention import symmetric, symmetric_tensors
 from hwgen.models.lowering.channels import fold_orders
@@ -29,6 +38,7 @@ from hwgen.models.lowering.layout import (
 )
 from hwgen.models.lowering.norm import put_norm
 from hwgen.models.lowering.pads import fold_pads
+from hwgen.models.lowering.products import is_product, product_tensors, wide_symmetric
 from hwgen.models.lowering.ranges import Ranges, shared_ranges, sum_codes
 from hwgen.models.lowering.refusals import unsupported, way_out, why_no_attention
 from hwgen.models.lowering.regions import Regions
@@ -118,7 +128,7 @@ class Lowering:
     graph : the integer graph
     outputs : per output of the network, which elements of an output of the graph it holds
     axes : per input of the network, where it has its channels
-    operands : tensors that are operands of attention, and what they are parts of
+    operands : tensors that are operands of products of streams, and what they are parts of
     ids : inputs of the graph that are ids, to how many of these there are
     """
 
@@ -131,8 +141,10 @@ class Lowering:
         self.affine: dict[str, Affine] = find_affine(network)
         absorbed = {t for affine in self.affine.values() for t in affine.absorbed}
         absorbed |= network.absorbed
-        self.operands = symmetric_tensors(network)
-        self._symmetric = {self._group.get(t, t) for t in self.operands}
+        narrow, wide = symmetric_tensors(network), product_tensors(network)
+        self.operands = narrow | wide
+        self._symmetric = {self._group.get(t, t) for t in narrow}
+        self._wide = {self._group.get(t, t) for t in wide}
         sums, around = ({self._group.get(t, t) for t in names}
                         for names in cell_tensors(network.nodes))
         self._sums, self._around = sums, around
@@ -192,7 +204,7 @@ class Lowering:
             live = [i for i in node.input if i and i not in self.network.constants]
             if len(live) < 2 or node.output[0] in inside:
                 continue
-            if node.op_type in ("MatMul", "Gemm"):
+            if node.op_type in ("MatMul", "Gemm") and not is_product(self.network, node):
                 raise HwgenError(
                     f"Node {node.name or node.output[0]!r} ({node.op_type}): a product of two "
                     f"streams is supported in attention, which has a softmax between two of them, "
@@ -270,6 +282,8 @@ class Lowering:
             return sum_codes(max(-low, high))
         if name in self._symmetric:
             return symmetric(max(-low, high) or 1.0, bits)
+        if name in self._wide:
+            return wide_symmetric(low, high, bits)
         steps = (1 << bits) - 1
         scale = float(np.float32((high - low) / steps)) or 1.0
         bottom = -(1 << (bits - 1))
@@ -341,8 +355,9 @@ class Lowering:
         if source.positions is not None and source.positions.size < (
                 self.graph.types[source.tensor].size):
             # Only a part: that is taken first.
+            part = self._channels_taken(root, source)
             axis = self.channel_axis(root)
-            source = View(self.tensor(root, axis), None if axis == 1 else plain_positions(
+            source = part or View(self.tensor(root, axis), None if axis == 1 else plain_positions(
                 self.shape(root), axis))
         have, want = self.graph.types[source.tensor].quantisation, self.quantisation(name)
         codes = np.arange(have.low, have.high + 1)
@@ -360,6 +375,22 @@ class Lowering:
             self._floats[tensor] = name
         self.views[name] = View(tensor, source.positions)
         return self.views[name]
+
+    def _channels_taken(self, name: str, view: View) -> View | None:
+        """A view of some channels of all pixels, in whatever order, with these channels alone.
+
+        None if it holds other elements, or some of them several times.
+        """
+        assert view.positions is not None
+        tensor = self.type(view.tensor)
+        pixels, channels = np.divmod(view.positions, tensor.channels)
+        kept = np.unique(channels)
+        if view.positions.size != tensor.pixels * len(kept) or (
+                len(np.unique(view.positions)) < view.positions.size):
+            return None
+        chosen = self.graph.add(GatherChannels(tuple(kept.tolist())), view.tensor,
+                                name=self.fresh(f"{name}_channels"))
+        return View(chosen, pixels * len(kept) + np.searchsorted(kept, channels))
 
     def batch_moves(self, name: str) -> bool:
         """Whether the first axis of a tensor need not be the batch: it may be heads, or steps."""
