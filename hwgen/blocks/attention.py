@@ -28,14 +28,14 @@ from hwgen.device.arithmetic import levels, signed_width
 from hwgen.device.cost import Area, logic, total
 from hwgen.device.multiplier import MULTIPLIERS, Multiplier, Packing
 from hwgen.errors import HwgenError
-from hwgen.ir.attention import STEPS
 from hwgen.ir.types import TensorType
 from hwgen.parts.mac import MacArrayConfig
-from hwgen.parts.memory import ReadOnlyMemory, buffer_area
+from hwgen.parts.memory import buffer_area
 from hwgen.parts.queue import QUEUE_LATENCY, queue_depth
 from hwgen.parts.requantise import RoundShift, round_shift_area
 from hwgen.parts.row_products import OPERAND_LATENCY, row_starts
 from hwgen.parts.score_table import ScoreTable
+from hwgen.parts.softmax import ExponentialsConfig, reciprocal_area
 from hwgen.parts.stream import StreamType
 from hwgen.parts.token_banks import FRAMES, TokenBanksConfig
 from hwgen.parts.token_rows import RowShape
@@ -206,21 +206,12 @@ class AttentionConfig(BlockConfig):
         """Bits of a score in its memory: one more says whether its key is hidden."""
         return self.score_bits + ("hidden" in self.score_tables)
 
-    @property
-    def exp_table(self) -> ReadOnlyMemory:
-        """Memory of the exponentials, one for each score lane."""
-        return ReadOnlyMemory(EXP_BITS, STEPS)
-
     @cached_property
-    def least_over(self) -> np.ndarray:
-        """The least difference of scores that is beyond the table, or at its end.
-
-        Shape ``(windows, heads)``, or with extents of 1.
-        """
-        shift, most = int(self.op.step.shift[0]), 1 << self.score_bits
-        factors = np.maximum(self.op.multipliers, 1)
-        over = np.minimum(-(-((STEPS - 1) << shift) // factors), most)
-        return np.where(self.op.multipliers == 0, most, over)
+    def exponentials(self) -> ExponentialsConfig:
+        """What looks exponentials up, one for each score lane."""
+        return ExponentialsConfig(
+            bits=self.score_bits, lanes=self.score_lanes, multipliers=self.op.multipliers,
+            shift=int(self.op.step.shift[0]), exp=self.op.exp, multiplier=self.multiplier)
 
     # Stages: how many cycles each has for a row, and when it begins
 
@@ -312,20 +303,9 @@ class AttentionConfig(BlockConfig):
         return last + self.tree_levels + 3
 
     @property
-    def entry_bits(self) -> int:
-        """Bits of a difference of scores that is within the table, with a sign."""
-        return max((int(self.least_over.max()) - 1).bit_length(), 1) + 1
-
-    @property
-    def _step_operands(self) -> tuple[int, int]:
-        """Bits of the operands of the product that makes an entry of the table, wider first."""
-        bits = self.entry_bits, max(int(self.op.step.multiplier.max()).bit_length(), 1) + 1
-        return max(bits), min(bits)
-
-    @property
     def exp_latency(self) -> int:
         """Cycles from a step of the exponentials to these."""
-        return 7 + self.device.product_latency(*self._step_operands) + self.exp_table.latency
+        return 2 + self.exponentials.latency
 
     @property
     def sum_begin(self) -> np.ndarray:
@@ -470,13 +450,10 @@ class AttentionConfig(BlockConfig):
     @property
     def _softmax(self) -> Area:
         """Largest scores, exponentials, reciprocals."""
-        a, b = self._step_operands
-        lanes, bits = self.score_lanes, self.score_bits
-        biased = lanes * self.score_word_bits * bool(self.score_tables)
-        divider = (int(self.op.numerator).bit_length() + 2 * self.op.reciprocal_bits)
-        return self.device.area(a, b, lanes) + total([self.exp_table.area()] * lanes) + logic(
-            "token matrix", one=1, lut_counter=lanes * (2 * bits + self.entry_bits) + divider
-            + biased, ff_register=lanes * (4 * bits + self.entry_bits) + 2 * divider + biased)
+        biased = self.score_lanes * self.score_word_bits * bool(self.score_tables)
+        return (self.exponentials.area() + reciprocal_area(
+            self.op.numerator, self.op.reciprocal_bits)
+            + logic("token matrix", lut_counter=biased, ff_register=biased))
 
     @property
     def _scaled(self) -> Area:

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
 
 from hwgen.blocks.output import fold_queue
-from hwgen.device.arithmetic import adder_tree, counter, delayed
-from hwgen.ir.attention import STEPS
+from hwgen.device.arithmetic import counter, delayed
 from hwgen.parts.component import Configured
 from hwgen.parts.memory import BufferMemory
 from hwgen.parts.requantise import RoundShift
@@ -23,6 +22,7 @@ from hwgen.parts.row_products import (
     serialised,
     token_address,
 )
+from hwgen.parts.softmax import largest_of_row, reciprocal_of_sum
 from hwgen.parts.token_banks import TokenBanks
 from hwgen.parts.token_rows import HeadRows, Rows, nested
 
@@ -69,7 +69,9 @@ class Attention(Configured["AttentionConfig"]):
         wiring.connect(m, queue.o, wiring.flipped(self.o))
         scores = self._scores(m, keys, values, start, room)
         exponentials, marks = self._exponentials(m, *scores)
-        reciprocal = self._reciprocal(m, exponentials, marks)
+        reciprocal, _ = reciprocal_of_sum(
+            m, exponentials, marks, config.window_tensors[1].pixels * int(config.op.exp.max()),
+            config.op.numerator, config.op.reciprocal_bits)
         self._sums(m, values, exponentials, marks, reciprocal, queue)
         return m
 
@@ -184,27 +186,11 @@ class Attention(Configured["AttentionConfig"]):
         lowest = -(1 << (bits - 1))
         best = []
         for lane in range(lanes):
-            score = Signal(signed(bits), name=f"score_{lane}", reset_less=True)
             value = word[lane * bits : (lane + 1) * bits].as_signed()
             absent = (number == last_word) & (present <= lane) | hidden[lane]
-            m.d.sync += score.eq(Mux(absent, lowest, value))
-            best.append(score)
-        for level in range(config.tree_levels):
-            paired = []
-            for k in range(0, len(best), 2):
-                larger = Signal(signed(bits), name=f"larger_{level}_{k}", reset_less=True)
-                pair = best[k : k + 2]
-                m.d.sync += larger.eq(
-                    pair[0] if len(pair) == 1 else Mux(pair[0] > pair[1], pair[0], pair[1]))
-                paired.append(larger)
-            best = paired
-        marks = Cat(valid & (number <= last_word), number == 0, valid & (number == last_word))
-        marks = delayed(m, marks, 1 + config.tree_levels, "largest_marks")
-        largest = Signal(signed(bits), reset_less=True)
-        with m.If(marks[0] & (marks[1] | (best[0] > largest))):
-            m.d.sync += largest.eq(best[0])
-        ended = Signal()
-        m.d.sync += ended.eq(marks[2])
+            best.append(Mux(absent, lowest, value))
+        largest, ended = largest_of_row(m, best, bits, Cat(
+            valid & (number <= last_word), number == 0, valid & (number == last_word)))
         # Now step through the row once more.
         of_row = Signal(signed(bits), reset_less=True)
         busy = Signal(name="exp_busy")
@@ -235,93 +221,14 @@ class Attention(Configured["AttentionConfig"]):
             live &= ~delayed(m, memory.read_data[bits * lanes :], late - 3, "exp_hidden")
         # What depends on the head: the products are five cycles behind the steps.
         factor = rows.of_row(config.op.multipliers, 5)
-        least_over = rows.of_row(config.least_over, 3)
-        lanes_out = []
-        for lane in range(lanes):
-            score = memory.read_data[lane * bits : (lane + 1) * bits].as_signed()
-            lanes_out.append(self._exponential(
-                m, lane, of_row, score, live[lane], factor, least_over))
+        least_over = rows.of_row(config.exponentials.least_over, 3)
+        lanes_out = [
+            config.exponentials.lookup(
+                m, lane, of_row, memory.read_data[lane * bits : (lane + 1) * bits].as_signed(),
+                live[lane], factor, least_over)
+            for lane in range(lanes)]
         marks = delayed(m, Cat(busy, row_end), late, "exp_marks")
         return lanes_out, marks
-
-    def _exponential(
-        self, m: Module, lane: int, largest: Value, score: Value, there: Value, step: Value,
-        least_over: Value,
-    ) -> Signal:
-        """The exponential of a score's distance from the largest; 0 if there is no such score.
-
-        Parameters
-        ----------
-        step, least_over : what a distance is multiplied by, and the least that is beyond the table
-        """
-        config = self.config
-        bits, shift = config.entry_bits, int(config.op.step.shift[0])
-        distance = Signal(unsigned(config.score_bits), name=f"distance_{lane}", reset_less=True)
-        kept = Signal.like(distance, name=f"kept_{lane}")
-        over = Signal(name=f"over_{lane}", reset_less=True)
-        within = Signal(signed(bits), name=f"within_{lane}", reset_less=True)
-        m.d.sync += [
-            distance.eq(largest - score), kept.eq(distance),
-            over.eq(distance >= least_over), within.eq(kept[: bits - 1]),
-        ]
-        over = delayed(m, over, 1, f"over_{lane}")
-        most = int(config.op.step.multiplier.max())
-        factor_type = signed(max(most.bit_length(), 1) + 1)
-        if isinstance(step, Const):
-            factor: Value = Const(step.value, factor_type)
-        else:
-            factor = Signal(factor_type, name=f"factor_{lane}")
-            m.d.comb += factor.eq(step)
-        wide, narrow = sorted((within, factor), key=len, reverse=True)
-        product = config.device.product(m, wide, narrow, f"entry_{lane}")
-        over = delayed(m, over, config.device.product_latency(*config._step_operands),
-                       f"over_product_{lane}")
-        entry = Signal(8, name=f"entry_{lane}", reset_less=True)
-        m.d.sync += entry.eq(Mux(over, STEPS - 1, (product >> shift)[:8]))
-        value = config.exp_table.read(m, f"exp_{lane}", entry, config.op.exp.tolist())
-        e = Signal(EXP_BITS, name=f"e_{lane}", reset_less=True)
-        m.d.sync += e.eq(Mux(there, value, 0))
-        return e
-
-    def _reciprocal(self, m: Module, lanes: list[Signal], marks: Value) -> Value:
-        """One over the sum of a row's exponentials, bit by bit."""
-        config = self.config
-        bits, keys = config.op.reciprocal_bits, config.window_tensors[1].pixels
-        sum_bits = (keys * int(config.op.exp.max())).bit_length()
-        terms: list[tuple[Value, Value | None]] = [
-            (Cat(e, Const(0, 1)).as_signed(), None) for e in lanes]
-        total_, _ = adder_tree(m, terms, EXP_BITS + 1, "exp_sum")
-        marks = delayed(m, marks, config.tree_levels, "sum_marks")
-        total = Signal(sum_bits, reset_less=True)
-        first, complete = Signal(init=1), Signal()
-        with m.If(marks[0]):
-            m.d.sync += [total.eq(Mux(first, 0, total) + total_), first.eq(marks[1])]
-        m.d.sync += complete.eq(marks[0] & marks[1])
-        # The quotient has as many bits as its reciprocal, so the dividend's others begin it.
-        high = int(config.op.numerator) >> bits
-        divisor = Signal(sum_bits, reset_less=True)
-        dividend = Signal(bits, reset_less=True)
-        remainder = Signal(sum_bits, reset_less=True)
-        quotient, result = Signal(bits, reset_less=True), Signal(bits, reset_less=True)
-        left = counter(bits + 1, name="divide_left")
-        shifted = Cat(dividend[-1], remainder)
-        difference = Signal(signed(sum_bits + 2))
-        m.d.comb += difference.eq(shifted - divisor)
-        with m.If(complete):
-            m.d.sync += [
-                divisor.eq(total), remainder.eq(high), left.eq(bits),
-                dividend.eq(int(config.op.numerator) & ((1 << bits) - 1)),
-            ]
-        with m.Elif(left != 0):
-            m.d.sync += [
-                left.eq(left - 1), dividend.eq(dividend << 1),
-                remainder.eq(Mux(difference[-1], shifted, difference)),
-                quotient.eq(Cat(~difference[-1], quotient)),
-            ]
-            with m.If(left == 1):
-                # It stays while the next one is made.
-                m.d.sync += result.eq(Cat(~difference[-1], quotient))
-        return result
 
     def _sums(
         self, m: Module, values, lanes: list[Signal], marks: Value, reciprocal: Value, queue
