@@ -32,6 +32,7 @@ from hwgen.blocks.rearrange import Rearrange, RearrangeConfig
 from hwgen.blocks.recurrent import Recurrent, RecurrentConfig
 from hwgen.blocks.repeat import Repeat, RepeatConfig
 from hwgen.blocks.resize import NearestResize, NearestResizeConfig
+from hwgen.blocks.softmax import Softmax, SoftmaxConfig
 from hwgen.blocks.sparse_conv import SparseConv, SparseConvConfig
 from hwgen.blocks.splitter import Splitter, SplitterConfig
 from hwgen.blocks.table import TableLookup, TableLookupConfig
@@ -47,6 +48,7 @@ __all__ = [
     "NearestResizeConfig", "OffChipEmbedding", "OffChipEmbeddingConfig", "OffChipRearrange",
     "OffChipRearrangeConfig", "Pad", "PadConfig", "Pool", "PoolConfig", "Product", "ProductConfig",
     "Rearrange", "RearrangeConfig", "Recurrent", "RecurrentConfig", "Repeat", "RepeatConfig",
-    "Schedule", "SparseConv", "SparseConvConfig", "Splitter", "SplitterConfig", "TableLookup",
-    "TableLookupConfig", "TokenMatrix", "TokenMatrixConfig", "conv2d",
+    "Schedule", "Softmax", "SoftmaxConfig", "SparseConv", "SparseConvConfig", "Splitter",
+    "SplitterConfig", "TableLookup", "TableLookupConfig", "TokenMatrix", "TokenMatrixConfig",
+    "conv2d",
 ]

@@ -16,6 +16,7 @@ from hwgen.ir.recurrent import Recurrent
 from hwgen.ir.requantise import Requantise, requantise
 from hwgen.ir.route import Concat, GatherChannels, Pad, Rearrange, Reshape, Resize, Split
 from hwgen.ir.rows import row_edges, split_rows
+from hwgen.ir.softmax import Softmax
 from hwgen.ir.types import Quantisation, TensorType
 from hwgen.ir.window import Pads, Window
 
@@ -50,6 +51,7 @@ __all__ = [
     "Requantise",
     "Reshape",
     "Resize",
+    "Softmax",
     "Split",
     "Table",
     "TensorType",

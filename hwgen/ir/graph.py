@@ -12,7 +12,18 @@ from typing import BinaryIO
 import numpy as np
 
 from hwgen.errors import HwgenError, reason
-from hwgen.ir import attention, conv, elementwise, embedding, matmul, norm, pool, recurrent, route
+from hwgen.ir import (
+    attention,
+    conv,
+    elementwise,
+    embedding,
+    matmul,
+    norm,
+    pool,
+    recurrent,
+    route,
+    softmax,
+)
 from hwgen.ir.op import Op
 from hwgen.ir.requantise import Requantise
 from hwgen.ir.types import Quantisation, TensorType, whole
@@ -23,7 +34,7 @@ FORMAT = "hwgen-graph-1"
 _CLASSES = {c.__name__: c for c in (Requantise, Quantisation)} | {
     name: getattr(module, name)
     for module in (attention, conv, elementwise, embedding, matmul, norm, pool, recurrent,
-                   route)
+                   route, softmax)
     for name in module.__all__
 }
 

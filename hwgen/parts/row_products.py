@@ -42,6 +42,7 @@ class RowBuffer:
     Members
     -------
     there : the next row is complete
+    take : a word of a row is accepted
     memory : memory of the rows, two of them
     """
 
@@ -55,7 +56,8 @@ class RowBuffer:
         missing = Signal(signed((2 * words).bit_length() + 2), name=f"{name}_missing", init=-words)
         left = Signal(signed((2 * words).bit_length() + 2), name=f"{name}_left",
                       init=2 * words - 1)
-        take, released = Signal(name=f"{name}_take"), Signal(name=f"{name}_released")
+        self.take = take = Signal(name=f"{name}_take")
+        released = Signal(name=f"{name}_released")
         write = counter(2 * words, name=f"{name}_write")
         self.there = ~missing[-1]
         self.words, self.name = words, name
@@ -240,7 +242,7 @@ class RowStage:
 
 def row_starts(
     arrivals: Sequence[np.ndarray], words: int, gaps: np.ndarray, release: np.ndarray,
-    banks: Sequence[tuple[int, int]],
+    banks: Sequence[tuple[int, int]] = (), late: int = 1,
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """When beats are accepted and rows start, exactly: the model of :class:`RowStage`.
 
@@ -252,12 +254,13 @@ def row_starts(
     release : per row of a window, cycles from its start until its place is free
     banks : per memory, beats of a window, and cycles from the start of a window's last row until
         its place is free
+    late : cycles from a row's last beat to its start, at least
 
     Returns
     -------
     cycles in which beats are accepted, per input; and in which rows start
     """
-    rows, windows = len(gaps), len(arrivals[1]) // banks[0][0]
+    rows, windows = len(gaps), len(arrivals[0]) // (words * len(gaps))
     accepts = [np.zeros_like(times) for times in arrivals]
     starts = np.zeros(windows * rows, np.int64)
     free = np.zeros(len(starts), np.int64)
@@ -280,7 +283,7 @@ def row_starts(
             place = int(starts[row - 2]) + after[(row - 2) % rows] if row >= 2 else 0
             free[row] = place
             time = max(time + words, place + words - 1, last[row])
-            start = max(ready, time + 1, before)
+            start = max(ready, time + late, before)
             starts[row] = start
             before = start + waits[row % rows]
     accepts[0] = in_order(np.maximum(arrivals[0], np.repeat(free, words)))
