@@ -54,6 +54,7 @@ from hwgen.ir import (
     Recurrent,
     Requantise,
     Resize,
+    Softmax,
     Split,
     Table,
     TensorType,
@@ -245,6 +246,17 @@ class _Drawer:
             multiplier=self.multiplier)
         return name
 
+    def softmax(self, source: str) -> None:
+        """A softmax of groups of channels."""
+        tensor = self.graph.types[source]
+        groups = self.pick(_divisors(tensor.channels))
+        out = Quantisation(1 / 255, -128)
+        scale = self.random.uniform(0.1, 2)
+        lanes = self.pick(_divisors(tensor.channels // groups))
+        name = self.put(Softmax.from_types(groups, tensor, out, scale), [source])
+        self.design.lanes[name] = lanes
+        self.design.foldings[name] = Folding(multiplier=self.multiplier)
+
     def layer_norm(self, source: str) -> None:
         """A normalisation of each pixel."""
         draw, tensor = self.draw, self.graph.types[source]
@@ -296,7 +308,7 @@ class _Drawer:
         kind = self.pick(["conv", "conv", "table", "max", "average", "residual", "concat", "split",
                           "resize", "transposed", "gate", "global", "gather", "pad", "argmax",
                           "rearrange", "rearrange", "extremum", "channel max", "attention",
-                          "layer norm", "recurrent", "embedding", "product"])
+                          "layer norm", "recurrent", "embedding", "product", "softmax"])
         if kind == "table":
             shape = (256,) if draw(st.booleans()) else (tensor.channels, 256)
             self.put(Table(self.random.integers(-128, 128, shape), Q), [source])
@@ -324,6 +336,8 @@ class _Drawer:
             self.put(Rearrange(self.order(tensor)), [source])
         elif kind == "attention" and tensor.pixels <= 36:
             self.attention(source)
+        elif kind == "softmax" and tensor.pixels <= 36:
+            self.softmax(source)
         elif kind == "product" and tensor.pixels <= 36:
             self.product(source)
         elif kind == "layer norm":

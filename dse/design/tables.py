@@ -37,6 +37,7 @@ from hwgen.ir import (
     Mul,
     Node,
     Recurrent,
+    Softmax,
     TensorType,
 )
 from hwgen.parts.stream import StreamType
@@ -90,7 +91,8 @@ class Tables:
         parts = [Consumer((each.node.name,), self._convolution(each, beats, learned, external))
                  for each in self._convolutions]
         for node in self.graph.nodes:
-            if isinstance(node.op, AveragePool | GlobalAveragePool | LayerNorm | Mul):
+            if isinstance(
+                    node.op, AveragePool | GlobalAveragePool | LayerNorm | Mul | Softmax):
                 parts.append(Consumer((node.name,), self._scaled(node, beats)))
             if isinstance(node.op, Embedding):
                 parts.append(Consumer((node.name,), self._embedding(node, beats, external)))
