@@ -89,6 +89,8 @@ def _conv_transpose(low: Lowering, node: onnx.NodeProto) -> None:
 @handles("Gemm")
 def _gemm(low: Lowering, node: onnx.NodeProto) -> None:
     at = attributes(node)
+    if node.input[1] not in low.network.constants:
+        raise HwgenError("weights must be constant: export a product of two streams as a MatMul")
     if at.get("transA"):
         raise HwgenError("transA = 1 is not supported: a frame is one row")
     alpha, beta = float(at.get("alpha", 1.0)), float(at.get("beta", 1.0))

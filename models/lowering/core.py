@@ -38,9 +38,9 @@ from hwgen.models.lowering.layout import (
 )
 from hwgen.models.lowering.norm import put_norm
 from hwgen.models.lowering.pads import fold_pads
-from hwgen.models.lowering.products import is_product, product_tensors, wide_symmetric
+from hwgen.models.lowering.products import product_tensors, wide_symmetric
 from hwgen.models.lowering.ranges import Ranges, shared_ranges, sum_codes
-from hwgen.models.lowering.refusals import unsupported, way_out, why_no_attention
+from hwgen.models.lowering.refusals import unsupported, way_out
 from hwgen.models.lowering.regions import Regions
 from hwgen.models.onnx.network import FINE, Network
 from hwgen.models.onnx.nodes import ELEMENTWISE, attributes, axis_pads
@@ -177,7 +177,6 @@ class Lowering:
                 self._floats[tensor] = given.name
             self.views[given.name] = View(
                 tensor, None if axis == 1 else plain_positions(shape, axis))
-        self._check_products()
         for node in network.nodes:
             self._convert(node)
         self.outputs: dict[str, View] = {}
@@ -196,20 +195,6 @@ class Lowering:
             self.fresh(name), TensorType((*shape[1:], 1), self.quantisation(name)))
         self.axes[name], self.ids[tensor] = len(shape) - 1, ids.high + 1
         self.views[name] = View(tensor, np.arange(math.prod(shape)).reshape(shape))
-
-    def _check_products(self) -> None:
-        """Refuse attention by its name, before one of the many nodes around it is."""
-        inside = self.network.attention.keys() | self._absorbed
-        for node in self.network.nodes:
-            live = [i for i in node.input if i and i not in self.network.constants]
-            if len(live) < 2 or node.output[0] in inside:
-                continue
-            if node.op_type in ("MatMul", "Gemm") and not is_product(self.network, node):
-                raise HwgenError(
-                    f"Node {node.name or node.output[0]!r} ({node.op_type}): a product of two "
-                    f"streams is supported in attention, which has a softmax between two of them, "
-                    f"but this one is in none{why_no_attention(self.network, node)}: one side must "
-                    f"be constant{way_out(self.network, node)}")
 
     # Names and quantisations
 

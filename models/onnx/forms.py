@@ -237,8 +237,10 @@ def _least(graph: Editor, node: onnx.NodeProto) -> bool:
     """A maximum over windows of what has least numbers around it has pads itself."""
     if node.op_type != "MaxPool":
         return False
-    pad, at = graph.maker(node.input[0]), attributes(node)
+    turn, pad, at = None, graph.maker(node.input[0]), attributes(node)
     rank = len(graph.shapes.get(node.input[0], ()))
+    if pad is not None and pad.op_type == "Transpose":
+        turn, pad = pad, graph.maker(pad.input[0])
     if pad is None or pad.op_type != "Pad" or len(pad.input) < 3 or rank < 3 or (
             attributes(pad).get("mode", b"constant") != b"constant") or (
             at.get("auto_pad", b"NOTSET") != b"NOTSET") or (len(pad.input) > 3 and pad.input[3]):
@@ -246,13 +248,18 @@ def _least(graph: Editor, node: onnx.NodeProto) -> bool:
     value, amounts = _scalar(graph, pad.input[2]), graph.constant(pad.input[1])
     if value is None or value > LEAST or amounts is None or amounts.size != 2 * rank:
         return False
-    sides = amounts.reshape(2, rank)
+    perm = attributes(turn)["perm"] if turn is not None else list(range(rank))
+    sides = amounts.reshape(2, rank)[:, perm]
     more = np.array(at.get("pads", [0] * (2 * rank - 4))).reshape(2, -1) + sides[:, 2:]
     extents = (np.array(at["kernel_shape"]) - 1) * np.array(
         at.get("dilations", [1] * (rank - 2))) + 1
     if sides[:, :2].any() or (sides < 0).any() or (more >= extents).any() or at.get("ceil_mode"):
         return False
-    graph.replace(node, [helper.make_node(
-        "MaxPool", [pad.input[0]], node.output, name=node.name,
-        **{**at, "pads": more.ravel().tolist()})])
+    (out,), source, before = node.output, pad.input[0], []
+    if turn is not None:
+        before = [helper.make_node("Transpose", [source], [f"{out}.turned"], perm=perm,
+                                   name=f"{out}.turned")]
+        source = f"{out}.turned"
+    graph.replace(node, [*before, helper.make_node(
+        "MaxPool", [source], [out], name=node.name, **{**at, "pads": more.ravel().tolist()})])
     return True

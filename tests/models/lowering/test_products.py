@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from hwgen.ir import Conv, MatMul, Rearrange
+from hwgen.ir import Conv, MatMul, Rearrange, Softmax
 from hwgen.models.export import from_onnx_layout, to_integer, to_onnx_layout
 from hwgen.models.load import Source
 from hwgen.models.onnx.session import session
@@ -118,3 +118,88 @@ def test_a_factor_behind_a_product_is_part_of_it(tmp_path):
     # A ReLU of queries, and one of keys.
     assert kinds["Table"] == 2
     assert kinds[Conv.__name__] == 5
+
+
+def talking(q, k, v, parts):
+    """Talking heads (Shazeer et al., 2020): layers mix heads in front of the softmax and behind."""
+    scores = parts["before"]((q @ k.transpose(-1, -2)).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    weights = parts["behind"](scores.softmax(-1).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    return weights @ v
+
+
+def placed(q, k, v, parts):
+    """Scores with positions that a query asks for, as in BoTNet (Srinivas et al., 2021)."""
+    return (q @ k.transpose(-1, -2) * 0.35 + parts["positions"](q)).softmax(-1) @ v
+
+
+def mixture(q, k, v, parts):
+    """Two softmaxes, of which each query takes some of each."""
+    both = (q @ k.transpose(-1, -2)).softmax(-1), (k @ q.transpose(-1, -2)).softmax(-1)
+    gate = torch.sigmoid(parts["gate"](q))
+    return (gate * both[0] + (1 - gate) * both[1]) @ v
+
+
+def contexts(q, k, v, parts):
+    """A softmax over tokens for keys and one over channels for queries (Shen et al., 2018)."""
+    return q.softmax(-1) @ (k.softmax(-2).transpose(-1, -2) @ v)
+
+
+SOFTMAXES = {
+    "talking": Tokens(talking, before=nn.Linear(HEADS, HEADS), behind=nn.Linear(HEADS, HEADS)),
+    "placed": Tokens(placed, positions=nn.Linear(C // HEADS, SIDE * SIDE, bias=False)),
+    "mixture": Tokens(mixture, gate=nn.Linear(C // HEADS, 1)),
+}
+
+
+@pytest.mark.parametrize("opset", [12, 17, 20])
+@pytest.mark.parametrize("form", SOFTMAXES)
+def test_softmax_outside_of_attention(form, opset, tmp_path):
+    exported(SOFTMAXES[form], tmp_path / "net.onnx", opset)
+    source, decibels = compared(tmp_path / "net.onnx")
+    assert decibels > 30
+    kinds = Counter(type(node.op) for node in source.graph.nodes)
+    assert kinds[Softmax] == (2 if form == "mixture" else 1)
+    assert kinds[MatMul] == (3 if form == "mixture" else 2)
+    for node in source.graph.nodes:
+        if isinstance(node.op, Softmax):
+            # What it reads is fine, and it has as many elements as there are tokens.
+            assert source.graph.types[node.inputs[0]].bits == 12
+            assert source.graph.types[node.name].channels == node.op.groups * SIDE * SIDE
+    check_integers(source)
+
+
+class Pooled(nn.Module):
+    """Global context (Cao et al., 2019), and as in MobileViT v2: a softmax over tokens."""
+
+    def __init__(self, product: bool) -> None:
+        super().__init__()
+        self.product = product
+        self.patches, self.ask = nn.Conv2d(3, C, 4, 4), nn.Conv2d(C, 1, 1)
+        self.last = nn.Conv2d(C, 5, 1)
+
+    def forward(self, x):
+        x = self.patches(x)
+        weights = (3 * self.ask(x).flatten(2)).softmax(-1)
+        values = x.flatten(2)
+        context = values @ weights.transpose(1, 2) if self.product else (
+            (values * weights).sum(-1, keepdim=True))
+        return self.last(x * context[..., None])
+
+
+@pytest.mark.parametrize("product", [False, True])
+def test_over_tokens(product, tmp_path):
+    exported(Pooled(product), tmp_path / "net.onnx")
+    source, decibels = compared(tmp_path / "net.onnx")
+    assert decibels > 30
+    (op,) = (node.op for node in source.graph.nodes if isinstance(node.op, Softmax))
+    assert op.groups == 1
+    check_integers(source)
+
+
+def test_over_channels_and_over_tokens(tmp_path):
+    exported(Tokens(contexts), tmp_path / "net.onnx")
+    source, decibels = compared(tmp_path / "net.onnx")
+    assert decibels > 28
+    # Of those over the eight channels of a head exponentials and their sum are written out.
+    assert sum(isinstance(node.op, Softmax) for node in source.graph.nodes) == 1
+    check_integers(source)
