@@ -117,7 +117,7 @@ def _begins(
 
 def _factor(scale: np.ndarray, shift: np.ndarray) -> bool:
     """Whether it is one positive factor and nothing else: all that a product of streams takes."""
-    return scale.ndim == 0 and scale > 0 and not shift.any()
+    return scale.ndim == 0 and float(scale) > 0 and not shift.any()
 
 
 def find_affine(network: Network) -> dict[str, Affine]:

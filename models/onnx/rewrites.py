@@ -34,7 +34,10 @@ def written_out(network: Network) -> Network:
     instead: dict[str, Writer] = {}
     found = find_attention(network.model, network.nodes, network.constants, network.shapes)
     network = replace(network, attention=found, users={})
-    residuals = residual_tensors(network.nodes, network.constants, network.shapes) if found else ()
+    transforms = any(node.op_type == "MatMul" and network.constants.keys().isdisjoint(node.input)
+                     for node in network.nodes)
+    residuals = residual_tensors(
+        network.nodes, network.constants, network.shapes) if transforms else ()
     whole = network.absorbed
     for node in network.nodes:
         known = node.domain in ("", "ai.onnx") and node.output[0] not in whole
