@@ -35,7 +35,9 @@ def test_is_as_fast_as_it_must_be(cycles):
 def test_no_lanes_divide_faster():
     graph, board = weights(), boards.load("zcu102")
     streams = Streams(graph)
-    assert streams.least_interval() >= 32 * (graph.nodes[-1].op.reciprocal_bits + 2)
+    op = graph.nodes[-1].op
+    assert isinstance(op, Softmax)
+    assert streams.least_interval() >= 32 * (op.reciprocal_bits + 2)
     assert streams.choose(streams.least_interval() - 1, False) is None
     with pytest.raises(HwgenError):
         search(graph, board, target_fps=board.clock_mhz * 1e6 / 500)
