@@ -37,6 +37,7 @@ with extras.or_exit():
     from rich.console import Console
     from rich.markup import escape
 
+    from hwgen.emit.projects import KINDS
     from hwgen.flow import Prepared, build
     from hwgen.report.figures import left_to_host, summary
 
@@ -193,6 +194,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--shell", action="store_true",
                         help="control by AXI4-Lite, frames from and to memory by AXI4, and what a "
                              "driver has to know, instead of streams")
+    parser.add_argument("--project", choices=tuple(KINDS), default="",
+                        help="scripts of a vendor's tool around the Verilog, up to a bitstream "
+                             "(vivado: with --shell)")
     parser.add_argument("--simulate", type=count, default=0, metavar="FRAMES",
                         help="run frames through the Verilog, in Verilator")
     parser.add_argument("--report-only", action="store_true", help="no Verilog")

@@ -24,6 +24,7 @@ from hwgen.design import DesignPoint
 from hwgen.dse.design.check import complete
 from hwgen.dse.design.found import Found
 from hwgen.dse.design.search import search
+from hwgen.emit import projects
 from hwgen.emit.manifest import ACCELERATOR_FILE, identify, manifest
 from hwgen.emit.verilog import Rtl, emit
 from hwgen.offchip.bus import AxiConfig
@@ -65,6 +66,7 @@ class Built:
     report : what ``report.json`` holds
     rtl : the Verilog; None if only a report was wanted
     shell : what is around the accelerator; None if that was not asked for
+    project : files of a project around the Verilog, by path; none if that was not asked for
     accuracy, statistics, simulated : what was measured, as far as it was asked for
     """
 
@@ -74,6 +76,7 @@ class Built:
     report: dict = field(default_factory=dict)
     rtl: Rtl | None = None
     shell: ShellConfig | None = None
+    project: dict[str, str] = field(default_factory=dict)
     accuracy: Accuracy | None = None
     statistics: Statistics | None = None
     simulated: Proof | None = None
@@ -111,6 +114,7 @@ class Built:
             about = {key: self.report[key] for key in ("model", "board", "clock_mhz")}
             text = json.dumps(manifest(self.shell, self.rtl, about), indent=1)
             (folder / ACCELERATOR_FILE).write_text(f"{text}\n")
+        projects.write(self.project, folder)
         page = render(self.report, self.found.netlist, self.board.resources)
         (folder / "report.html").write_text(page, encoding="utf-8")
         (folder / "report.json").write_text(json.dumps(self.report, indent=1) + "\n")
@@ -152,13 +156,15 @@ class Prepared:
         Raises
         ------
         :exc:`HwgenError`
-            If options do not go together, or if the board, the clock, a mean, a standard deviation
-            or the design file is wrong.
+            If options do not go together, or if the board, the clock, the project, a mean, a
+            standard deviation or the design file is wrong.
         """
         given = asked.given if given is None else given
         options.check(given, asked.model, spelled)
         board = boards.load(asked.board)
         board.check_clock(asked.clock or board.clock_mhz, spelled("clock"))
+        if asked.project:
+            projects.kind(asked.project, board)
         if asked.mean or asked.std:
             from hwgen.models.onnx.normalisation import Normalisation
 
@@ -225,8 +231,13 @@ def build(
                         asked.files)
     if not asked.report_only:
         with phase("emit") as say:
-            built.shell = _shell(built) if asked.shell else None
+            shell = asked.shell or bool(asked.project and projects.KINDS[asked.project].shell)
+            built.shell = _shell(built) if shell else None
             built.rtl = emit(found.netlist, progress=say, provenance=origin, shell=built.shell)
+        if asked.project:
+            built.project = projects.contents(asked.project, projects.Project(
+                model=asked.name, board=board, clock_mhz=found.design.clock_mhz,
+                netlist=found.netlist, rtl=built.rtl, shell=built.shell))
     if built.rtl is not None and asked.simulate:
         from hwgen.sim.verilator import prove
 

@@ -32,6 +32,8 @@ class Options:
         the calibration frames; None: nothing is
     design : file of a design point that is used instead of a search
     shell : put a shell around the accelerator: see :mod:`hwgen.shell`
+    project : kind of project that is written around the Verilog, one of
+        :data:`hwgen.emit.projects.KINDS`; "": none.  A kind that has to have a shell gets one.
     simulate : frames that run through the Verilog
     report_only : no Verilog
     """
@@ -59,6 +61,7 @@ class Options:
     sparse: str | None = None
     design: Path | None = None
     shell: bool = False
+    project: str = ""
     simulate: int = 0
     report_only: bool = False
     seed: int = 0
@@ -124,7 +127,7 @@ OVERRIDDEN = {
         ("clock", "target_fps", "objective", "offchip", "sparse"),
         "the design says it already, and nothing is searched",
     ),
-    "report_only": (("simulate", "shell"), "there is no Verilog then"),
+    "report_only": (("simulate", "shell", "project"), "there is no Verilog then"),
 }
 """Options (by their names in Python), those that would have no effect beside them, and why."""
 

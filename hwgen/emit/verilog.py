@@ -32,9 +32,11 @@ from hwgen.provenance import TOOL, comment
 from hwgen.shell.shell import ACCELERATOR, Shell, ShellConfig
 from hwgen.top import AxiTop
 
-__all__ = ["Rtl", "emit", "emit_component"]
+__all__ = ["FILE_LIST", "Rtl", "emit", "emit_component"]
 
 ROM = "hwgen_rom"
+FILE_LIST = "files.f"
+"""Names of the Verilog files, a line each, the top's last: for ``-F`` of a simulator."""
 KEYWORDS = {
     "always", "assign", "begin", "case", "else", "end", "endcase", "endfunction", "endgenerate",
     "endmodule", "for", "function", "generate", "if", "initial", "inout", "input", "integer",
@@ -79,10 +81,12 @@ class Rtl:
         return [*names, f"{self.top}.v"]
 
     def write(self, directory: Path) -> None:
-        """Write all files into a directory, which is made if need be."""
+        """Write all files into a directory, which is made if need be, and the list of the Verilog
+        (:data:`FILE_LIST`)."""
         directory.mkdir(parents=True, exist_ok=True)
         for name, text in self.files.items():
             (directory / name).write_text(text)
+        (directory / FILE_LIST).write_text("".join(f"{name}\n" for name in self.verilog))
         if self.weights:
             (directory / "weights.bin").write_bytes(self.weights)
         if self.memory:
@@ -186,7 +190,7 @@ class _Platform:
         mask, digits = (1 << width) - 1, -(-width // 4)
         text = "".join(f"{row & mask:0{digits}x}\n" for row in rows)
         text += f"{0:0{digits}x}\n" * (depth - len(rows))
-        file = self._files.setdefault((width, text), f"{self._stack[-1]}_{len(self.images)}.hex")
+        file = self._files.setdefault((width, text), f"{self._stack[-1]}_{len(self.images)}.mem")
         self.images[file] = text
         return file
 
@@ -242,7 +246,7 @@ def emit(
     Returns
     -------
     :class:`Rtl`
-        ``top.v``, a file for each distinct block, those for the memories, and ``*.hex``.  The head
+        ``top.v``, a file for each distinct block, those for the memories, and ``*.mem``.  The head
         of a block's file names the layers that use it.
     """
     layers: dict[Hashable, list[str]] = {}
