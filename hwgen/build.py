@@ -197,6 +197,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--project", choices=tuple(KINDS), default="",
                         help="scripts of a vendor's tool around the Verilog, up to a bitstream "
                              "(vivado: with --shell)")
+    parser.add_argument("--prefix", default="", metavar="NAME_",
+                        help="what the names of all modules and files of the Verilog begin with, "
+                             "so that they are not those of another design")
     parser.add_argument("--simulate", type=count, default=0, metavar="FRAMES",
                         help="run frames through the Verilog, in Verilator")
     parser.add_argument("--report-only", action="store_true", help="no Verilog")

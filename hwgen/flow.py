@@ -233,7 +233,8 @@ def build(
         with phase("emit") as say:
             shell = asked.shell or bool(asked.project and projects.KINDS[asked.project].shell)
             built.shell = _shell(built) if shell else None
-            built.rtl = emit(found.netlist, progress=say, provenance=origin, shell=built.shell)
+            built.rtl = emit(found.netlist, prefix=asked.prefix, progress=say, provenance=origin,
+                             shell=built.shell)
         if asked.project:
             built.project = projects.contents(asked.project, projects.Project(
                 model=asked.name, board=board, clock_mhz=found.design.clock_mhz,

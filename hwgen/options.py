@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -34,6 +35,7 @@ class Options:
     shell : put a shell around the accelerator: see :mod:`hwgen.shell`
     project : kind of project that is written around the Verilog, one of
         :data:`hwgen.emit.projects.KINDS`; "": none.  A kind that has to have a shell gets one.
+    prefix : what the names of all modules and files of the Verilog begin with
     simulate : frames that run through the Verilog
     report_only : no Verilog
     """
@@ -62,6 +64,7 @@ class Options:
     design: Path | None = None
     shell: bool = False
     project: str = ""
+    prefix: str = ""
     simulate: int = 0
     report_only: bool = False
     seed: int = 0
@@ -78,6 +81,9 @@ class Options:
             if isinstance(values, str):
                 raise HwgenError(f"{name} must be a sequence of {what}, not the text {values!r}")
             object.__setattr__(self, name, tuple(values))
+        if not re.fullmatch(r"([A-Za-z]\w*)?", self.prefix, re.A):
+            raise HwgenError(f"prefix must be a letter, then letters, digits and underscores, not "
+                             f"{self.prefix!r}")
         for name in ("mean", "std"):
             values = getattr(self, name)
             if isinstance(values, str) or not isinstance(values, Iterable):
@@ -127,7 +133,7 @@ OVERRIDDEN = {
         ("clock", "target_fps", "objective", "offchip", "sparse"),
         "the design says it already, and nothing is searched",
     ),
-    "report_only": (("simulate", "shell", "project"), "there is no Verilog then"),
+    "report_only": (("simulate", "shell", "project", "prefix"), "there is no Verilog then"),
 }
 """Options (by their names in Python), those that would have no effect beside them, and why."""
 
