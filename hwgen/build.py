@@ -196,7 +196,7 @@ def _parser() -> argparse.ArgumentParser:
                              "driver has to know, instead of streams")
     parser.add_argument("--project", choices=tuple(KINDS), default="",
                         help="scripts of a vendor's tool around the Verilog, up to a bitstream "
-                             "(vivado: with --shell)")
+                             "(vivado and xrt: with --shell)")
     parser.add_argument("--prefix", default="", metavar="NAME_",
                         help="what the names of all modules and files of the Verilog begin with, "
                              "so that they are not those of another design")

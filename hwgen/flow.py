@@ -264,7 +264,8 @@ def _shell(built: Built) -> ShellConfig:
         axi = netlist.offchip.axi
     else:
         axi = AxiConfig(data_bits=board.memory[0].axi_bits) if board.memory else AxiConfig()
-    return ShellConfig(netlist=netlist, axi=axi, identification=identify(board.part, *parts))
+    return ShellConfig(netlist=netlist, axi=axi, identification=identify(board.part, *parts),
+                       address_bits=64 if board.platform else 0)
 
 
 def _statistics(source: Source, path: str) -> Statistics:

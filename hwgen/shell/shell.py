@@ -6,7 +6,7 @@ go, starts, and waits; see :mod:`hwgen.shell.registers`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from amaranth.hdl import (
@@ -53,11 +53,27 @@ class ShellConfig:
         The port through which frames go.
     identification : :class:`int`
         64 bits by which software knows the design.
+    address_bits : :class:`int`
+        Bits of addresses at the pins, of which the highest are 0; 0: those of the ports.  XRT wants
+        64 (UG1393, "Kernel Interface Requirements").
     """
 
     netlist: Netlist
     axi: AxiConfig = field(default_factory=AxiConfig)
     identification: int = 0
+    address_bits: int = 0
+
+    def pins(self) -> dict[str, wiring.Member]:
+        """The pins of all AXI4 ports."""
+        offchip = self.netlist.offchip
+        ports = {FRAMES_PORT: self.axi}
+        if offchip is not None:
+            ports |= {memory_port(k): offchip.axi for k in range(offchip.ports)}
+        found: dict[str, wiring.Member] = {}
+        for name, axi in ports.items():
+            bits = max(self.address_bits, axi.address_bits)
+            found |= axi_ports(replace(axi, address_bits=bits), name)
+        return found
 
     @property
     def readers(self) -> dict[str, FrameReaderConfig]:
@@ -129,15 +145,10 @@ class Shell(wiring.Component):
 
     def __init__(self, config: ShellConfig) -> None:
         self.config = config
-        netlist = config.netlist
-        members: dict[str, wiring.Member] = {
+        super().__init__({
             "aclk": In(1), "aresetn": In(1), "interrupt": Out(1), **lite_ports(CONTROL_PORT),
-            **axi_ports(config.axi, FRAMES_PORT),
-        }
-        if netlist.offchip:
-            for k in range(netlist.offchip.ports):
-                members |= axi_ports(netlist.offchip.axi, memory_port(k))
-        super().__init__(members)
+            **config.pins(),
+        })
 
     def elaborate(self, platform):
         m = Module()

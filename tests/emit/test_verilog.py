@@ -152,7 +152,7 @@ def test_prefix(tmp_path):
     _, netlist, _ = sized(builder.graph, DesignPoint("zcu102", 250.0))
     texts = {}
     for prefix in ("", "mine_"):
-        rtl = emit(netlist, prefix=prefix, shell=ShellConfig(netlist=netlist))
+        rtl = emit(netlist, prefix=prefix, shell=ShellConfig(netlist=netlist, address_bits=64))
         assert (rtl.top, rtl.accelerator.top) == (f"{prefix}top", f"{prefix}accelerator")
         assert all(name.startswith(prefix) for name in rtl.files)
         text = "".join(rtl.files[name] for name in rtl.verilog)

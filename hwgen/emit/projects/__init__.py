@@ -12,11 +12,12 @@ import hwgen.boards as boards
 from hwgen.boards import Board
 from hwgen.emit.projects.project import Kind, Project
 from hwgen.emit.projects.vivado import VIVADO
+from hwgen.emit.projects.xrt import XRT
 from hwgen.errors import HwgenError
 
 __all__ = ["KINDS", "Kind", "Project", "contents", "kind", "write"]
 
-KINDS: dict[str, Kind] = {each.name: each for each in (VIVADO,)}
+KINDS: dict[str, Kind] = {each.name: each for each in (VIVADO, XRT)}
 """Kinds of projects by name."""
 
 

@@ -43,8 +43,9 @@ def project(board: str, ports: int = 0, *, data_bits: int = 128, shell: bool = T
             clock_mhz: float = 0.0, top: str = "top", model: str = "some-net") -> Project:
     """A project whose Verilog is two empty modules and an image."""
     found, where = netlist(ports, data_bits), boards.load(board)
-    rtl = Rtl(top, {f"{top}.v": f"module {top}; endmodule\n", "a.v": "module a; endmodule\n",
-                    "a_0.mem": "00\n"})
+    rtl = Rtl(top, {
+        f"{top}.v": f"module {top}; endmodule\n", "a_0.mem": "00\n",
+        "a.v": 'module a; rom #(.INIT("a_0.mem")) rom(); endmodule\n'})
     return Project(model=model, board=where, clock_mhz=clock_mhz or where.clock_mhz,
                    netlist=found, rtl=rtl,
                    shell=ShellConfig(netlist=found) if shell else None)

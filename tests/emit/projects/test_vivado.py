@@ -127,6 +127,13 @@ def test_what_goes_wrong(answers: dict[str, str], message: str, tmp_path: Path) 
 
 
 @needs_tcl
+def test_a_missing_image(tmp_path: Path) -> None:
+    folder = written("vivado", project("zcu104"), tmp_path)
+    (tmp_path / "rtl" / "a_0.mem").unlink()
+    recorded(folder / "build.tcl", message="a.v wants the image a_0.mem, which is not there")
+
+
+@needs_tcl
 def test_the_recorder_refuses(tmp_path: Path) -> None:
     """Or all of the above would say little."""
     script = tmp_path / "wrong.tcl"
