@@ -37,6 +37,7 @@ with extras.or_exit():
     from rich.console import Console
     from rich.markup import escape
 
+    from hwgen.emit.projects import KINDS
     from hwgen.flow import Prepared, build
     from hwgen.report.figures import left_to_host, summary
 
@@ -197,6 +198,12 @@ def _parser() -> argparse.ArgumentParser:
                         help="control by AXI4-Lite, an interrupt, and what a driver has to know; "
                              "frames are in memory, behind AXI4, or come as streams that a DMA "
                              "engine has")
+    parser.add_argument("--project", choices=tuple(KINDS), default="",
+                        help="scripts of a vendor's tool around the Verilog, up to a bitstream "
+                             "(vivado and xrt: with --shell)")
+    parser.add_argument("--prefix", default="", metavar="NAME_",
+                        help="what the names of all modules and files of the Verilog begin with, "
+                             "so that they are not those of another design")
     parser.add_argument("--simulate", type=count, default=0, metavar="FRAMES",
                         help="run frames through the Verilog, in Verilator")
     parser.add_argument("--report-only", action="store_true", help="no Verilog")

@@ -24,8 +24,10 @@ from hwgen.design import DesignPoint
 from hwgen.dse.design.check import complete
 from hwgen.dse.design.found import Found
 from hwgen.dse.design.search import search
+from hwgen.emit import projects
 from hwgen.emit.manifest import ACCELERATOR_FILE, identify, manifest
 from hwgen.emit.verilog import Rtl, emit
+from hwgen.errors import HwgenError
 from hwgen.offchip.bus import AxiConfig
 from hwgen.options import MEASURE, Options
 from hwgen.output import Output
@@ -65,6 +67,7 @@ class Built:
     report : what ``report.json`` holds
     rtl : the Verilog; None if only a report was wanted
     shell : what is around the accelerator; None if that was not asked for
+    project : files of a project around the Verilog, by path; none if that was not asked for
     accuracy, statistics, simulated : what was measured, as far as it was asked for
     """
 
@@ -74,6 +77,7 @@ class Built:
     report: dict = field(default_factory=dict)
     rtl: Rtl | None = None
     shell: ShellConfig | None = None
+    project: dict[str, str] = field(default_factory=dict)
     accuracy: Accuracy | None = None
     statistics: Statistics | None = None
     simulated: Proof | None = None
@@ -111,6 +115,7 @@ class Built:
             about = {key: self.report[key] for key in ("model", "board", "clock_mhz")}
             text = json.dumps(manifest(self.shell, self.rtl, about), indent=1)
             (folder / ACCELERATOR_FILE).write_text(f"{text}\n")
+        projects.write(self.project, folder)
         page = render(self.report, self.found.netlist, self.board.resources)
         (folder / "report.html").write_text(page, encoding="utf-8")
         (folder / "report.json").write_text(json.dumps(self.report, indent=1) + "\n")
@@ -152,13 +157,17 @@ class Prepared:
         Raises
         ------
         :exc:`HwgenError`
-            If options do not go together, or if the board, the clock, a mean, a standard deviation
-            or the design file is wrong.
+            If options do not go together, or if the board, the clock, the project, a mean, a
+            standard deviation or the design file is wrong.
         """
         given = asked.given if given is None else given
         options.check(given, asked.model, spelled)
         board = boards.load(asked.board)
         board.check_clock(asked.clock or board.clock_mhz, spelled("clock"))
+        if asked.project and projects.kind(asked.project, board).shell and (
+                asked.shell == "streams"):
+            raise HwgenError(f"{spelled('project')} {asked.project} needs frames in memory, not in "
+                             f"streams: leave out {spelled('shell')} streams")
         if asked.mean or asked.std:
             from hwgen.models.onnx.normalisation import Normalisation
 
@@ -202,6 +211,9 @@ def build(
     options.check_frames(
         ready.given, asked.model, calibrated=source.calibrated, seeded=source.seeded,
         drawn=source.feeds.seeded, spelled=ready.spelled)
+    # A project of a kind that has to have a shell has one around frames in memory.
+    frames = asked.shell or ("memory" if asked.project and projects.KINDS[asked.project].shell
+                             else "")
     accuracy = statistics = None
     if asked.accuracy:
         from hwgen.models.accuracy import measure
@@ -216,9 +228,9 @@ def build(
         if ready.design is not None:
             found = complete(source.graph, board, ready.design, str(asked.design))
         else:
-            wanted = board if not asked.shell else replace(board, reserved=room(
+            wanted = board if not frames else replace(board, reserved=room(
                 len(source.graph.inputs), len(source.graph.outputs), _frames_axi(board),
-                asked.shell, board.family))
+                frames, board.family))
             found = search(
                 source.graph, wanted, clock_mhz=asked.clock, target_fps=asked.target_fps,
                 objective=asked.objective, offchip=asked.offchip, statistics=statistics,
@@ -229,8 +241,13 @@ def build(
                         asked.files)
     if not asked.report_only:
         with phase("emit") as say:
-            built.shell = _shell(built, asked.shell) if asked.shell else None
-            built.rtl = emit(found.netlist, progress=say, provenance=origin, shell=built.shell)
+            built.shell = _shell(built, frames) if frames else None
+            built.rtl = emit(found.netlist, prefix=asked.prefix, progress=say, provenance=origin,
+                             shell=built.shell)
+        if asked.project:
+            built.project = projects.contents(asked.project, projects.Project(
+                model=asked.name, board=board, clock_mhz=found.design.clock_mhz,
+                netlist=found.netlist, rtl=built.rtl, shell=built.shell))
     if built.rtl is not None and asked.simulate:
         from hwgen.sim.verilator import prove
 
@@ -259,7 +276,8 @@ def _shell(built: Built, frames: str) -> ShellConfig:
         parts = [(Path(folder) / name).read_bytes() for name in ("design.json", "graph.npz")]
     axi = netlist.offchip.axi if netlist.offchip is not None else _frames_axi(board)
     return ShellConfig(netlist=netlist, axi=axi, frames=frames,
-                       identification=identify(board.part, *parts))
+                       identification=identify(board.part, *parts),
+                       address_bits=64 if board.platform else 0)
 
 
 def _statistics(source: Source, path: str) -> Statistics:

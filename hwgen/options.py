@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -33,6 +34,9 @@ class Options:
     design : file of a design point that is used instead of a search
     shell : put a shell around the accelerator, with frames in ``memory`` or in ``streams``: see
         :class:`hwgen.shell.shell.Shell`; empty: none
+    project : kind of project that is written around the Verilog, one of
+        :data:`hwgen.emit.projects.KINDS`; "": none.  A kind that has to have a shell gets one.
+    prefix : what the names of all modules and files of the Verilog begin with
     simulate : frames that run through the Verilog
     report_only : no Verilog
     """
@@ -61,6 +65,8 @@ class Options:
     sparse: str | None = None
     design: Path | None = None
     shell: str = ""
+    project: str = ""
+    prefix: str = ""
     simulate: int = 0
     report_only: bool = False
     seed: int = 0
@@ -79,6 +85,9 @@ class Options:
             object.__setattr__(self, name, tuple(values))
         if self.shell not in ("", *SHELLS):
             raise HwgenError(f"shell must be one of {', '.join(SHELLS)}, not {self.shell!r}")
+        if not re.fullmatch(r"([A-Za-z]\w*)?", self.prefix, re.A):
+            raise HwgenError(f"prefix must be a letter, then letters, digits and underscores, not "
+                             f"{self.prefix!r}")
         for name in ("mean", "std"):
             values = getattr(self, name)
             if isinstance(values, str) or not isinstance(values, Iterable):
@@ -131,7 +140,7 @@ OVERRIDDEN = {
         ("clock", "target_fps", "objective", "offchip", "sparse"),
         "the design says it already, and nothing is searched",
     ),
-    "report_only": (("simulate", "shell"), "there is no Verilog then"),
+    "report_only": (("simulate", "shell", "project", "prefix"), "there is no Verilog then"),
 }
 """Options (by their names in Python), those that would have no effect beside them, and why."""
 

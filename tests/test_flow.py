@@ -68,6 +68,7 @@ def test_a_build_from_python(network: str, tmp_path: Path) -> None:
     ({"std": 0.5}, "std must be a sequence of numbers, not 0.5"),
     ({"size": "32"}, "size must be a whole number, 1 or more, not '32'"),
     ({"seed": -1}, "seed must be a whole number, 0 or more, not -1"),
+    ({"prefix": "8_"}, "prefix must be a letter, then letters, digits and underscores, not '8_'"),
     ({"target_fps": "abc"}, "target_fps must be a number, 0 or more, not 'abc'"),
     ({"target_fps": -1}, "target_fps must be a number, 0 or more, not -1"),
 ])

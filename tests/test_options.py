@@ -17,7 +17,7 @@ PAIRS = {
     frozenset(pair) for pair in (
         ("design", "clock"), ("design", "target_fps"), ("design", "objective"),
         ("design", "offchip"), ("design", "sparse"), ("report_only", "simulate"),
-        ("report_only", "shell"),
+        ("report_only", "shell"), ("report_only", "project"), ("report_only", "prefix"),
     )
 }
 """Pairs of which one overrides the other."""

@@ -7,7 +7,7 @@ already, frames may come and go as streams instead.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from amaranth.hdl import (
@@ -61,6 +61,9 @@ class ShellConfig:
         64 bits by which software knows the design.
     frames : :class:`str`
         Where frames come from and go to: ``memory``, or ``streams``.
+    address_bits : :class:`int`
+        Bits of addresses at the pins, of which the highest are 0; 0: those of the ports.  XRT wants
+        64 (UG1393, "Kernel Interface Requirements").
 
     Raises
     ------
@@ -72,6 +75,7 @@ class ShellConfig:
     axi: AxiConfig = field(default_factory=AxiConfig)
     identification: int = 0
     frames: str = "memory"
+    address_bits: int = 0
 
     def __post_init__(self) -> None:
         if self.frames not in FRAMES:
@@ -90,6 +94,23 @@ class ShellConfig:
         return {} if self.frames == "memory" else {
             name: FrameSinkConfig(beat_bytes=beat_bytes(each), beats=each.beats)
             for name, each in self.netlist.outputs.items()}
+
+    def pins(self) -> dict[str, wiring.Member]:
+        """The pins of all AXI4 and AXI4-Stream ports."""
+        netlist, ports = self.netlist, {}
+        if self.port is not None:
+            ports[FRAMES_PORT] = self.axi
+        if netlist.offchip is not None:
+            ports |= {memory_port(k): netlist.offchip.axi for k in range(netlist.offchip.ports)}
+        found: dict[str, wiring.Member] = {}
+        for name, axi in ports.items():
+            bits = max(self.address_bits, axi.address_bits)
+            found |= axi_ports(replace(axi, address_bits=bits), name)
+        for port, each in zip(input_ports(netlist.inputs), self.sources.values(), strict=False):
+            found |= stream_ports(port, each)
+        for port, each in zip(output_ports(netlist.outputs), self.sinks.values(), strict=False):
+            found |= stream_ports(port, each)
+        return found
 
     @property
     def readers(self) -> dict[str, FrameReaderConfig]:
@@ -193,20 +214,10 @@ class Shell(wiring.Component):
 
     def __init__(self, config: ShellConfig) -> None:
         self.config = config
-        netlist = config.netlist
-        members: dict[str, wiring.Member] = {
+        super().__init__({
             "aclk": In(1), "aresetn": In(1), "interrupt": Out(1), **lite_ports(CONTROL_PORT),
-        }
-        if config.port is not None:
-            members |= axi_ports(config.axi, FRAMES_PORT)
-        for port, each in zip(input_ports(netlist.inputs), config.sources.values(), strict=False):
-            members |= stream_ports(port, each)
-        for port, each in zip(output_ports(netlist.outputs), config.sinks.values(), strict=False):
-            members |= stream_ports(port, each)
-        if netlist.offchip:
-            for k in range(netlist.offchip.ports):
-                members |= axi_ports(netlist.offchip.axi, memory_port(k))
-        super().__init__(members)
+            **config.pins(),
+        })
 
     def elaborate(self, platform):
         m = Module()
