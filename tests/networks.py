@@ -99,3 +99,21 @@ def every_op():
         {"image": 3, "c0": 2, "s0": 2, "c1": 2, "s1": 2, "add": 2, "cat": 4, "depthwise": 2},
     )
     return b, design
+
+
+def two_inputs() -> tuple[Builder, DesignPoint]:
+    """Two inputs; outputs of 5 lanes, of two pixels a beat, and of 16 bits."""
+    b = Builder((8, 6, 3))
+    b.graph.add_input("other", TensorType((4, 3, 5), Quantisation(0.05, 2)))
+    a = b.conv("image", 4, 3, "c0", stride=2)
+    c = b.conv("other", 4, 1, "c1")
+    total = b.add(a, c, "sum")
+    fine = b.conv(total, 5, 1, "fine", output=Quantisation(0.001, 7, 16))
+    b.graph.outputs = [fine, b.act(total, "act"), b.gemm(total, 3, "scores")]
+    design = DesignPoint(
+        "zcu104", 250.0,
+        {"c0": Folding(3, 3, 1, 4), "c1": Folding(5, 1, 1, 4), "fine": Folding(4, 1, 1, 5),
+         "scores": Folding(4, 1, 1, 1)},
+        {"image": 3, "other": 5, "c0": 4, "c1": 4, "sum": 4, "act": 4, "fine": 5, "scores": 1},
+    )
+    return b, design

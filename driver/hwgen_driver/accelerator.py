@@ -18,6 +18,8 @@ __all__ = ["Accelerator"]
 CONTROL, GLOBAL_INTERRUPT, INTERRUPT_ENABLE, INTERRUPT_STATUS = 0x00, 0x04, 0x08, 0x0C
 START, DONE, IDLE = 1, 2, 4
 ERROR_INTERRUPT = 4
+RESET_SECONDS = 60.0
+"""Seconds for a soft reset, at least: the hardware waits 2**17 cycles for a memory that is dead."""
 BATCH_BYTES = 1 << 22
 """Bytes of frames and results that a run has in memory, unless it is told how many frames."""
 
@@ -31,7 +33,8 @@ class Accelerator:
     Parameters
     ----------
     build : the build's directory, or its ``accelerator.json``
-    transport : how the device is reached
+    transport : how the device is reached; it belongs to the accelerator, which closes it, also if
+        it cannot be made
     timeout : seconds without an end after which a run counts as stuck
 
     Members
@@ -55,12 +58,16 @@ class Accelerator:
         self.transport, self.timeout = transport, timeout
         self._buffers: list[Buffer] = []
         self._pool: ThreadPoolExecutor | None = None
-        self._check()
-        self.reset()
-        for name in ("weights", "memory"):
-            self._place(name)
-        transport.write32(INTERRUPT_ENABLE, 1 | ERROR_INTERRUPT)
-        transport.write32(GLOBAL_INTERRUPT, 1)
+        try:
+            self._check()
+            self.reset()
+            for name in ("weights", "memory"):
+                self._place(name)
+            transport.write32(INTERRUPT_ENABLE, 1 | ERROR_INTERRUPT)
+            transport.write32(GLOBAL_INTERRUPT, 1)
+        except DriverError:
+            self.close()
+            raise
 
     def __enter__(self) -> Accelerator:
         return self
@@ -133,7 +140,7 @@ class Accelerator:
             If it does not end.
         """
         self.transport.write32(self.manifest.register("reset"), 1)
-        until = time.monotonic() + self.timeout
+        until = time.monotonic() + max(self.timeout, RESET_SECONDS)
         while self._read("reset"):
             if time.monotonic() > until:
                 raise StuckError("A soft reset does not end: reset the board")
@@ -195,11 +202,16 @@ class Accelerator:
         given = self._coded(frames)
         count = len(next(iter(given.values())))
         bytes_each = sum(p.stride for p in (*self.inputs.values(), *self.outputs.values()))
-        batch = batch or max(1, min(count, BATCH_BYTES // bytes_each))
-        buffers = {name: self.transport.allocate(batch * port.stride)
-                   for name, port in (*self.inputs.items(), *self.outputs.items())}
+        if batch is None:
+            batch = BATCH_BYTES // bytes_each
+        elif batch < 1:
+            raise DriverError(f"A batch must be of 1 frame or more, not {batch}")
+        batch = max(1, min(batch, count))
+        buffers: dict[str, Buffer] = {}
         results: dict[str, list[np.ndarray]] = {name: [] for name in self.outputs}
         try:
+            for name, port in (*self.inputs.items(), *self.outputs.items()):
+                buffers[name] = self.transport.allocate(batch * port.stride)
             for begin in range(0, count, batch):
                 end = min(begin + batch, count)
                 for name, port in self.inputs.items():

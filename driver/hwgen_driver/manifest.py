@@ -87,11 +87,11 @@ class Port:
         return out
 
     def unpack(self, raw: np.ndarray) -> np.ndarray:
-        """Inverse of :meth:`pack`: codes ``(N, *shape)``."""
+        """Inverse of :meth:`pack`: codes ``(N, *shape)``, which are no view of what is given."""
         rows = np.ascontiguousarray(raw.reshape(-1, self.stride)[:, : self.frame_bytes])
         beats = rows.view(self.dtype).reshape(
             len(rows), -1, self.shape[-1] // self.lanes, self.pixels, self.lanes)
-        return np.ascontiguousarray(beats.swapaxes(2, 3)).reshape(len(rows), *self.shape)
+        return np.array(beats.swapaxes(2, 3), order="C").reshape(len(rows), *self.shape)
 
 
 @dataclass(frozen=True)

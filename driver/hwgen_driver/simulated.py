@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from .errors import DriverError
+from .places import Places
 
 __all__ = ["Simulated"]
 
-PAGE = 4096
 BASE, SIZE = 0x1000_0000, 1 << 26
 CYCLES = 20_000
 """Cycles that a wait goes on for at most."""
@@ -47,7 +48,7 @@ class Simulated:
         self._process = subprocess.Popen(
             arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             cwd=program.parent.parent)
-        self._free = [(base, size)]
+        self._places = Places(base, size)
         self._lock = threading.Lock()
         self.cycles = 0
 
@@ -82,15 +83,10 @@ class Simulated:
         self.ask(f"w {offset:x} {value:x}")
 
     def allocate(self, size: int) -> _Memory:
-        wanted = -(-max(size, 1) // PAGE) * PAGE
-        for k, (address, room) in enumerate(self._free):
-            if room >= wanted:
-                self._free[k] = (address + wanted, room - wanted)
-                return _Memory(address, np.zeros(size, np.uint8))
-        raise DriverError(f"The simulated board has no {size} bytes left")
+        return _Memory(self._places.take(size), np.zeros(size, np.uint8))
 
     def free(self, buffer: _Memory) -> None:
-        self._free.append((buffer.address, -(-max(buffer.array.size, 1) // PAGE) * PAGE))
+        self._places.give(buffer.address, buffer.array.size)
 
     def flush(self, buffer: _Memory) -> None:
         self.ask(f"p {buffer.address:x} {buffer.array.size:x}", buffer.array.tobytes())
@@ -117,7 +113,9 @@ class Simulated:
 
     def close(self) -> None:
         if self._process.stdin is not None:
-            self._process.stdin.close()
+            # What could not be sent any more is lost with the board.
+            with suppress(OSError):
+                self._process.stdin.close()
         self._process.wait()
         for pipe in (self._process.stdout, self._process.stderr):
             if pipe is not None:

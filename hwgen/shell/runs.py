@@ -49,7 +49,7 @@ class Runs(wiring.Component):
 
     Timing
     ------
-    Five cycles a request, if there is room and the request is taken at once.
+    Four cycles a request, if there is room and the request is taken at once.
     """
 
     def __init__(self, axi: AxiConfig, claims: Sequence[int]) -> None:
