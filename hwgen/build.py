@@ -195,8 +195,9 @@ def _parser() -> argparse.ArgumentParser:
                         help="control by AXI4-Lite, frames from and to memory by AXI4, and what a "
                              "driver has to know, instead of streams")
     parser.add_argument("--project", choices=tuple(KINDS), default="",
-                        help="scripts of a vendor's tool around the Verilog, up to a bitstream "
-                             "(vivado and xrt: with --shell)")
+                        help="scripts for other tools around the Verilog: up to a bitstream "
+                             "(vivado, for boards with processors; xrt, for accelerator cards; "
+                             "both with --shell), synthesis alone, or a core file")
     parser.add_argument("--prefix", default="", metavar="NAME_",
                         help="what the names of all modules and files of the Verilog begin with, "
                              "so that they are not those of another design")
