@@ -199,8 +199,9 @@ def _parser() -> argparse.ArgumentParser:
                              "frames are in memory, behind AXI4, or come as streams that a DMA "
                              "engine has")
     parser.add_argument("--project", choices=tuple(KINDS), default="",
-                        help="scripts of a vendor's tool around the Verilog, up to a bitstream "
-                             "(vivado and xrt: with --shell)")
+                        help="scripts for other tools around the Verilog: up to a bitstream "
+                             "(vivado, for boards with processors; xrt, for accelerator cards; "
+                             "both with --shell), synthesis alone, or a core file")
     parser.add_argument("--prefix", default="", metavar="NAME_",
                         help="what the names of all modules and files of the Verilog begin with, "
                              "so that they are not those of another design")

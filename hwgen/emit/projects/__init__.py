@@ -10,14 +10,16 @@ from pathlib import Path
 
 import hwgen.boards as boards
 from hwgen.boards import Board
+from hwgen.emit.projects.fusesoc import FUSESOC
 from hwgen.emit.projects.project import Kind, Project
+from hwgen.emit.projects.synthesis import SYNTHESIS
 from hwgen.emit.projects.vivado import VIVADO
 from hwgen.emit.projects.xrt import XRT
 from hwgen.errors import HwgenError
 
 __all__ = ["KINDS", "Kind", "Project", "contents", "kind", "write"]
 
-KINDS: dict[str, Kind] = {each.name: each for each in (VIVADO, XRT)}
+KINDS: dict[str, Kind] = {each.name: each for each in (VIVADO, XRT, SYNTHESIS, FUSESOC)}
 """Kinds of projects by name."""
 
 
@@ -37,9 +39,8 @@ def kind(name: str, board: Board) -> Kind:
         return found
     others = [each.name for each in KINDS.values() if each.fits(board)]
     known = [each for each in boards.names() if found.fits(boards.load(each))]
-    here = f"give one of {', '.join(others)}" if others else "none does"
     raise HwgenError(f"Project {name} does not fit board {board.name}: it wants {found.wants} "
-                     f"({', '.join(known)}); {here}, or leave it out")
+                     f"({', '.join(known)}); give one of {', '.join(others)}, or leave it out")
 
 
 def contents(name: str, project: Project) -> dict[str, str]:
@@ -50,8 +51,7 @@ def contents(name: str, project: Project) -> dict[str, str]:
     :exc:`HwgenError`
         As :func:`kind`; or if the kind does not fit the design.
     """
-    found = kind(name, project.board)
-    return {f"{name}/{path}": text for path, text in found.files(project).items()}
+    return dict(kind(name, project.board).files(project))
 
 
 def write(files: dict[str, str], folder: Path) -> None:

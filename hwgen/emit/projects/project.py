@@ -86,11 +86,12 @@ class Kind:
 
     Parameters
     ----------
-    name : what it is called; its directory, too
+    name : what it is called
     shell : whether it has to have a shell around the accelerator
     fits : which boards it fits
     wants : what a board has that it fits, for messages
-    files : contents by path; raises :exc:`HwgenError` for a design that it does not fit
+    files : contents by path from the output directory; raises :exc:`HwgenError` for a design that
+        it does not fit
     """
 
     name: str

@@ -102,7 +102,7 @@ def _files(project: Project) -> dict[str, str]:
         "vivado.tcl.j2", project, processor=processor, memories=memories,
         settings=processor.configured(project.clock_mhz, len(memories)),
         board_files=f"*:{board.board_part.split(':')[1]}:*")
-    return {"build.tcl": script}
+    return {"vivado/build.tcl": script}
 
 
 VIVADO = Kind(

@@ -58,7 +58,7 @@ def _files(project: Project) -> dict[str, str]:
     banks = dict.fromkeys(project.masters, every)
     more = {"arguments": arguments(project), "banks": banks, "one_die": one_die(project),
             "memory": memory}
-    return {name: render(f"{template}.j2", project, **more) for name, template in (
+    return {f"xrt/{name}": render(f"{template}.j2", project, **more) for name, template in (
         ("package.tcl", "xrt.tcl"), ("link.cfg", "xrt.cfg"), ("Makefile", "xrt.mk"))}
 
 

@@ -114,8 +114,9 @@ def test_results(tmp_path: Path) -> None:
 
 @needs_tcl
 @pytest.mark.parametrize("answers, message", [
-    ({"get_property STATS.WNS *": "-0.01"}, "WNS is -0.01 ns: the design is too slow for 249.99"),
-    ({"get_property STATS.WHS *": "-0.2"}, "WHS is -0.2 ns"),
+    ({"get_property STATS.WNS *": "-0.01"},
+     "the slack (setup) is -0.01 ns: the design is too slow for 249.99"),
+    ({"get_property STATS.WHS *": "-0.2"}, "the slack (hold) is -0.2 ns"),
     ({"get_board_parts *": ""}, "Vivado has no board file xilinx.com:zcu104:part0"),
     ({"get_ipdefs *smartconnect*": ""}, "this Vivado has no IP smartconnect"),
     ({"get_property PROGRESS *": "40%"}, "the build has ended before its bitstream"),
