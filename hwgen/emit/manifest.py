@@ -45,7 +45,8 @@ def _port(stream: StreamType, frame_words: int, word_bytes: int) -> dict[str, An
 def manifest(config: ShellConfig, rtl: Rtl, about: Mapping[str, Any]) -> dict[str, Any]:
     """As plain data.
 
-    ``inputs`` and ``outputs`` hold, by name: ``shape`` (channels last), ``bits``, ``scale`` and
+    ``top`` is the name of the module; a kernel for XRT is called so.  ``inputs`` and ``outputs``
+    hold, by name: ``shape`` (channels last), ``bits``, ``scale`` and
     ``zero_point`` of the codes; ``lanes``, ``pixels`` and ``element_bytes`` of a beat, which say in
     which order elements lie in memory; ``frame_bytes``, and ``stride``, the bytes from a frame to
     the next.  ``arguments`` and ``registers`` are offsets of registers.
@@ -59,7 +60,7 @@ def manifest(config: ShellConfig, rtl: Rtl, about: Mapping[str, Any]) -> dict[st
     netlist, word = config.netlist, config.axi.word_bytes
     readers, writers = config.readers, config.writers
     return {
-        "format": FORMAT, **about, "version": VERSION,
+        "format": FORMAT, **about, "version": VERSION, "top": rtl.top,
         "identification": f"{config.identification:016x}", "word_bytes": word,
         "inputs": {n: _port(s, readers[n].frame_words, word) for n, s in netlist.inputs.items()},
         "outputs": {n: _port(s, writers[n].frame_words, word) for n, s in netlist.outputs.items()},
