@@ -1,0 +1,428 @@
+"""The driver above a model of the hardware: packing, errors, and all transports that run here."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hwgen import driver
+from hwgen.driver import Accelerator, DriverError, Manifest, Pynq, Uio, WrongBitstreamError, Xrt
+from hwgen.driver.places import PAGE, Places
+from hwgen.driver.transport import Memory
+from hwgen.ir import Quantisation, TensorType
+from hwgen.parts.stream import StreamType
+from hwgen.top import beat_bytes, from_axi, to_axi
+from tests.driver.fake_pynq import fake_pynq
+from tests.driver.model import (
+    BASE,
+    CONTROL,
+    IDENTIFICATION,
+    MANIFEST,
+    SIZE,
+    START,
+    WEIGHTS,
+    Model,
+)
+from tests.driver.suite import check, check_all, frames
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Path:
+    """A build's directory."""
+    (tmp_path / "accelerator.json").write_text(json.dumps(MANIFEST))
+    (tmp_path / "weights.bin").write_bytes(WEIGHTS)
+    return tmp_path
+
+
+def ports(build: Path) -> dict[str, Any]:
+    manifest = Manifest.load(build)
+    return {**manifest.inputs, **manifest.outputs}
+
+
+class Direct:
+    """A transport that is the model; software has a copy of memory, as behind a cache."""
+
+    def __init__(self, model: Model) -> None:
+        self.model, self.places, self.closed = model, Places(BASE, SIZE), False
+        self.read32, self.write32 = model.read32, model.write32
+
+    def allocate(self, size: int) -> Memory:
+        return Memory(self.places.take(size), np.full(size, 0xEE, np.uint8))
+
+    def free(self, buffer: Memory) -> None:
+        self.places.give(buffer.address, buffer.array.size)
+
+    def _part(self, buffer: Memory) -> slice:
+        return slice(buffer.address - BASE, buffer.address - BASE + buffer.array.size)
+
+    def flush(self, buffer: Memory) -> None:
+        self.model.memory[self._part(buffer)] = buffer.array.tobytes()
+
+    def invalidate(self, buffer: Memory) -> None:
+        buffer.array[:] = np.frombuffer(bytes(self.model.memory[self._part(buffer)]), np.uint8)
+
+    def wait(self, seconds: float) -> None:
+        time.sleep(1e-4)
+
+    def clock_mhz(self) -> float | None:
+        return None
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Filed(Model):
+    """The model behind files, which it looks at again and again."""
+
+    def __init__(self, build: Path, folder: Path) -> None:
+        self.registers = np.memmap(folder / "uio0", "<u4", "w+", shape=(1024,))
+        self.bytes = np.memmap(folder / "udmabuf0", np.uint8, "w+", shape=(SIZE,))
+        super().__init__(ports(build))
+        self._show()
+        self.over = False
+        self.thread = threading.Thread(target=self._serve)
+        self.thread.start()
+
+    def _show(self) -> None:
+        for offset, value in self.words.items():
+            self.registers[offset // 4] = value
+
+    def _serve(self) -> None:
+        reset = MANIFEST["registers"]["reset"]
+        while not self.over:
+            time.sleep(2e-5)
+            if self.registers[reset // 4]:
+                self.write32(reset, 1)
+                self._show_results()
+                self.registers[reset // 4] = 0
+            if self.registers[CONTROL // 4] == START and self.words[CONTROL] != START:
+                for each in MANIFEST["arguments"].values():
+                    for k in range(each["bits"] // 32):
+                        place = each["offset"] + 4 * k
+                        self.words[place] = int(self.registers[place // 4])
+                self.memory[:] = self.bytes.tobytes()
+                self.run()
+                self.bytes[:] = np.frombuffer(bytes(self.memory), np.uint8)
+                self._show_results()
+
+    def _show_results(self) -> None:
+        for offset in MANIFEST["registers"].values():
+            if offset != MANIFEST["registers"]["reset"]:
+                self.registers[offset // 4] = self.words[offset]
+        self.registers[CONTROL // 4] = self.words[CONTROL]
+
+    def end(self) -> None:
+        self.over = True
+        self.thread.join()
+
+
+def fake_xrt(model: Model) -> SimpleNamespace:
+    """The functions of XRT's library, over a model; what is open is in ``opened``."""
+    places, buffers, opened = Places(BASE, SIZE), {}, set()
+
+    def opens(name: str, result: int) -> int:
+        opened.add(name)
+        return result
+
+    def closes(name: str) -> int:
+        opened.remove(name)
+        return 0
+
+    def allocate(_, size: int, flags: int, bank: int) -> int:
+        assert (flags, bank) == (0, 7)
+        try:
+            address = places.take(size)
+        except DriverError:
+            return 0
+        buffers[address] = ctypes.create_string_buffer(size)
+        return address
+
+    def free(handle: int) -> int:
+        places.give(handle, len(buffers.pop(handle)))
+        return 0
+
+    def sync(handle: int, direction: int, size: int, offset: int) -> int:
+        part = slice(handle - BASE + offset, handle - BASE + offset + size)
+        if direction:
+            buffers[handle][offset : offset + size] = bytes(model.memory[part])
+        else:
+            model.memory[part] = buffers[handle][offset : offset + size]
+        return 0
+
+    def read(_, offset: int, value: Any) -> int:
+        value._obj.value = model.read32(offset)
+        return 0
+
+    def write(_, offset: int, value: int) -> int:
+        model.write32(offset, value)
+        return 0
+
+    return SimpleNamespace(
+        opened=opened, xrtDeviceOpen=lambda number: 0 if number else opens("device", 1),
+        xrtDeviceClose=lambda _: closes("device"),
+        xrtDeviceLoadXclbinFile=lambda _, path: -22 if path.endswith(b"wrong.xclbin") else 0,
+        xrtDeviceGetXclbinUUID=lambda _, out: None,
+        xrtPLKernelOpenExclusive=lambda _, identity, name: (
+            opens("kernel", 2) if name == b"accelerator" else 0),
+        xrtKernelClose=lambda _: closes("kernel"), xrtKernelArgGroupId=lambda _, number: 7,
+        xrtKernelReadRegister=read, xrtKernelWriteRegister=write, xrtBOAlloc=allocate,
+        xrtBOFree=free, xrtBOMap=lambda handle: ctypes.addressof(buffers[handle]),
+        xrtBOAddress=lambda handle: handle, xrtBOSync=sync,
+    )
+
+
+def sysfs(folder: Path) -> Path:
+    """What u-dma-buf says of its memory."""
+    folder.mkdir()
+    (folder / "size").write_text(f"{SIZE}\n")
+    (folder / "phys_addr").write_text(f"{BASE:#x}\n")
+    return folder
+
+
+Made = Callable[[], tuple[Any, Any]]
+
+
+@pytest.fixture(params=["direct", "uio", "pynq", "pynq interrupt", "xrt"])
+def transport(
+    request: pytest.FixtureRequest, build: Path, tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Made]:
+    """Makes each transport, with a model behind it."""
+    folder, ended = tmp_path_factory.mktemp("device"), []
+
+    def make() -> tuple[Any, Any]:
+        if request.param == "uio":
+            model = Filed(build, folder)
+            ended.append(model.end)
+            return Uio(folder / "uio0", folder / "udmabuf0", interrupt=False,
+                       about=sysfs(folder / "sys")), model
+        model = Model(ports(build))
+        if request.param == "direct":
+            return Direct(model), model
+        (folder / "design.bit").write_bytes(b"")
+        if request.param == "xrt":
+            return Xrt(folder / "design.bit", library=fake_xrt(model)), model
+        monkeypatch.setitem(sys.modules, "pynq", fake_pynq(
+            model, interrupt="interrupt" in request.param))
+        return Pynq(folder / "design.bit"), model
+
+    yield make
+    for each in ended:
+        each()
+
+
+def test_all_of_a_transport(build: Path, transport: Made) -> None:
+    check_all(driver, build, transport)
+
+
+def test_pynq_itself(build: Path) -> None:
+    """The real pynq, over a device that is simulated, in an environment of its own."""
+    python = os.environ.get("PYNQ_PYTHON")
+    if not python:
+        pytest.skip("PYNQ_PYTHON does not name a Python that has pynq, as `PYNQ_REMOTE=1 pip "
+                    "install 'numpy<2' pynq` makes it")
+    # There may be other packages called tests.
+    code = (f"import runpy, sys, types; tests = types.ModuleType('tests'); "
+            f"tests.__path__ = [{str(ROOT / 'tests')!r}]; sys.modules['tests'] = tests; "
+            f"runpy.run_module('tests.driver.real_pynq', run_name='__main__')")
+    ended = subprocess.run(
+        [python, "-c", code, str(build)], cwd=build, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "driver")})
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == "all is well\n"
+
+
+@given(st.integers(0, 4), st.sampled_from([(1, 2), (2, 3), (3, 1), (6, 2), (6, 6), (1, 6)]),
+       st.sampled_from([4, 8, 12, 16]), st.integers(0, 99))
+def test_frames_lie_in_memory_as_the_build_packs_them(
+    count: int, beat: tuple[int, int], bits: int, seed: int
+) -> None:
+    lanes, pixels = beat
+    stream = StreamType(TensorType((4, 6, 6), Quantisation(1.0, 0, bits)), lanes, pixels)
+    size = stream.beats * beat_bytes(stream)
+    port = driver.Port("x", (4, 6, 6), bits, 1.0, 0, lanes, pixels, -(-bits // 8), size, size + 5)
+    half = 1 << (bits - 1)
+    codes = np.random.default_rng(seed).integers(-half, half, (count, 4, 6, 6))
+    raw = port.pack(port.codes(codes))
+    assert raw[:, :size].tobytes() == to_axi(stream, codes)
+    assert not raw[:, size:].any()
+    np.testing.assert_array_equal(port.unpack(raw), codes)
+    np.testing.assert_array_equal(from_axi(stream, raw[:, :size].tobytes()), codes)
+    assert not np.shares_memory(port.unpack(raw), raw)
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"x": np.zeros((1, 2, 6, 2))},
+     r"^x takes frames of shape \(N, 2, 2, 6\), channels last, not \(1, 2, 6, 2\)$"),
+    ({"x": np.full((1, 2, 2, 6), np.nan)}, r"^x: frames hold NaN$"),
+    ({"x": np.full((1, 2, 2, 6), 128)}, r"^x: codes must be between -128 and 127, not 128 to 128$"),
+    ({"x": np.zeros((1, 2, 2, 6), bool)}, r"^x takes floats or integer codes, not bool$"),
+    ({"x": np.zeros((2, 2, 2, 6))}, r"^All inputs must have as many frames$"),
+    ({"z": np.zeros((1, 3))}, r"^Frames must be given for x, w, not for x, w, z$"),
+])
+def test_frames_that_are_wrong(
+    build: Path, change: dict[str, np.ndarray], message: str
+) -> None:
+    with Accelerator(build, Direct(Model(ports(build)))) as accelerator:
+        with pytest.raises(DriverError, match=message):
+            accelerator.run(frames(1) | change)
+        with pytest.raises(DriverError, match=r"^There are several inputs: give frames by name"):
+            accelerator.run(np.zeros((1, 2, 2, 6)))
+        with pytest.raises(DriverError, match=r"^A batch must be of 1 frame or more, not 0$"):
+            accelerator.run(frames(1), batch=0)
+        check(accelerator, 2)
+
+
+def test_another_design_is_refused_and_let_go(build: Path) -> None:
+    other = MANIFEST | {"identification": "0000000000000001"}
+    (build / "accelerator.json").write_text(json.dumps(other))
+    transport = Direct(Model(ports(build)))
+    with pytest.raises(WrongBitstreamError, match=rf"^The device says it is {IDENTIFICATION:x}"):
+        Accelerator(build, transport)
+    assert transport.closed
+
+
+@pytest.mark.parametrize("change, message", [
+    ("", r"accelerator.json is no JSON: "),
+    ('{"format": "other"}', r"is not of the format hwgen-accelerator-1 that this driver reads$"),
+    (json.dumps(MANIFEST | {"inputs": {"x": {}}}), r"inputs are not as expected \("),
+    (json.dumps(MANIFEST | {"weights": "none.bin"}),
+     r"none.bin cannot be read \(No such file or directory\): it belongs to the build$"),
+])
+def test_files_that_are_wrong(build: Path, change: str, message: str) -> None:
+    model = Model(ports(build))
+    (build / "accelerator.json").write_text(change)
+    with pytest.raises(DriverError, match=message):
+        Accelerator(build, Direct(model)).run(np.zeros((1, 2, 2, 6)))
+
+
+def test_no_build(tmp_path: Path) -> None:
+    with pytest.raises(DriverError, match=r"accelerator.json cannot be read \(No such file or "
+                                          r"directory\): build with --shell"):
+        Manifest.load(tmp_path)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5 * PAGE)), max_size=40))
+def test_places(steps: list[tuple[bool, int]]) -> None:
+    """Pieces do not overlap, and all comes together again."""
+    places, taken = Places(BASE, 20 * PAGE), []
+    for give, size in steps:
+        if give and taken:
+            places.give(*taken.pop(size % len(taken)))
+            continue
+        try:
+            address = places.take(size)
+        except DriverError:
+            continue
+        assert address % PAGE == 0
+        end = address + max(size, 1)
+        assert BASE <= address < end <= BASE + 20 * PAGE
+        assert all(end <= a or a + max(s, 1) <= address for a, s in taken)
+        taken.append((address, size))
+    for each in taken:
+        places.give(*each)
+    assert places.take(20 * PAGE) == BASE
+
+
+def test_interrupts_of_uio(tmp_path: Path, build: Path) -> None:
+    """A count is read, and written to let the next one through; without one, time passes."""
+    model = Filed(build, tmp_path)
+    uio = Uio(tmp_path / "uio0", tmp_path / "udmabuf0", about=sysfs(tmp_path / "sys"))
+    device = uio._device
+    ours, theirs = os.openpty()
+    uio._device = theirs
+    began = time.monotonic()
+    uio.wait(0.05)
+    assert time.monotonic() - began >= 0.04
+    os.write(ours, b"abc\n")
+    began = time.monotonic()
+    uio.wait(10)
+    assert time.monotonic() - began < 5
+    uio._device = device
+    os.close(ours)
+    os.close(theirs)
+    uio.close()
+    model.end()
+
+
+def test_uio_that_is_not_there(tmp_path: Path) -> None:
+    about = sysfs(tmp_path / "sys")
+    with pytest.raises(DriverError, match=r"u-dma-buf and .* have no udmabuf9: load the"):
+        Uio(memory="/dev/udmabuf9")
+    with pytest.raises(DriverError, match=r"none cannot be opened: No such file or directory$"):
+        Uio(tmp_path / "none", about=about)
+    (tmp_path / "small").write_bytes(b"")
+    with pytest.raises(DriverError, match=r"^4096 bytes of .*small cannot be mapped: "):
+        Uio(tmp_path / "small", about=about)
+    (about / "size").write_text("much")
+    with pytest.raises(DriverError, match=r"size does not say a number: "):
+        Uio(about=about)
+
+
+def test_libraries_that_are_missing(tmp_path: Path) -> None:
+    file = tmp_path / "design.xclbin"
+    file.write_bytes(b"")
+    with pytest.raises(DriverError, match=r"^This needs pynq, which cannot be imported "):
+        Pynq("design.bit")
+    with pytest.raises(DriverError, match=r"^This needs XRT, whose libxrt_coreutil.so.2 cannot "):
+        Xrt(file)
+    with pytest.raises(DriverError, match=r"^This needs XRT, whose libc.so.6 cannot be used "):
+        Xrt(file, library="libc.so.6")
+    with pytest.raises(DriverError, match=r"^There is no xclbin none$"):
+        Xrt("none")
+
+
+def test_what_pynq_refuses(build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = fake_pynq(Model(ports(build)))
+    monkeypatch.setitem(sys.modules, "pynq", fake)
+    with pytest.raises(DriverError, match=r"^Give one of bitstream, overlay and address$"):
+        Pynq()
+    with pytest.raises(DriverError, match=r"^There is no bitstream none$"):
+        Pynq("none")
+    overlay = fake.Overlay("")
+    with pytest.raises(DriverError, match=r"^The overlay has no ip x: there are accelerator_0$"):
+        Pynq(overlay=overlay, ip="x")
+    overlay.ip_dict["dma"] = {"phys_addr": 0}
+    with pytest.raises(DriverError, match=r"^Say which ip of the overlay is the accelerator: there "
+                                          r"are accelerator_0, dma$"):
+        Pynq(overlay=overlay)
+    assert Pynq(overlay=overlay, ip="accelerator_0", clock=0).clock_mhz() == 99.5
+
+
+def test_what_xrt_refuses(build: Path) -> None:
+    model = Model(ports(build))
+    for name, options, message in (
+            ("a.xclbin", {"device": 1}, r"^XRT does not open device 1: see `xrt-smi examine`$"),
+            ("wrong.xclbin", {}, r"^XRT does not load .*wrong.xclbin: error -22$"),
+            ("a.xclbin", {"kernel": "other"},
+             r"^XRT does not open the kernel other for registers: it is not in ")):
+        (build / name).write_bytes(b"")
+        library = fake_xrt(model)
+        with pytest.raises(DriverError, match=message):
+            Xrt(build / name, library=library, **options)
+        assert library.opened == set()
+
+
+def test_the_driver_needs_numpy_alone(build: Path) -> None:
+    """As a package of its own, where there is no hwgen."""
+    code = ("import sys, hwgen_driver; print(sorted({name.split('.')[0] for name in sys.modules} "
+            "& {'hwgen', 'amaranth', 'pynq', 'scipy', 'onnx'}))")
+    ended = subprocess.run([sys.executable, "-c", code], cwd=build, capture_output=True, text=True,
+                           env={"PYTHONPATH": str(ROOT / "driver")}, check=True)
+    assert ended.stdout == "[]\n"
