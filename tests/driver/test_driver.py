@@ -23,6 +23,7 @@ from hwgen import driver
 from hwgen.driver import Accelerator, DriverError, Manifest, Pynq, Uio, WrongBitstreamError, Xrt
 from hwgen.driver.places import PAGE, Places
 from hwgen.driver.transport import Memory
+from hwgen.emit.header import header
 from hwgen.ir import Quantisation, TensorType
 from hwgen.parts.stream import StreamType
 from hwgen.top import beat_bytes, from_axi, to_axi
@@ -36,6 +37,7 @@ from tests.driver.model import (
     START,
     WEIGHTS,
     Model,
+    evaluate,
 )
 from tests.driver.suite import check, check_all, frames
 
@@ -417,6 +419,48 @@ def test_what_xrt_refuses(build: Path) -> None:
         with pytest.raises(DriverError, match=message):
             Xrt(build / name, library=library, **options)
         assert library.opened == set()
+
+
+@pytest.mark.slow
+def test_the_sequence_in_c(build: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The header of the build and the bare-metal example, compiled, above the model."""
+    folder = tmp_path_factory.mktemp("c")
+    (folder / "accelerator.h").write_text(header(MANIFEST, len(WEIGHTS)))
+    (folder / "cache.c").write_text(
+        '#include "run.h"\n'
+        "void accelerator_flush(uint64_t address, uint64_t bytes) { (void)address; (void)bytes; }\n"
+        "void accelerator_invalidate(uint64_t address, uint64_t bytes) "
+        "{ (void)address; (void)bytes; }\n")
+    source = ROOT / "driver" / "bare_metal"
+    flags = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-I", str(source), "-I", str(folder)]
+    subprocess.run(["cc", "-shared", "-fPIC", *flags, str(source / "run.c"),
+                    str(folder / "cache.c"), "-o", str(folder / "run.so")], check=True)
+    library, model = ctypes.CDLL(str(folder / "run.so")), Filed(build, folder)
+    registers = ctypes.c_void_p(model.registers.ctypes.data)
+    model.bytes[: len(WEIGHTS)] = np.frombuffer(WEIGHTS, np.uint8)
+    begin = library.accelerator_begin
+    begin.argtypes = [ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64]
+    model.registers[0x400 // 4] ^= 1
+    assert begin(registers, BASE, 0) == -1
+    model.registers[0x400 // 4] ^= 1
+    assert begin(registers, BASE, 0) == 0
+    given, errors = frames(3), ctypes.c_uint32()
+    places = {name: 4096 * (k + 1) for k, name in enumerate(model.ports)}
+    for name, codes in given.items():
+        raw = model.ports[name].pack(codes).ravel()
+        model.bytes[places[name] : places[name] + raw.size] = raw
+    addresses = (ctypes.c_uint64 * 4)(*(BASE + place for place in places.values()))
+    for fails in (False, True, False):
+        model.fail = 2 if fails else 0
+        wanted = (-2, 2) if fails else (0, 0)
+        assert library.accelerator_run(
+            registers, 3, addresses, ctypes.byref(errors)) == wanted[0]
+        assert errors.value == wanted[1]
+    for name, wanted in evaluate(**given).items():
+        port = model.ports[name]
+        raw = np.array(model.bytes[places[name] : places[name] + 3 * port.stride])
+        np.testing.assert_array_equal(port.unpack(raw), wanted)
+    model.end()
 
 
 def test_the_driver_needs_numpy_alone(build: Path) -> None:
