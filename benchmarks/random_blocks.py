@@ -10,6 +10,8 @@ import numpy as np
 from amaranth.hdl import Module, Signal
 from amaranth.lib import data, wiring
 
+from benchmarks.drawer import Drawer
+from benchmarks.random_tokens import TOKENS
 from hwgen.blocks.adder import AdderConfig
 from hwgen.blocks.argmax import ArgMaxConfig
 from hwgen.blocks.base import BlockConfig
@@ -52,7 +54,6 @@ from hwgen.ir import (
     MaxPool,
     Mul,
     Pad,
-    Quantisation,
     Rearrange,
     Requantise,
     Resize,
@@ -67,6 +68,11 @@ from hwgen.parts.mac import MacArray, MacArrayConfig
 from hwgen.parts.queue import Queue, Skid, queue_area, skid_area
 from hwgen.parts.requantise import RequantiserConfig
 from hwgen.parts.stream import StreamType
+from hwgen.shell.control import ControlConfig
+from hwgen.shell.guard import FrameGuardConfig
+from hwgen.shell.mover import FrameReaderConfig, FrameWriterConfig
+from hwgen.shell.registers import arguments
+from hwgen.shell.repack import RepackConfig
 
 __all__ = ["BLOCKS", "PARTS", "QueueShape", "SkidShape", "component", "draw"]
 
@@ -95,70 +101,17 @@ class SkidShape(Part):
         return skid_area(self.width)
 
 
-class _Drawer:
-    """Random choices, for devices with some multiplier."""
-
-    def __init__(self, seed: int, multiplier: str) -> None:
-        self.multiplier = multiplier
-        self.random = np.random.default_rng(seed)
-
-    def whole(self, low: int, high: int) -> int:
-        """A number of a range, both ends included."""
-        return int(self.random.integers(low, high + 1))
-
-    def spread(self, low: int, high: int) -> int:
-        """A number of a range, its logarithm evenly distributed."""
-        return round(math.exp(self.random.uniform(math.log(low), math.log(high))))
-
-    def one(self, *choices):
-        """One of some values."""
-        return choices[self.whole(0, len(choices) - 1)]
-
-    def chance(self, probability: float) -> bool:
-        return bool(self.random.random() < probability)
-
-    def divisor(self, number: int, most: int) -> int:
-        """A divisor that is at most some number."""
-        return self.one(*(n for n in range(1, most + 1) if number % n == 0))
-
-    def bits(self) -> int:
-        """Mostly 8."""
-        return self.one(8, 8, 8, 4)
-
-    def quantisation(self, bits: int) -> Quantisation:
-        low = -(1 << (bits - 1))
-        return Quantisation(
-            float(self.random.uniform(0.02, 0.2)),
-            self.one(0, low, self.whole(low, -low - 1)), bits,
-        )
-
-    def tensor(self, channels: int = 0, *, most: int = 160, bits: int = 0) -> TensorType:
-        channels = channels or self.whole(1, 16) * self.one(1, 4, 8, 16)
-        extent = self.spread(5, most)
-        return TensorType((extent, extent, channels), self.quantisation(bits or self.bits()))
-
-    def depth(self, least: int) -> int:
-        """A queue's: mostly the least with which it works."""
-        return least if self.chance(0.5) else max(least, self.spread(4, 600))
-
-    def scales(self, spread: float, count: int, bits: int) -> Requantise:
-        """Multipliers that take values of this spread to codes of some bits."""
-        middle = 2.0 ** (bits - 1) / max(spread, 1.0) * self.random.uniform(0.5, 1)
-        width = self.whole(0, 3)
-        return Requantise.from_scale(middle * 2.0 ** self.random.uniform(-width, width, count))
-
-
-def _queue(d: _Drawer) -> QueueShape:
+def _queue(d: Drawer) -> QueueShape:
     depth = d.spread(4, 600)
     claims = d.one((1,), (1,), (d.whole(1, depth),), (depth, d.whole(1, depth)))
     return QueueShape(d.bits() * d.spread(1, 16), depth, claims)
 
 
-def _skid(d: _Drawer) -> SkidShape:
+def _skid(d: Drawer) -> SkidShape:
     return SkidShape(d.bits() * d.spread(1, 16))
 
 
-def _requantiser(d: _Drawer) -> RequantiserConfig:
+def _requantiser(d: Drawer) -> RequantiserConfig:
     acc = d.whole(12, 27)
     lanes = d.whole(1, 4)
     channels = lanes * d.spread(1, 256)
@@ -173,7 +126,7 @@ def _requantiser(d: _Drawer) -> RequantiserConfig:
     )
 
 
-def _array(d: _Drawer) -> MacArrayConfig:
+def _array(d: Drawer) -> MacArrayConfig:
     x, w = d.one((8, 8), (8, 8), (8, 4), (4, 4))
     multiplier = d.one(*(d.multiplier,) * 3, "fabric")
     packing = Packing.densest(multiplier, x, w, (1 << (w - 1)) - d.whole(0, 1))
@@ -189,7 +142,7 @@ def _array(d: _Drawer) -> MacArrayConfig:
                           acc_bits=signed_width(-bound, bound))
 
 
-def _conv(d: _Drawer, wide: bool = False) -> FoldedConvConfig:
+def _conv(d: Drawer, wide: bool = False) -> FoldedConvConfig:
     x, w = d.one((8, 8), (8, 8), (8, 8), (8, 4), (4, 4))
     kind = d.one("3x3", "3x3", "1x1", "1x1", "depthwise", "depthwise", "5x5", "transposed")
     depthwise = kind == "depthwise"
@@ -235,11 +188,11 @@ def _conv(d: _Drawer, wide: bool = False) -> FoldedConvConfig:
     return replace(config, depths=(d.depth(config.least_depths[0]),)).at_full_speed()
 
 
-def _axi(d: _Drawer) -> AxiConfig:
+def _axi(d: Drawer) -> AxiConfig:
     return AxiConfig(data_bits=d.one(32, 64, 128, 128, 128, 256, 512))
 
 
-def _weight_stream(d: _Drawer) -> WeightStreamConfig:
+def _weight_stream(d: Drawer) -> WeightStreamConfig:
     ports = d.spread(1, 18)
     bits = d.bits() * d.spread(1, 16)
     folds = d.spread(2, 64)
@@ -250,12 +203,35 @@ def _weight_stream(d: _Drawer) -> WeightStreamConfig:
     )
 
 
-def _axi_port(d: _Drawer) -> AxiPortConfig:
+def _axi_port(d: Drawer) -> AxiPortConfig:
     reads, writes = d.one(0, d.spread(1, 16), d.spread(1, 40)), d.one(0, d.spread(1, 12))
     return AxiPortConfig(axi=_axi(d), readers=reads, writers=writes, outstanding=d.one(4, 8, 8, 16))
 
 
-def _sparse(d: _Drawer) -> SparseConvConfig:
+def _frame(d: Drawer) -> dict[str, int]:
+    """Sizes of the beats and frames of an accelerator's port."""
+    beat = d.spread(1, 24)
+    return {"beat_bytes": beat, "frame_bytes": beat * d.spread(4, 100_000)}
+
+
+def _repack(d: Drawer) -> RepackConfig:
+    word, frame = d.one(4, 8, 16, 16, 32), _frame(d)
+    sizes = (word, frame["beat_bytes"])
+    into, out = sizes if d.chance(0.5) else sizes[::-1]
+    return RepackConfig(in_bytes=into, out_bytes=out, frame_bytes=frame["frame_bytes"])
+
+
+def _frame_guard(d: Drawer) -> FrameGuardConfig:
+    return FrameGuardConfig(beat_bytes=1 << d.whole(0, 5), beats=d.spread(1, 100_000))
+
+
+def _shell_control(d: Drawer) -> ControlConfig:
+    ports = [f"port_{k}" for k in range(d.whole(2, 5))]
+    return ControlConfig(arguments=tuple(arguments(
+        ports, memory=d.chance(0.5), weights=d.chance(0.3))), identification=d.whole(0, 1 << 60))
+
+
+def _sparse(d: Drawer) -> SparseConvConfig:
     dense = _conv(d)
     if isinstance(dense.op, ConvTranspose) or dense.group_lanes > 1:
         raise HwgenError("That is not sparse")
@@ -271,7 +247,7 @@ def _sparse(d: _Drawer) -> SparseConvConfig:
     return replace(config, depths=(d.depth(config.least_depths[0]),)).at_full_speed()
 
 
-def _low_rank(d: _Drawer) -> LowRankLinearConfig:
+def _low_rank(d: Drawer) -> LowRankLinearConfig:
     bits = d.bits()
     cin, rank, cout = 8 * d.whole(2, 24), 4 * d.whole(1, 12), 8 * d.whole(2, 24)
     ops, inner = [], d.quantisation(bits)
@@ -292,7 +268,7 @@ def _low_rank(d: _Drawer) -> LowRankLinearConfig:
     )
 
 
-def _tiled(d: _Drawer) -> FoldedConvConfig:
+def _tiled(d: Drawer) -> FoldedConvConfig:
     config = _conv(d, wide=d.chance(0.2))
     if config.group_folds > 1 or config.channel_folds < 2 or config.interval > 3_000_000:
         raise HwgenError("That is not tiled")
@@ -307,7 +283,7 @@ def _tiled(d: _Drawer) -> FoldedConvConfig:
     return replace(config, depths=(d.one(1, 1, 2) * config.least_depths[0],))
 
 
-def _eviction(d: _Drawer) -> EvictionConfig:
+def _eviction(d: Drawer) -> EvictionConfig:
     tensor = d.tensor(most=60)
     lanes, pixels = d.divisor(tensor.channels, d.one(8, 32, 64)), d.one(1, 1, 1, 2)
     if tensor.spatial[-1] % pixels:
@@ -318,7 +294,7 @@ def _eviction(d: _Drawer) -> EvictionConfig:
     )
 
 
-def _pool(d: _Drawer) -> PoolConfig:
+def _pool(d: Drawer) -> PoolConfig:
     tensor = d.tensor()
     kernel = d.one(2, 3, 5)
     stride = kernel if kernel == 2 else d.one(1, 2)
@@ -334,13 +310,13 @@ def _pool(d: _Drawer) -> PoolConfig:
                       tap_lanes=d.one(1, 1, kernel), multiplier=d.multiplier).at_full_speed()
 
 
-def _resize(d: _Drawer) -> NearestResizeConfig:
+def _resize(d: Drawer) -> NearestResizeConfig:
     tensor = d.tensor(most=80)
     return NearestResizeConfig(op=Resize((2, 2)), tensor=tensor,
                                lanes=d.divisor(tensor.channels, 8)).at_full_speed()
 
 
-def _pad(d: _Drawer) -> PadConfig:
+def _pad(d: Drawer) -> PadConfig:
     tensor = d.tensor(most=80)
     op = Pad(((d.whole(0, 2), d.whole(0, 2)), (d.whole(0, 2), d.whole(1, 2))), None)
     return PadConfig(op=op, tensor=tensor, lanes=d.divisor(tensor.channels, 8)).at_full_speed()
@@ -355,7 +331,7 @@ ACTIVATIONS: list[Callable] = [
 ]
 
 
-def _table(d: _Drawer) -> TableLookupConfig:
+def _table(d: Drawer) -> TableLookupConfig:
     tensor = d.tensor()
     output = d.quantisation(tensor.bits)
     lanes = d.divisor(tensor.channels, 8)
@@ -369,7 +345,7 @@ def _table(d: _Drawer) -> TableLookupConfig:
     return replace(config, depths=(d.depth(config.least_depths[0]),))
 
 
-def _adder(d: _Drawer) -> AdderConfig:
+def _adder(d: Drawer) -> AdderConfig:
     a = d.tensor()
     b = TensorType(a.shape, d.quantisation(a.bits))
     op = Add.from_types(a.quantisation, b.quantisation, d.quantisation(a.bits))
@@ -377,7 +353,7 @@ def _adder(d: _Drawer) -> AdderConfig:
     return replace(config, depths=(d.depth(config.least_depths[0]),))
 
 
-def _product(d: _Drawer) -> ProductConfig:
+def _product(d: Drawer) -> ProductConfig:
     a = d.tensor()
     b = TensorType(a.shape, d.quantisation(a.bits))
     config = ProductConfig(
@@ -388,7 +364,7 @@ def _product(d: _Drawer) -> ProductConfig:
     return replace(config, depths=(d.depth(config.least_depths[0]),))
 
 
-def _global_pool(d: _Drawer) -> GlobalPoolConfig:
+def _global_pool(d: Drawer) -> GlobalPoolConfig:
     tensor = d.tensor(most=40)
     op = GlobalMaxPool()
     if d.chance(0.7):
@@ -398,17 +374,17 @@ def _global_pool(d: _Drawer) -> GlobalPoolConfig:
                             multiplier=d.multiplier)
 
 
-def _argmax(d: _Drawer) -> ArgMaxConfig:
+def _argmax(d: Drawer) -> ArgMaxConfig:
     tensor = d.tensor(d.whole(2, 40) * d.one(1, 4, 8))
     return ArgMaxConfig(op=ArgMax(), tensor=tensor, lanes=d.divisor(tensor.channels, 8))
 
 
-def _channel_max(d: _Drawer) -> ChannelMaxConfig:
+def _channel_max(d: Drawer) -> ChannelMaxConfig:
     tensor = d.tensor(d.whole(2, 40) * d.one(1, 4, 8))
     return ChannelMaxConfig(op=ChannelMax(), tensor=tensor, lanes=d.divisor(tensor.channels, 8))
 
 
-def _embedding(d: _Drawer) -> EmbeddingConfig:
+def _embedding(d: Drawer) -> EmbeddingConfig:
     count, width = d.one(d.whole(20, 300), d.whole(300, 4000)), d.one(16, 32, 64)
     output = d.quantisation(8)
     rows = d.random.integers(output.low, output.high + 1, (count, width))
@@ -419,7 +395,7 @@ def _embedding(d: _Drawer) -> EmbeddingConfig:
                            weight_style=style)
 
 
-def _gather(d: _Drawer) -> GatherConfig:
+def _gather(d: Drawer) -> GatherConfig:
     tensor = d.tensor(d.one(16, 32, 64, 116, 232))
     lanes = d.divisor(tensor.channels, 8)
     channels = np.arange(tensor.channels)
@@ -433,7 +409,7 @@ def _gather(d: _Drawer) -> GatherConfig:
     return GatherConfig(op=GatherChannels(tuple(order.tolist())), tensor=tensor, lanes=lanes)
 
 
-def _order(d: _Drawer) -> tuple[Rearrange, TensorType, int]:
+def _order(d: Drawer) -> tuple[Rearrange, TensorType, int]:
     """An order, the frame that is put in it, and lanes of words that it keeps together."""
     lanes, size = d.spread(1, 16), d.one(2, 2, 3, 4)
     height, width = d.whole(1, 6) * size, d.whole(2, 30) * size
@@ -458,13 +434,13 @@ def _order(d: _Drawer) -> tuple[Rearrange, TensorType, int]:
     return Rearrange(order), tensor, lanes
 
 
-def _rearrange(d: _Drawer) -> RearrangeConfig:
+def _rearrange(d: Drawer) -> RearrangeConfig:
     op, tensor, lanes = _order(d)
     config = RearrangeConfig(op=op, tensor=tensor, lanes=lanes)
     return replace(config, capacity=config.order.least_capacity + d.whole(0, 40))
 
 
-def _rearrange_off_chip(d: _Drawer) -> OffChipRearrangeConfig:
+def _rearrange_off_chip(d: Drawer) -> OffChipRearrangeConfig:
     op, tensor, lanes = _order(d)
     config = OffChipRearrangeConfig(
         op=op, tensor=tensor, lanes=lanes, axi=_axi(d), burst=d.one(8, 16, 32, 32),
@@ -473,20 +449,20 @@ def _rearrange_off_chip(d: _Drawer) -> OffChipRearrangeConfig:
     return replace(config, capacity=config.least_capacity + d.whole(0, 4) * config.slot_beats)
 
 
-def _extremum(d: _Drawer) -> ExtremumConfig:
+def _extremum(d: Drawer) -> ExtremumConfig:
     tensor = d.tensor()
     return ExtremumConfig(op=Extremum(d.chance(0.5)), tensors=(tensor, tensor),
                           lanes=d.divisor(tensor.channels, 16))
 
 
-def _fifo(d: _Drawer) -> FifoConfig:
+def _fifo(d: Drawer) -> FifoConfig:
     tensor = d.tensor()
     branches = d.one(1, 2, 2, 3)
     return FifoConfig(stream=StreamType(tensor, d.divisor(tensor.channels, 16)),
                       branches=branches, depths=tuple(d.spread(4, 600) for _ in range(branches)))
 
 
-def _concatenate(d: _Drawer) -> ConcatenateConfig:
+def _concatenate(d: Drawer) -> ConcatenateConfig:
     lanes, first = d.spread(1, 8), d.tensor()
     tensors = tuple(
         TensorType((*first.spatial, lanes * d.spread(1, 32)), first.quantisation)
@@ -496,14 +472,14 @@ def _concatenate(d: _Drawer) -> ConcatenateConfig:
     return replace(config, depths=(d.depth(config.least_depths[0]),))
 
 
-def _splitter(d: _Drawer) -> SplitterConfig:
+def _splitter(d: Drawer) -> SplitterConfig:
     lanes = d.spread(1, 8)
     sizes = tuple(lanes * d.spread(1, 32) for _ in range(d.one(2, 2, 3)))
     config = SplitterConfig(op=Split(sizes), tensor=d.tensor(sum(sizes)), lanes=lanes)
     return replace(config, depths=tuple(map(d.depth, config.least_depths)))
 
 
-def _lane_change(d: _Drawer) -> LaneChangeConfig:
+def _lane_change(d: Drawer) -> LaneChangeConfig:
     tensor = d.tensor(d.one(24, 48, 96, 64))
     config = LaneChangeConfig(tensor=tensor, lanes_in=d.divisor(tensor.channels, 16),
                               lanes_out=d.divisor(tensor.channels, 16))
@@ -512,7 +488,7 @@ def _lane_change(d: _Drawer) -> LaneChangeConfig:
     return replace(config, depths=(d.depth(config.least_depths[0]),))
 
 
-PARTS: dict[str, Callable[[_Drawer], Part]] = {
+PARTS: dict[str, Callable[[Drawer], Part]] = {
     "queue": _queue,
     "skid": _skid,
     "requantiser": _requantiser,
@@ -520,10 +496,15 @@ PARTS: dict[str, Callable[[_Drawer], Part]] = {
     "window": lambda d: d.one(_conv, _pool, _resize, _pad)(d).window,
     "weight stream": _weight_stream,
     "axi port": _axi_port,
+    "repack": _repack,
+    "frame reader": lambda d: FrameReaderConfig(axi=_axi(d), **_frame(d)),
+    "frame writer": lambda d: FrameWriterConfig(axi=_axi(d), **_frame(d)),
+    "frame guard": _frame_guard,
+    "shell control": _shell_control,
 }
-"""Parts of blocks."""
+"""Parts of blocks and of the shell."""
 
-BLOCKS: dict[str, Callable[[_Drawer], BlockConfig]] = {
+BLOCKS: dict[str, Callable[[Drawer], BlockConfig]] = {
     "convolution": _conv,
     "convolution, several pixels a beat": lambda d: _conv(d, wide=True),
     "convolution, tiled": _tiled,
@@ -548,13 +529,14 @@ BLOCKS: dict[str, Callable[[_Drawer], BlockConfig]] = {
     "concatenate": _concatenate,
     "splitter": _splitter,
     "lane change": _lane_change,
+    **TOKENS,
 }
 """Blocks, as they stand in a pipeline."""
 
 
 def draw(kind: str, seed: int, multiplier: str = "dsp48e2") -> Part:
     """A random configuration of a kind of part or block, for devices with some multiplier."""
-    drawer = _Drawer(seed, multiplier)
+    drawer = Drawer(seed, multiplier)
     while True:
         try:
             return (PARTS | BLOCKS)[kind](drawer)

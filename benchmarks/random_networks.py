@@ -45,6 +45,7 @@ from hwgen.ir import (
     GlobalMaxPool,
     Graph,
     LayerNorm,
+    MatMul,
     MaxPool,
     Mul,
     Pad,
@@ -53,6 +54,7 @@ from hwgen.ir import (
     Recurrent,
     Requantise,
     Resize,
+    Softmax,
     Split,
     Table,
     TensorType,
@@ -98,7 +100,8 @@ class _Drawer:
         self.graph.add_node(op, inputs, names)
         if isinstance(op, ArgMax):
             self.design.lanes[names[0]] = 1
-        elif isinstance(op, Rearrange | ChannelMax | Attention | Embedding | Recurrent):
+        elif isinstance(op, Rearrange | ChannelMax | Attention | Embedding | MatMul
+                        | Recurrent):
             self.design.lanes[names[0]] = self.pick(_divisors(self.graph.types[names[0]].channels))
         elif not isinstance(op, Convolution):
             channels = [self.graph.types[t].channels for t in (*inputs, *names)]
@@ -211,6 +214,49 @@ class _Drawer:
             value_lanes=self.pick(range(score_lanes, keys + 1, score_lanes)), value_pe=value_pe,
             multiplier=self.multiplier)
 
+    def product(self, source: str) -> None:
+        """Products of pixels with one another, and often of these with pixels again."""
+        tensor, plain = self.graph.types[source], Quantisation(0.05, 0)
+        count = 3 if self.draw(st.booleans()) else 2
+        operands = [self.put(Table(self.random.integers(-128, 128, 256), plain), [source])
+                    for _ in range(count)]
+        for name in operands:
+            self.unused.remove(name)
+        heads, windows = self.pick(_divisors(tensor.channels)), self.pick(_divisors(tensor.pixels))
+        tokens, each = tensor.pixels // windows, tensor.channels // heads
+        scores = self._product("scores", operands[:2], heads, windows, each, tokens, plain)
+        if count == 3:
+            self.unused.remove(scores)
+            self._product("values", [scores, operands[2]], heads, windows, tokens, each, Q)
+
+    def _product(
+        self, form: str, operands: list[str], heads: int, windows: int, summed: int, results: int,
+        output: Quantisation,
+    ) -> str:
+        """A product of two streams with any folding, and often with multipliers by channel."""
+        ratio = self.random.uniform(0.5, 2, heads * results) / 128 / math.sqrt(summed)
+        scale = Requantise.from_scale(ratio if self.draw(st.booleans()) else ratio[:1])
+        name = self.put(MatMul(heads, form, scale, output, windows), operands)
+        lanes = self.pick(_divisors(results))
+        sides = [n for n in range(lanes, results + 1, lanes)
+                 if form == "scores" or results % n == 0]
+        self.design.lanes[name] = lanes
+        self.design.foldings[name] = Folding(
+            channel_lanes=self.pick(_divisors(summed)), pe=self.pick(sides),
+            multiplier=self.multiplier)
+        return name
+
+    def softmax(self, source: str) -> None:
+        """A softmax of groups of channels."""
+        tensor = self.graph.types[source]
+        groups = self.pick(_divisors(tensor.channels))
+        out = Quantisation(1 / 255, -128)
+        scale = self.random.uniform(0.1, 2)
+        lanes = self.pick(_divisors(tensor.channels // groups))
+        name = self.put(Softmax.from_types(groups, tensor, out, scale), [source])
+        self.design.lanes[name] = lanes
+        self.design.foldings[name] = Folding(multiplier=self.multiplier)
+
     def layer_norm(self, source: str) -> None:
         """A normalisation of each pixel."""
         draw, tensor = self.draw, self.graph.types[source]
@@ -233,7 +279,9 @@ class _Drawer:
             starts["bias"] = self.random.normal(0, 0.5, units)
         name = self.put(Recurrent.from_float(
             kind, weight, self.graph.types[sums], Quantisation(1 / 128),
-            function=self.pick(["Tanh", "Relu"]), weight_bits=self.pick([4, 8]), **starts), [sums])
+            function=self.pick(["Tanh", "Relu"]), weight_bits=self.pick([4, 8]),
+            reset_first=kind == "gru" and draw(st.booleans()), keep=draw(st.booleans()),
+            **starts), [sums])
         lanes = self.design.lanes[name]
         sides = list(range(lanes, units + 1, lanes))
         self.design.foldings[name] = Folding(
@@ -262,7 +310,7 @@ class _Drawer:
         kind = self.pick(["conv", "conv", "table", "max", "average", "residual", "concat", "split",
                           "resize", "transposed", "gate", "global", "gather", "pad", "argmax",
                           "rearrange", "rearrange", "extremum", "channel max", "attention",
-                          "layer norm", "recurrent", "embedding"])
+                          "layer norm", "recurrent", "embedding", "product", "softmax"])
         if kind == "table":
             shape = (256,) if draw(st.booleans()) else (tensor.channels, 256)
             self.put(Table(self.random.integers(-128, 128, shape), Q), [source])
@@ -290,6 +338,10 @@ class _Drawer:
             self.put(Rearrange(self.order(tensor)), [source])
         elif kind == "attention" and tensor.pixels <= 36:
             self.attention(source)
+        elif kind == "softmax" and tensor.pixels <= 36:
+            self.softmax(source)
+        elif kind == "product" and tensor.pixels <= 36:
+            self.product(source)
         elif kind == "layer norm":
             self.layer_norm(source)
         elif kind == "recurrent" and tensor.pixels <= 36:

@@ -1,12 +1,13 @@
 """LUTs, flip-flops, DSPs and memories of blocks: the resource model beside Yosys.
 
-    python -m benchmarks.resources [--quick] [--fit] [--family FAMILY]
+    python -m benchmarks.resources [--quick] [--fit] [--only KIND ...] [--family FAMILY]
 
 Random configurations of every block are synthesised for UltraScale+ (``synth_xilinx -family
 xcup``) or, with ``--family ecp5``, for ECP5 (``synth_ecp5``), and compared with what the model
 says.  ``--fit`` fits the model's coefficients (``hwgen/device/cost.toml``, ``cost_ecp5.toml``) to
-other configurations first.  Counts are kept in ``synthesised.json`` and ``synthesised_ecp5.json``:
-only what has changed since is synthesised again.
+other configurations first; with ``--only`` those of some kinds of logic, while all others stay, to
+the configurations that have such logic.  Counts are kept in ``synthesised.json`` and
+``synthesised_ecp5.json``: only what has changed since is synthesised again.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,6 +37,8 @@ FIT = {
     "concatenate": 7, "splitter": 8, "lane change": 12, "eviction buffer": 8, "weight stream": 8,
     "axi port": 6, "convolution, tiled": 6, "convolution, sparse": 6, "low rank": 5,
     "rearrange": 18, "extremum": 4, "channel max": 3, "embedding": 10,
+    "attention": 6, "layer norm": 6, "recurrent": 6, "repeat": 3,
+    "repack": 8, "frame reader": 3, "frame writer": 3, "frame guard": 3, "shell control": 3,
 }
 """Configurations that coefficients are fitted to."""
 TEST = {
@@ -44,6 +47,8 @@ TEST = {
     "gather": 5, "fifo": 2, "eviction buffer": 6, "concatenate": 3, "splitter": 4,
     "lane change": 4, "axi port": 2, "convolution, sparse": 2, "low rank": 2, "rearrange": 5,
     "rearrange, off chip": 4, "extremum": 2, "embedding": 3,
+    "attention": 1, "layer norm": 1, "recurrent": 1, "repeat": 1,
+    "repack": 2, "frame reader": 1, "frame writer": 1, "frame guard": 1, "shell control": 1,
 }
 """Configurations that the model is judged by."""
 FIT_SEED, SPENT_SEED, TEST_SEED = 1000, 5000, 7000
@@ -94,12 +99,17 @@ SMALL = 25
 """LUTs or flip-flops below which an error counts less when coefficients are fitted."""
 LIKELY = 0.01
 """How much the fit prefers coefficients of 1, beside what configurations say."""
+LIKELY_FEW = 0.1
+"""The same if only some kinds of logic are fitted, to few configurations."""
 
 
 def fit(
-    found: list[tuple[str, Part, Resources]], what: str, family: str
+    found: list[tuple[str, Part, Resources]], what: str, family: str, only: Collection[str] = ()
 ) -> dict[tuple[str, str], float]:
-    """Coefficients per kind of part and feature, for the least sum of squared relative errors."""
+    """Coefficients per kind of part and feature, for the least sum of squared relative errors.
+
+    ``only``: of these kinds of logic, if there are any; those of others are taken as they are.
+    """
     others = {"lut", "lut4"} if what == "ff" else {"ff", "ff4"}
     if family not in FOUR_INPUTS:
         others |= {"lut4", "ff4"}
@@ -107,19 +117,21 @@ def fit(
     for _, config, counted in found:
         area = config.area()
         row: dict[tuple[str, str], float] = {}
-        for kind, features in area.logic:
+        free = [part for part in area.logic if not only or part[0] in only]
+        fixed = tuple(part for part in area.logic if only and part[0] not in only)
+        for kind, features in free:
             for name, value in features.items():
                 if name.partition("_")[0] not in others:
                     row[kind, name] = row.get((kind, name), 0.0) + float(value)
         rows.append(row)
-        exact = replace(area, logic=()).resources(family)
+        exact = replace(area, logic=fixed).resources(family)
         rest.append(getattr(counted, what) - getattr(exact, what))
     columns = sorted({key for row in rows for key in row})
     matrix = np.array([[row.get(key, 0.0) for key in columns] for row in rows])
     weight = 1 / (np.array([getattr(counted, what) for *_, counted in found]) + SMALL)
     matrix, target = matrix * weight[:, None], np.array(rest) * weight
     # Features are counts of LUTs or flip-flops: where nothing is known, one for each is likely.
-    likely = np.diag(np.sqrt(LIKELY * (matrix**2).sum(0)))
+    likely = np.diag(np.sqrt((LIKELY_FEW if only else LIKELY) * (matrix**2).sum(0)))
     solution, _ = nnls(np.concatenate([matrix, likely]),
                        np.concatenate([target, likely.sum(1)]), maxiter=100_000)
     return dict(zip(columns, solution, strict=True))
@@ -177,23 +189,29 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="The resource model beside synthesis")
     parser.add_argument("--quick", action="store_true", help="one block of each kind")
     parser.add_argument("--fit", action="store_true", help="fit the coefficients first")
+    parser.add_argument("--only", nargs="+", default=(), metavar="KIND",
+                        help="fit the coefficients of these kinds of logic alone")
     parser.add_argument("--family", choices=MEASURED, default=FAMILY)
     options = parser.parse_args()
     family = MEASURED[options.family]
     synthesis = family.synthesis
 
-    def measured(counts: dict[str, int], seed: int) -> list[tuple[str, Part, Resources]]:
+    def measured(
+        counts: dict[str, int], seed: int, only: Collection[str] = ()
+    ) -> list[tuple[str, Part, Resources]]:
         return [(kind, config, synthesis.area(component(config)))
-                for kind, config in family.samples(counts, seed)]
+                for kind, config in family.samples(counts, seed)
+                if not only or any(part in only for part, _ in config.area().logic)]
 
-    if options.fit:
-        found = measured(FIT, FIT_SEED) + measured(TEST, SPENT_SEED)
-        write(family.coefficients,
-              {what: fit(found, what, family.family) for what in ("lut", "ff")})
-    found = measured(dict.fromkeys(TEST, 1) if options.quick else TEST, TEST_SEED)
+    if options.fit or options.only:
+        found = measured(FIT, FIT_SEED, options.only) + measured(TEST, SPENT_SEED, options.only)
+        write(family.coefficients, {
+            what: fit(found, what, family.family, options.only) for what in ("lut", "ff")})
+    found = measured(
+        dict.fromkeys(TEST, 1) if options.quick else TEST, TEST_SEED, options.only)
     lines, wrong = table(found, family.family)
     print("\n".join(lines))
-    if options.fit and not options.quick:
+    if options.fit and not options.only and not options.quick:
         synthesis.save(forget=True)
     return int(wrong)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
@@ -14,13 +15,16 @@ from hwgen.device.cost import Resources
 from hwgen.device.multiplier import FAMILIES
 from hwgen.errors import HwgenError, reason
 
-__all__ = ["AXI_BITS", "MEMORY_KINDS", "Board", "Memory", "Shares", "load", "names"]
+__all__ = ["AXI_BITS", "MEMORY_KINDS", "PROCESSORS", "Board", "Memory", "Shares", "load", "names"]
 
 MEMORY_KINDS = ("DDR3", "DDR4", "HBM", "SDRAM")
 """Kinds of external memory."""
 
 AXI_BITS = (8, 16, 32, 64, 128, 256, 512, 1024)
 """Widths that the data of an AXI port can have (AMBA AXI, A1.2)."""
+
+PROCESSORS = ("zynq-7000", "zynq-ultrascale+")
+"""Families of devices that have processors beside the fabric."""
 
 CLOCKS = {"ultrascale+": 891.0, "ultrascale": 741.0, "7series": 741.0, "ecp5": 400.0}
 """Per family, the highest clock of anything in it, MHz: that of DSPs of the fastest speed grade
@@ -168,6 +172,17 @@ class Board:
     most_mhz : :class:`float`
         The highest clock that a design may ask for, MHz, at most what its family can do
         (:data:`CLOCKS`); 0: just that.
+    reserved : :class:`Resources`
+        What something beside the design takes, such as a shell.
+    processor : :class:`str`
+        One of :data:`PROCESSORS`, if the device has processors; "": it has none.
+    board_part : :class:`str`
+        The board in Vivado's board files, without its version, such as
+        ``xilinx.com:zcu104:part0``; "": there is none.
+    platform : :class:`str`
+        The Vitis platform of an accelerator card; "": it is none.
+    slrs : :class:`int`
+        Dies (super logic regions) of the device, 1 to 4.
 
     Raises
     ------
@@ -187,6 +202,11 @@ class Board:
     memory: tuple[Memory, ...] = ()
     shares: Shares = field(default=Shares())
     most_mhz: float = 0.0
+    reserved: Resources = field(default=Resources())
+    processor: str = ""
+    board_part: str = ""
+    platform: str = ""
+    slrs: int = 1
 
     def __post_init__(self) -> None:
         if not isinstance(self.part, str) or not self.part:
@@ -197,7 +217,19 @@ class Board:
             _whole(name, getattr(self, name), 0, LARGEST[name])
         if self.most_mhz != 0:
             _number("most_mhz", self.most_mhz, LEAST_CLOCK, CLOCKS[self.family])
+        if not isinstance(self.reserved, Resources):
+            raise HwgenError("reserved is no property of a board: a build sets it")
         self.check_clock(self.clock_mhz, "clock_mhz")
+        if self.processor not in ("", *PROCESSORS):
+            raise HwgenError(f"processor must be one of {', '.join(PROCESSORS)}, or be left out, "
+                             f"not {self.processor!r}")
+        for name, pattern, like in (
+                ("board_part", r"[\w.-]+:[\w.-]+:[\w.-]+", "xilinx.com:zcu104:part0"),
+                ("platform", r"[\w.-]+", "xilinx_u50_gen3x16_xdma_5_202210_1")):
+            value = getattr(self, name)
+            if not isinstance(value, str) or (value and not re.fullmatch(pattern, value)):
+                raise HwgenError(f"{name} must be a name like {like}, not {value!r}")
+        _whole("slrs", self.slrs, 1, 4)
         called = [memory.name for memory in self.memory]
         for name in called:
             if called.count(name) > 1:
@@ -231,7 +263,9 @@ class Board:
     @property
     def usable(self) -> Resources:
         """What a design may take of it."""
-        return self.shares.of(self.resources)
+        whole = self.shares.of(self.resources)
+        return Resources(*(max(getattr(whole, each.name) - getattr(self.reserved, each.name), 0)
+                           for each in fields(Resources)))
 
     @property
     def offchip_gbps(self) -> float:

@@ -29,7 +29,7 @@ from hwgen import __version__, extras
 from hwgen.dse.design.search import OBJECTIVES, OFFCHIP_POLICIES
 from hwgen.errors import HwgenError, HwgenWarning, named_reason
 from hwgen.interrupt import Interrupted, ending_with_signals, private_temporary
-from hwgen.options import MEASURE, Options
+from hwgen.options import MEASURE, SHELLS, Options
 from hwgen.output import Output
 from hwgen.provenance import command_line
 
@@ -37,6 +37,7 @@ with extras.or_exit():
     from rich.console import Console
     from rich.markup import escape
 
+    from hwgen.emit.projects import KINDS
     from hwgen.flow import Prepared, build
     from hwgen.report.figures import left_to_host, summary
 
@@ -172,6 +173,9 @@ def _parser() -> argparse.ArgumentParser:
                         help="inputs of a file that are always the same number (such as "
                              "attention_mask=1), or 0, 1, 2, … (position_ids=range); "
                              "NAME=input: it is an input like any other")
+    parser.add_argument("--keep-state", action="store_true",
+                        help="recurrent cells go on with the state of the frame before, and begin "
+                             "anew after a reset alone")
     parser.add_argument("--mean", type=_numbers, default=(), metavar="R,G,B",
                         help="how images were normalised in training: what was subtracted from "
                              "each channel of pixel / 255")
@@ -190,9 +194,17 @@ def _parser() -> argparse.ArgumentParser:
                         help="pass over zeros where that pays, by the statistics of a file that an "
                              "earlier build wrote, or of the calibration frames")
     parser.add_argument("--design", type=Path, metavar="FILE", help="use this design.json")
-    parser.add_argument("--shell", action="store_true",
-                        help="control by AXI4-Lite, frames from and to memory by AXI4, and what a "
-                             "driver has to know, instead of streams")
+    parser.add_argument("--shell", nargs="?", const=SHELLS[0], choices=SHELLS, default="",
+                        help="control by AXI4-Lite, an interrupt, and what a driver has to know; "
+                             "frames are in memory, behind AXI4, or come as streams that a DMA "
+                             "engine has")
+    parser.add_argument("--project", choices=tuple(KINDS), default="",
+                        help="scripts for other tools around the Verilog: up to a bitstream "
+                             "(vivado, for boards with processors; xrt, for accelerator cards; "
+                             "both with --shell), synthesis alone, or a core file")
+    parser.add_argument("--prefix", default="", metavar="NAME_",
+                        help="what the names of all modules and files of the Verilog begin with, "
+                             "so that they are not those of another design")
     parser.add_argument("--simulate", type=count, default=0, metavar="FRAMES",
                         help="run frames through the Verilog, in Verilator")
     parser.add_argument("--report-only", action="store_true", help="no Verilog")

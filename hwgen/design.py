@@ -100,7 +100,8 @@ class Folding:
     ----------
     channel_lanes, tap_lanes, group_lanes, pe : :class:`int`
         See :class:`hwgen.blocks.conv.FoldedConvConfig`, and for recurrent cells
-        :class:`hwgen.blocks.recurrent.RecurrentConfig`; pools use ``tap_lanes`` alone.  Which
+        :class:`hwgen.blocks.recurrent.RecurrentConfig`, for products of two streams
+        :class:`hwgen.blocks.matmul.MatMulConfig`; pools use ``tap_lanes`` alone.  Which
         fields a block obeys it says itself (:attr:`hwgen.blocks.base.BlockConfig.folding_fields`);
         all others keep their defaults.
     capacity : :class:`int`

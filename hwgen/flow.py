@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -24,16 +24,18 @@ from hwgen.design import DesignPoint
 from hwgen.dse.design.check import complete
 from hwgen.dse.design.found import Found
 from hwgen.dse.design.search import search
+from hwgen.emit import projects
 from hwgen.emit.header import HEADER_FILE, header
 from hwgen.emit.manifest import ACCELERATOR_FILE, identify, manifest
 from hwgen.emit.verilog import Rtl, emit
+from hwgen.errors import HwgenError
 from hwgen.offchip.bus import AxiConfig
 from hwgen.options import MEASURE, Options
 from hwgen.output import Output
 from hwgen.provenance import provenance
 from hwgen.report.figures import report, sparsity
 from hwgen.report.page import render
-from hwgen.shell.shell import ShellConfig
+from hwgen.shell.shell import ShellConfig, room
 
 if TYPE_CHECKING:
     from hwgen.dse.sparse.statistics import Statistics
@@ -66,6 +68,7 @@ class Built:
     report : what ``report.json`` holds
     rtl : the Verilog; None if only a report was wanted
     shell : what is around the accelerator; None if that was not asked for
+    project : files of a project around the Verilog, by path; none if that was not asked for
     accuracy, statistics, simulated : what was measured, as far as it was asked for
     """
 
@@ -75,6 +78,7 @@ class Built:
     report: dict = field(default_factory=dict)
     rtl: Rtl | None = None
     shell: ShellConfig | None = None
+    project: dict[str, str] = field(default_factory=dict)
     accuracy: Accuracy | None = None
     statistics: Statistics | None = None
     simulated: Proof | None = None
@@ -113,6 +117,7 @@ class Built:
             data = manifest(self.shell, self.rtl, about)
             (folder / ACCELERATOR_FILE).write_text(json.dumps(data, indent=1) + "\n")
             (folder / HEADER_FILE).write_text(header(data, len(self.rtl.weights)))
+        projects.write(self.project, folder)
         page = render(self.report, self.found.netlist, self.board.resources)
         (folder / "report.html").write_text(page, encoding="utf-8")
         (folder / "report.json").write_text(json.dumps(self.report, indent=1) + "\n")
@@ -154,13 +159,17 @@ class Prepared:
         Raises
         ------
         :exc:`HwgenError`
-            If options do not go together, or if the board, the clock, a mean, a standard deviation
-            or the design file is wrong.
+            If options do not go together, or if the board, the clock, the project, a mean, a
+            standard deviation or the design file is wrong.
         """
         given = asked.given if given is None else given
         options.check(given, asked.model, spelled)
         board = boards.load(asked.board)
         board.check_clock(asked.clock or board.clock_mhz, spelled("clock"))
+        if asked.project and projects.kind(asked.project, board).shell and (
+                asked.shell == "streams"):
+            raise HwgenError(f"{spelled('project')} {asked.project} needs frames in memory, not in "
+                             f"streams: leave out {spelled('shell')} streams")
         if asked.mean or asked.std:
             from hwgen.models.onnx.normalisation import Normalisation
 
@@ -198,11 +207,15 @@ def build(
             calibration=asked.calibration, calibrate=asked.calibrate, equalise=asked.equalise,
             correct_bias=asked.correct_bias, precision=asked.precision,
             decomposition=asked.decomposition, outputs=asked.outputs, fix=asked.fix,
-            mean=asked.mean, std=asked.std, seed=asked.seed, progress=say,
+            keep_state=asked.keep_state, mean=asked.mean, std=asked.std, seed=asked.seed,
+            progress=say,
         )
     options.check_frames(
         ready.given, asked.model, calibrated=source.calibrated, seeded=source.seeded,
         drawn=source.feeds.seeded, spelled=ready.spelled)
+    # A project of a kind that has to have a shell has one around frames in memory.
+    frames = asked.shell or ("memory" if asked.project and projects.KINDS[asked.project].shell
+                             else "")
     accuracy = statistics = None
     if asked.accuracy:
         from hwgen.models.accuracy import measure
@@ -217,8 +230,11 @@ def build(
         if ready.design is not None:
             found = complete(source.graph, board, ready.design, str(asked.design))
         else:
+            wanted = board if not frames else replace(board, reserved=room(
+                len(source.graph.inputs), len(source.graph.outputs), _frames_axi(board),
+                frames, board.family))
             found = search(
-                source.graph, board, clock_mhz=asked.clock, target_fps=asked.target_fps,
+                source.graph, wanted, clock_mhz=asked.clock, target_fps=asked.target_fps,
                 objective=asked.objective, offchip=asked.offchip, statistics=statistics,
                 progress=say,
             )
@@ -227,8 +243,13 @@ def build(
                         asked.files)
     if not asked.report_only:
         with phase("emit") as say:
-            built.shell = _shell(built) if asked.shell else None
-            built.rtl = emit(found.netlist, progress=say, provenance=origin, shell=built.shell)
+            built.shell = _shell(built, frames) if frames else None
+            built.rtl = emit(found.netlist, prefix=asked.prefix, progress=say, provenance=origin,
+                             shell=built.shell)
+        if asked.project:
+            built.project = projects.contents(asked.project, projects.Project(
+                model=asked.name, board=board, clock_mhz=found.design.clock_mhz,
+                netlist=found.netlist, rtl=built.rtl, shell=built.shell))
     if built.rtl is not None and asked.simulate:
         from hwgen.sim.verilator import prove
 
@@ -243,18 +264,22 @@ def build(
     return built
 
 
-def _shell(built: Built) -> ShellConfig:
+def _frames_axi(board: Board) -> AxiConfig:
+    """The port to frames in memory."""
+    return AxiConfig(data_bits=board.memory[0].axi_bits) if board.memory else AxiConfig()
+
+
+def _shell(built: Built, frames: str) -> ShellConfig:
     """The shell of a design, which knows itself by the design and the network."""
     netlist, board = built.found.netlist, built.board
     with TemporaryDirectory() as folder:
         built.found.design.save(Path(folder) / "design.json")
         built.source.graph.save(Path(folder) / "graph.npz")
         parts = [(Path(folder) / name).read_bytes() for name in ("design.json", "graph.npz")]
-    if netlist.offchip is not None:
-        axi = netlist.offchip.axi
-    else:
-        axi = AxiConfig(data_bits=board.memory[0].axi_bits) if board.memory else AxiConfig()
-    return ShellConfig(netlist=netlist, axi=axi, identification=identify(board.part, *parts))
+    axi = netlist.offchip.axi if netlist.offchip is not None else _frames_axi(board)
+    return ShellConfig(netlist=netlist, axi=axi, frames=frames,
+                       identification=identify(board.part, *parts),
+                       address_bits=64 if board.platform else 0)
 
 
 def _statistics(source: Source, path: str) -> Statistics:
@@ -283,6 +308,8 @@ def _report(built: Built, name: str, origin: dict[str, str]) -> dict:
                                     densities, data["seeded"])
     if built.accuracy is not None:
         data |= built.accuracy.plain()
+    if built.shell is not None:
+        data["shell"] = asdict(built.shell.area().resources(board.family))
     if built.source.host is not None:
         data["host"] = built.source.left_to_host
     if built.simulated is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -23,7 +24,7 @@ class Options:
     model : zoo name, path of an ``.onnx`` file, or of a ``graph.npz`` of an earlier build
     board : board name, or path of a ``.toml`` file
     size, layers, weights, calibration, calibrate, equalise, correct_bias, precision, \
-    decomposition, outputs, fix, mean, std, seed : see :func:`hwgen.models.load.read`
+    decomposition, outputs, fix, keep_state, mean, std, seed : see :func:`hwgen.models.load.read`
         The seed is also that of frames and stalls.
     accuracy : compare with the float network, tensor by tensor
     clock : MHz; 0: the board's
@@ -31,7 +32,11 @@ class Options:
     sparse : file of statistics of zeros, by which they are passed over; :data:`MEASURE`: those of
         the calibration frames; None: nothing is
     design : file of a design point that is used instead of a search
-    shell : put a shell around the accelerator: see :mod:`hwgen.shell`
+    shell : put a shell around the accelerator, with frames in ``memory`` or in ``streams``: see
+        :class:`hwgen.shell.shell.Shell`; empty: none
+    project : kind of project that is written around the Verilog, one of
+        :data:`hwgen.emit.projects.KINDS`; "": none.  A kind that has to have a shell gets one.
+    prefix : what the names of all modules and files of the Verilog begin with
     simulate : frames that run through the Verilog
     report_only : no Verilog
     """
@@ -49,6 +54,7 @@ class Options:
     decomposition: Path | None = None
     outputs: tuple[str, ...] = ()
     fix: tuple[str, ...] = ()
+    keep_state: bool = False
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     accuracy: bool = False
@@ -58,7 +64,9 @@ class Options:
     offchip: str = "auto"
     sparse: str | None = None
     design: Path | None = None
-    shell: bool = False
+    shell: str = ""
+    project: str = ""
+    prefix: str = ""
     simulate: int = 0
     report_only: bool = False
     seed: int = 0
@@ -75,6 +83,11 @@ class Options:
             if isinstance(values, str):
                 raise HwgenError(f"{name} must be a sequence of {what}, not the text {values!r}")
             object.__setattr__(self, name, tuple(values))
+        if self.shell not in ("", *SHELLS):
+            raise HwgenError(f"shell must be one of {', '.join(SHELLS)}, not {self.shell!r}")
+        if not re.fullmatch(r"([A-Za-z]\w*)?", self.prefix, re.A):
+            raise HwgenError(f"prefix must be a letter, then letters, digits and underscores, not "
+                             f"{self.prefix!r}")
         for name in ("mean", "std"):
             values = getattr(self, name)
             if isinstance(values, str) or not isinstance(values, Iterable):
@@ -119,18 +132,22 @@ class Options:
         }
 
 
+SHELLS = ("memory", "streams")
+"""Where frames may be that go through a shell."""
+
 OVERRIDDEN = {
     "design": (
         ("clock", "target_fps", "objective", "offchip", "sparse"),
         "the design says it already, and nothing is searched",
     ),
-    "report_only": (("simulate", "shell"), "there is no Verilog then"),
+    "report_only": (("simulate", "shell", "project", "prefix"), "there is no Verilog then"),
 }
 """Options (by their names in Python), those that would have no effect beside them, and why."""
 
 OF_FLOATS = (
     "size", "layers", "weights", "calibration", "calibrate", "equalise", "correct_bias",
-    "precision", "decomposition", "outputs", "fix", "mean", "std", "accuracy",
+    "precision", "decomposition", "outputs", "fix", "keep_state", "mean", "std",
+    "accuracy",
 )
 """Options of what is done with a float network."""
 

@@ -133,6 +133,7 @@ def read(
     correct_bias: bool = False,
     outputs: Sequence[str] = (),
     fix: Sequence[str] = (),
+    keep_state: bool = False,
     mean: Sequence[float] = (),
     std: Sequence[float] = (),
     seed: int = 0,
@@ -165,6 +166,9 @@ def read(
     outputs : tensors of the file at which the accelerator ends; what is behind is left to the host
     fix : inputs of a file that are always the same, each as ``name=value``; see
         :func:`hwgen.models.onnx.ids.fixed_values`
+    keep_state : whether recurrent cells keep their states from frame to frame, and begin with
+        zeros after a reset alone; states that a file takes as inputs then stay on the device; see
+        :func:`hwgen.models.onnx.states.keep_states`
     mean, std : how images were normalised in the training of a file's network; arrays are taken as
         they are; see :class:`hwgen.models.onnx.normalisation.Normalisation`
     seed : of the weights, the crops and the noise
@@ -192,7 +196,7 @@ def read(
         _refuse(model, "is integer already", {
             **ways, "size": size, "layers": layers, "weights": weights, "calibration": calibration,
             "decomposition": decomposition, "outputs": outputs,
-            "fixed input": fix, "normalisation": mean or std,
+            "fixed input": fix, "keeping states": keep_state, "normalisation": mean or std,
         })
         return _integer(Path(model), seed)
     if normalisation is not None and not model.endswith((".onnx", ".tflite")):
@@ -201,7 +205,7 @@ def read(
     if fix and not model.endswith((".onnx", ".tflite")):
         raise HwgenError(f"{model} is of the zoo, whose inputs are not fixed: leave out fix")
     network, meta = _network(
-        model, size, layers, weights, calibration, outputs, fix, seed, progress)
+        model, size, layers, weights, calibration, outputs, fix, keep_state, seed, progress)
     if normalisation is not None:
         network.normalised.update(samples.normalised(network, normalisation))
     whole = float_model(network)
@@ -231,6 +235,8 @@ def read(
             f"Precision {precision}: pattern {unused[0]!r} matches no layer; names are those of "
             f"the nodes and tensors of the ONNX file"
         )
+    if keep_state:
+        meta["keep_state"] = True
     if network.fixed:
         meta["fixed"] = [f"{name}={value}" for name, value in network.fixed.items()]
     graph.meta = {**meta, "precision": str(bits), **graph.meta}
@@ -284,7 +290,8 @@ def _refuse(model: str, why: str, given: Mapping[str, object]) -> None:
 
 def _network(
     model: str, size: Size, layers: int | None, weights: Path | None, calibration: Path | None,
-    outputs: Sequence[str], fix: Sequence[str], seed: int, progress: Callable[[str], None],
+    outputs: Sequence[str], fix: Sequence[str], keep_state: bool, seed: int,
+    progress: Callable[[str], None],
 ) -> tuple[Network, dict]:
     """The float network of a file or of the zoo, and where it comes from, as meta data.
 
@@ -302,8 +309,9 @@ def _network(
         meta = {"model": Path(model).stem, "weights": "of the model's file"}
         if model.endswith(".tflite"):
             data = tflite.to_onnx(Path(model))
-            return reader.normalise(data, model, size, outputs, fix=fix), meta
-        return reader.read(Path(model), size, outputs, fix), meta
+            return reader.normalise(data, model, size, outputs, fix=fix,
+                                    keep_state=keep_state), meta
+        return reader.read(Path(model), size, outputs, fix, keep_state), meta
     entry = zoo.find(model)
     if isinstance(size, tuple):
         raise HwgenError(f"{model} takes square images: give its size as one number, not "
@@ -313,13 +321,13 @@ def _network(
         raise HwgenError(f"Layers go with a state dict: {weights} is taken whole")
     if weights is not None and weights.suffix == ".onnx":
         progress("read")
-        network = reader.read(weights, extent, outputs)
+        network = reader.read(weights, extent, outputs, keep_state=keep_state)
     else:
         progress("export")
         photos = samples.pictures(calibration, (extent, extent), seed)
         exported = entry.export(extent, weights, photos, seed, kept)
         progress("read")
-        network = reader.normalise(exported, model, None, outputs)
+        network = reader.normalise(exported, model, None, outputs, keep_state=keep_state)
     return network, {
         "model": model, **entry.meta,
         "weights": str(weights) if weights else f"seeded with {seed}, not trained",

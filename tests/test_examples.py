@@ -26,7 +26,7 @@ def test_conv_in_your_design(
     assert "edge detector: 2560 cycles a frame" in text
     text = (tmp_path / "out" / "row_peaks.v").read_text()
     assert "module row_peaks(" in text
-    assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".v", ".hex"}
+    assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".v", ".mem", ".f"}
 
 
 @pytest.mark.synthesis

@@ -12,6 +12,7 @@ import pytest
 
 from hwgen.errors import HwgenError
 from hwgen.flow import Options, build
+from tests.emit.projects.recorder import named, needs_tcl, recorded
 from tests.models.onnx.test_reader import CASES
 
 
@@ -62,12 +63,31 @@ def test_a_build_from_python(network: str, tmp_path: Path) -> None:
     assert again.found.design == built.found.design
 
 
+@needs_tcl
+@pytest.mark.network
+def test_a_project(network: str, tmp_path: Path) -> None:
+    """A kind that has to have a shell brings it, and what it lists is there."""
+    with pytest.raises(HwgenError, match=r"^Project xrt does not fit board zedboard: "):
+        build(Options(network, "zedboard", project="xrt"))
+    out = tmp_path / "out"
+    build(Options(network, "zedboard", target_fps=20000, project="vivado",
+                  prefix="mine_")).write(out)
+    assert (out / "accelerator.json").exists()
+    calls = recorded(out / "vivado" / "build.tcl")
+    added = [Path(name) for name in named(calls, "add_files")[0][1].split()]
+    assert {path.name for path in added} == {
+        path.name for path in (out / "rtl").iterdir() if path.suffix in (".v", ".mem")}
+    assert all(path.name.startswith("mine_") for path in added)
+    assert ("top", "mine_top", "<current_fileset>") in named(calls, "set_property")
+
+
 @pytest.mark.parametrize("wrong, message", [
     ({"outputs": "scores"}, "outputs must be a sequence of names, not the text 'scores'"),
     ({"mean": "0.5"}, "mean must be a sequence of numbers, not '0.5'"),
     ({"std": 0.5}, "std must be a sequence of numbers, not 0.5"),
     ({"size": "32"}, "size must be a whole number, 1 or more, not '32'"),
     ({"seed": -1}, "seed must be a whole number, 0 or more, not -1"),
+    ({"prefix": "8_"}, "prefix must be a letter, then letters, digits and underscores, not '8_'"),
     ({"target_fps": "abc"}, "target_fps must be a number, 0 or more, not 'abc'"),
     ({"target_fps": -1}, "target_fps must be a number, 0 or more, not -1"),
 ])

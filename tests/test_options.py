@@ -17,12 +17,13 @@ PAIRS = {
     frozenset(pair) for pair in (
         ("design", "clock"), ("design", "target_fps"), ("design", "objective"),
         ("design", "offchip"), ("design", "sparse"), ("report_only", "simulate"),
+        ("report_only", "shell"), ("report_only", "project"), ("report_only", "prefix"),
     )
 }
 """Pairs of which one overrides the other."""
 
 FLOATS = {"size", "layers", "weights", "calibration", "calibrate", "equalise", "correct_bias",
-          "precision", "decomposition", "outputs", "fix", "mean", "std", "accuracy"}
+          "precision", "decomposition", "outputs", "fix", "keep_state", "mean", "std", "accuracy"}
 """Options of float networks."""
 
 

@@ -9,6 +9,10 @@
 
 #include "accelerator.h"
 
+#ifndef ACCELERATOR_PORTS
+#error "Frames of this build go as streams: build with --shell memory"
+#endif
+
 static const struct accelerator_port ports[] = ACCELERATOR_PORTS;
 
 static uint32_t get(volatile uint32_t *registers, uint32_t offset) { return registers[offset / 4]; }

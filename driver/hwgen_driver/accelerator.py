@@ -52,13 +52,16 @@ class Accelerator:
     """
 
     def __init__(self, build: str | Path, transport: Transport, *, timeout: float = 60.0) -> None:
-        self.manifest = Manifest.load(build)
         self.transport, self.timeout = transport, timeout
         self._buffers: list[Buffer] = []
         self._pool: ThreadPoolExecutor | None = None
         # Frames of runs that ended well, since the last reset.
         self._done = 0
         try:
+            self.manifest = Manifest.load(build)
+            if self.manifest.data["frames"] != "memory":
+                raise DriverError(f"{build} takes frames from {self.manifest.data['frames']}: this "
+                                  f"driver needs a build with --shell memory")
             self._check()
             self.reset()
             for name in ("weights", "memory"):

@@ -11,7 +11,7 @@ from hwgen.device.arithmetic import signed_width
 from hwgen.device.multiplier import Packing
 from hwgen.device.storage import BLOCK_WIDTH, LUT_BITS, ULTRA_WIDTH
 from hwgen.dse.design.streams import Streams, is_depthwise
-from hwgen.ir import Attention, Convolution, Graph, Recurrent, TensorType
+from hwgen.ir import Attention, Convolution, Graph, MatMul, Recurrent, TensorType
 from hwgen.parts.mac import MacArrayConfig
 
 __all__ = ["Bounds", "Work", "bounds", "divided"]
@@ -117,22 +117,23 @@ def bounds(graph: Graph, board: Board, streams: Streams, clock_mhz: float) -> Bo
     for node in graph.nodes:
         tensor = graph.types[node.inputs[0]]
         conv = node.op.as_conv(tensor)
-        if isinstance(node.op, Attention):
-            macs = node.op.macs(*(graph.types[t] for t in node.inputs))
-            bits = max(graph.types[t].bits for t in node.inputs)
-            products = Packing.densest(board.multiplier, bits, bits, 1 << (bits - 1)).products
+        if isinstance(node.op, Attention | MatMul):
+            types = [graph.types[t] for t in node.inputs]
+            macs, (one, other) = node.op.macs(*types), sorted(t.bits for t in types)[-2:]
+            products = Packing.densest(
+                board.multiplier, other, one, 1 << (one - 1)).products
             work.append(Work(macs / products / max(usable.dsp, 1e-9),
                              macs * FABRIC_LUTS / max(usable.lut, 1e-9)))
-        macs = node.op.macs(tensor) if conv or isinstance(node.op, Recurrent) else 0
+        layers = [(conv, tensor, node.op.macs(tensor))] if conv else []
         if isinstance(node.op, Recurrent):
-            conv, tensor = node.op.matrix, node.op.hidden
-        if conv is None:
-            continue
-        by_dsp = macs / densest(conv, tensor, board.multiplier) / max(usable.dsp, 1e-9)
-        by_lut = macs * fabric_luts(conv, tensor, board.family) / max(usable.lut, 1e-9)
-        work.append(Work(by_dsp, by_lut))
-        reads += macs * conv.weight_bits
-        weights += conv.weight.size * conv.weight_bits
+            layers = [(part, node.op.hidden, tensor.pixels * part.weight.size)
+                      for part in node.op.matrices]
+        for conv, tensor, macs in layers:
+            by_dsp = macs / densest(conv, tensor, board.multiplier) / max(usable.dsp, 1e-9)
+            by_lut = macs * fabric_luts(conv, tensor, board.family) / max(usable.lut, 1e-9)
+            work.append(Work(by_dsp, by_lut))
+            reads += macs * conv.weight_bits
+            weights += conv.weight.size * conv.weight_bits
     traffic = sum(type.size * -(-type.bits // 8) * 8
                   for type in (*graph.inputs.values(), *(graph.types[n] for n in graph.outputs)))
     held = usable.memory_bits + LUT_BITS * usable.lut

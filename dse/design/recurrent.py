@@ -31,15 +31,18 @@ def recurrent_table(
 
 def _foldings(op: Recurrent, lanes: int, board: Board) -> Iterator[Folding]:
     """Foldings of which none takes both fewer cycles and fewer multipliers than another."""
-    conv, units = op.matrix, op.units
-    products = Packing.densest(
-        board.multiplier, op.output.bits, conv.weight_bits, conv.weight_limit).products
+    units = op.units
+    # Per matrix, its gates and the products that share a multiplier.
+    matrices = [(len(conv.weight) // units, Packing.densest(
+        board.multiplier, op.output.bits, conv.weight_bits, conv.weight_limit).products)
+        for conv in op.matrices]
     sides = [int(n) for n in fold_choices(units, lanes)]
     ways = []
     for channel_lanes, pe in itertools.product(sides, sides):
         words, beats, folds = -(-units // channel_lanes), pe // lanes, -(-units // pe)
         cycles = (folds - 1) * max(words, beats) + words + beats
-        ways.append((cycles, channel_lanes * -(-op.gates * pe // products), channel_lanes, pe))
+        columns = sum(-(-gates * pe // products) for gates, products in matrices)
+        ways.append((cycles, channel_lanes * columns, channel_lanes, pe))
     least = None
     for _, count, channel_lanes, pe in sorted(ways):
         if least is not None and count >= least:

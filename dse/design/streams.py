@@ -12,6 +12,8 @@ from functools import cached_property
 from typing import NamedTuple
 
 from hwgen.blocks.registry import keeps_lanes, keeps_pixels
+from hwgen.blocks.softmax import least_row_cycles
+from hwgen.device.arithmetic import levels
 from hwgen.dse.design.cells import fewest_lanes, least_interval
 from hwgen.dse.design.extents import divisors, fold_choices
 from hwgen.ir import (
@@ -19,9 +21,11 @@ from hwgen.ir import (
     Conv,
     Convolution,
     Graph,
+    MatMul,
     Node,
     Rearrange,
     Recurrent,
+    Softmax,
     TensorType,
 )
 from hwgen.parts.stream import StreamType
@@ -131,12 +135,18 @@ class Streams:
                 # A beat of an attention is of one head.
                 _, count = node.op.head_channels(*(graph.types[t] for t in node.inputs))
                 self.of[node.name].channels = math.gcd(self.of[node.name].channels, count)
+            if isinstance(node.op, MatMul):
+                count = node.op.head_results(*(graph.types[t] for t in node.inputs))
+                self.of[node.name].channels = math.gcd(self.of[node.name].channels, count)
+            if isinstance(node.op, Softmax):
+                count = graph.types[node.name].channels // node.op.groups
+                self.of[node.name].channels = math.gcd(self.of[node.name].channels, count)
         for name in single:
             self.of[name].single = True
 
     def least_interval(self) -> int:
         """Cycles below which no streams carry a frame, whatever they cost."""
-        return max(self._least_order, self._least_loop, *(
+        return max(self._least_order, self._least_loop, self._least_rows, *(
             -(-each.elements // (each.channels * max(
                 n for n in range(1, (1 if each.single else MOST_PIXELS) + 1)
                 if each.extent % n == 0
@@ -167,6 +177,15 @@ class Streams:
         return least
 
     @cached_property
+    def _least_rows(self) -> int:
+        """Cycles with which every softmax has time for its divisions, whatever the lanes."""
+        return max((
+            self.graph.types[node.name].pixels * node.op.groups * (
+                least_row_cycles(node.op, each.channels, each.channels) + levels(each.channels))
+            for node in self.graph.nodes if isinstance(node.op, Softmax)
+            for each in (self.of[node.name],)), default=0)
+
+    @cached_property
     def _least_loop(self) -> int:
         """Cycles that the loops of recurrent cells take at least, a step after the other."""
         return max((least_interval(*cell) for cell in self.cells.values()), default=0)
@@ -179,7 +198,7 @@ class Streams:
         interval : cycles a frame
         pairs : whether depthwise convolutions compute pixels in pairs, which share multipliers
         """
-        if interval < max(self._least_order, self._least_loop):
+        if interval < max(self._least_order, self._least_loop, self._least_rows):
             return None
         pixels: dict[int, int] = {}
         for each in self.classes.values():
@@ -208,7 +227,22 @@ class Streams:
             if found is None:
                 return None
             lanes.update(dict.fromkeys(each.members, found))
+        for name in self.cells:
+            self._feed(name, interval, lanes)
         return Beats(lanes, {name: pixels[id(each)] for name, each in self.of.items()})
+
+    def _feed(self, name: str, interval: int, lanes: dict[str, int]) -> None:
+        """Give what a cell reads lanes that can be changed to those of the cell in an interval.
+
+        A change goes by the largest number of lanes that divides both.
+        """
+        op, stream = self.cells[name]
+        (source,) = (node.inputs[0] for node in self.graph.nodes if node.name == name)
+        each, own = self.of[source], op.gates * lanes[name]
+        least = -(-stream.tensor.size // interval)
+        found = next((n for n in divisors(each.channels)
+                      if n >= lanes[source] and math.gcd(n, own) >= least), lanes[source])
+        lanes.update(dict.fromkeys(each.members, found))
 
     def _pair(self, node: Node, pixels: dict[int, int]) -> None:
         """Let a convolution compute pixels in pairs, if all nodes at its output can take them."""

@@ -17,6 +17,7 @@ from hwgen.dse.design.amounts import BANDWIDTH, Amounts, vector
 from hwgen.dse.design.attention import attention_table
 from hwgen.dse.design.convolution import ConvTable
 from hwgen.dse.design.learned import QUEUE, Learned
+from hwgen.dse.design.matmul import matmul_table
 from hwgen.dse.design.recurrent import recurrent_table
 from hwgen.dse.design.streaming import External
 from hwgen.dse.design.streams import Beats, is_depthwise
@@ -32,9 +33,11 @@ from hwgen.ir import (
     GlobalAveragePool,
     Graph,
     LayerNorm,
+    MatMul,
     Mul,
     Node,
     Recurrent,
+    Softmax,
     TensorType,
 )
 from hwgen.parts.stream import StreamType
@@ -88,12 +91,15 @@ class Tables:
         parts = [Consumer((each.node.name,), self._convolution(each, beats, learned, external))
                  for each in self._convolutions]
         for node in self.graph.nodes:
-            if isinstance(node.op, AveragePool | GlobalAveragePool | LayerNorm | Mul):
+            if isinstance(
+                    node.op, AveragePool | GlobalAveragePool | LayerNorm | Mul | Softmax):
                 parts.append(Consumer((node.name,), self._scaled(node, beats)))
             if isinstance(node.op, Embedding):
                 parts.append(Consumer((node.name,), self._embedding(node, beats, external)))
             if isinstance(node.op, Attention):
                 parts.append(Consumer((node.name,), self._attention(node, node.op, beats)))
+            if isinstance(node.op, MatMul):
+                parts.append(Consumer((node.name,), self._matmul(node, node.op, beats)))
             if isinstance(node.op, Recurrent):
                 parts.append(Consumer((node.name,), self._recurrent(node, node.op, beats)))
         queues = {QUEUE + edge: queue for edge, queue in learned.queues.items()}
@@ -132,6 +138,18 @@ class Tables:
         if key not in self._known:
             streams = [StreamType(type) for type in types]
             self._known[key] = attention_table(op, streams, lanes, self.board)
+        return self._known[key]
+
+    def _matmul(self, node: Node, op: MatMul, beats: Beats) -> FixedTable:
+        """A product of two streams; what it takes depends on little but their extents."""
+        types, lanes, rule = tuple(self.graph.types[t] for t in node.inputs), beats.lanes[
+            node.name], op.requantise
+        key = (MatMul, types, lanes, op.heads, op.form, op.windows, op.output.bits,
+               rule.multiplier.tobytes(), rule.shift.tobytes(), rule.multiplier_bits,
+               None if rule.offset is None else rule.offset.tobytes())
+        if key not in self._known:
+            streams = [StreamType(type) for type in types]
+            self._known[key] = matmul_table(op, streams, lanes, self.board)
         return self._known[key]
 
     def _recurrent(self, node: Node, op: Recurrent, beats: Beats) -> FixedTable:

@@ -22,6 +22,7 @@ from hwgen.blocks.globalpool import GlobalPool, GlobalPoolConfig
 from hwgen.blocks.lane_change import LaneChange, LaneChangeConfig
 from hwgen.blocks.layer_norm import LayerNorm, LayerNormConfig
 from hwgen.blocks.low_rank import LowRankLinear, LowRankLinearConfig
+from hwgen.blocks.matmul import MatMul, MatMulConfig
 from hwgen.blocks.offchip_embedding import OffChipEmbedding, OffChipEmbeddingConfig
 from hwgen.blocks.offchip_rearrange import OffChipRearrange, OffChipRearrangeConfig
 from hwgen.blocks.pad import Pad, PadConfig
@@ -31,6 +32,7 @@ from hwgen.blocks.rearrange import Rearrange, RearrangeConfig
 from hwgen.blocks.recurrent import Recurrent, RecurrentConfig
 from hwgen.blocks.repeat import Repeat, RepeatConfig
 from hwgen.blocks.resize import NearestResize, NearestResizeConfig
+from hwgen.blocks.softmax import Softmax, SoftmaxConfig
 from hwgen.blocks.sparse_conv import SparseConv, SparseConvConfig
 from hwgen.blocks.splitter import Splitter, SplitterConfig
 from hwgen.blocks.table import TableLookup, TableLookupConfig
@@ -42,10 +44,11 @@ __all__ = [
     "EmbeddingConfig", "EvictionBuffer", "EvictionConfig", "Extremum", "ExtremumConfig", "Fifo",
     "FifoConfig", "FoldedConv", "FoldedConvConfig", "Gather", "GatherConfig", "GlobalPool",
     "GlobalPoolConfig", "LaneChange", "LaneChangeConfig", "LayerNorm", "LayerNormConfig",
-    "LowRankLinear", "LowRankLinearConfig", "NearestResize", "NearestResizeConfig",
-    "OffChipEmbedding", "OffChipEmbeddingConfig", "OffChipRearrange", "OffChipRearrangeConfig",
-    "Pad", "PadConfig", "Pool", "PoolConfig", "Product", "ProductConfig", "Rearrange",
-    "RearrangeConfig", "Recurrent", "RecurrentConfig", "Repeat", "RepeatConfig", "Schedule",
-    "SparseConv", "SparseConvConfig", "Splitter", "SplitterConfig", "TableLookup",
-    "TableLookupConfig", "TokenMatrix", "TokenMatrixConfig", "conv2d",
+    "LowRankLinear", "LowRankLinearConfig", "MatMul", "MatMulConfig", "NearestResize",
+    "NearestResizeConfig", "OffChipEmbedding", "OffChipEmbeddingConfig", "OffChipRearrange",
+    "OffChipRearrangeConfig", "Pad", "PadConfig", "Pool", "PoolConfig", "Product", "ProductConfig",
+    "Rearrange", "RearrangeConfig", "Recurrent", "RecurrentConfig", "Repeat", "RepeatConfig",
+    "Schedule", "Softmax", "SoftmaxConfig", "SparseConv", "SparseConvConfig", "Splitter",
+    "SplitterConfig", "TableLookup", "TableLookupConfig", "TokenMatrix", "TokenMatrixConfig",
+    "conv2d",
 ]

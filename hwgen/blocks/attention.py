@@ -21,22 +21,24 @@ from typing import ClassVar
 import numpy as np
 
 from hwgen import ir
-from hwgen.blocks.attention_pipeline import EXP_BITS, OPERAND_LATENCY, Attention
+from hwgen.blocks.attention_pipeline import EXP_BITS, Attention
 from hwgen.blocks.base import BlockConfig, Schedule
 from hwgen.blocks.registry import BlockRequest, carries_out
 from hwgen.device.arithmetic import levels, signed_width
 from hwgen.device.cost import Area, logic, total
 from hwgen.device.multiplier import MULTIPLIERS, Multiplier, Packing
 from hwgen.errors import HwgenError
-from hwgen.ir.attention import STEPS
 from hwgen.ir.types import TensorType
 from hwgen.parts.mac import MacArrayConfig
-from hwgen.parts.memory import ReadOnlyMemory, buffer_area
+from hwgen.parts.memory import buffer_area
 from hwgen.parts.queue import QUEUE_LATENCY, queue_depth
 from hwgen.parts.requantise import RoundShift, round_shift_area
+from hwgen.parts.row_products import OPERAND_LATENCY, row_starts
 from hwgen.parts.score_table import ScoreTable
-from hwgen.parts.stream import StreamType, in_order
+from hwgen.parts.softmax import ExponentialsConfig, reciprocal_area
+from hwgen.parts.stream import StreamType
 from hwgen.parts.token_banks import FRAMES, TokenBanksConfig
+from hwgen.parts.token_rows import RowShape
 
 __all__ = ["Attention", "AttentionConfig"]
 
@@ -138,6 +140,13 @@ class AttentionConfig(BlockConfig):
         """Rows of a window: head after head of each query."""
         return self.window_tensors[0].pixels * self.op.heads
 
+    @property
+    def row_shape(self) -> RowShape:
+        """Rows of a frame, and which head of keys and values each reads."""
+        op = self.op
+        return RowShape(self.window_tensors[0].pixels, op.heads, op.heads // op.kv_heads,
+                        op.windows)
+
     # Parts
 
     @property
@@ -197,21 +206,12 @@ class AttentionConfig(BlockConfig):
         """Bits of a score in its memory: one more says whether its key is hidden."""
         return self.score_bits + ("hidden" in self.score_tables)
 
-    @property
-    def exp_table(self) -> ReadOnlyMemory:
-        """Memory of the exponentials, one for each score lane."""
-        return ReadOnlyMemory(EXP_BITS, STEPS)
-
     @cached_property
-    def least_over(self) -> np.ndarray:
-        """The least difference of scores that is beyond the table, or at its end.
-
-        Shape ``(windows, heads)``, or with extents of 1.
-        """
-        shift, most = int(self.op.step.shift[0]), 1 << self.score_bits
-        factors = np.maximum(self.op.multipliers, 1)
-        over = np.minimum(-(-((STEPS - 1) << shift) // factors), most)
-        return np.where(self.op.multipliers == 0, most, over)
+    def exponentials(self) -> ExponentialsConfig:
+        """What looks exponentials up, one for each score lane."""
+        return ExponentialsConfig(
+            bits=self.score_bits, lanes=self.score_lanes, multipliers=self.op.multipliers,
+            shift=int(self.op.step.shift[0]), exp=self.op.exp, multiplier=self.multiplier)
 
     # Stages: how many cycles each has for a row, and when it begins
 
@@ -303,20 +303,9 @@ class AttentionConfig(BlockConfig):
         return last + self.tree_levels + 3
 
     @property
-    def entry_bits(self) -> int:
-        """Bits of a difference of scores that is within the table, with a sign."""
-        return max((int(self.least_over.max()) - 1).bit_length(), 1) + 1
-
-    @property
-    def _step_operands(self) -> tuple[int, int]:
-        """Bits of the operands of the product that makes an entry of the table, wider first."""
-        bits = self.entry_bits, max(int(self.op.step.multiplier.max()).bit_length(), 1) + 1
-        return max(bits), min(bits)
-
-    @property
     def exp_latency(self) -> int:
         """Cycles from a step of the exponentials to these."""
-        return 7 + self.device.product_latency(*self._step_operands) + self.exp_table.latency
+        return 2 + self.exponentials.latency
 
     @property
     def sum_begin(self) -> np.ndarray:
@@ -426,38 +415,11 @@ class AttentionConfig(BlockConfig):
         return (max(queue_depth(np.repeat(starts, self.row_beats), out), self.row_beats),)
 
     def schedule(self, arrivals: Sequence[np.ndarray]) -> Schedule:
-        beats = [stream.beats // self.op.windows for stream in self.inputs]
-        windows = len(arrivals[1]) // beats[1]
-        accepts = [np.zeros_like(times) for times in arrivals]
-        starts = np.zeros(windows * self.rows, np.int64)
-        ends = self.read_ends
-        words, rows, gaps = self.words, self.rows, self.gaps.tolist()
-        release = np.repeat(self.score_cycles - self.fold_cycles + 2, self.op.heads).tolist()
-        # Per row, when the last word of its query comes if there is always a place for it.
-        index = np.arange(words)
-        last = ((arrivals[0].reshape(-1, words) - index).max(1) + words - 1).tolist()
-        free = np.zeros(len(starts), np.int64)
-        time = before = -1
-        for window in range(windows):
-            ready = 0
-            for k in (1, 2):
-                own = slice(window * beats[k], (window + 1) * beats[k])
-                times = arrivals[k][own]
-                if window:
-                    times = np.maximum(times, accepts[k][own.start - 1] + 1)
-                if window >= FRAMES:
-                    freed = starts[(window - FRAMES + 1) * rows - 1] + ends[k - 1]
-                    times = np.maximum(times, freed)
-                accepts[k][own] = in_order(times)
-                ready = max(ready, int(accepts[k][own.stop - 1]) + 1)
-            for row in range(window * rows, (window + 1) * rows):
-                place = int(starts[row - 2]) + release[(row - 2) % rows] if row >= 2 else 0
-                free[row] = place
-                time = max(time + words, place + words - 1, last[row])
-                start = max(ready, time + 1, before)
-                starts[row] = start
-                before = start + gaps[row % rows]
-        accepts[0] = in_order(np.maximum(arrivals[0], np.repeat(free, words)))
+        beats = [stream.beats // self.op.windows for stream in self.inputs[1:]]
+        release = np.repeat(self.score_cycles - self.fold_cycles + 2, self.op.heads)
+        accepts, starts = row_starts(arrivals, self.words, self.gaps, release,
+                                     list(zip(beats, self.read_ends, strict=True)))
+        windows = len(starts) // self.rows
         out = (starts[:, None] + np.tile(self.result_times, (windows, 1))).ravel()
         return Schedule(tuple(accepts), (out,), (np.repeat(starts, self.row_beats),))
 
@@ -488,13 +450,10 @@ class AttentionConfig(BlockConfig):
     @property
     def _softmax(self) -> Area:
         """Largest scores, exponentials, reciprocals."""
-        a, b = self._step_operands
-        lanes, bits = self.score_lanes, self.score_bits
-        biased = lanes * self.score_word_bits * bool(self.score_tables)
-        divider = (int(self.op.numerator).bit_length() + 2 * self.op.reciprocal_bits)
-        return self.device.area(a, b, lanes) + total([self.exp_table.area()] * lanes) + logic(
-            "token matrix", one=1, lut_counter=lanes * (2 * bits + self.entry_bits) + divider
-            + biased, ff_register=lanes * (4 * bits + self.entry_bits) + 2 * divider + biased)
+        biased = self.score_lanes * self.score_word_bits * bool(self.score_tables)
+        return (self.exponentials.area() + reciprocal_area(
+            self.op.numerator, self.op.reciprocal_bits)
+            + logic("attention", lut_score=biased, ff_score=biased))
 
     @property
     def _scaled(self) -> Area:
@@ -510,8 +469,7 @@ class AttentionConfig(BlockConfig):
         counters = 4 * levels(int(self.gaps.max())) + 6 * levels(self.rows) + 4 * levels(
             self.keys.depth + self.values.depth)
         return total(self.parts().values()) + logic(
-            "token matrix", one=1, lut_counter=held + counters,
-            ff_register=held + delay + counters)
+            "attention", one=1, held=held, counter=counters, ff_register=delay)
 
     def compute(self, *frames: np.ndarray) -> tuple[np.ndarray, ...]:
         return self.op.evaluate(frames, self.tensors)

@@ -5,140 +5,34 @@ What it computes, and when, is said by :class:`hwgen.blocks.attention.AttentionC
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING
 
-import numpy as np
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
 
 from hwgen.blocks.output import fold_queue
-from hwgen.device.arithmetic import adder_tree, counter, delayed
-from hwgen.ir.attention import STEPS
+from hwgen.device.arithmetic import counter, delayed
 from hwgen.parts.component import Configured
-from hwgen.parts.mac import MacArray, MacArrayConfig
 from hwgen.parts.memory import BufferMemory
 from hwgen.parts.requantise import RoundShift
-from hwgen.parts.token_banks import TokenBanks, TokenBanksConfig
+from hwgen.parts.row_products import (
+    RowStage,
+    multiplied,
+    row_address,
+    serialised,
+    token_address,
+)
+from hwgen.parts.softmax import largest_of_row, reciprocal_of_sum
+from hwgen.parts.token_banks import TokenBanks
+from hwgen.parts.token_rows import HeadRows, Rows, nested
 
 if TYPE_CHECKING:
     from hwgen.blocks.attention import AttentionConfig
 
-__all__ = ["EXP_BITS", "OPERAND_LATENCY", "Attention"]
+__all__ = ["EXP_BITS", "Attention"]
 
-OPERAND_LATENCY = 4
-"""Cycles from a step of a stage to the operands: two for the address, two for the word."""
 EXP_BITS = 7
 """Bits of an exponential."""
-
-
-class _Rows:
-    """Which row of a window a stage is at.
-
-    Parameters
-    ----------
-    m, name : module and prefix of signals
-    config : the block
-    step : whether the row is done in this cycle
-
-    Members
-    -------
-    query : which query of the window the row is of
-    group_end : the row is the last of those that share a head of keys and values
-    token_end : the row is the last of its query
-    last : the row is the last of its window
-    """
-
-    def __init__(self, m: Module, name: str, config: AttentionConfig, step: Value) -> None:
-        op, queries = config.op, config.window_tensors[0].pixels
-        self.m, self.name, self.op, self.step = m, name, op, step
-        sharing = op.heads // op.kv_heads
-        shared, head = (counter(n, name=f"{name}_{what}") for n, what in (
-            (sharing, "shared"), (op.kv_heads, "head")))
-        self.query = query = counter(queries, name=f"{name}_query")
-        self.group_end = shared == sharing - 1
-        self.token_end, self.last = Signal(name=f"{name}_token_end"), Signal(name=f"{name}_last")
-        m.d.comb += [
-            self.token_end.eq(self.group_end & (head == op.kv_heads - 1)),
-            self.last.eq(self.token_end & (query == queries - 1)),
-        ]
-        with m.If(step):
-            m.d.sync += shared.eq(Mux(self.group_end, 0, shared + 1))
-            with m.If(self.group_end):
-                m.d.sync += head.eq(Mux(self.token_end, 0, head + 1))
-            with m.If(self.token_end):
-                m.d.sync += query.eq(Mux(self.last, 0, query + 1))
-
-    def of_query(self, values: np.ndarray) -> Value:
-        """That of a number per query which is the row's."""
-        if (values == values[0]).all():
-            return Const(int(values[0]))
-        return Array(values.tolist())[self.query]
-
-    def of_row(self, values: np.ndarray, late: int) -> Value:
-        """That of some numbers which was the row's a few cycles ago; none is negative.
-
-        Parameters
-        ----------
-        values : shape ``(windows, heads)``, or with extents of 1
-        late : cycles
-        """
-        if (values == values.flat[0]).all():
-            return Const(int(values.flat[0]))
-        m = self.m
-        lines: list[Value] = []
-        for line in values.tolist():
-            lines.append(Array(line)[self._head] if len(line) > 1 else Const(line[0]))
-        found = Signal(range(int(values.max()) + 1), name=f"{self.name}_of_row_now")
-        m.d.comb += found.eq(Array(lines)[self._window] if len(lines) > 1 else lines[0])
-        return delayed(m, found, late, f"{self.name}_of_row")
-
-    @cached_property
-    def _head(self) -> Signal:
-        """Which row of its query the row is."""
-        head = counter(self.op.heads, name=f"{self.name}_of_query")
-        with self.m.If(self.step):
-            self.m.d.sync += head.eq(Mux(self.token_end, 0, head + 1))
-        return head
-
-    @cached_property
-    def _window(self) -> Signal:
-        """Which window of the frame the row is of."""
-        window = counter(self.op.windows, name=f"{self.name}_window")
-        with self.m.If(self.step & self.last):
-            self.m.d.sync += window.eq(
-                Mux(window == self.op.windows - 1, 0, window + 1))
-        return window
-
-
-class _Heads(_Rows):
-    """Where the words of a row's head begin in a memory of tokens.
-
-    Parameters
-    ----------
-    m, name, config, step : see :class:`_Rows`
-    banks : the memory
-    words : words of a head
-
-    Members
-    -------
-    base : address of the row's first words, two cycles after ``step``
-    """
-
-    def __init__(
-        self, m: Module, name: str, config: AttentionConfig, banks: TokenBanksConfig, words: int,
-        step: Value,
-    ) -> None:
-        super().__init__(m, name, config, step)
-        frame, offset = Signal(name=f"{name}_frame"), counter(
-            banks.token_words, name=f"{name}_offset")
-        self.base = counter(banks.depth, name=f"{name}_base")
-        with m.If(step):
-            with m.If(self.group_end):
-                m.d.sync += offset.eq(Mux(self.token_end, 0, offset + words))
-            with m.If(self.last):
-                m.d.sync += frame.eq(~frame)
-        m.d.sync += self.base.eq(Mux(frame, banks.frame_words, 0) + offset)
 
 
 class Attention(Configured["AttentionConfig"]):
@@ -161,6 +55,8 @@ class Attention(Configured["AttentionConfig"]):
     visible ``config.result_times`` after that.
     """
 
+    config: AttentionConfig
+
     def elaborate(self, platform):
         m = Module()
         config = self.config
@@ -173,28 +69,11 @@ class Attention(Configured["AttentionConfig"]):
         wiring.connect(m, queue.o, wiring.flipped(self.o))
         scores = self._scores(m, keys, values, start, room)
         exponentials, marks = self._exponentials(m, *scores)
-        reciprocal = self._reciprocal(m, exponentials, marks)
+        reciprocal, _ = reciprocal_of_sum(
+            m, exponentials, marks, config.window_tensors[1].pixels * int(config.op.exp.max()),
+            config.op.numerator, config.op.reciprocal_bits)
         self._sums(m, values, exponentials, marks, reciprocal, queue)
         return m
-
-    def _steps(
-        self, m: Module, name: str, go: Value, most: tuple[int, int], last: tuple[Value, Value],
-    ) -> tuple[Signal, Value, Signal, Value]:
-        """Two nested counters: the inner and the outer one, and whether each is at its end.
-
-        Parameters
-        ----------
-        go : whether they go on in this cycle
-        most : most turns of each
-        last : the last turn of each, for the row that they are at
-        """
-        one, two = counter(most[0], name=f"{name}_step"), counter(most[1], name=f"{name}_fold")
-        one_end, two_end = one == last[0], two == last[1]
-        with m.If(go):
-            m.d.sync += one.eq(Mux(one_end, 0, one + 1))
-            with m.If(one_end):
-                m.d.sync += two.eq(Mux(two_end, 0, two + 1))
-        return one, one_end, two, two_end
 
     def _scores(self, m: Module, keys, values, start: Signal, room: Value):
         """Scores of a row against all keys, with their bias.
@@ -205,76 +84,22 @@ class Attention(Configured["AttentionConfig"]):
         is a word
         """
         config = self.config
-        words, q = config.words, config.inputs[0]
-        m.submodules.queries = queries = BufferMemory(q.width, 2 * words)
-        # Words of the next row that are missing, less one; places that are left, less one.
-        missing = Signal(signed((2 * words).bit_length() + 2), init=-words)
-        left = Signal(signed((2 * words).bit_length() + 2), init=2 * words - 1)
-        take, release, released = Signal(), Signal(), Signal()
-        write = counter(2 * words, name="query_write")
-        m.d.comb += [
-            self.i_0.ready.eq(~left[-1]), take.eq(self.i_0.valid & self.i_0.ready),
-            queries.write_en.eq(take), queries.write_addr.eq(write),
-            queries.write_data.eq(self.i_0.p.as_value()),
-            queries.read_en.eq(1), queries.load.eq(1),
-        ]
-        m.d.sync += [
-            missing.eq(missing + take - Mux(start, words, 0)),
-            left.eq(left - take + Mux(released, words, 0)), released.eq(release),
-        ]
-        with m.If(take):
-            m.d.sync += write.eq(Mux(write == 2 * words - 1, 0, write + 1))
         # The start of rows, and their steps.
-        rest = counter(int(config.gaps.max()), name="rest")
-        busy, go, row_end = Signal(), Signal(), Signal()
-        heads = _Heads(m, "key", config, config.keys, words, row_end)
-        starts = _Rows(m, "start", config, start)
-        first = Signal(init=1)
-        """The row that starts next is the first of a window."""
-        with m.If(start):
-            m.d.sync += rest.eq(Mux(starts.last, config.last_cycles - 1,
-                                    starts.of_query(config.row_cycles - 1)))
-        with m.Elif(rest != 0):
-            m.d.sync += rest.eq(rest - 1)
-        step, fold_end, _, last_fold = self._steps(
-            m, "score", go, (config.fold_cycles, config.keys.rows),
-            (Const(config.fold_cycles - 1), heads.of_query(config.folds - 1)))
-        m.d.comb += [
-            start.eq((rest == 0) & room & ~missing[-1] & (
-                ~first | (keys.full & values.full))),
-            go.eq(start | busy), row_end.eq(go & fold_end & last_fold),
-            release.eq(go & last_fold & (step == 0)),
-            keys.begin.eq(start & first), values.begin.eq(start & first),
-        ]
-        freed = Signal()
-        m.d.sync += freed.eq(row_end & heads.last)
-        m.d.comb += keys.free.eq(freed)
-        with m.If(go):
-            m.d.sync += busy.eq(~row_end)
-        with m.If(start):
-            m.d.sync += first.eq(starts.last)
-        # Addresses.
-        fold_base = counter(config.keys.frame_words, name="key_fold")
-        local = counter(config.keys.frame_words, name="key_local")
-        half, query = Signal(), counter(2 * words, name="query_local")
-        query_address = Signal.like(query)
-        m.d.sync += [
-            local.eq(fold_base + step), keys.address.eq(heads.base + local),
-            query.eq(Mux(half, words, 0) + step), query_address.eq(query),
-        ]
-        m.d.comb += queries.read_addr.eq(query_address)
-        with m.If(go & fold_end):
-            m.d.sync += fold_base.eq(
-                Mux(last_fold, 0, fold_base + config.keys.token_words))
-        with m.If(row_end):
-            m.d.sync += half.eq(~half)
-        # Products.
-        live = Signal()
-        m.d.comb += live.eq(go & (step < words))
-        done, acc = self._multiplied(
-            m, "score", config.score_array, Cat(live, step == 0, live & (step == words - 1)),
-            keys.words, queries.read_data, config.tensors[0].bits)
-        word, valid = self._serialised(m, "score", done[-1], acc, config.fold_words)
+        words = config.words
+        stage = RowStage(
+            m, "score", self.i_0, config.row_shape, words=words, banks=keys, head_words=words,
+            fold_cycles=config.fold_cycles, folds=config.keys.rows,
+            gap=int(config.gaps.max()) - 1, start=start, room=room, also=(values,),
+            gap_of=lambda rows: Mux(rows.last, config.last_cycles - 1,
+                                    rows.of_query(config.row_cycles - 1)),
+            folds_of=lambda rows: rows.of_query(config.folds - 1))
+        m.d.comb += keys.address.eq(token_address(
+            m, "key", config.keys, stage.rows, stage.go & stage.fold_end, stage.last_fold,
+            stage.step))
+        done, acc = multiplied(
+            m, "score", config.score_array, stage.flags, keys.words, stage.operands(m),
+            config.tensors[0].bits)
+        word, valid = serialised(m, "score", done[-1], acc, config.fold_words)
         return self._biased(m, word, valid, done)
 
     def _biased(
@@ -301,7 +126,7 @@ class Attention(Configured["AttentionConfig"]):
             m.d.sync += left.eq(left - 1)
         step, row_end = left != 0, Signal(name="table_row_end")
         number = counter(config.keys.rows * config.fold_words, name="table_number")
-        rows = _Rows(m, "table", config, step & row_end)
+        rows = Rows(m, "table", config.row_shape, step & row_end)
         m.d.comb += row_end.eq(
             number == rows.of_query(config.folds * config.fold_words - 1))
         with m.If(step):
@@ -326,54 +151,6 @@ class Attention(Configured["AttentionConfig"]):
         m.d.sync += later.eq(valid)
         return Cat(sums), hidden, later
 
-    def _multiplied(
-        self, m: Module, name: str, config: MacArrayConfig, flags: Value, packed: Value,
-        shared: Value, bits: int,
-    ) -> tuple[list[Value], Value]:
-        """Products of packed words, which are side by side, with operands that they share.
-
-        Returns
-        -------
-        whether sums are complete, last when they are there, and in each cycle before; and the sums
-        """
-        array = MacArray(config)
-        m.submodules[f"{name}_array"] = array
-        marks = [flags]
-        for k in range(OPERAND_LATENCY + config.latency):
-            marks.append(Signal(len(flags), name=f"{name}_flags_{k}"))
-            m.d.sync += marks[-1].eq(marks[-2])
-        m.d.comb += [
-            Cat(array.add, array.first).eq(marks[OPERAND_LATENCY + config.sum_latency][:2]),
-            array.x.as_value().eq(packed),
-        ]
-        skew, wide = config.columns[0].skew, config.w_bits
-        operands = [shared[k * bits : (k + 1) * bits] for k in range(config.simd)]
-        for k, late in enumerate(config.skews):
-            mine = [operands[n].as_signed() for n, s in enumerate(skew)
-                    if s == sorted(set(skew))[k]]
-            sized = []
-            for value in mine:
-                word = Signal(signed(wide), name=f"{name}_operand_{k}_{len(sized)}")
-                m.d.comb += word.eq(value)
-                sized.append(word)
-            m.d.comb += getattr(array, f"w_{k}").eq(
-                delayed(m, Cat(sized), late, f"{name}_shared_{k}"))
-        return [mark[2] for mark in marks], array.acc.as_value()
-
-    def _serialised(
-        self, m: Module, name: str, done: Value, acc: Value, words: int
-    ) -> tuple[Value, Value]:
-        """Results of a fold, word by word: the word, and whether there is one."""
-        held = Signal(len(acc), name=f"{name}_held", reset_less=True)
-        left = Signal(range(words + 1), name=f"{name}_left")
-        bits = len(acc) // words
-        valid = left != 0
-        with m.If(done):
-            m.d.sync += [held.eq(acc), left.eq(words)]
-        with m.Elif(valid):
-            m.d.sync += [held.eq(held >> bits), left.eq(left - 1)]
-        return held[:bits], valid
-
     def _exponentials(self, m: Module, word: Value, hidden: Value, valid: Value):
         """Largest score of a row, then exponentials of the distances from it.
 
@@ -391,7 +168,7 @@ class Attention(Configured["AttentionConfig"]):
             config.score_word_bits * lanes, 2 * depth)
         number, half = counter(depth, name="score_number"), Signal(name="score_half")
         end = Signal(name="score_end")
-        rows = _Rows(m, "largest", config, end)
+        rows = Rows(m, "largest", config.row_shape, end)
         m.d.comb += end.eq(valid & (number == rows.of_query(config.folds * config.fold_words - 1)))
         with m.If(valid):
             m.d.sync += number.eq(Mux(end, 0, number + 1))
@@ -409,27 +186,11 @@ class Attention(Configured["AttentionConfig"]):
         lowest = -(1 << (bits - 1))
         best = []
         for lane in range(lanes):
-            score = Signal(signed(bits), name=f"score_{lane}", reset_less=True)
             value = word[lane * bits : (lane + 1) * bits].as_signed()
             absent = (number == last_word) & (present <= lane) | hidden[lane]
-            m.d.sync += score.eq(Mux(absent, lowest, value))
-            best.append(score)
-        for level in range(config.tree_levels):
-            paired = []
-            for k in range(0, len(best), 2):
-                larger = Signal(signed(bits), name=f"larger_{level}_{k}", reset_less=True)
-                pair = best[k : k + 2]
-                m.d.sync += larger.eq(
-                    pair[0] if len(pair) == 1 else Mux(pair[0] > pair[1], pair[0], pair[1]))
-                paired.append(larger)
-            best = paired
-        marks = Cat(valid & (number <= last_word), number == 0, valid & (number == last_word))
-        marks = delayed(m, marks, 1 + config.tree_levels, "largest_marks")
-        largest = Signal(signed(bits), reset_less=True)
-        with m.If(marks[0] & (marks[1] | (best[0] > largest))):
-            m.d.sync += largest.eq(best[0])
-        ended = Signal()
-        m.d.sync += ended.eq(marks[2])
+            best.append(Mux(absent, lowest, value))
+        largest, ended = largest_of_row(m, best, bits, Cat(
+            valid & (number <= last_word), number == 0, valid & (number == last_word)))
         # Now step through the row once more.
         of_row = Signal(signed(bits), reset_less=True)
         busy = Signal(name="exp_busy")
@@ -437,7 +198,7 @@ class Attention(Configured["AttentionConfig"]):
             m.d.sync += [of_row.eq(largest), busy.eq(1)]
         step, row_end = counter(int(config.exp_cycles.max()), name="exp_step"), Signal(
             name="exp_end")
-        rows = _Rows(m, "exp", config, row_end)
+        rows = Rows(m, "exp", config.row_shape, row_end)
         last_word = rows.of_query(config.score_words - 1)
         present = rows.of_query(config.seen - (config.score_words - 1) * lanes)
         m.d.comb += row_end.eq(busy & (step == rows.of_query(config.exp_cycles - 1)))
@@ -460,93 +221,14 @@ class Attention(Configured["AttentionConfig"]):
             live &= ~delayed(m, memory.read_data[bits * lanes :], late - 3, "exp_hidden")
         # What depends on the head: the products are five cycles behind the steps.
         factor = rows.of_row(config.op.multipliers, 5)
-        least_over = rows.of_row(config.least_over, 3)
-        lanes_out = []
-        for lane in range(lanes):
-            score = memory.read_data[lane * bits : (lane + 1) * bits].as_signed()
-            lanes_out.append(self._exponential(
-                m, lane, of_row, score, live[lane], factor, least_over))
+        least_over = rows.of_row(config.exponentials.least_over, 3)
+        lanes_out = [
+            config.exponentials.lookup(
+                m, lane, of_row, memory.read_data[lane * bits : (lane + 1) * bits].as_signed(),
+                live[lane], factor, least_over)
+            for lane in range(lanes)]
         marks = delayed(m, Cat(busy, row_end), late, "exp_marks")
         return lanes_out, marks
-
-    def _exponential(
-        self, m: Module, lane: int, largest: Value, score: Value, there: Value, step: Value,
-        least_over: Value,
-    ) -> Signal:
-        """The exponential of a score's distance from the largest; 0 if there is no such score.
-
-        Parameters
-        ----------
-        step, least_over : what a distance is multiplied by, and the least that is beyond the table
-        """
-        config = self.config
-        bits, shift = config.entry_bits, int(config.op.step.shift[0])
-        distance = Signal(unsigned(config.score_bits), name=f"distance_{lane}", reset_less=True)
-        kept = Signal.like(distance, name=f"kept_{lane}")
-        over = Signal(name=f"over_{lane}", reset_less=True)
-        within = Signal(signed(bits), name=f"within_{lane}", reset_less=True)
-        m.d.sync += [
-            distance.eq(largest - score), kept.eq(distance),
-            over.eq(distance >= least_over), within.eq(kept[: bits - 1]),
-        ]
-        over = delayed(m, over, 1, f"over_{lane}")
-        most = int(config.op.step.multiplier.max())
-        factor_type = signed(max(most.bit_length(), 1) + 1)
-        if isinstance(step, Const):
-            factor: Value = Const(step.value, factor_type)
-        else:
-            factor = Signal(factor_type, name=f"factor_{lane}")
-            m.d.comb += factor.eq(step)
-        wide, narrow = sorted((within, factor), key=len, reverse=True)
-        product = config.device.product(m, wide, narrow, f"entry_{lane}")
-        over = delayed(m, over, config.device.product_latency(*config._step_operands),
-                       f"over_product_{lane}")
-        entry = Signal(8, name=f"entry_{lane}", reset_less=True)
-        m.d.sync += entry.eq(Mux(over, STEPS - 1, (product >> shift)[:8]))
-        value = config.exp_table.read(m, f"exp_{lane}", entry, config.op.exp.tolist())
-        e = Signal(EXP_BITS, name=f"e_{lane}", reset_less=True)
-        m.d.sync += e.eq(Mux(there, value, 0))
-        return e
-
-    def _reciprocal(self, m: Module, lanes: list[Signal], marks: Value) -> Value:
-        """One over the sum of a row's exponentials, bit by bit."""
-        config = self.config
-        bits, keys = config.op.reciprocal_bits, config.window_tensors[1].pixels
-        sum_bits = (keys * int(config.op.exp.max())).bit_length()
-        terms: list[tuple[Value, Value | None]] = [
-            (Cat(e, Const(0, 1)).as_signed(), None) for e in lanes]
-        total_, _ = adder_tree(m, terms, EXP_BITS + 1, "exp_sum")
-        marks = delayed(m, marks, config.tree_levels, "sum_marks")
-        total = Signal(sum_bits, reset_less=True)
-        first, complete = Signal(init=1), Signal()
-        with m.If(marks[0]):
-            m.d.sync += [total.eq(Mux(first, 0, total) + total_), first.eq(marks[1])]
-        m.d.sync += complete.eq(marks[0] & marks[1])
-        # The quotient has as many bits as its reciprocal, so the dividend's others begin it.
-        high = int(config.op.numerator) >> bits
-        divisor = Signal(sum_bits, reset_less=True)
-        dividend = Signal(bits, reset_less=True)
-        remainder = Signal(sum_bits, reset_less=True)
-        quotient, result = Signal(bits, reset_less=True), Signal(bits, reset_less=True)
-        left = counter(bits + 1, name="divide_left")
-        shifted = Cat(dividend[-1], remainder)
-        difference = Signal(signed(sum_bits + 2))
-        m.d.comb += difference.eq(shifted - divisor)
-        with m.If(complete):
-            m.d.sync += [
-                divisor.eq(total), remainder.eq(high), left.eq(bits),
-                dividend.eq(int(config.op.numerator) & ((1 << bits) - 1)),
-            ]
-        with m.Elif(left != 0):
-            m.d.sync += [
-                left.eq(left - 1), dividend.eq(dividend << 1),
-                remainder.eq(Mux(difference[-1], shifted, difference)),
-                quotient.eq(Cat(~difference[-1], quotient)),
-            ]
-            with m.If(left == 1):
-                # It stays while the next one is made.
-                m.d.sync += result.eq(Cat(~difference[-1], quotient))
-        return result
 
     def _sums(
         self, m: Module, values, lanes: list[Signal], marks: Value, reciprocal: Value, queue
@@ -574,30 +256,22 @@ class Attention(Configured["AttentionConfig"]):
         # Begin when all are there.
         begin = delayed(m, marks[1], config.value_wait, "value_begin")
         busy, row_end = Signal(name="value_busy"), Signal(name="value_end")
-        heads = _Heads(m, "value", config, config.values, config.value_folds, row_end)
-        step, fold_end, fold, last_fold = self._steps(
+        heads = HeadRows(m, "value", config.row_shape, config.values, config.value_folds, row_end)
+        step, fold_end, fold, last_fold = nested(
             m, "value", busy, (int(config.value_fold_cycles.max()), config.value_folds),
             (heads.of_query(config.value_fold_cycles - 1), Const(config.value_folds - 1)))
         with m.If(begin):
             m.d.sync += busy.eq(1)
         with m.Elif(row_end):
             m.d.sync += busy.eq(0)
-        freed, half = Signal(), Signal(name="value_half")
+        freed = Signal(name="values_freed")
         m.d.sync += freed.eq(row_end & heads.last)
         m.d.comb += [row_end.eq(busy & fold_end & last_fold), values.free.eq(freed)]
-        base = counter(config.values.frame_words, name="value_row")
-        local = counter(config.values.frame_words, name="value_local")
-        exp_local, exp_address = counter(2 * words, name="exp_local"), Signal.like(
-            memory.read_addr, name="exp_address")
-        m.d.sync += [
-            local.eq(base + fold), values.address.eq(heads.base + local),
-            exp_local.eq(Mux(half, words, 0) + step), exp_address.eq(exp_local),
+        m.d.comb += [
+            values.address.eq(token_address(
+                m, "value", config.values, heads, busy, fold_end, fold)),
+            memory.read_addr.eq(row_address(m, "exp", words, step, row_end)),
         ]
-        m.d.comb += memory.read_addr.eq(exp_address)
-        with m.If(busy):
-            m.d.sync += base.eq(Mux(fold_end, 0, base + config.values.token_words))
-        with m.If(row_end):
-            m.d.sync += half.eq(~half)
         # Lanes of values are packed channel by channel.
         bits = config.tensors[2].bits
         packed = Cat(
@@ -607,11 +281,11 @@ class Attention(Configured["AttentionConfig"]):
                        for k in range(config.value_lanes))
         last_step = heads.of_query(config.exp_words - 1)
         live = busy & (step <= last_step)
-        done, acc = self._multiplied(
+        done, acc = multiplied(
             m, "value", config.value_array, Cat(live, step == 0, live & (step == last_step)),
             packed, operands, EXP_BITS + 1)
         done = done[-1]
-        sums, valid = self._serialised(m, "value", done, acc, config.fold_beats)
+        sums, valid = serialised(m, "value", done, acc, config.fold_beats)
         # The reciprocal of the row that the sums are of.
         row_first, row_fold = Signal(init=1), counter(config.value_folds, name="scaled_fold")
         scale = Signal(signed(len(reciprocal) + 1), reset_less=True)

@@ -17,7 +17,7 @@ from hwgen.blocks.beat import most_claims, valid_chain
 from hwgen.blocks.output import output_queue
 from hwgen.blocks.registry import BlockRequest, carries_out
 from hwgen.device.arithmetic import adder_tree, delayed, levels, signed_width
-from hwgen.device.cost import Area, logic, total
+from hwgen.device.cost import Area, logic, shift_or_registers, total
 from hwgen.device.multiplier import MULTIPLIERS, Multiplier
 from hwgen.errors import HwgenError
 from hwgen.ir.norm import ENTRIES, FIRST_ENTRY, ROOT_BITS
@@ -230,7 +230,8 @@ class LayerNormConfig(OpConfig):
             + (_adders(self.lanes + 1, self.sum_bits) if self.op.centred else Area()),
             "root": root_sum + table + _adders(
                 len(_digits(channels)) + 1, self.product_bits)
-            + _adders(self.normalising_steps + 1, self.variance_bits),
+            + logic("layer norm", moved=self.normalising_steps * (
+                self.variance_bits + levels(self.variance_bits // 2))),
             "results": self.device.area(a, b, self.lanes) + round_shift_area(
                 a + b - 1, self.shifts, self.op.output, self.lanes)
             + total([_adders(len(_digits(channels)) + self.op.centred,
@@ -238,10 +239,27 @@ class LayerNormConfig(OpConfig):
         }
 
     def area(self) -> Area:
-        held = (self.statistics_latency + self.push_latency
-                + (self.sum_bits + ROOT_BITS) * self.op.centred)
-        return total(self.parts().values()) + logic(
-            "token matrix", one=1, lut_counter=2 * levels(self.beats) + 8, ff_register=held)
+        flags = self.statistics_latency + self.push_latency + 2 * self.sum_latency
+        return total(self.parts().values()) + self._delays + logic(
+            "layer norm", one=1, counter=2 * levels(self.beats), ff_flags=flags,
+            offset=2 * self.lanes * self.x_bits * self.offset_latency)
+
+    @property
+    def _delays(self) -> Area:
+        """What waits for something else."""
+        low, high = self.exponents
+        exponent = levels(high - low + 1)
+        known = self.offset_latency + self.scaled_latency
+        waits = [(1, self.lanes * self.tensor.bits), (self.roots.latency, exponent),
+                 (known, ROOT_BITS),
+                 (known + self.device.product_latency(*self.product_operands), exponent)]
+        if self.op.centred:
+            late = self.variance_latency + self.normalising_steps + self.roots.latency
+            apart = _scaled_latency(self.tensor.channels, False) - self.device.product_latency(
+                self.sum_bits, self.sum_bits)
+            waits += [(self.square_latency, self.sum_bits), (late, self.sum_bits),
+                      (abs(apart), self.product_bits), (self.offset_latency, self.sum_bits)]
+        return total(logic("delays", **shift_or_registers(*wait)) for wait in waits)
 
     def figures(self) -> dict[str, Any]:
         return {"centred": self.op.centred}
@@ -449,8 +467,7 @@ def _scaled(
 
 def _adders(terms: int, bits: int) -> Area:
     """Area of registered adders of so many terms."""
-    return logic("token matrix", lut_counter=max(terms - 1, 0) * bits,
-                 ff_register=max(terms - 1, 1) * bits)
+    return logic("layer norm", lut_sum=max(terms - 1, 0) * bits, ff_sum=max(terms - 1, 1) * bits)
 
 
 @carries_out(ir.LayerNorm)

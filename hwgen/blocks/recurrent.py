@@ -8,7 +8,11 @@ begins when the units of the step before are there.  What the inputs contribute 
 two steps of which are kept.
 
 The first step of a frame needs nothing of the last one of the frame before, so frames follow each
-other without the wait of the loop.
+other without the wait of the loop, unless the state is kept.
+
+A GRU whose reset gate comes in front of the matrix goes through the loop in two halves: a second
+matrix, that of the last gate, multiplies what the gate leaves of the state.  Both have the folding
+that one for all gates would have, and a step takes about twice as long.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 
 from hwgen import ir
@@ -33,17 +37,14 @@ from hwgen.device.cost import Area, logic, total
 from hwgen.errors import HwgenError
 from hwgen.ir.types import TensorType
 from hwgen.parts.component import Configured
-from hwgen.parts.memory import BufferMemory, buffer_area, read_words
+from hwgen.parts.memory import read_words
 from hwgen.parts.queue import QUEUE_LATENCY, queue_depth
 from hwgen.parts.recurrent_cell import EARLY, RecurrentCellConfig
+from hwgen.parts.reset_cell import ResetCell, ResetCellConfig
+from hwgen.parts.step_inputs import INPUT_LATENCY, STEPS, StepInputsConfig
 from hwgen.parts.stream import StreamType, in_order, pack_rows
 
 __all__ = ["Recurrent", "RecurrentConfig"]
-
-STEPS = 2
-"""Steps of the input that are kept: one is read while the next one comes."""
-INPUT_LATENCY = 3
-"""Cycles from the last beat of a step of the input to the first cycle in which it can begin."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +102,8 @@ class RecurrentConfig(BlockConfig):
         if self.depths and self.depths[0] < units // self.lanes:
             raise HwgenError(f"Depth must be at least the {units // self.lanes} beats of a step, "
                              f"not {self.depths[0]!r}")
-        _ = self.inputs, self.outputs, self.matrix.folding.array, self.matrix.folding.weights
+        _ = self.inputs, self.outputs
+        _ = [(matrix.folding.array, matrix.folding.weights) for matrix in self.matrices]
 
     # Streams and parts
 
@@ -114,12 +116,15 @@ class RecurrentConfig(BlockConfig):
         return (StreamType(self.op.infer(self.tensor)[0], self.lanes),)
 
     @cached_property
-    def matrix(self) -> TokenMatrixConfig:
-        """The recurrent weights, and the buffer of the units."""
+    def matrices(self) -> tuple[TokenMatrixConfig, ...]:
+        """The recurrent weights, and the buffers of what they multiply: one, or two in a row."""
+        return tuple(self._matrix(op) for op in self.op.matrices)
+
+    def _matrix(self, op: ir.Conv) -> TokenMatrixConfig:
+        gates = len(op.weight) // self.op.units
         folding = FoldedConvConfig(
-            op=self.op.matrix, tensor=self.op.hidden, lanes_in=self.lanes,
-            lanes_out=self.op.gates * self.lanes, channel_lanes=self.channel_lanes,
-            pe=self.op.gates * self.pe, multiplier=self.multiplier,
+            op=op, tensor=self.op.hidden, lanes_in=self.lanes, lanes_out=gates * self.lanes,
+            channel_lanes=self.channel_lanes, pe=gates * self.pe, multiplier=self.multiplier,
             requantiser_multiplier=self.requantiser_multiplier, products=self.products,
             weight_style=self.weight_style)
         return TokenMatrixConfig(
@@ -128,9 +133,16 @@ class RecurrentConfig(BlockConfig):
     @cached_property
     def cell(self) -> RecurrentCellConfig:
         """What computes units from the gates."""
-        return RecurrentCellConfig(
+        return (ResetCellConfig if self.op.reset_first else RecurrentCellConfig)(
             op=self.op, codes=self.tensor.quantisation, lanes=self.lanes,
             multiplier=self.requantiser_multiplier or self.multiplier)
+
+    @property
+    def step_inputs(self) -> StepInputsConfig:
+        """The memory of the input."""
+        return StepInputsConfig(
+            codes=self.tensor.quantisation, lanes=self.inputs[0].lanes, beats=self.beats,
+            offset=self.cell.offset, bits=self.cell.x_bits)
 
     # Time
 
@@ -145,14 +157,29 @@ class RecurrentConfig(BlockConfig):
         return self.cell.beats
 
     @property
+    def _half(self) -> int:
+        """Cycles from the begin of a step until its last matrix starts."""
+        if not isinstance(self.cell, ResetCellConfig):
+            return 0
+        return int(self.matrices[0].results[-1]) + self.cell.reset_latency + WRITE_LATENCY
+
+    @property
     def step_cycles(self) -> int:
         """Cycles from one step of a frame to the next: once around the loop."""
-        return int(self.matrix.results[-1]) + self.cell.latency + WRITE_LATENCY
+        return (self._half + int(self.matrices[-1].results[-1]) + self.cell.latency
+                + WRITE_LATENCY)
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether a frame begins while the last step of the one before is under way."""
+        return not (self.op.keep or self.op.reset_first)
 
     @property
     def last_cycles(self) -> int:
         """Least cycles from the last step of a frame to the first one of the next frame."""
-        return max(self.matrix.token_cycles, self.beats + 1 + WRITE_LATENCY)
+        if not self.overlaps:
+            return self.step_cycles
+        return max(self.matrices[0].token_cycles, self.beats + 1 + WRITE_LATENCY)
 
     @cached_property
     def gaps(self) -> np.ndarray:
@@ -164,12 +191,12 @@ class RecurrentConfig(BlockConfig):
     @cached_property
     def result_times(self) -> np.ndarray:
         """Per beat of a step, cycles from its begin until it is visible."""
-        return self.matrix.results + self.cell.latency + QUEUE_LATENCY
+        return self._half + self.matrices[-1].results + self.cell.latency + QUEUE_LATENCY
 
     @property
     def interval(self) -> int:
         # Places of the input are free again when a step has been read; two are kept.
-        pair = int(self.matrix.results[-1]) + self.beats - 1 + INPUT_LATENCY
+        pair = int(self.matrices[0].results[-1]) + self.beats - 1 + INPUT_LATENCY
         return max(int(self.gaps.sum()), self.inputs[0].beats,
                    -(-pair // STEPS) if self.steps == 1 else 0)
 
@@ -187,7 +214,7 @@ class RecurrentConfig(BlockConfig):
         # Per step, when its last beat comes if there is always a place for it.
         last = ((arrivals[0].reshape(-1, beats) - index).max(1) + beats - 1).tolist()
         starts, free = np.zeros(len(last), np.int64), np.zeros(len(last), np.int64)
-        release, time, before = int(self.matrix.results[-1]), -1, 0
+        release, time, before = int(self.matrices[0].results[-1]), -1, 0
         for step, come in enumerate(last):
             if step >= STEPS:
                 free[step] = starts[step - STEPS] + release
@@ -202,40 +229,32 @@ class RecurrentConfig(BlockConfig):
 
     @property
     def dsp_products(self) -> int:
-        return self.matrix.folding.array.dsp_products
+        return sum(matrix.folding.array.dsp_products for matrix in self.matrices)
 
     def parts(self) -> dict[str, Area]:
-        folding = self.matrix.folding
+        foldings = [matrix.folding for matrix in self.matrices]
         return {
-            **super().parts(), "window": self._inputs_area,
-            "weights": total(memory.area() for memory in folding.weights),
-            "multiply": folding.array.area(),
-            "requantise": folding.requantiser.area() + self.cell.area(),
+            **super().parts(), "window": self.step_inputs.buffer_area(),
+            "weights": total(memory.area() for folding in foldings for memory in folding.weights),
+            "multiply": total(folding.array.area() for folding in foldings),
+            "requantise": total((*(folding.requantiser.area() for folding in foldings),
+                                 self.cell.area())),
         }
 
-    @property
-    def _input_width(self) -> int:
-        """Bits of a beat of the input with its offset."""
-        return self.op.gates * self.lanes * self.cell.x_bits
-
-    @property
-    def _inputs_area(self) -> Area:
-        return buffer_area(self._input_width, STEPS * self.beats)
-
     def area(self) -> Area:
-        counters = (6 * levels(self.beats) + 2 * levels(self.steps) + levels(self.matrix.folds)
-                    + 4 * levels(STEPS * self.beats))
+        counters = (6 * levels(self.beats) + 2 * levels(self.steps)
+                    + sum(levels(matrix.folds) for matrix in self.matrices))
         return total((
-            self.queues_area(), self.matrix.area(), self.cell.area(), self._inputs_area,
-            logic("token matrix", one=1, lut_counter=counters + self._input_width,
-                  ff_register=counters + self._input_width + 12)))
+            self.queues_area(), *(matrix.area() for matrix in self.matrices), self.cell.area(),
+            self.step_inputs.area(),
+            logic("recurrent", one=1, counter=counters)))
 
     @property
     def loads(self) -> int:
-        return self.matrix.folding.loads
+        return sum(matrix.folding.loads for matrix in self.matrices)
 
     def load_words(self) -> list[int]:
-        return self.matrix.folding.load_words()
+        return [word for matrix in self.matrices for word in matrix.folding.load_words()]
 
     def compute(self, *frames: np.ndarray) -> tuple[np.ndarray, ...]:
         return self.op.evaluate(frames, (self.tensor,))
@@ -267,43 +286,77 @@ class Recurrent(Configured[RecurrentConfig]):
     def elaborate(self, platform):
         m = Module()
         config = self.config
-        m.submodules.matrix = matrix = config.matrix.create()
+        matrices = [matrix.create() for matrix in config.matrices]
+        m.submodules.matrix = matrix = matrices[0]
         m.submodules.cell = cell = config.cell.create()
+        m.submodules.inputs = inputs = config.step_inputs.create()
         begin = Signal()
         queue, room = fold_queue(m, config, [config.beats], begin)
         wiring.connect(m, queue.o, wiring.flipped(self.o))
-        early, last_beat = self._results(m, matrix)
-        there, x = self._inputs(m, begin, early, last_beat)
+        wiring.connect(m, wiring.flipped(self.i), inputs.i)
+        early, last_beat = self._results(m, "results", matrix)
+        come, last_come = early, last_beat
+        if config.op.reset_first:
+            come, last_come = self._second(m, matrices[1], cell)
         # Which step begins next, and which one a beat is of.
         starts, ends = (counter(config.steps, name=name) for name in ("start_step", "beat_step"))
-        for step, go in ((starts, begin), (ends, last_beat)):
+        for step, go in ((starts, begin), (ends, last_come)):
             with m.If(go):
                 m.d.sync += step.eq(Mux(step == config.steps - 1, 0, step + 1))
-        again = delayed(m, ends != config.steps - 1, EARLY + config.cell.latency, "again")
-        first_valid, first_units = self._first(m, begin & (starts == config.steps - 1))
+        ended, wait = ends == config.steps - 1, EARLY + config.cell.latency
+        first_step: Value = ends == 0
+        if config.op.keep:
+            first_step = Signal(init=1)
+            with m.If(last_come):
+                m.d.sync += first_step.eq(0)
+        # The units go on to the next step; those of the last step of a frame do not.
+        if config.overlaps:
+            again = delayed(m, ~ended, wait, "again")
+            first_valid, first_units = self._first(
+                m, begin & (starts == config.steps - 1), Const(0, 1))
+        else:
+            again, renewed = Const(1, 1), Const(0, 1)
+            if not config.op.keep:
+                renewed = delayed(m, come & ended, wait - 1, "renewed")
+            first_valid, first_units = self._first(m, Const(0, 1), renewed)
         m.d.comb += [
             begin.eq(matrix.start & matrix.begins),
-            matrix.room.eq((room & there & matrix.loaded) | ~matrix.begins),
+            matrix.room.eq((room & inputs.there & Cat(each.loaded for each in matrices).all())
+                           | ~matrix.begins),
             matrix.claim.eq(matrix.ends),
-            cell.early.eq(early), cell.first.eq(ends == 0),
-            cell.x.eq(x), cell.v.as_value().eq(matrix.o.p.as_value()),
+            inputs.begin.eq(begin), inputs.early.eq(early), inputs.last.eq(last_beat),
+            cell.early.eq(early), cell.first.eq(first_step),
+            cell.x.eq(inputs.x), cell.v.as_value().eq(matrix.o.p.as_value()),
             queue.i.valid.eq(cell.o.valid), queue.i.p.eq(cell.o.p),
-            # The units go on to the next step; those of the last step of a frame do not.
             matrix.i.valid.eq((cell.o.valid & again) | first_valid),
             matrix.i.p.as_value().eq(Mux(first_valid, first_units, cell.o.p.as_value())),
         ]
         if config.loads:
-            wiring.connect(m, wiring.flipped(self.load), matrix.load)
-            wiring.connect(m, matrix.next, wiring.flipped(self.next))
+            chain = wiring.flipped(self.load)
+            for each in matrices:
+                wiring.connect(m, chain, each.load)
+                chain = each.next
+            wiring.connect(m, chain, wiring.flipped(self.next))
         return m
 
-    def _results(self, m: Module, matrix: TokenMatrix) -> tuple[Signal, Signal]:
-        """Whether a beat of the matrix's results comes two cycles later, and the last of a step."""
-        config = self.config.matrix
-        begins = delayed(m, matrix.start, config.latency - EARLY - 1, "begins")
-        beats = fold_beats(m, "results", config.folding.beats, begins)
+    def _second(self, m: Module, matrix: TokenMatrix, cell: ResetCell) -> tuple[Signal, Signal]:
+        """The matrix of the last gate, behind the reset gate; returns as :meth:`_results`."""
+        m.submodules.second = matrix
+        early, last = self._results(m, "second", matrix)
+        m.d.comb += [
+            matrix.i.valid.eq(cell.left.valid), matrix.i.p.eq(cell.left.p),
+            matrix.claim.eq(matrix.ends), matrix.room.eq(1),
+            cell.again.eq(early), cell.u.as_value().eq(matrix.o.p.as_value()),
+        ]
+        return early, last
+
+    def _results(self, m: Module, name: str, matrix: TokenMatrix) -> tuple[Signal, Signal]:
+        """Whether a beat of a matrix's results comes two cycles later, and the last of a step."""
+        config = matrix.config
+        begins = delayed(m, matrix.start, config.latency - EARLY - 1, f"{name}_begins")
+        beats = fold_beats(m, name, config.folding.beats, begins)
         left, fold = Signal(range(max(config.folding.beats) + 1)), counter(
-            config.folds, name="results_fold")
+            config.folds, name=f"{name}_fold")
         early, last = Signal(), Signal()
         m.d.comb += [early.eq(left != 0), last.eq((left == 1) & (fold == config.folds - 1))]
         with m.If(begins):
@@ -314,45 +367,13 @@ class Recurrent(Configured[RecurrentConfig]):
             m.d.sync += fold.eq(Mux(last, 0, fold + 1))
         return early, last
 
-    def _inputs(
-        self, m: Module, begin: Value, early: Value, last_beat: Value
-    ) -> tuple[Value, Value]:
-        """The memory of two steps of the input.
+    def _first(self, m: Module, begins: Value, renewed: Value) -> tuple[Value, Value]:
+        """The units in front of the first step of a frame.
 
-        Returns
-        -------
-        whether the input of the next step is there, and the input of a beat, two cycles after
-        ``early``
-        """
-        config = self.config
-        beats, depth, bits = config.beats, STEPS * config.beats, config.cell.x_bits
-        m.submodules.inputs = memory = BufferMemory(config._input_width, depth)
-        # Beats of the next step that are missing; places that are left, less one.
-        missing = Signal(signed(depth.bit_length() + 2), init=-beats)
-        left = Signal(signed(depth.bit_length() + 2), init=depth - 1)
-        take, released = Signal(), Signal()
-        write, read = (counter(depth, name=f"input_{what}") for what in ("write", "read"))
-        word = Signal(config._input_width, reset_less=True)
-        taken = Signal()
-        m.d.comb += [
-            self.i.ready.eq(~left[-1]), take.eq(self.i.valid & self.i.ready),
-            memory.write_en.eq(taken), memory.write_addr.eq(write), memory.write_data.eq(word),
-            memory.read_en.eq(1), memory.load.eq(1), memory.read_addr.eq(read),
-        ]
-        offset = Const(config.cell.offset, signed(bits))
-        m.d.sync += [
-            taken.eq(take), word.eq(Cat((value + offset)[:bits] for value in self.i.p)),
-            # As late as units in front of the first step could be there.
-            missing.eq(missing + delayed(m, taken, 1, "come") - Mux(begin, beats, 0)),
-            left.eq(left - take + Mux(released, beats, 0)), released.eq(last_beat),
-        ]
-        for place, step in ((write, taken), (read, early)):
-            with m.If(step):
-                m.d.sync += place.eq(Mux(place == depth - 1, 0, place + 1))
-        return ~missing[-1], memory.read_data
-
-    def _first(self, m: Module, last_begins: Value) -> tuple[Value, Value]:
-        """The units in front of the first step of a frame, which come when the last one begins.
+        Parameters
+        ----------
+        begins : all of their beats are wanted, from two cycles later on
+        renewed : a beat of them is wanted a cycle later
 
         Returns
         -------
@@ -361,13 +382,13 @@ class Recurrent(Configured[RecurrentConfig]):
         config = self.config
         sending, beat, valid = Signal(init=1), counter(config.beats, name="first_beat"), Signal()
         end = beat == config.beats - 1
-        with m.If(last_begins):
+        with m.If(begins):
             m.d.sync += sending.eq(1)
         with m.Elif(end):
             m.d.sync += sending.eq(0)
-        with m.If(sending):
+        with m.If(sending | renewed):
             m.d.sync += beat.eq(Mux(end, 0, beat + 1))
-        m.d.sync += valid.eq(sending)
+        m.d.sync += valid.eq(sending | renewed)
         width = config.outputs[0].width
         if not config.op.initial_h.any():
             return valid, Const(0, width)

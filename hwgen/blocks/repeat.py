@@ -71,8 +71,7 @@ class RepeatConfig(OpConfig):
         return Schedule((begin + self.beats - 1,), (pushes + QUEUE_LATENCY,), (pushes,))
 
     def area(self) -> Area:
-        return self.queues_area() + logic(
-            "table", one=1, valid=0, counter=levels(self.beats), wrap=0)
+        return self.queues_area() + logic("repeat", one=1, counter=levels(self.beats))
 
     def create(self) -> Repeat:
         return Repeat(self)

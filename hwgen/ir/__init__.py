@@ -8,6 +8,7 @@ from hwgen.ir.conv import Conv, Convolution, ConvTranspose, Gemm
 from hwgen.ir.elementwise import Add, ArgMax, ChannelMax, Extremum, Mul, Table
 from hwgen.ir.embedding import Embedding
 from hwgen.ir.graph import Graph, Node
+from hwgen.ir.matmul import MatMul
 from hwgen.ir.norm import LayerNorm
 from hwgen.ir.op import Op
 from hwgen.ir.pool import AveragePool, GlobalAveragePool, GlobalMaxPool, MaxPool
@@ -15,6 +16,7 @@ from hwgen.ir.recurrent import Recurrent
 from hwgen.ir.requantise import Requantise, requantise
 from hwgen.ir.route import Concat, GatherChannels, Pad, Rearrange, Reshape, Resize, Split
 from hwgen.ir.rows import row_edges, split_rows
+from hwgen.ir.softmax import Softmax
 from hwgen.ir.types import Quantisation, TensorType
 from hwgen.ir.window import Pads, Window
 
@@ -36,6 +38,7 @@ __all__ = [
     "GlobalMaxPool",
     "Graph",
     "LayerNorm",
+    "MatMul",
     "MaxPool",
     "Mul",
     "Node",
@@ -48,6 +51,7 @@ __all__ = [
     "Requantise",
     "Reshape",
     "Resize",
+    "Softmax",
     "Split",
     "Table",
     "TensorType",

@@ -12,7 +12,18 @@ from typing import BinaryIO
 import numpy as np
 
 from hwgen.errors import HwgenError, reason
-from hwgen.ir import attention, conv, elementwise, embedding, norm, pool, recurrent, route
+from hwgen.ir import (
+    attention,
+    conv,
+    elementwise,
+    embedding,
+    matmul,
+    norm,
+    pool,
+    recurrent,
+    route,
+    softmax,
+)
 from hwgen.ir.op import Op
 from hwgen.ir.requantise import Requantise
 from hwgen.ir.types import Quantisation, TensorType, whole
@@ -22,7 +33,8 @@ __all__ = ["Graph", "Node"]
 FORMAT = "hwgen-graph-1"
 _CLASSES = {c.__name__: c for c in (Requantise, Quantisation)} | {
     name: getattr(module, name)
-    for module in (attention, conv, elementwise, embedding, norm, pool, recurrent, route)
+    for module in (attention, conv, elementwise, embedding, matmul, norm, pool, recurrent,
+                   route, softmax)
     for name in module.__all__
 }
 

@@ -49,19 +49,21 @@ class Recurrent(Op):
                n = table[clamp((x * 2**15 + r * v + half) >> (15 + drop), -512, 511)]
                c = clamp(round_half_even((n * 2**15 + z * (c - n)) / 2**15))
                h = clamp(round_half_even((n * 2**15 + z * (c - n)) / 2**shift))
+               or, if ``reset_first``, n = table[entry(x + v)], whose v is of
+               clamp(round_half_even(r * c / 2**shift)) in the place of h
         RNN    h = table[entry(x + v)]
 
-    Every frame begins with the same state.  Values of gates have 15 bits behind the point, as has
-    the state of a GRU, which would stand still if it were rounded to 8 bits (the state of 16 bits
-    beside outputs of 8 is that of the integer LSTM of Li and Alvarez, "On the quantization of
-    recurrent neural networks", 2021; they multiply rescaled sums where tables are looked up here).
-    What goes through a tanh comes times 2, so that its table is as fine as that of a sigmoid.
+    Every frame begins with the same state, unless the state is kept.  Values of gates have 15 bits
+    behind the point, as has the state of a GRU, which would stand still if it were rounded to 8
+    bits (the state of 16 bits beside outputs of 8 is that of the integer LSTM of Li and Alvarez,
+    "On the quantization of recurrent neural networks", 2021; they multiply rescaled sums where
+    tables are looked up here).  What goes through a tanh comes times 2, so that its table is as
+    fine as that of a sigmoid.
 
     Parameters
     ----------
     kind : :class:`str`
-        ``"lstm"``, ``"gru"`` (whose reset gate multiplies ``R h`` plus its bias,
-        ``linear_before_reset`` of ONNX), or ``"rnn"``.
+        ``"lstm"``, ``"gru"`` or ``"rnn"``.
     weight : integer array, shape ``(units, gates, units)``
         Per unit and gate, the weights of the units of the step before.
     requantise : :class:`Requantise`
@@ -88,6 +90,13 @@ class Recurrent(Op):
         2..9.
     function : :class:`str`
         Of the plain cell: ``"Tanh"`` or ``"Relu"``.
+    reset_first : :class:`bool`
+        Whether the reset gate of a GRU multiplies the units in front of the matrix, as Cho et al.
+        have it ("Learning phrase representations using RNN encoder-decoder", 2014), and not
+        ``R h`` plus its bias (``linear_before_reset`` of ONNX).
+    keep : :class:`bool`
+        Whether a frame begins with the state that the frame before left, and only the first frame
+        with ``initial_h`` and ``initial_c``: frames that are evaluated at once follow each other.
 
     Raises
     ------
@@ -109,6 +118,8 @@ class Recurrent(Op):
     initial_c: np.ndarray = ()  # pyright: ignore[reportAssignmentType]
     weight_bits: int = 8
     function: str = "Tanh"
+    reset_first: bool = False
+    keep: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in GATES:
@@ -144,24 +155,27 @@ class Recurrent(Op):
                                  f"none")
         if self.kind == "rnn" and self.initial_c.any():
             raise HwgenError("initial_c must be empty for a plain cell, which has no other state")
-        _ = self.matrix
+        if self.reset_first and self.kind != "gru":
+            raise HwgenError(f"Only a GRU has a reset gate, not the kind {self.kind!r}")
+        _ = self.matrices
 
     @classmethod
     def from_float(
         cls, kind: str, weight: np.ndarray, x: TensorType, output: Quantisation, *,
         bias: np.ndarray | None = None, initial_h: np.ndarray | None = None,
         initial_c: np.ndarray | None = None, weight_bits: int = 8, function: str = "Tanh",
+        reset_first: bool = False, keep: bool = False,
     ) -> Recurrent:
         """The integer form of a cell in real numbers.
 
         Parameters
         ----------
-        kind, function, weight_bits : as for the op
+        kind, function, weight_bits, reset_first, keep : as for the op
         weight : real array, shape ``(units, gates, units)``
         x : type of the input, whose codes stand for ``W x + b``, times :meth:`gains`
         output : codes of the output
         bias : real array, shape ``(units,)``: of a GRU, what the reset gate multiplies beside
-            ``R h``
+            ``R h``; not used if ``reset_first``
         initial_h, initial_c : real arrays, shape ``(units,)``
 
         Raises
@@ -183,7 +197,7 @@ class Recurrent(Op):
         scale = np.where(scale == 0, 1.0, scale)
         integers = np.clip(np.rint(weight / scale[..., None]), -limit, limit).astype(np.int64)
         rule = Requantise.from_scale((scale * gains * output.scale / x.scale).ravel())
-        if bias is not None and kind == "gru":
+        if bias is not None and kind == "gru" and not reset_first:
             real = np.zeros((units, gates))
             real[:, 2] = bias * gains[2] / x.scale
             rule = replace(rule, offset=np.rint(
@@ -195,17 +209,18 @@ class Recurrent(Op):
             tables = output.quantise(
                 np.tanh(real / 2) if function == "Tanh" else np.maximum(real, 0))[None]
             return cls(kind, integers, rule, tables, drop, output, weight_bits=weight_bits,
-                       initial_h=_kept(output.quantise(first)), function=function)
+                       initial_h=_kept(output.quantise(first)), function=function, keep=keep)
         tables = np.stack([_coded(1 / (1 + np.exp(-real)) if gain == 1 else np.tanh(real / gain))
                            for gain in gains])
         same = {"drop": drop, "output": output, "shift": 2 * ONE + power,
-                "initial_h": _kept(output.quantise(first)), "weight_bits": weight_bits}
+                "initial_h": _kept(output.quantise(first)), "weight_bits": weight_bits,
+                "keep": keep}
         if kind == "gru":
             tables[2] = np.rint(tables[2] * part)
-            return cls(kind, integers, rule, tables,
+            return cls(kind, integers, rule, tables, reset_first=reset_first,
                        initial_c=_kept(STATE.quantise(first * part * 2.0**ONE)), **same)
         # A step adds at most 1 to a state; only an LSTM that counts would go beyond 16.
-        most = x.pixels + abs(start).max(initial=0)
+        most = (16 if keep else x.pixels) + abs(start).max(initial=0)
         fraction = ONE - min(int(np.ceil(np.log2(most + 1))), 4)
         return cls(kind, integers, rule, tables, cell=_coded(np.tanh(at * CELL_STEP) * part),
                    fraction=fraction, cell_drop=fraction + round(np.log2(CELL_STEP)),
@@ -228,10 +243,26 @@ class Recurrent(Op):
         return len(self.weight)
 
     @cached_property
-    def matrix(self) -> Conv:
-        """The product with the units of the step before, as a convolution of a vector."""
-        return Conv(self.weight.reshape(-1, self.units), np.zeros(self.units * self.gates, int),
-                    self.requantise, STATE, weight_bits=self.weight_bits)
+    def matrices(self) -> tuple[Conv, ...]:
+        """The products with the units of the step before, as convolutions of a vector.
+
+        One; of a GRU that resets units in front of its matrix, a second one for its last gate.
+        """
+        gates = np.arange(self.gates)
+        return tuple(self._matrix(part) for part in (
+            (gates[:2], gates[2:]) if self.reset_first else (gates,)))
+
+    def _matrix(self, gates: np.ndarray) -> Conv:
+        """The product for some of the gates."""
+        rows = (np.arange(self.units)[:, None] * self.gates + gates).ravel()
+        rule = self.requantise
+        if len(rule) != self.units * self.gates:
+            raise HwgenError(f"The requantisation must have {self.units * self.gates} entries, "
+                             f"one per unit and gate, not {len(rule)}")
+        rule = replace(rule, multiplier=rule.multiplier[rows], shift=rule.shift[rows],
+                       offset=None if rule.offset is None else rule.offset[rows])
+        return Conv(self.weight[:, gates].reshape(-1, self.units), np.zeros(len(rows), int), rule,
+                    STATE, weight_bits=self.weight_bits)
 
     @property
     def hidden(self) -> TensorType:
@@ -259,22 +290,30 @@ class Recurrent(Op):
         frames = len(x)
         steps = x.reshape(frames, type.pixels, self.units, self.gates).astype(np.int64)
         steps -= type.zero_point
-        h, c = (np.broadcast_to(self.first(w), (frames, self.units)).astype(np.int64)
+        if self.keep:
+            # One frame with the steps of all.
+            steps = steps.reshape(1, -1, self.units, self.gates)
+        count, length = steps.shape[:2]
+        h, c = (np.broadcast_to(self.first(w), (count, self.units)).astype(np.int64)
                 for w in ("initial_h", "initial_c"))
-        out = np.empty((frames, type.pixels, self.units), self.output.dtype)
-        for t in range(type.pixels):
-            (v,) = self.matrix.evaluate([h], [self.hidden])
-            v = v.reshape(frames, self.units, self.gates).astype(np.int64)
-            h, c = self._step(steps[:, t], v, c)
+        out = np.empty((count, length, self.units), self.output.dtype)
+        for t in range(length):
+            h, c = self._step(steps[:, t], h, c)
             out[:, t] = h
         return (out.reshape(frames, *type.spatial, self.units),)
 
+    def _product(self, k: int, h: np.ndarray) -> np.ndarray:
+        """Product of a matrix and units: ``(frames, units, gates)``."""
+        (v,) = self.matrices[k].evaluate([h], [self.hidden])
+        return v.reshape(len(h), self.units, -1).astype(np.int64)
+
     def _step(
-        self, x: np.ndarray, v: np.ndarray, c: np.ndarray
+        self, x: np.ndarray, h: np.ndarray, c: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Units and state behind a step, from ``x`` and ``v``, ``(frames, units, gates)``."""
+        """Units and state behind a step, of ``x`` ``(frames, units, gates)``."""
+        v = self._product(0, h)
         gate = [self.tables[k][_entry(x[..., k] + v[..., k], self.drop)]
-                for k in range(self.gates)]
+                for k in range(v.shape[-1])]
         if self.kind == "rnn":
             return gate[0], c
         if self.kind == "lstm":
@@ -283,8 +322,13 @@ class Recurrent(Op):
             c = requantise(wide, 1, 2 * ONE - self.fraction, STATE).astype(np.int64)
             wide = o * self.cell[_entry(c, self.cell_drop)]
         else:
-            z, r, _ = gate
-            n = self.tables[2][_entry((x[..., 2] << ONE) + r * v[..., 2], ONE + self.drop)]
+            z, r = gate[:2]
+            if self.reset_first:
+                left = requantise(r * c, 1, self.shift, self.output)
+                inner, drop = x[..., 2] + self._product(1, left)[..., 0], self.drop
+            else:
+                inner, drop = (x[..., 2] << ONE) + r * v[..., 2], ONE + self.drop
+            n = self.tables[2][_entry(inner, drop)]
             wide = (n << ONE) + z * (c - n)
             c = requantise(wide, 1, ONE, STATE).astype(np.int64)
         return requantise(wide, 1, self.shift, self.output).astype(np.int64), c

@@ -25,7 +25,7 @@ from hwgen.parts.memory import BufferMemory, ReadOnlyMemory, buffer_area, read_w
 from hwgen.parts.requantise import RoundShift, round_shift_area
 from hwgen.parts.stream import pack_rows
 
-__all__ = ["EARLY", "RecurrentCell", "RecurrentCellConfig"]
+__all__ = ["EARLY", "RecurrentCell", "RecurrentCellConfig", "Timed"]
 
 EARLY = 2
 """Cycles by which a cell is told that a beat comes."""
@@ -153,26 +153,33 @@ class RecurrentCellConfig(Part):
             *(round_shift_area(width, (shift,) * 2, codes, lanes)
               for width, shift, codes in rounds),
         )) + logic(
-            "token matrix", one=1, lut_counter=lanes * (adders + delays),
-            ff_register=lanes * adders + 2 * levels(self.beats))
+            "recurrent", sum=lanes * adders, lut_delays=lanes * delays,
+            counter=2 * levels(self.beats))
+
+    def gates_payload(self, bits: int, gates: int = 0) -> data.ArrayLayout:
+        """Layout of so many gates, 0: of all, of the units of a beat."""
+        return data.ArrayLayout(
+            data.ArrayLayout(signed(bits), gates or self.op.gates), self.lanes)
+
+    @property
+    def units_payload(self) -> data.ArrayLayout:
+        """Layout of the units of a beat."""
+        return data.ArrayLayout(signed(self.op.output.bits), self.lanes)
 
     @property
     def signature(self) -> wiring.Signature:
         """Signature of the component."""
-        def gates(bits: int) -> data.ArrayLayout:
-            return data.ArrayLayout(data.ArrayLayout(signed(bits), self.op.gates), self.lanes)
-
-        out = data.ArrayLayout(signed(self.op.output.bits), self.lanes)
         return wiring.Signature({
-            "early": In(1), "first": In(1), "x": In(gates(self.x_bits)),
-            "v": In(gates(STATE.bits)), "o": Out(stream.Signature(out, always_ready=True)),
+            "early": In(1), "first": In(1), "x": In(self.gates_payload(self.x_bits)),
+            "v": In(self.gates_payload(STATE.bits)),
+            "o": Out(stream.Signature(self.units_payload, always_ready=True)),
         })
 
     def create(self) -> RecurrentCell:
         return RecurrentCell(self)
 
 
-class _Timed(NamedTuple):
+class Timed(NamedTuple):
     """A value, and how many cycles after the operands it is there."""
 
     value: Value
@@ -206,10 +213,10 @@ class RecurrentCell(Configured[RecurrentCellConfig]):
     def elaborate(self, platform):
         m = Module()
         config = self.config
-        states, write = self._states(m) if config.op.kind != "rnn" else ([], None)
+        states, write = ([], None) if config.op.kind == "rnn" else self._states(m, self.early)
         new = []
         for lane in range(config.lanes):
-            x, v = ([_Timed(port[lane][k], 0) for k in range(config.op.gates)]
+            x, v = ([Timed(port[lane][k], 0) for k in range(config.op.gates)]
                     for port in (self.x, self.v))
             if config.op.kind == "rnn":
                 unit = self._gate(m, f"h_{lane}", 0, x[0], v[0])
@@ -226,8 +233,12 @@ class RecurrentCell(Configured[RecurrentCellConfig]):
         m.d.comb += self.o.valid.eq(delayed(m, self.early, EARLY + config.latency, "valid"))
         return m
 
-    def _states(self, m: Module) -> tuple[list[_Timed], Signal]:
+    def _states(self, m: Module, early: Value) -> tuple[list[Timed], Signal]:
         """The memory of the states.
+
+        Parameters
+        ----------
+        early : the new states are ``config.wide_time`` and a rounding behind it
 
         Returns
         -------
@@ -241,7 +252,7 @@ class RecurrentCell(Configured[RecurrentCellConfig]):
         wait = EARLY + config.state_time - STATE_LATENCY
         marks = delayed(m, Cat(self.early, self.first), wait, "state_marks")
         written = delayed(
-            m, self.early, EARLY + config.wide_time + RoundShift.latency, "state_written")
+            m, early, EARLY + config.wide_time + RoundShift.latency, "state_written")
         for place, step in ((read, marks[0]), (write, written)):
             with m.If(step):
                 m.d.sync += place.eq(Mux(place == config.beats - 1, 0, place + 1))
@@ -257,23 +268,23 @@ class RecurrentCell(Configured[RecurrentCellConfig]):
             begin = delayed(m, word, 1, "initial")
         before = Signal(width, reset_less=True)
         m.d.sync += before.eq(Mux(delayed(m, marks[1], 2, "state_first"), begin, memory.read_data))
-        return [_Timed(before[k * VALUE_BITS : (k + 1) * VALUE_BITS].as_signed(),
+        return [Timed(before[k * VALUE_BITS : (k + 1) * VALUE_BITS].as_signed(),
                        config.state_time) for k in range(config.lanes)], value
 
-    def _later(self, m: Module, name: str, it: _Timed, time: int) -> Value:
+    def _later(self, m: Module, name: str, it: Timed, time: int) -> Value:
         """A value when it is wanted."""
         assert time >= it.time
         return delayed(m, it.value, time - it.time, name)
 
-    def _kept(self, m: Module, name: str, value: Value, time: int) -> _Timed:
+    def _kept(self, m: Module, name: str, value: Value, time: int) -> Timed:
         """A value in a register, from operands of a time."""
         register = Signal(value.shape(), name=name, reset_less=True)
         m.d.sync += register.eq(value)
-        return _Timed(register, time + 1)
+        return Timed(register, time + 1)
 
     def _looked_up(
-        self, m: Module, name: str, table: np.ndarray, it: _Timed, drop: int
-    ) -> _Timed:
+        self, m: Module, name: str, table: np.ndarray, it: Timed, drop: int
+    ) -> Timed:
         """The entry of a table for a value, to which half an entry has been added."""
         memory, half = self.config.table, ENTRIES // 2
         down = it.value >> drop
@@ -283,31 +294,31 @@ class RecurrentCell(Configured[RecurrentCellConfig]):
         m.d.sync += at.eq(down)
         rows = pack_rows(np.roll(table, half).reshape(-1, 1), memory.width)
         word = memory.read(m, f"{name}_table", at.as_unsigned(), rows)
-        return _Timed(word.as_signed(), it.time + 1 + memory.latency)
+        return Timed(word.as_signed(), it.time + 1 + memory.latency)
 
-    def _gate(self, m: Module, name: str, gate: int, x: _Timed, v: _Timed) -> _Timed:
+    def _gate(self, m: Module, name: str, gate: int, x: Timed, v: Timed) -> Timed:
         """The value of a gate."""
         op = self.config.op
         whole = self._kept(m, f"{name}_sum", x.value + v.value, x.time)
         return self._looked_up(m, name, op.tables[gate], whole, op.drop)
 
-    def _product(self, m: Module, name: str, a: _Timed, b: _Timed) -> _Timed:
+    def _product(self, m: Module, name: str, a: Timed, b: Timed) -> Timed:
         time = max(a.time, b.time)
         operands = [self._later(m, f"{name}_{k}", it, time) for k, it in enumerate((a, b))]
         wide, narrow = sorted(operands, key=len, reverse=True)
-        return _Timed(self.config.device.product(m, wide, narrow, name),
+        return Timed(self.config.device.product(m, wide, narrow, name),
                       time + self.config.product_latency(len(wide), len(narrow)))
 
     def _rounded(
-        self, m: Module, name: str, it: _Timed, shift: int, codes: Quantisation
-    ) -> _Timed:
+        self, m: Module, name: str, it: Timed, shift: int, codes: Quantisation
+    ) -> Timed:
         m.submodules[name] = rounder = RoundShift(len(it.value), (shift,) * 2, codes)
         m.d.comb += [rounder.i.eq(it.value), rounder.shift.eq(0)]
-        return _Timed(rounder.o, it.time + rounder.latency)
+        return Timed(rounder.o, it.time + rounder.latency)
 
     def _lstm(
-        self, m: Module, lane: int, x: list[_Timed], v: list[_Timed], c: _Timed
-    ) -> tuple[_Timed, _Timed]:
+        self, m: Module, lane: int, x: list[Timed], v: list[Timed], c: Timed
+    ) -> tuple[Timed, Timed]:
         """Unit and state of an LSTM."""
         op = self.config.op
         i, o, f, g = (self._gate(m, f"{name}_{lane}", k, x[k], v[k])
@@ -325,8 +336,8 @@ class RecurrentCell(Configured[RecurrentCellConfig]):
         return self._rounded(m, f"round_{lane}", unit, op.shift, op.output), state
 
     def _gru(
-        self, m: Module, lane: int, x: list[_Timed], v: list[_Timed], c: _Timed
-    ) -> tuple[_Timed, _Timed]:
+        self, m: Module, lane: int, x: list[Timed], v: list[Timed], c: Timed
+    ) -> tuple[Timed, Timed]:
         """Unit and state of a GRU."""
         op = self.config.op
         z, r = (self._gate(m, f"{name}_{lane}", k, x[k], v[k]) for k, name in enumerate("zr"))
@@ -337,7 +348,15 @@ class RecurrentCell(Configured[RecurrentCellConfig]):
         whole = self._kept(m, f"new_{lane}_sum", Cat(below, own).as_signed() + reset.value,
                            reset.time)
         new = self._looked_up(m, f"new_{lane}", op.tables[2], whole, ONE + op.drop)
-        apart = self._kept(m, f"apart_{lane}", c.value - new.value, new.time)
+        return self._mixed(m, lane, z, new, c)
+
+    def _mixed(
+        self, m: Module, lane: int, z: Timed, new: Timed, c: Timed
+    ) -> tuple[Timed, Timed]:
+        """Unit and state of a GRU: new ones, and of the state as much as a gate says."""
+        op = self.config.op
+        apart = self._kept(m, f"apart_{lane}",
+                           self._later(m, f"before_{lane}", c, new.time) - new.value, new.time)
         kept = self._product(m, f"kept_{lane}", z, apart)
         late = self._later(m, f"late_{lane}", new, kept.time)
         wide = self._kept(m, f"wide_{lane}", (late << ONE) + kept.value, kept.time)

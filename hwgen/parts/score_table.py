@@ -85,8 +85,7 @@ class ScoreTable(Part):
         """What it takes."""
         depth = self.memory.depth
         return self.memory.area() + logic(
-            "token matrix", one=1, lut_counter=2 * levels(depth) + levels(len(self.values)),
-            ff_register=2 * levels(depth) + levels(len(self.values)))
+            "attention", counter=2 * levels(depth) + levels(len(self.values)))
 
     def read(
         self, m: Module, name: str, step: Value, row_end: Value, token_end: Value, last: Value

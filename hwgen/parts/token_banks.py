@@ -79,8 +79,7 @@ class TokenBanksConfig(Part):
         counters = (levels(self.token_words) + levels(self.side) + 2 * levels(self.depth)
                     + (FRAMES * beats).bit_length() + levels(beats) + 2)
         return buffer_area(width, self.depth, self.style, self.side) + logic(
-            "token matrix", one=1, lut_counter=counters,
-            ff_register=counters + self.side * registers)
+            "attention", counter=counters, ff_register=self.side * registers)
 
     @property
     def signature(self) -> wiring.Signature:

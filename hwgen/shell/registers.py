@@ -27,6 +27,7 @@ RESET = "reset"
 ERRORS = (
     "frame memory SLVERR", "frame memory DECERR", "frame memory time-out",
     "off-chip memory SLVERR", "off-chip memory DECERR", "off-chip memory time-out",
+    "a frame that ended too early", "a frame that ended too late",
 )
 """What bit ``k`` of the register ``errors`` says."""
 
@@ -57,7 +58,7 @@ def arguments(ports: Sequence[str], *, memory: bool, weights: bool) -> list[Argu
 
     Parameters
     ----------
-    ports : names of the inputs and then of the outputs
+    ports : names of the inputs and then of the outputs whose frames are in memory
     memory : whether the accelerator uses off-chip memory
     weights : whether weights are loaded
     """

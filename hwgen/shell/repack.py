@@ -15,6 +15,7 @@ from amaranth.lib.wiring import In, Out
 
 from hwgen.device.arithmetic import counter
 from hwgen.device.cost import Area, Part, logic
+from hwgen.device.storage import choice_luts
 from hwgen.errors import HwgenError
 from hwgen.parts.component import Configured
 from hwgen.parts.queue import Skid, skid_area
@@ -93,12 +94,15 @@ class RepackConfig(Part):
 
     def area(self) -> Area:
         """What it takes: each unit comes from the input at one of several places, or moves up."""
-        width = 8 * self.unit
-        steps = min(self.given, self.places)
-        return skid_area(8 * self.out_bytes) + logic(
-            "repack", one=1, lut_choice=width * self.places * max(steps.bit_length() - 1, 1),
-            ff_register=width * self.places + 2 * self.places.bit_length()
-            + (self.in_beats - 1).bit_length(),
+        skid = skid_area(8 * self.out_bytes)
+        if self.in_bytes == self.out_bytes:
+            return skid
+        width, places = 8 * self.unit, min(self.given, self.places)
+        return skid + logic(
+            "repack", one=1, counter=(self.in_beats - 1).bit_length(),
+            lut_fill=self.places.bit_length(), lut_move=width * self.places,
+            lut_choice=int(choice_luts(width * self.taken, places)),
+            ff_register=width * self.places + 2 * self.places.bit_length(),
         )
 
     def create(self) -> Repack:

@@ -56,16 +56,8 @@ class _Cell:
         h, c : units and state in front of it, ``(N, units)``
         """
         op, writer = self.op, self.writer
-        matrix = op.matrix.weight.T
-        if op.output.bits <= 8:
-            sums = writer.op("MatMulInteger", h, self.number(matrix, np.int8))
-        else:
-            wide = writer.op("Cast", h, to=TensorProto.DOUBLE)
-            sums = writer.op("MatMul", wide, self.number(matrix))
-        v = writer._requantised(sums, op.requantise, STATE, 2)
-        v = writer.op("Cast", v, to=TensorProto.DOUBLE)
-        xs, vs = ([self.gate(value, k) for k in range(op.gates)] for value in (x, v))
-        last = op.gates - 1 if op.kind == "gru" else op.gates
+        xs, vs = [self.gate(x, k, op.gates) for k in range(op.gates)], self.product(0, h)
+        last = 2 if op.kind == "gru" else op.gates
         gate = [self.looked_up(op.tables[k], writer.op("Add", xs[k], vs[k]), op.drop)
                 for k in range(last)]
         kind = TensorProto.INT8 if op.output.bits <= 8 else TensorProto.INT16
@@ -81,16 +73,36 @@ class _Cell:
             wide = writer.op("Mul", o, self.looked_up(op.cell, real, op.cell_drop))
         else:
             z, r = gate
-            inner = writer.op("Add", self.scaled(xs[2], ONE), writer.op("Mul", r, vs[2]))
-            n = self.looked_up(op.tables[2], inner, ONE + op.drop)
+            drop = op.drop
+            if op.reset_first:
+                left = self.rounded(writer.op("Mul", r, c), op.shift, op.output)
+                inner = writer.op("Add", xs[2], self.product(1, left)[0])
+            else:
+                inner = writer.op("Add", self.scaled(xs[2], ONE), writer.op("Mul", r, vs[2]))
+                drop += ONE
+            n = self.looked_up(op.tables[2], inner, drop)
             kept = writer.op("Mul", z, writer.op("Sub", c, n))
             wide = writer.op("Add", self.scaled(n, ONE), kept)
             c = self.rounded(wide, ONE, STATE)
         return self.rounded(wide, op.shift, op.output), c
 
-    def gate(self, value: str, k: int) -> str:
-        """The channels of a gate, of all units."""
-        index = np.arange(self.op.units) * self.op.gates + k
+    def product(self, k: int, h: str) -> list[str]:
+        """Product of a matrix and units, gate by gate, in double."""
+        op, writer = self.op, self.writer
+        conv = op.matrices[k]
+        if op.output.bits <= 8:
+            sums = writer.op("MatMulInteger", h, self.number(conv.weight.T, np.int8))
+        else:
+            wide = writer.op("Cast", h, to=TensorProto.DOUBLE)
+            sums = writer.op("MatMul", wide, self.number(conv.weight.T))
+        v = writer._requantised(sums, conv.requantise, STATE, 2)
+        v = writer.op("Cast", v, to=TensorProto.DOUBLE)
+        gates = len(conv.weight) // op.units
+        return [self.gate(v, k, gates) for k in range(gates)]
+
+    def gate(self, value: str, k: int, gates: int) -> str:
+        """The channels of one of so many gates, of all units."""
+        index = np.arange(self.op.units) * gates + k
         return self.writer.op("Gather", value, self.number(index, np.int64), axis=1)
 
 
@@ -101,7 +113,7 @@ def _scan(
     (type,) = types
     cell, (result,) = _Cell(writer, op), op.infer(type)
     kind = TensorProto.INT8 if op.output.bits <= 8 else TensorProto.INT16
-    codes = writer.op("Cast", _steps(writer, node.inputs[0], type), to=TensorProto.DOUBLE)
+    codes = writer.op("Cast", _steps(writer, op, node.inputs[0], type), to=TensorProto.DOUBLE)
     real = writer.op("Sub", codes, cell.number(type.zero_point))
     # What the first step begins with, for each frame: (N, units).
     line = writer.op("Gather", writer.op("Gather", real, cell.number(0, np.int64), axis=0),
@@ -125,18 +137,26 @@ def _scan(
     outs = [f"{node.name}.{what}" for what in ("last_h", "last_c", "steps")]
     writer._nodes.append(helper.make_node(
         "Scan", [*first, real], outs, body=body, num_scan_inputs=1))
-    _frames(writer, outs[2], result, node.name)
+    _frames(writer, op, outs[2], result, node.name)
 
 
-def _steps(writer: Writer, tensor: str, type: TensorType) -> str:
-    """``(N, C, *spatial)`` as ``(steps, N, C)``."""
+def _steps(writer: Writer, op: Recurrent, tensor: str, type: TensorType) -> str:
+    """``(N, C, *spatial)`` as ``(steps, N, C)``, or ``(N * steps, 1, C)`` if the state is kept."""
     flat = writer.op("Reshape", tensor, writer.constant([0, 0, -1], np.int64))
+    if op.keep:
+        turned = writer.op("Transpose", flat, perm=[0, 2, 1])
+        return writer.op("Reshape", turned, writer.constant([-1, 1, type.channels], np.int64))
     return writer.op("Transpose", flat, perm=[2, 0, 1])
 
 
-def _frames(writer: Writer, steps: str, type: TensorType, name: str) -> None:
-    """``(steps, N, C)`` as ``(N, C, *spatial)``."""
-    turned = writer.op("Transpose", steps, perm=[1, 2, 0])
+def _frames(writer: Writer, op: Recurrent, steps: str, type: TensorType, name: str) -> None:
+    """What :func:`_steps` gives as ``(N, C, *spatial)``."""
+    if op.keep:
+        frames = writer.op("Reshape", steps, writer.constant(
+            [-1, type.pixels, type.channels], np.int64))
+        turned = writer.op("Transpose", frames, perm=[0, 2, 1])
+    else:
+        turned = writer.op("Transpose", steps, perm=[1, 2, 0])
     writer.op("Reshape", turned, writer.constant([0, 0, *type.spatial], np.int64), out=name)
 
 
@@ -156,7 +176,7 @@ def _float(writer: QdqWriter, node: Node, op: Recurrent, types: list[TensorType]
     if op.requantise.offset is not None:
         offset = np.ldexp(op.requantise.offset.astype(np.float64), -op.requantise.shift)
         bias[1] = (offset.reshape(units, gates) * type.scale / gains).T
-    x = _steps(writer, writer._real(node.inputs[0], type.quantisation), type)
+    x = _steps(writer, op, writer._real(node.inputs[0], type.quantisation), type)
     # (1, N, units) of what is the same for all frames.
     line = writer.op("ReduceSum", writer.op("Gather", x, writer.constant([0], np.int64), axis=0),
                      writer.constant([2], np.int64), keepdims=1)
@@ -165,7 +185,7 @@ def _float(writer: QdqWriter, node: Node, op: Recurrent, types: list[TensorType]
     if op.kind == "lstm":
         starts.append(op.first("initial_c") * 2.0**-op.fraction)
     first = [writer.op("Add", zeros, writer.constant(start, np.float32)) for start in starts]
-    options = {"linear_before_reset": 1} if op.kind == "gru" else (
+    options = {"linear_before_reset": int(not op.reset_first)} if op.kind == "gru" else (
         {"activations": [op.function]} if op.kind == "rnn" else {})
     y = writer.op(
         op.kind.upper(), x, writer.constant(passes.reshape(1, -1, units * gates), np.float32),
@@ -173,7 +193,7 @@ def _float(writer: QdqWriter, node: Node, op: Recurrent, types: list[TensorType]
         "", *first, hidden_size=units, **options)
     y = writer.op("Squeeze", y, writer.constant([1], np.int64))
     real = f"{node.name}.real"
-    _frames(writer, y, result, real)
+    _frames(writer, op, y, result, real)
     writer._codes(real, op.output, out=node.name)
 
 

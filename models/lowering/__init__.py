@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from hwgen.ir import Graph, Rearrange
-from hwgen.models.lowering import conv, elementwise, pool, recurrent, resize, route
+from hwgen.models.lowering import conv, elementwise, pool, recurrent, resize, route, softmax
 from hwgen.models.lowering.core import HANDLERS, Lowering
 from hwgen.models.lowering.ranges import Ranges
 from hwgen.models.lowering.refusals import refuse_control
@@ -25,7 +25,7 @@ from hwgen.models.quantisation.precision import Precision
 __all__ = ["Lowering", "lower", "lowered", "supported"]
 
 # Imported for the handlers that they register.
-_ = conv, elementwise, pool, recurrent, resize, route
+_ = conv, elementwise, pool, recurrent, resize, route, softmax
 
 
 def lower(

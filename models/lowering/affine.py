@@ -115,6 +115,11 @@ def _begins(
     return 1, None
 
 
+def _factor(scale: np.ndarray, shift: np.ndarray) -> bool:
+    """Whether it is one positive factor and nothing else: all that a product of streams takes."""
+    return scale.ndim == 0 and float(scale) > 0 and not shift.any()
+
+
 def find_affine(network: Network) -> dict[str, Affine]:
     """Chains of scales and shifts, by the output of the op that they belong to."""
     found: dict[str, Affine] = {}
@@ -125,7 +130,9 @@ def find_affine(network: Network) -> dict[str, Affine]:
             continue
         rank = len(network.shapes[out])
         axis = rank - 1 if node.op_type == "MatMul" else min(1, rank - 1)
-        first = None
+        first, live = None, network.constants.keys().isdisjoint(node.input)
+        if live and out in network.attention:
+            continue
         if node.op_type not in WEIGHTED:
             axis, first = _begins(network, node, (axis, rank - 1))
             if first is None:
@@ -140,6 +147,8 @@ def find_affine(network: Network) -> dict[str, Affine]:
             (reader,) = readers
             change = step(network, reader, chain.end, axis)
             if change is None or reader.output[0] in network.inner:
+                break
+            if live and node.op_type in WEIGHTED and not _factor(*change):
                 break
             chain.then(*change, reader.output[0])
             chain.absorbed.append(reader.output[0])

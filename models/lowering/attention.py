@@ -8,14 +8,15 @@ import numpy as np
 
 from hwgen.ir import Attention, Quantisation
 from hwgen.ir.attention import HIDDEN
-from hwgen.models.lowering.ranges import KEEPS
+from hwgen.models.lowering.layout import arrangement
+from hwgen.models.lowering.ranges import keeping_codes
 from hwgen.models.onnx.attention import AttentionPattern, Operand
 from hwgen.models.onnx.network import Network
 
 if TYPE_CHECKING:
     from hwgen.models.lowering.core import Lowering
 
-__all__ = ["put_attention", "symmetric", "symmetric_tensors"]
+__all__ = ["Side", "put_attention", "symmetric", "symmetric_tensors", "windows_of"]
 
 
 def symmetric(most: float, bits: int) -> Quantisation:
@@ -26,21 +27,14 @@ def symmetric(most: float, bits: int) -> Quantisation:
 
 def symmetric_tensors(network: Network) -> set[str]:
     """Tensors whose codes have no zero point: operands of attention, and what they are parts of."""
-    makers = {out: node for node in network.nodes for out in node.output}
-    found: set[str] = set()
-    for pattern in network.attention.values():
-        for name in (each.name for each in (pattern.q, pattern.k, pattern.v)):
-            found.add(name)
-            while name in makers and makers[name].op_type in KEEPS:
-                name = makers[name].input[0]
-                found.update((name, *makers[name].output) if name in makers else (name,))
-    return found - {*network.inputs, *network.codes}
+    return keeping_codes(network, {each.name for pattern in network.attention.values()
+                                   for each in (pattern.q, pattern.k, pattern.v)})
 
 
 def put_attention(low: Lowering, pattern: AttentionPattern) -> None:
     """Add an attention in the place of its second product."""
-    sides = [_Side(low, operand) for operand in (pattern.q, pattern.k, pattern.v)]
-    groups = _windows(sides)
+    sides = [Side(low, operand) for operand in (pattern.q, pattern.k, pattern.v)]
+    groups = windows_of(sides)
     windows, heads = groups.shape
     kv_heads = np.lcm(sides[1].kinds(groups), sides[2].kinds(groups))
     q, k, v = (side.tensor(groups, n) for side, n in zip(
@@ -71,7 +65,7 @@ def put_attention(low: Lowering, pattern: AttentionPattern) -> None:
     low.put(result.name, op, q, k, v, positions=positions.reshape(shape))
 
 
-class _Side:
+class Side:
     """Queries, keys or values.
 
     Parameters
@@ -107,20 +101,35 @@ class _Side:
             by_head.reshape(len(by_head), n, heads // n, -1)
             == by_head[:, :: heads // n, None]).all())
 
-    def tensor(self, groups: np.ndarray, heads: int) -> str:
-        """The tokens, window after window, each with so many heads side by side."""
-        low, mine = self.low, groups[:, :: groups.shape[1] // heads]
-        tokens = self.positions[mine].transpose(0, 2, 1, 3)
-        tokens = tokens.reshape(1, len(groups) * tokens.shape[1], -1)
-        tensor = low.arranged(self.view.tensor, tokens, self.name, 2)
+    def _tokens(self, groups: np.ndarray, heads: int) -> np.ndarray:
+        """Positions of the tokens, window after window, each with so many heads side by side."""
+        tokens = self.positions[groups[:, :: groups.shape[1] // heads]].transpose(0, 2, 1, 3)
+        return tokens.reshape(1, len(groups) * tokens.shape[1], -1)
+
+    def in_order(self, groups: np.ndarray) -> bool:
+        """Whether the tokens come as they are wanted, but for an order of their channels."""
+        tensor = self.low.type(self.view.tensor)
+        return arrangement(self._tokens(groups, groups.shape[1]), tensor.shape, 2) is not None
+
+    def tensor(self, groups: np.ndarray, heads: int, *, wide: bool = False) -> str:
+        """The tokens, window after window, each with so many heads side by side.
+
+        Parameters
+        ----------
+        wide : whether codes may have more than 8 bits; those with a zero point then stay exact
+        """
+        low = self.low
+        tensor = low.arranged(self.view.tensor, self._tokens(groups, heads), self.name, 2)
         have = low.type(tensor).quantisation
-        if have.zero_point or have.bits > 8:
+        if wide and have.zero_point and have.bits < 16:
+            return low.rescaled(tensor, Quantisation(have.scale, 0, have.bits + 1))
+        if have.zero_point or (have.bits > 8 and not wide):
             most = max(have.high - have.zero_point, have.zero_point - have.low) * have.scale
             tensor = low.rescaled(tensor, symmetric(most, have.bits))
         return tensor
 
 
-def _windows(sides: list[_Side]) -> np.ndarray:
+def windows_of(sides: list[Side]) -> np.ndarray:
     """Which group each head of each window is, shape ``(windows, heads)``.
 
     Heads of a window are different channels of the same tokens.

@@ -11,6 +11,7 @@ from hwgen.models.lowering.affine import Affine
 from hwgen.models.lowering.attention import put_attention
 from hwgen.models.lowering.core import Lowering, Result, handles
 from hwgen.models.lowering.layout import plain_positions
+from hwgen.models.lowering.products import is_product, put_product
 from hwgen.models.lowering.weights import integers, scaled
 from hwgen.models.onnx.nodes import attributes, spatial_pads
 
@@ -88,6 +89,8 @@ def _conv_transpose(low: Lowering, node: onnx.NodeProto) -> None:
 @handles("Gemm")
 def _gemm(low: Lowering, node: onnx.NodeProto) -> None:
     at = attributes(node)
+    if node.input[1] not in low.network.constants:
+        raise HwgenError("weights must be constant: export a product of two streams as a MatMul")
     if at.get("transA"):
         raise HwgenError("transA = 1 is not supported: a frame is one row")
     alpha, beta = float(at.get("alpha", 1.0)), float(at.get("beta", 1.0))
@@ -100,6 +103,9 @@ def _gemm(low: Lowering, node: onnx.NodeProto) -> None:
 def _matmul(low: Lowering, node: onnx.NodeProto) -> None:
     if node.output[0] in low.network.attention:
         put_attention(low, low.network.attention[node.output[0]])
+        return
+    if is_product(low.network, node):
+        put_product(low, node)
         return
     if node.input[1] not in low.network.constants:
         raise HwgenError(

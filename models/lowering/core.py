@@ -16,7 +16,16 @@ import numpy as np
 import onnx
 
 from hwgen.errors import HwgenError, HwgenWarning
-from hwgen.ir import Graph, Op, Quantisation, Requantise, Reshape, Table, TensorType
+from hwgen.ir import (
+    GatherChannels,
+    Graph,
+    Op,
+    Quantisation,
+    Requantise,
+    Reshape,
+    Table,
+    TensorType,
+)
 from hwgen.models.lowering.affine import Affine, find_affine
 from hwgen.models.lowering.attention import symmetric, symmetric_tensors
 from hwgen.models.lowering.channels import fold_orders
@@ -29,8 +38,9 @@ from hwgen.models.lowering.layout import (
 )
 from hwgen.models.lowering.norm import put_norm
 from hwgen.models.lowering.pads import fold_pads
+from hwgen.models.lowering.products import product_tensors, wide_symmetric
 from hwgen.models.lowering.ranges import Ranges, range_codes, shared_ranges, sum_codes
-from hwgen.models.lowering.refusals import unsupported, way_out, why_no_attention
+from hwgen.models.lowering.refusals import unsupported, way_out
 from hwgen.models.lowering.regions import Regions
 from hwgen.models.onnx.network import FINE, Network
 from hwgen.models.onnx.nodes import ELEMENTWISE, attributes, axis_pads
@@ -45,6 +55,8 @@ __all__ = [
 Handler = Callable[["Lowering", onnx.NodeProto], None]
 HANDLERS: dict[str, Handler] = {}
 """ONNX op to what adds it to the integer graph."""
+FARTHEST = 1 << 40
+"""Most steps from its zero point at which a function of a tensor is tried."""
 
 
 def handles(*kinds: str) -> Callable[[Handler], Handler]:
@@ -118,7 +130,7 @@ class Lowering:
     graph : the integer graph
     outputs : per output of the network, which elements of an output of the graph it holds
     axes : per input of the network, where it has its channels
-    operands : tensors that are operands of attention, and what they are parts of
+    operands : tensors that are operands of products of streams, and what they are parts of
     ids : inputs of the graph that are ids, to how many of these there are
     """
 
@@ -131,8 +143,10 @@ class Lowering:
         self.affine: dict[str, Affine] = find_affine(network)
         absorbed = {t for affine in self.affine.values() for t in affine.absorbed}
         absorbed |= network.absorbed
-        self.operands = symmetric_tensors(network)
-        self._symmetric = {self._group.get(t, t) for t in self.operands}
+        narrow, wide = symmetric_tensors(network), product_tensors(network)
+        self.operands = narrow | wide
+        self._symmetric = {self._group.get(t, t) for t in narrow}
+        self._wide = {self._group.get(t, t) for t in wide}
         sums, around = ({self._group.get(t, t) for t in names}
                         for names in cell_tensors(network.nodes))
         self._sums, self._around = sums, around
@@ -165,7 +179,6 @@ class Lowering:
                 self._floats[tensor] = given.name
             self.views[given.name] = View(
                 tensor, None if axis == 1 else plain_positions(shape, axis))
-        self._check_products()
         for node in network.nodes:
             self._convert(node)
         self.outputs: dict[str, View] = {}
@@ -184,20 +197,6 @@ class Lowering:
             self.fresh(name), TensorType((*shape[1:], 1), self.quantisation(name)))
         self.axes[name], self.ids[tensor] = len(shape) - 1, ids.high + 1
         self.views[name] = View(tensor, np.arange(math.prod(shape)).reshape(shape))
-
-    def _check_products(self) -> None:
-        """Refuse attention by its name, before one of the many nodes around it is."""
-        inside = self.network.attention.keys() | self._absorbed
-        for node in self.network.nodes:
-            live = [i for i in node.input if i and i not in self.network.constants]
-            if len(live) < 2 or node.output[0] in inside:
-                continue
-            if node.op_type in ("MatMul", "Gemm"):
-                raise HwgenError(
-                    f"Node {node.name or node.output[0]!r} ({node.op_type}): a product of two "
-                    f"streams is supported in attention, which has a softmax between two of them, "
-                    f"but this one is in none{why_no_attention(self.network, node)}: one side must "
-                    f"be constant{way_out(self.network, node)}")
 
     # Names and quantisations
 
@@ -269,6 +268,8 @@ class Lowering:
             return sum_codes(max(-low, high))
         if name in self._symmetric:
             return symmetric(max(-low, high) or 1.0, bits)
+        if name in self._wide:
+            return wide_symmetric(low, high, bits)
         return range_codes(low, high, bits)
 
     def result(self, tensor: str, *, sign: bool = False) -> Result:
@@ -291,7 +292,7 @@ class Lowering:
         (name,) = functions
         codes = self.quantisation(name)
         # Around every code, and beyond both ends as far as values go.
-        low, high = (round(v / codes.scale) + codes.zero_point
+        low, high = (round(np.clip(v / codes.scale, -FARTHEST, FARTHEST)) + codes.zero_point
                      for v in self.ranges.get(tensor, (0.0, 0.0)))
         near = np.arange(codes.low - 3, codes.high + 4)
         if len(near) > 2048:
@@ -329,7 +330,7 @@ class Lowering:
         """
         codes = self.quantisation(tensor)
         shares = tensor in self._group or tensor in self._group.values()
-        if shares or tensor in self._symmetric or tensor in self._sums:
+        if shares or tensor in self._symmetric | self._wide | self._sums:
             return codes
         real = np.linspace(*self.ranges[tensor], 4096)
         values = self.regions.apply(name, real)
@@ -353,8 +354,9 @@ class Lowering:
         if source.positions is not None and source.positions.size < (
                 self.graph.types[source.tensor].size):
             # Only a part: that is taken first.
+            part = self._channels_taken(root, source)
             axis = self.channel_axis(root)
-            source = View(self.tensor(root, axis), None if axis == 1 else plain_positions(
+            source = part or View(self.tensor(root, axis), None if axis == 1 else plain_positions(
                 self.shape(root), axis))
         have, want = self.graph.types[source.tensor].quantisation, self.quantisation(name)
         codes = np.arange(have.low, have.high + 1)
@@ -372,6 +374,22 @@ class Lowering:
             self._floats[tensor] = name
         self.views[name] = View(tensor, source.positions)
         return self.views[name]
+
+    def _channels_taken(self, name: str, view: View) -> View | None:
+        """A view of some channels of all pixels, in whatever order, with these channels alone.
+
+        None if it holds other elements, or some of them several times.
+        """
+        assert view.positions is not None
+        tensor = self.type(view.tensor)
+        pixels, channels = np.divmod(view.positions, tensor.channels)
+        kept = np.unique(channels)
+        if view.positions.size != tensor.pixels * len(kept) or (
+                len(np.unique(view.positions)) < view.positions.size):
+            return None
+        chosen = self.graph.add(GatherChannels(tuple(kept.tolist())), view.tensor,
+                                name=self.fresh(f"{name}_channels"))
+        return View(chosen, pixels * len(kept) + np.searchsorted(kept, channels))
 
     def batch_moves(self, name: str) -> bool:
         """Whether the first axis of a tensor need not be the batch: it may be heads, or steps."""
@@ -441,7 +459,7 @@ class Lowering:
         """
         shape = self.network.shapes[name]
         view = self.view(name)
-        if view.positions is None:
+        if view.positions is None or shape[0] != 1:
             return view
         for axis in range(1, len(shape)):
             ops = arrangement(view.positions, self.type(view.tensor).shape, axis)

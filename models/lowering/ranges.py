@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from hwgen.ir import Quantisation
 from hwgen.models.onnx.network import Network
 
-__all__ = ["Ranges", "range_codes", "shared_ranges", "sum_codes"]
+__all__ = ["Ranges", "keeping_codes", "range_codes", "shared_ranges", "sum_codes"]
 
 Ranges = Mapping[str, tuple[float, float]]
 """Tensor name to its smallest and largest value."""
@@ -21,6 +21,19 @@ KEEPS = {
     "Tile", "Transpose", "Unsqueeze", "Upsample",
 }
 """Ops whose outputs have the codes of their inputs."""
+
+
+def keeping_codes(network: Network, tensors: Iterable[str]) -> set[str]:
+    """Tensors, and what they are parts of in the same codes, but for those whose codes are given.
+    """
+    makers = {out: node for node in network.nodes for out in node.output}
+    found: set[str] = set()
+    for name in tensors:
+        found.add(name)
+        while name in makers and makers[name].op_type in KEEPS:
+            name = makers[name].input[0]
+            found.update((name, *makers[name].output) if name in makers else (name,))
+    return found - {*network.inputs, *network.codes}
 
 
 def shared_ranges(

@@ -25,21 +25,28 @@ def _recurrent(low: Lowering, node: onnx.NodeProto) -> None:
     bias = low.constant(node.input[3])[0].reshape(2, -1, units)[1]
     starts = [low.constant(i).ravel() for i in node.input[5:]]
     _check_starts(kind, starts)
-    function = attributes(node).get("activations", [b"Tanh"])[0].decode()
-    x = low.type(source)
+    at = attributes(node)
+    function = at.get("activations", [b"Tanh"])[0].decode()
+    x, keep = low.type(source), low.network.keep_state
     op = Recurrent.from_float(
-        kind, weight, x, _codes(low, out, starts[0]), weight_bits=low.precision.weights(
-            node.name, out), bias=bias[2] if kind == "gru" else None, initial_h=starts[0],
-        initial_c=starts[1] if kind == "lstm" else None, function=function)
+        kind, weight, x, _codes(low, out, starts[0], keep and function == "Tanh"),
+        weight_bits=low.precision.weights(node.name, out),
+        bias=bias[2] if kind == "gru" else None, initial_h=starts[0],
+        initial_c=starts[1] if kind == "lstm" else None, function=function,
+        keep=keep, reset_first=kind == "gru" and not at.get("linear_before_reset"))
     low.put(out, op, source,
             positions=np.arange(x.pixels * units).reshape(low.shape(out)))
 
 
-def _codes(low: Lowering, name: str, start: np.ndarray) -> Quantisation:
-    """Codes of the units without a zero point; they hold what the cell begins with too."""
+def _codes(low: Lowering, name: str, start: np.ndarray, whole: bool) -> Quantisation:
+    """Codes of the units without a zero point; they hold what the cell begins with too.
+
+    ``whole``: whatever there can be, up to 1, for no frame of the calibration is long enough.
+    """
     codes = low.quantisation(name)
     most = max((codes.high - codes.zero_point) * codes.scale,
-               (codes.zero_point - codes.low) * codes.scale, abs(start).max())
+               (codes.zero_point - codes.low) * codes.scale, abs(start).max(),
+               float(whole))
     return Quantisation(float(np.float32(most / ((1 << (codes.bits - 1)) - 1))), 0, codes.bits)
 
 

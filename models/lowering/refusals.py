@@ -8,12 +8,10 @@ from collections.abc import Collection
 import onnx
 
 from hwgen.errors import HwgenError
-from hwgen.models.onnx.attention import CHANGES, MOVES, PASSES
 from hwgen.models.onnx.network import Network
 from hwgen.models.onnx.nodes import ELEMENTWISE, WEIGHTED, reads
-from hwgen.models.onnx.several import BRANCHES
 
-__all__ = ["refuse_control", "unsupported", "way_out", "why_no_attention"]
+__all__ = ["refuse_control", "unsupported", "way_out"]
 
 CONTROL = {"If", "Loop", "Scan"}
 SEQUENCES = {
@@ -62,9 +60,6 @@ CAUSES = {
     "Pow":
         "powers whose exponents are a stream, or differ from element to element, are not "
         "supported: only one scalar exponent is, in a table",
-    "Softmax":
-        f"a Softmax in front of other layers is supported over 2 to {BRANCHES} branches, and over "
-        f"more elements in attention, as the last axis between two products of streams",
 }
 """Ops that are supported in some forms, to why others are not."""
 
@@ -84,32 +79,6 @@ def unsupported(network: Network, node: onnx.NodeProto, supported: Collection[st
                 f"supported, only of one stream and scalar constants")
     return (f"{node.op_type} with a constant that is no scalar, or that changes the shape, is "
             f"not supported")
-
-
-def why_no_attention(network: Network, node: onnx.NodeProto) -> str:
-    """What stands between a product of two streams and the softmax behind it, or behind that.
-
-    Empty if nothing can be named.
-    """
-    softmax = False
-    while True:
-        users = network.users.get(node.output[0], ())
-        # What asks for NaN is a guard, and no way on.
-        users = [each for each in users if each.op_type != "IsNaN"]
-        if len(users) != 1:
-            return ""
-        node = users[0]
-        live = {i for i in node.input if i and i not in network.constants}
-        name = f"{node.name or node.output[0]!r} ({node.op_type})"
-        where = "probabilities" if softmax else "scores"
-        if node.op_type == "Softmax" and not softmax:
-            softmax = True
-        elif node.op_type in WEIGHTED and len(live) == 1:
-            return f": {name} mixes the {where} of its heads"
-        elif node.op_type == "Add" and len(live) > 1:
-            return f": {name} adds to the {where} what depends on the frame"
-        elif node.op_type not in PASSES | MOVES | CHANGES or (len(live) > 1):
-            return f": {name} is between them" if softmax or node.op_type not in WEIGHTED else ""
 
 
 def way_out(network: Network, node: onnx.NodeProto) -> str:

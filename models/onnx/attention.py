@@ -10,7 +10,7 @@ which say by what the scores are multiplied, what is added to each, and which is
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,7 +21,7 @@ from hwgen.models.onnx.nodes import WEIGHTED, attributes, opset
 
 __all__ = [
     "CHANGES", "MOVES", "PASSES", "AttentionPattern", "Operand", "find_attention",
-    "residual_tensors",
+    "residual_tensors", "score_tensors",
 ]
 
 PASSES = {"Cast", "Dropout", "Identity"}
@@ -29,6 +29,8 @@ MOVES = {"Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 """Ops that only move scores."""
 CHANGES = {"Add", "Div", "Mul", "Sub", "Where"}
 """Ops that multiply scores by a constant, add one, or hide some."""
+PARTS = {"Concat", "Expand", "Gather", "Pad", "Slice", "Split"}
+"""Ops that take parts of tensors, or put them together."""
 HIDES = -1e4
 """What takes the place of scores of keys that shall not be seen is at most this."""
 LARGEST = 1 << 26
@@ -120,6 +122,30 @@ def residual_tensors(
     skips = {i for node in sums for i in node.input if len(readers[i]) > 1}
     return {name for name in {*skips, *(node.output[0] for node in sums)}
             if not any(node.op_type in WEIGHTED for node in readers.get(name, ()))}
+
+
+def score_tensors(
+    nodes: Sequence[onnx.NodeProto], constants: Mapping[str, np.ndarray], absorbed: Collection[str],
+) -> set[str]:
+    """What a softmax outside of attention reads, and what that is the sum of.
+
+    An exponential blows rounding up, so they should be finer than other tensors.  What a layer
+    with weights reads as well is left out.
+    """
+    makers = {out: node for node in nodes for out in node.output}
+    weighted = {name for node in nodes if node.op_type in WEIGHTED for name in node.input}
+    found: set[str] = set()
+    open_ = [node.input[0] for node in nodes
+             if node.op_type == "Softmax" and node.output[0] not in absorbed]
+    while open_:
+        name = open_.pop()
+        node = makers.get(name)
+        if node is None or name in found or name in weighted:
+            continue
+        found.add(name)
+        if node.op_type in PASSES | MOVES | CHANGES | PARTS:
+            open_ += [i for i in node.input if i and i not in constants]
+    return found
 
 
 @dataclass

@@ -25,7 +25,7 @@ AXIS = {
 ALONG = {"Squeeze": 1, "Unsqueeze": 1}
 """Ops that work along several axes, and the input that says so; those of Reduce ops too."""
 MIXING = {
-    "Compress", "Det", "Einsum", "GRU", "GatherND", "LSTM", "MaxRoiPool",
+    "Compress", "Det", "GRU", "GatherND", "LSTM", "MaxRoiPool",
     "MeanVarianceNormalization", "NonMaxSuppression", "NonZero", "RNN", "ReverseSequence",
     "RoiAlign", "ScatterND", "Trilu", "Unique",
 }
@@ -129,13 +129,23 @@ def _check(
         if shapes.get(tensor, [frames])[:1] != [frames]:
             raise _refusal(node, frames, f"it makes {shapes[tensor]} of them")
     rank = len(shapes.get(node.input[0], ())) or 1
-    if node.op_type in MIXING or any(axis % rank == 0 for axis in _axes(node, values, rank)):
+    if node.op_type in MIXING or any(axis % rank == 0 for axis in _axes(node, values, rank)) or (
+            node.op_type == "Einsum" and not _named_apart(node, live)):
         raise _refusal(node, frames, "it may work along the batch")
     if node.op_type == "Transpose" and next(iter(attributes(node).get("perm", (1,)))) != 0:
         raise _refusal(node, frames, "it moves the batch to another axis")
     product = node.op_type in ("MatMul", "Gemm")
     if product and node.input[1] in live and len(shapes.get(node.input[1], ())) < 3:
         raise _refusal(node, frames, "it sums over the batch")
+
+
+def _named_apart(node: onnx.NodeProto, live: list[str]) -> bool:
+    """Whether an Einsum names the batch first, once, in all streams and its result."""
+    sides, _, out = attributes(node)["equation"].decode().replace(" ", "").partition("->")
+    parts = sides.split(",")
+    return bool(out) and all(
+        part.startswith(out[0]) and part.count(out[0]) == 1 if name in live else out[0] not in part
+        for name, part in zip(node.input, parts, strict=True))
 
 
 def _check_constants(

@@ -10,6 +10,7 @@ import onnx
 
 from hwgen.errors import HwgenError
 from hwgen.models.onnx.nodes import WEIGHTED, reads
+from hwgen.models.onnx.recurrent import CELLS
 
 __all__ = ["Division", "Host", "divide", "divide_at"]
 
@@ -96,8 +97,9 @@ def divide(
             useful.update(node.input)
         elif node.op_type in DECODES:
             decoded = True
+    behind = _turned(nodes)
     for node in reversed(nodes):
-        if any(out in useful for out in node.output) or node.output[0] in layers:
+        if any(out in useful for out in node.output) or node.output[0] in layers | behind:
             continue
         if (decoded or node.op_type in MOVES) and all(
             reader.output[0] in movable for out in node.output for reader in readers.get(out, ())
@@ -110,6 +112,15 @@ def divide(
     heads = [i for n in host for i in n.input if i and i not in gone and i not in known]
     ends = dict.fromkeys([*(o for o in outputs if o not in gone), *heads])
     return Division(kept, host, list(ends))
+
+
+def _turned(nodes: Sequence[onnx.NodeProto]) -> set[str]:
+    """What recurrent cells give, and that with the batch in front, as all other frames have it."""
+    cells = {out for node in nodes if node.op_type in CELLS for out in node.output}
+    turned = {node.output[0] for node in nodes
+              if node.op_type == "Transpose" and node.input[0] in cells}
+    return turned | {node.output[0] for node in nodes
+                     if node.op_type == "Reshape" and node.input[0] in turned}
 
 
 def _layers(nodes: Sequence[onnx.NodeProto], constants: Mapping[str, np.ndarray]) -> set[str]:

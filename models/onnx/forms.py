@@ -23,6 +23,10 @@ MOVES = {"Expand", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"}
 """Ops through which a mean or a sum goes on to what it is subtracted from, or divides."""
 
 
+LEAST = -1e30
+"""What is at most this is never the largest."""
+
+
 def simplify(model: onnx.ModelProto, kept: Collection[str]) -> bool:
     """Bring forms into simpler ones, in place; returns whether anything has changed.
 
@@ -33,7 +37,7 @@ def simplify(model: onnx.ModelProto, kept: Collection[str]) -> bool:
     """
     graph = Editor(model)
     changed = False
-    for form in (_slice, _guard, _mean, _variance, _softmax, _scale):
+    for form in (_slice, _guard, _mean, _variance, _softmax, _scale, _least):
         for node in list(graph.graph.node):
             whole = [node.output[0], *node.input]
             if kept and not set(kept).isdisjoint(whole):
@@ -227,3 +231,35 @@ def _scale(graph: Editor, node: onnx.NodeProto) -> bool:
             helper.make_node("Mul", [normal, fixed[0]], node.output, name=node.name)])
         return True
     return False
+
+
+def _least(graph: Editor, node: onnx.NodeProto) -> bool:
+    """A maximum over windows of what has least numbers around it has pads itself."""
+    if node.op_type != "MaxPool":
+        return False
+    turn, pad, at = None, graph.maker(node.input[0]), attributes(node)
+    rank = len(graph.shapes.get(node.input[0], ()))
+    if pad is not None and pad.op_type == "Transpose":
+        turn, pad = pad, graph.maker(pad.input[0])
+    if pad is None or pad.op_type != "Pad" or len(pad.input) < 3 or rank < 3 or (
+            attributes(pad).get("mode", b"constant") != b"constant") or (
+            at.get("auto_pad", b"NOTSET") != b"NOTSET") or (len(pad.input) > 3 and pad.input[3]):
+        return False
+    value, amounts = _scalar(graph, pad.input[2]), graph.constant(pad.input[1])
+    if value is None or value > LEAST or amounts is None or amounts.size != 2 * rank:
+        return False
+    perm = attributes(turn)["perm"] if turn is not None else list(range(rank))
+    sides = amounts.reshape(2, rank)[:, perm]
+    more = np.array(at.get("pads", [0] * (2 * rank - 4))).reshape(2, -1) + sides[:, 2:]
+    extents = (np.array(at["kernel_shape"]) - 1) * np.array(
+        at.get("dilations", [1] * (rank - 2))) + 1
+    if sides[:, :2].any() or (sides < 0).any() or (more >= extents).any() or at.get("ceil_mode"):
+        return False
+    (out,), source, before = node.output, pad.input[0], []
+    if turn is not None:
+        before = [helper.make_node("Transpose", [source], [f"{out}.turned"], perm=perm,
+                                   name=f"{out}.turned")]
+        source = f"{out}.turned"
+    graph.replace(node, [*before, helper.make_node(
+        "MaxPool", [source], [out], name=node.name, **{**at, "pads": more.ravel().tolist()})])
+    return True

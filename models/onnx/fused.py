@@ -78,6 +78,12 @@ class FusedWriter:
             return self.op("ReduceMean", tensor, self.number([-1], np.int64), keepdims=1)
         return self.op("ReduceMean", tensor, axes=[-1], keepdims=1)
 
+    def sum(self, tensor: str, axes: Sequence[int]) -> str:
+        """The sum over some axes, which are gone."""
+        if self.version >= 13:
+            return self.op("ReduceSum", tensor, self.number(axes, np.int64), keepdims=0)
+        return self.op("ReduceSum", tensor, axes=list(axes), keepdims=0)
+
     def slice(self, tensor: str, begin: int, end: int, axis: int, step: int = 1) -> str:
         """Some of the elements along an axis."""
         return self.op("Slice", tensor, *(

@@ -41,8 +41,24 @@ def _shared(writer: FusedWriter, name: str, heads: int) -> str:
     return writer.reshaped(spread, (n, heads, tokens, d))
 
 
+def _of_any_frame(
+    writer: FusedWriter, name: str, what: str, rank: int, frames: int = 1
+) -> np.ndarray:
+    """A constant that has a part for each frame if it has ``rank`` axes.
+
+    Frames go through one by one, so parts for others than ``frames`` must be alike.
+    """
+    value = writer.constant(name, what)
+    if value.ndim < rank or len(value) in (1, frames):
+        return value
+    if (value != value[:1]).any():
+        raise writer.refusal(f"each frame has its own {what}: export with a batch of 1")
+    return value[:1]
+
+
 def _attention(
-    writer: FusedWriter, q: str, k: str, v: str, scale: float, mask: str, causal: bool
+    writer: FusedWriter, q: str, k: str, v: str, scale: float, mask: str, causal: bool,
+    window: tuple[int, int] = (-1, -1),
 ) -> tuple[str, tuple[int, ...]]:
     """Attention of operands ``(N, heads, tokens, d)``; its result, and that's shape.
 
@@ -50,6 +66,7 @@ def _attention(
     ----------
     mask : constant that is added to the scores; or, if it is boolean, which keys are seen
     causal : whether a query sees keys up to its own, counted from the first
+    window : how many keys before and behind its own a query sees; -1: all
     """
     n, heads, queries, d = writer.shapes[q]
     keys, e = writer.shapes[k][2], writer.shapes[v][3]
@@ -59,12 +76,16 @@ def _attention(
     scores = writer.op("MatMul", q, writer.op("Transpose", k, perm=[0, 1, 3, 2]))
     scores = writer.op("Mul", scores, writer.number(scale or 1 / math.sqrt(d)))
     if mask:
-        value = writer.constant(mask, "mask")
+        value = _of_any_frame(writer, mask, "mask", 4, n)
         if value.dtype == bool:
             value = np.where(value, 0.0, HIDDEN)
         scores = writer.op("Add", scores, writer.number(value))
-    if causal:
-        seen = np.tri(queries, keys, dtype=bool)
+    before, behind = window
+    behind = 0 if causal else behind
+    if max(before, behind) >= 0:
+        seen = np.tri(queries, keys, behind if behind >= 0 else keys, dtype=bool)
+        if before >= 0:
+            seen &= ~np.tri(queries, keys, -before - 1, dtype=bool)
         scores = writer.op("Add", scores, writer.number(np.where(seen, 0.0, HIDDEN)))
     out = writer.op("MatMul", writer.op("Softmax", scores, axis=3), v)
     return out, (n, heads, queries, e)
@@ -85,7 +106,8 @@ def _onnx_attention(writer: FusedWriter) -> Written:
             raise writer.refusal("operands of three axes need q_num_heads and kv_num_heads")
         operands = [_by_head(writer, name, n) for name, n in zip(operands, heads, strict=True)]
     out, shape = _attention(writer, *operands, at.get("scale", 0.0), writer.input(3),
-                            bool(at.get("is_causal")))
+                            bool(at.get("is_causal")),
+                            (at.get("left_window_size", -1), at.get("right_window_size", -1)))
     return {0: _together(writer, out, shape) if ranks == {3} else out}
 
 
@@ -151,14 +173,15 @@ def _rotary(writer: FusedWriter) -> Written:
     at, x = writer.attributes, writer.input(0)
     own = writer.node.domain != "com.microsoft"
     cosine, sine, where = (1, 2, 3) if own else (2, 3, 1)
-    caches = [writer.constant(writer.input(n), "cosines and sines") for n in (cosine, sine)]
+    caches = [_of_any_frame(writer, writer.input(n), "cosines and sines", 3)
+              for n in (cosine, sine)]
     shape = writer.shape(x)
     tokens = shape[1] if len(shape) == 3 else shape[2]
     if writer.input(where):
-        at_token = writer.constant(writer.input(where), "positions")
+        at_token = _of_any_frame(writer, writer.input(where), "positions", 2)
         if at_token.size == 1:
             at_token = at_token.ravel()[0] + np.arange(tokens)
-        caches = [cache[at_token.reshape(-1)[-tokens:]] for cache in caches]
+        caches = [cache[at_token.ravel()] for cache in caches]
     caches = [cache.reshape(tokens, -1) for cache in caches]
     half = caches[0].shape[1]
     heads = at.get("num_heads", 0) or (shape[1] if len(shape) == 4 else shape[2] // (
@@ -187,13 +210,16 @@ def _rotary(writer: FusedWriter) -> Written:
 
 @stands_for("", "Einsum", shapes=True)
 def _einsum(writer: FusedWriter) -> Written:
-    """A product of two tensors whose axes have names, as a product of matrices."""
+    """A product of two tensors whose axes have names, as a product of matrices; or a sum of one."""
     text = writer.attributes["equation"].decode().replace(" ", "")
-    sides, _, out = text.partition("->")
+    sides, arrow, out = text.partition("->")
     parts = sides.split(",")
-    if len(parts) != 2 or "." in text or not _:
+    if len(parts) == 1 and arrow and "." not in text:
+        return _summed(writer, sides, out)
+    if len(parts) != 2 or "." in text or not arrow:
         raise writer.refusal(f"the equation {text!r} is not supported: only a product of two "
-                             f"tensors, with its result's axes, and without an ellipsis")
+                             f"tensors, or a sum of one, with its result's axes, and without an "
+                             f"ellipsis")
     a, b = parts
     if any(len(set(x)) < len(x) for x in (a, b, out)) or set(out) != (set(a) | set(b)) - {
             c for c in a if c in b and c not in out} or set(out) - set(a) - set(b):
@@ -222,3 +248,15 @@ def _einsum(writer: FusedWriter) -> Written:
     have = [*batch, *left, *right]
     product = writer.reshaped(product, [extent[c] for c in have])
     return {0: writer.op("Transpose", product, perm=[have.index(c) for c in out])}
+
+
+def _summed(writer: FusedWriter, axes: str, out: str) -> Written:
+    """A tensor, summed up over the axes that its result has not, and these in another order."""
+    if any(len(set(x)) < len(x) for x in (axes, out)) or set(out) - set(axes):
+        raise writer.refusal(f"the equation {axes + '->' + out!r} is not supported: an axis is "
+                             f"taken twice")
+    tensor, gone = writer.input(0), [k for k, c in enumerate(axes) if c not in out]
+    if gone:
+        tensor = writer.sum(tensor, gone)
+    kept = [c for c in axes if c in out]
+    return {0: writer.op("Transpose", tensor, perm=[kept.index(c) for c in out])}

@@ -45,6 +45,7 @@ class Network:
         Their errors would be those of many results, so their codes have :data:`FINE` bits at least,
         and span all values.
     attention : by the second product of each attention, what stands in front of it
+    keep_state : whether recurrent cells keep their states from frame to frame
     host : what is left to the host
     users : tensor to the nodes that read it
     """
@@ -65,6 +66,7 @@ class Network:
     fine: set[str] = field(default_factory=set)
     attention: dict[str, AttentionPattern] = field(default_factory=dict)
     norms: dict[str, NormPattern] = field(default_factory=dict)
+    keep_state: bool = False
     host: Host = field(default_factory=Host)
     users: dict[str, list[onnx.NodeProto]] = field(default_factory=dict)
 

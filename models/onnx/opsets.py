@@ -6,7 +6,7 @@ import onnx
 from onnx import version_converter
 
 from hwgen.errors import HwgenError
-from hwgen.models.onnx.shapes import first_line
+from hwgen.models.onnx.shapes import first_line, infer_shapes
 
 __all__ = ["OLDEST", "OPSETS", "brought_up"]
 
@@ -17,6 +17,11 @@ OLDEST = 7
 
 WIDE = 21
 """The first operator set whose quantisers know integers of 4 and 16 bits."""
+INLINED = {"ReduceLogSum": 28, "ReduceLogSumExp": 28}
+"""Ops that onnxruntime writes out from an operator set on, in a form that loses digits.
+
+All that is new in these sets is types, and bodies for those who have no such op.
+"""
 
 
 def _own_quantisers(model: onnx.ModelProto) -> bool:
@@ -58,6 +63,7 @@ def brought_up(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
         )
     low = WIDE if wide else low
     if versions[0] >= low:
+        _restate(model, versions[0])
         return model
     try:
         return version_converter.convert_version(model, low)
@@ -65,3 +71,32 @@ def brought_up(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
         raise HwgenError(
             f"{name} is written in ONNX opset {versions[0]}, which cannot be converted to opset "
             f"{low}: {first_line(error)}: export it in opset {low} or later") from None
+
+
+def _restate(model: onnx.ModelProto, version: int) -> None:
+    """State an older operator set, in place, if an op is better known in it, and all are in it."""
+    before = min((INLINED[node.op_type] - 1 for node in model.graph.node
+                  if node.op_type in INLINED), default=version)
+    if before >= version:
+        return
+    older = onnx.ModelProto()
+    older.CopyFrom(model)
+    for stated in older.opset_import:
+        if stated.domain in ("", "ai.onnx"):
+            stated.version = before
+    try:
+        infer_shapes(older, check_type=True, strict_mode=True)
+        known = all(_is_in(node, before) for node in older.graph.node)
+    except Exception:  # types of another op are newer, and the model stays as it is
+        return
+    if known:
+        model.CopyFrom(older)
+
+
+def _is_in(node: onnx.NodeProto, version: int) -> bool:
+    """Whether an operator set has a node's form; those of other domains do not matter."""
+    if node.domain not in ("", "ai.onnx"):
+        return True
+    schema = onnx.defs.get_schema(node.op_type, version)
+    return len(node.input) <= schema.max_input and {
+        a.name for a in node.attribute} <= set(schema.attributes)

@@ -57,6 +57,7 @@ from hwgen.models.onnx.shapes import (
     stated_shapes,
     with_size,
 )
+from hwgen.models.onnx.states import keep_states
 from hwgen.models.onnx.tables import write_tables
 from hwgen.models.onnx.tokens import keep_tokens
 
@@ -72,7 +73,8 @@ UNWANTED = ["MatMulAddFusion"]
 
 
 def read(
-    path: Path, size: Size, outputs: Sequence[str] = (), fix: Sequence[str] = ()
+    path: Path, size: Size, outputs: Sequence[str] = (), fix: Sequence[str] = (),
+    keep_state: bool = False,
 ) -> Network:
     """Read an ONNX file; see :func:`normalise`.
 
@@ -85,12 +87,12 @@ def read(
         data = path.read_bytes()
     except OSError as error:
         raise HwgenError(f"{path} cannot be read: {reason(error)}") from None
-    return normalise(data, str(path), size, outputs, path, fix)
+    return normalise(data, str(path), size, outputs, path, fix, keep_state)
 
 
 def normalise(
     data: bytes, name: str, size: Size, outputs: Sequence[str] = (),
-    path: Path | None = None, fix: Sequence[str] = (),
+    path: Path | None = None, fix: Sequence[str] = (), keep_state: bool = False,
 ) -> Network:
     """Check an ONNX model, fix its input shape, fold what is constant, and leave the host's work.
 
@@ -105,6 +107,8 @@ def normalise(
     path : its file, if it came from one: weights may lie beside it
     fix : inputs that are constants, each as ``name=value``; see
         :func:`hwgen.models.onnx.ids.fixed_values`
+    keep_state : whether recurrent cells keep their states from frame to frame; see
+        :func:`hwgen.models.onnx.states.keep_states`
 
     Raises
     ------
@@ -134,6 +138,7 @@ def normalise(
     dequantise_casts(model)
     with _quantisers_of(name):
         dequantise_choices(model)
+    keep_states(model, name, keep_state)
     refuse_steps_first(model, name)
     fix_inputs(model, name, size, candidates(model, fixed))
     inputs = {value.name for value in model.graph.input}
@@ -141,11 +146,11 @@ def normalise(
     inputs.difference_update(value.name for value in model.graph.input)
     with _quantisers_of(name):
         quantisers = Quantisers(model)
+    known_forms(model)
     to_one_frame(model, name)
     write_fused_ops(model, stated_shapes)
     check_extents(model, name, size)
     floor_pools(model)
-    known_forms(model)
     given = [value.name for value in model.graph.output]
     _add_outputs(model, name, outputs)
     disabled = FUSIONS if quantisers.weights else []
@@ -157,7 +162,7 @@ def normalise(
         model = _folded(model, name, size, disabled)
     model = _distinct(model)
     settle_moves(model, stated)
-    write_cells(model)
+    write_cells(model, keep_state)
     keep_frames(model, quantisers.weights)
     typed = {o: (helper.make_node("Cast", [o], [o], to=kind), kind) for o, kind in outer.items()}
     typed |= quantisers.integer_outputs
@@ -166,6 +171,7 @@ def normalise(
         (i, c) for i, c in quantisers.integer_inputs.items() if i in network.inputs)
     network.codes.update((t, q) for t, q in quantisers.codes.items() if t in network.shapes)
     network.inner.update(quantisers.inner)
+    network.keep_state = keep_state
     network.weights.update(
         (c, w) for c, w in quantisers.weights.items() if c in network.constants)
     state_ids(network, name, ids)

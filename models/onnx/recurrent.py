@@ -81,12 +81,13 @@ class _Parameters:
     c: np.ndarray
 
 
-def write_cells(model: onnx.ModelProto) -> None:
+def write_cells(model: onnx.ModelProto, keep: bool = False) -> None:
     """Write LSTM, GRU and RNN in the form that the lowering knows, in place.
 
     Parameters
     ----------
     model : with constants folded and shapes inferred; its shapes are inferred once more
+    keep : whether cells keep their states from frame to frame
 
     Raises
     ------
@@ -111,6 +112,9 @@ def write_cells(model: onnx.ModelProto) -> None:
             continue
         try:
             writer = _CellWriter(model, node, constants, shapes, used)
+            if keep and attributes(node).get("direction", b"forward") != b"forward":
+                raise HwgenError("it reads a frame from its end, so that no state can go on to the "
+                                 "next one: leave out --keep-state")
             writer.write()
         except HwgenError as error:
             raise HwgenError(f"Node {node.name or next(filter(None, node.output))!r} "
@@ -232,11 +236,6 @@ class _CellWriter:
             also = ", or Relu" if kind == "RNN" else ""
             raise HwgenError(f"activations {', '.join(names)} are not supported, only "
                              f"{', '.join(wanted)}{also}")
-        if kind == "GRU" and not at.get("linear_before_reset"):
-            raise HwgenError(
-                "linear_before_reset = 0 is not supported, where units are multiplied by the reset "
-                "gate in front of the matrix: train with it behind (reset_after=True in Keras; "
-                "PyTorch always does)")
         lengths = self.given(4, "sequence_lens")
         if lengths is not None and (lengths != shape[0]).any():
             raise HwgenError(f"sequence_lens must be all {shape[0]} steps, not "
@@ -302,9 +301,10 @@ class _CellWriter:
     def cell(self, x: str, p: _Parameters, function: str) -> tuple[str, int]:
         """Write a direction; returns its output, ``(steps, 1, 1, units)``, and the units."""
         kind, gates, units = self.node.op_type, self.gates, p.r.shape[-1]
+        linear = self.at.get("linear_before_reset", 0)
         gains = Recurrent.gains(kind.lower(), function)
         inside = np.zeros((gates, units))
-        if kind == "GRU":
+        if kind == "GRU" and linear:
             # The reset gate multiplies this bias too.
             inside[2] = p.rb[2]
         weight = (p.w * gains[:, None, None]).transpose(1, 0, 2).reshape(units * gates, -1)
@@ -315,7 +315,7 @@ class _CellWriter:
             passes[k, np.arange(units), np.arange(units) * gates + k] = 1 / gains[k]
         biases = np.concatenate([np.zeros(gates * units), inside.ravel()])
         starts = [self.constant(v[None, None]) for v in (p.h, p.c)[: 2 if kind == "LSTM" else 1]]
-        options = {"linear_before_reset": 1} if kind == "GRU" else (
+        options = {"linear_before_reset": linear} if kind == "GRU" else (
             {"activations": [function]} if kind == "RNN" else {})
         return self.op(
             kind, self.op("Transpose", sums, perm=[1, 0, 2]),

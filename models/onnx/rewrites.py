@@ -14,7 +14,7 @@ import onnx
 from onnx import numpy_helper
 
 from hwgen.models.onnx import norms, several
-from hwgen.models.onnx.attention import find_attention, residual_tensors
+from hwgen.models.onnx.attention import find_attention, residual_tensors, score_tensors
 from hwgen.models.onnx.layer_norms import find_norms, normalised_tensors
 from hwgen.models.onnx.network import Network
 from hwgen.models.onnx.norm_scales import scales_taken
@@ -34,7 +34,10 @@ def written_out(network: Network) -> Network:
     instead: dict[str, Writer] = {}
     found = find_attention(network.model, network.nodes, network.constants, network.shapes)
     network = replace(network, attention=found, users={})
-    residuals = residual_tensors(network.nodes, network.constants, network.shapes) if found else ()
+    transforms = any(node.op_type == "MatMul" and network.constants.keys().isdisjoint(node.input)
+                     for node in network.nodes)
+    residuals = residual_tensors(
+        network.nodes, network.constants, network.shapes) if transforms else ()
     whole = network.absorbed
     for node in network.nodes:
         known = node.domain in ("", "ai.onnx") and node.output[0] not in whole
@@ -55,8 +58,9 @@ def written_out(network: Network) -> Network:
     sums, _ = cell_tensors(network.nodes)
     fine = within_norms(network).union(residuals, sums, *(w.fine for w in instead.values()))
     fine |= normalised_tensors(patterns.values(), network.nodes, {*network.inputs, *kept})
+    fine |= score_tensors(network.nodes, network.constants, network.absorbed)
     # What is normalised has a range that all codes serve: 8 bits are enough for layers.
-    return replace(network, fine=fine - {*network.outputs, *patterns}, users={})
+    return replace(network, fine=fine - {*network.inputs, *network.outputs, *patterns}, users={})
 
 
 def _end(writer: Writer, node: onnx.NodeProto, result: str) -> None:

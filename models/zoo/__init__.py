@@ -86,6 +86,7 @@ _V3 = {
 _V8 = {**_COCO, "strides": [8, 16, 32], "bins": 16}
 _CARVANA = {"task": "segment", "classes": 2}
 _TEXT = {"task": "text"}
+_KEYWORDS = {"task": "sound", "classes": 12}
 _OF_16 = Sizes("a multiple of 16, at least 32", lambda size: size % 16 == 0 and size >= 32)
 _OF_224 = Sizes("224, because its weights are for 196 patches", lambda size: size == 224)
 _HALF = Colours((0.5,) * 3, (0.5,) * 3)
@@ -97,6 +98,7 @@ _HEADS_V8 = "3 maps of 4 sides x 16 bins and 3 of 80 classes, strides 8, 16, 32"
 _HEADS_IMAGENET = "1000 class scores"
 _HEADS_TEXT = "what stands for each token"
 _HEADS_POOLED = f"{_HEADS_TEXT}, and for the text"
+_HEADS_KEYWORDS = "12 class scores of a second"
 _HEADS_UNET = "map of 2 class scores a pixel"
 
 _ANCHORED = ("head_p3", "head_p4", "head_p5")
@@ -174,6 +176,11 @@ _ZOO = {
         Entry("minilm-l6", _network("bert", "Bert", 384, 12, 6), _POOLED,
               _HEADS_POOLED, 128, _up_to(512), 22_713_216, 1_434_599_424, _TEXT,
               words=30522, layers=6),
+        # The authors' cells have one bias per gate: 62,316 and 198,762 parameters.
+        Entry("kws-lstm", _network("keywords", "Keywords", "LSTM", 118), _SCORES, _HEADS_KEYWORDS,
+              49, at_least(2), 62_788, 2_961_800, _KEYWORDS, features=10),
+        Entry("kws-gru", _network("keywords", "Keywords", "GRU", 250), _SCORES, _HEADS_KEYWORDS,
+              49, at_least(2), 199_512, 9_558_000, _KEYWORDS, features=10),
         # Keras counts 78,666, with the running statistics of the normalisations.
         Entry("resnet8", _network("resnet", "ResNet8"), _SCORES, "10 class scores",
               32, multiple_of(4), 78_186, 12_501_632, {"task": "classify", "classes": 10}),

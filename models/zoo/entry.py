@@ -72,14 +72,16 @@ class Entry:
     size : default height and width of the image
     sizes : those that it takes
     parameters : published number of parameters
-    macs : multiplications and accumulations for one image, clip or text of the default size
+    macs : multiplications and accumulations for one image, clip, sound or text of the default size
         Of convolutions, dense layers and the products of attention, taps on the padding included.
     meta : what the host needs to know to decode the outputs; plain JSON data
-        At least ``task``: ``detect``, ``classify``, ``segment`` or ``video``.
+        At least ``task``: ``detect``, ``classify``, ``segment``, ``video``, ``sound`` or ``text``.
     colours : to which published weights expect images normalised; None: they take them in 0..1
         Normalising is part of the network: its input is an image in 0..1 either way.
     frames : images of one clip; None: the network takes one image
     words : of the vocabulary, for a network that takes ids of words; its size is their number
+    features : numbers of each step, for a network that takes steps of a sound; its size is their
+        number
     layers : blocks, of the longest stage where it has stages; None: the network is taken whole
     deploy : replaces what only training needs; ``parameters`` and ``macs`` are counted thereafter
     """
@@ -96,6 +98,7 @@ class Entry:
     colours: Colours | None = None
     frames: int | None = None
     words: int | None = None
+    features: int | None = None
     layers: int | None = None
     deploy: Callable[[nn.Module], nn.Module] = lambda module: module
 
@@ -139,14 +142,19 @@ class Entry:
     def input_shape(self, size: int) -> tuple[int, ...]:
         """Shape of the input.
 
-        ``(1, 3, H, W)``; for video ``(1, 3, T, H, W)``, and for text ``(1, T)``.
+        ``(1, 3, H, W)``; for video ``(1, 3, T, H, W)``, for sound ``(1, T, features)``, and for
+        text ``(1, T)``.
         """
+        if self.features is not None:
+            return (1, size, self.features)
         if self.words is not None:
             return (1, size)
         return (1, 3, size, size) if self.frames is None else (1, 3, self.frames, size, size)
 
     def extents(self, size: int) -> str:
-        """The size as tables show it: ``224x224``, or ``128 tokens``."""
+        """The size as tables show it: ``224x224``, ``49 steps of 10``, or ``128 tokens``."""
+        if self.features is not None:
+            return f"{size} steps of {self.features}"
         if self.words is not None:
             return f"{size} tokens"
         return "x".join(map(str, self.input_shape(size)[2:]))
@@ -156,13 +164,17 @@ class Entry:
 
         Parameters
         ----------
-        photos : uint8 ``(N, H, W, 3)``; a network for video sees a pan over each of them, and one
-            for text the colours of the first row as numbers of words
+        photos : uint8 ``(N, H, W, 3)``; a network for video sees a pan over each of them, one for
+            sound some columns in green, from -1 to 1, and one for text the colours of the first
+            row as numbers of words
 
         Returns
         -------
-        ``(N, 3, H, W)``, ``(N, 3, T, H, W)`` or, int64, ``(N, T)``
+        ``(N, 3, H, W)``, ``(N, 3, T, H, W)``, ``(N, T, features)`` or, int64, ``(N, T)``
         """
+        if self.features is not None:
+            columns = np.linspace(0, photos.shape[2] - 1, self.features).astype(int)
+            return photos[:, :, columns, 1].astype(np.float32) / 127.5 - 1
         if self.words is not None:
             return photos[:, 0].astype(np.int64) @ [1 << 16, 1 << 8, 1] % self.words
         images = photos.astype(np.float32).transpose(0, 3, 1, 2) / 255
@@ -217,10 +229,11 @@ class Entry:
         return self.serialise(self.module(weights, photos, seed, layers), size)
 
     def serialise(self, module: nn.Module, size: int) -> bytes:
-        """A module of this network as ONNX, for images or texts of one size."""
+        """A module of this network as ONNX, for images, sounds or texts of one size."""
         import torch
 
         name = "image" if self.frames is None else "clip"
+        name = name if self.features is None else "steps"
         example = torch.zeros(self.input_shape(size))
         if self.words is not None:
             name, example = "ids", example.long()

@@ -19,8 +19,10 @@ CODES = Quantisation(2.0**-8, 3, 12)
 
 def config(
     kind="lstm", units=4, steps=3, seed=0, codes=CODES, starts=False, function="Tanh",
-    output=None, weight_bits=8, **folding
+    output=None, weight_bits=8, keep=False, **folding
 ) -> RecurrentConfig:
+    # A GRU whose reset gate stands in front of the matrix.
+    first, kind = kind == "reset", "gru" if kind == "reset" else kind
     random, gates = np.random.default_rng(seed), {"lstm": 4, "gru": 3, "rnn": 1}[kind]
     type = TensorType((steps, units * gates), codes)
     weight = random.uniform(-2, 2, (units, gates, units)) / np.sqrt(units)
@@ -29,7 +31,8 @@ def config(
         more["initial_h"] = random.uniform(-0.9, 0.9, units)
         more |= {"initial_c": random.uniform(-1, 1, units)} if kind == "lstm" else {}
     op = Recurrent.from_float(kind, weight, type, output or Quantisation(1 / 128),
-                              function=function, weight_bits=weight_bits, **more)
+                              function=function, weight_bits=weight_bits, reset_first=first,
+                              keep=keep, **more)
     return RecurrentConfig(op=op, tensor=type, **folding)
 
 
@@ -39,12 +42,12 @@ def configs(draw: st.DrawFn) -> RecurrentConfig:
     lanes = draw(divisors(units))
     several = st.sampled_from(list(range(lanes, units + 1, lanes)))
     return config(
-        draw(st.sampled_from(["lstm", "gru", "rnn"])), units, draw(st.integers(1, 5)),
+        draw(st.sampled_from(["lstm", "gru", "reset", "rnn"])), units, draw(st.integers(1, 5)),
         draw(st.integers(0, 99)),
         draw(st.sampled_from([CODES, Quantisation(0.02, -5, 8), Quantisation(0.0006, 1, 16)])),
         draw(st.booleans()), draw(st.sampled_from(["Tanh", "Relu"])),
         Quantisation(1 / 128, 0, draw(st.sampled_from([8, 8, 12]))), draw(st.sampled_from([4, 8])),
-        lanes=lanes, channel_lanes=draw(several), pe=draw(several),
+        draw(st.booleans()), lanes=lanes, channel_lanes=draw(several), pe=draw(several),
         multiplier=draw(st.sampled_from(["dsp48e2", "mult18", "fabric"])),
         requantiser_multiplier=draw(st.sampled_from(["", "dsp48e1"])))
 
@@ -61,11 +64,13 @@ def test_values_under_stalls(config: RecurrentConfig, seed: int) -> None:
     check_under_stalls(config, seed)
 
 
-@pytest.mark.parametrize("kind", ["lstm", "gru", "rnn"])
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("kind", ["lstm", "gru", "reset", "rnn"])
 @pytest.mark.parametrize("steps", [1, 2, 5])
-def test_frames_one_after_the_other(kind, steps):
-    """At full speed: a frame begins before the last results of the one before are there."""
-    cell = config(kind, 8, steps, lanes=2, channel_lanes=4, pe=4)
+def test_frames_one_after_the_other(kind, steps, keep):
+    """At full speed: a frame begins before the last results of the one before are there, unless it
+    needs them."""
+    cell = config(kind, 8, steps, lanes=2, channel_lanes=4, pe=4, keep=keep, starts=True)
     random, count = np.random.default_rng(0), 5
     frames = random.integers(-700, 700, (count, *cell.tensor.shape))
     arrivals = [np.arange(count * cell.inputs[0].beats)]
@@ -76,10 +81,12 @@ def test_frames_one_after_the_other(kind, steps):
     ends = schedule.outputs[0].reshape(count, -1)[:, -1]
     # Frames of a single step come in pairs, as places for their input become free.
     assert set(ends[2:] - ends[:-2]) <= {2 * cell.interval, 2 * cell.interval - (steps == 1)}
+    assert (cell.interval == steps * cell.step_cycles) == (keep or kind == "reset")
 
 
-def test_weights_that_are_loaded():
-    cell = config("gru", 8, 3, lanes=2, channel_lanes=2, pe=4, weight_style="ultra", starts=True)
+@pytest.mark.parametrize("kind", ["gru", "reset"])
+def test_weights_that_are_loaded(kind):
+    cell = config(kind, 8, 3, lanes=2, channel_lanes=2, pe=4, weight_style="ultra", starts=True)
     assert cell.loads
     check_on_time(cell)
     check_under_stalls(cell)
@@ -87,7 +94,14 @@ def test_weights_that_are_loaded():
 
 def test_two_products_to_a_dsp():
     cell = config("lstm", 16, channel_lanes=8, pe=4)
-    assert cell.matrix.folding.array.resources().dsp == 4 * 4 * 8 // 2
+    assert cell.matrices[0].folding.array.resources().dsp == 4 * 4 * 8 // 2
+
+
+def test_both_matrices_take_what_one_would():
+    one, two = (config(kind, 16, channel_lanes=8, pe=4) for kind in ("gru", "reset"))
+    dsp = [sum(m.folding.array.resources().dsp for m in c.matrices) for c in (one, two)]
+    assert dsp == [48, 48]
+    assert one.step_cycles < two.step_cycles < 2 * one.step_cycles
 
 
 def test_a_wider_array_takes_fewer_cycles():

@@ -34,6 +34,7 @@ ARGUMENTS = [("frames", 32), ("address_x", 64), ("address_w", 64), ("address_y",
 MANIFEST: dict[str, Any] = {
     "format": "hwgen-accelerator-1", "model": "model", "board": "none", "clock_mhz": 250.0,
     "version": 1, "identification": f"{IDENTIFICATION:016x}", "word_bytes": WORD,
+    "frames": "memory",
     "inputs": {"x": _port((2, 2, 6), 8, 3, 2), "w": _port((3,), 8, 1)},
     "outputs": {"y": _port((2, 2, 6), 8, 2), "sum": _port((2, 2, 1), 16, 1)},
     "arguments": {name: {"offset": 0x10 + 8 * k, "bits": bits}

@@ -14,6 +14,7 @@ from hwgen.device.storage import block_shape
 from hwgen.emit.verilog import emit
 from hwgen.errors import HwgenError
 from hwgen.ir import MaxPool, Quantisation
+from hwgen.shell.shell import ShellConfig
 from hwgen.sim.verilator import VerilatorModel, lint
 from hwgen.timing import sized
 from tests.networks import Builder, every_op
@@ -141,3 +142,33 @@ def test_memory_parts_for_synthesis(tmp_path):
     frames = b.frames(2)
     for run in (model.run(frames, interval=timing.interval), model.run(frames, stall=0.2)):
         assert (run.outputs["out"] == b.graph.evaluate(frames)["out"]).all()
+
+
+@pytest.mark.verilator
+def test_prefix(tmp_path):
+    """Two designs share no name, not even of an image, and what is emitted works."""
+    builder = Builder((4, 4, 2))
+    builder.graph.outputs = [builder.act(builder.conv("image", 3, 3, "conv"), "silu")]
+    _, netlist, _ = sized(builder.graph, DesignPoint("zcu102", 250.0))
+    texts = {}
+    for prefix in ("", "mine_"):
+        rtl = emit(netlist, prefix=prefix, shell=ShellConfig(netlist=netlist, address_bits=64))
+        assert (rtl.top, rtl.accelerator.top) == (f"{prefix}top", f"{prefix}accelerator")
+        assert all(name.startswith(prefix) for name in rtl.files)
+        text = "".join(rtl.files[name] for name in rtl.verilog)
+        modules = re.findall(r"^module \\?(\S+)", text, re.M)
+        assert modules
+        assert all(name.startswith(prefix) for name in modules)
+        images = set(re.findall(r'"(\w+\.mem)"', text))
+        assert images == {name for name in rtl.files if name.endswith(".mem")} != set()
+        texts[prefix] = re.sub(r"\bmine_", "", text)
+        rtl.write(tmp_path / prefix)
+        listed = (tmp_path / prefix / "files.f").read_text().split()
+        assert listed == rtl.verilog
+        assert all(rtl.files[name].count("`timescale 1ns / 1ps\n") == 1 for name in listed)
+    assert texts[""] == texts["mine_"]
+    lint(rtl, tmp_path / "mine_")
+    frames = builder.frames(2)
+    run = VerilatorModel(rtl.accelerator, netlist, tmp_path / "run").run(frames)
+    for name, value in builder.graph.evaluate(frames).items():
+        assert (run.outputs[name] == value).all()

@@ -46,6 +46,8 @@ CASES = [
     {"kind": "lstm", "starts": True, "steps": (3, 4)}, {"kind": "gru", "starts": True},
     {"kind": "rnn", "output": Quantisation(1 / 32767, 0, 16)},
     {"kind": "rnn", "starts": True, "units": 1}, {"kind": "lstm", "x": Quantisation(0.05, -9, 8)},
+    {"kind": "gru", "reset_first": True, "starts": True},
+    {"kind": "gru", "reset_first": True, "output": Quantisation(1 / 32767, 0, 16)},
     {"kind": "gru", "x": Quantisation(0.0006, 5, 16), "output": Quantisation(1 / 32000, 0, 16)},
     {"kind": "lstm", "weight_bits": 4, "output": Quantisation(1 / 128, 0, 16), "steps": (1,)},
 ]
@@ -97,6 +99,22 @@ def test_each_frame_begins_anew():
     np.testing.assert_array_equal(twice, np.concatenate([once, once]))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_state_that_is_kept(kind):
+    """Frames are parts of one long one; in integer ONNX too."""
+    op, type = cell(kind, starts=True, keep=True)
+    x = frames(type, 3)
+    graph = graph_of(op, type)
+    parts = graph.evaluate({"x": x})["y"]
+    whole = op.evaluate([x.reshape(1, -1, type.channels)],
+                        [TensorType((3 * type.pixels, type.channels), INPUT)])[0]
+    np.testing.assert_array_equal(parts.reshape(whole.shape), whole)
+    (theirs,) = session(to_integer(graph)).run(["y"], {"x": to_onnx_layout(x).astype(np.int16)})
+    np.testing.assert_array_equal(from_onnx_layout(theirs), parts)
+    (real,) = session(to_qdq(graph)).run(["y"], {"x": to_onnx_layout(x).astype(np.int16)})
+    assert abs(from_onnx_layout(real).astype(int) - parts).max() < 6
+
+
 def test_counts_products_with_the_units():
     op, type = cell("gru", units=6, steps=(9,))
     assert op.macs(type) == 9 * 6 * 18
@@ -121,6 +139,7 @@ def test_goes_through_a_file(kind, tmp_path):
     ({"output": Quantisation(1 / 128, 1)}, "must have zero point 0"),
     ({"initial_h": np.array([128] * 6)}, "initial_h must be 6 numbers of 8 bits"),
     ({"requantise": Requantise.from_scale(0.1)}, "requantisation must have 24 entries"),
+    ({"reset_first": True}, "Only a GRU has a reset gate, not the kind 'lstm'"),
     ({"function": "Elu"}, "Function must be Tanh or Relu"),
 ])
 def test_refusals(change, message):

@@ -1,5 +1,7 @@
 """Recurrent networks as PyTorch exports them, from file to Verilog: values and times."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from torch import nn
@@ -7,10 +9,10 @@ from torch import nn
 from hwgen import boards
 from hwgen.dse.design.search import search
 from hwgen.emit.verilog import emit
-from hwgen.ir import Recurrent
+from hwgen.ir import Graph, Recurrent
 from hwgen.models.load import read
 from hwgen.sim.verilator import VerilatorModel
-from tests.models.lowering.test_recurrent import exported
+from tests.models.lowering.test_recurrent import exported, file
 
 pytestmark = pytest.mark.verilator
 
@@ -31,6 +33,18 @@ class Stack(nn.Module):
 def test_verilog_is_right_and_on_time(tmp_path):
     graph = read(str(exported(Stack(), tmp_path / "net.onnx", 17, (1, 7, 3)))).graph
     assert sum(isinstance(node.op, Recurrent) for node in graph.nodes) == 3
+    check(graph, tmp_path)
+
+
+def test_a_gru_that_resets_in_front_of_its_matrix(tmp_path):
+    graph = read(str(file(tmp_path / "net.onnx", "GRU", direction="bidirectional"))).graph
+    assert [node.op.reset_first for node in graph.nodes if isinstance(node.op, Recurrent)] == [
+        True, True]
+    check(graph, tmp_path)
+
+
+def check(graph: Graph, tmp_path: Path) -> None:
+    """Its Verilog gives the codes of the reference, at the times of the schedule."""
     found = search(graph, boards.load("zcu104"), target_fps=200_000)
     netlist, timing = found.netlist, found.timing
     model = VerilatorModel(emit(netlist), netlist, tmp_path / "model", optimise=False)

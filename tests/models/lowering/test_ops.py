@@ -242,7 +242,6 @@ def test_the_page_says_what_is_supported():
      {**W, "f": np.array([1, 1, 0.5, 0.5], np.float32)}, "a reduction with align_corners"),
     ([CONV, N("MaxPool", ["c"], ["y", "i"], kernel_shape=[2, 2]),
       N("Cast", ["i"], ["z"], to=1)], W, "indices of the maxima"),
-    ([CONV, N("MatMul", ["c", "c"], ["y"])], W, "is supported in attention, which has a softmax"),
     ([CONV, N("LSTM", ["x", "w", "w"], ["y"], hidden_size=2)], W, "cannot be run|not a valid"),
 ])
 def test_refused(nodes, constants, message):

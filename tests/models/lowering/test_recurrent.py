@@ -138,6 +138,8 @@ FULL = ["t", "w", "r", "b", "l", "h", "c"]
     {"inputs": FULL, "constants": {**STARTS, "l": np.array([T], np.int32)}, "outputs": ("", "y_h")},
     {"kind": "GRU", "linear_before_reset": 1, "inputs": ["t", "w", "r", "b", "", "h"],
      "constants": STARTS},
+    {"kind": "GRU"}, {"kind": "GRU", "direction": "bidirectional", "outputs": ("", "y_h")},
+    {"kind": "GRU", "inputs": ["t", "w", "r", "b", "", "h"], "constants": STARTS},
     {"inputs": ["t", "w", "r"], "outputs": ("y", "y_h")},
     {"kind": "RNN", "activations": ["Relu"], "direction": "reverse"},
 ])
@@ -157,7 +159,6 @@ def test_opsets(opset, tmp_path):
 
 
 @pytest.mark.parametrize("options,message", [
-    ({"kind": "GRU"}, "'cell' \\(GRU\\): linear_before_reset = 0 is not supported"),
     ({"clip": 3.0}, "'cell' \\(LSTM\\): clip is not supported"),
     ({"input_forget": 1}, "input_forget = 1"),
     ({"activations": ["HardSigmoid", "Tanh", "Tanh"]}, "activations Hardsigmoid, Tanh, Tanh are"),

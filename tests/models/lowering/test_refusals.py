@@ -7,7 +7,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hwgen.errors import HwgenError
 from hwgen.models.load import read
-from hwgen.models.lowering.refusals import unsupported, way_out, why_no_attention
+from hwgen.models.lowering.refusals import unsupported, way_out
 from tests.models.float_networks import network
 
 N = helper.make_node
@@ -84,29 +84,3 @@ def test_control_and_lists_are_refused_by_name(kind, last, tmp_path):
         source = read(str(path), outputs=["c"])
         assert source.host is not None
         onnx.checker.check_model(source.host, full_check=True)
-
-
-def between(*nodes) -> str:
-    """What is said of the first product of an attention with other nodes between."""
-    weights = {"m": np.ones((12, 12), np.float32), "s": np.full(1, 2, np.float32)}
-    first = N("MatMul", ["q", "k"], ["a"], name="first")
-    streams = [name for name in "qkrv" if name != "r" or any("r" in n.input for n in nodes)]
-    net = network([first, *nodes, N("MatMul", ["p", "v"], ["y"])], weights,
-                  dict.fromkeys(streams, (1, 2, 12, 12)))
-    return why_no_attention(net, first)
-
-
-@pytest.mark.parametrize("nodes, why", [
-    ([N("MatMul", ["a", "m"], ["b"], name="mix"), N("Softmax", ["b"], ["p"])],
-     ": 'mix' (MatMul) mixes the scores of its heads"),
-    ([N("Mul", ["a", "s"], ["b"]), N("Softmax", ["b"], ["c"]),
-      N("MatMul", ["c", "m"], ["p"], name="mix")],
-     ": 'mix' (MatMul) mixes the probabilities of its heads"),
-    ([N("Add", ["a", "r"], ["b"], name="more"), N("Softmax", ["b"], ["p"])],
-     ": 'more' (Add) adds to the scores what depends on the frame"),
-    ([N("Tanh", ["a"], ["b"], name="bend"), N("Softmax", ["b"], ["p"])],
-     ": 'bend' (Tanh) is between them"),
-    ([N("Identity", ["a"], ["p"])], ""),
-])
-def test_says_what_is_between_the_products(nodes, why):
-    assert between(*nodes) == why

@@ -15,7 +15,7 @@ RANDOM = np.random.default_rng(0)
 CONV = N("Conv", ["x", "w"], ["c"], pads=[1] * 4)
 CONSTANTS = {
     "w": (8, 3, 3, 3), "m": (512, 5), "j": (8, 8, 1, 1), "n": (64, 5), "a": (4, 8, 1, 1),
-    "b": (1, 8, 1, 1),
+    "b": (1, 8, 1, 1), "o": (8, 5), "each": (4, 5),
 }
 INTEGERS = {
     "rows": [4, 512], "open": [-1, 512], "tokens": [4, 8, 64], "merged": [32, 64], "first": [0],
@@ -52,6 +52,8 @@ def file(tmp_path, nodes):
      N("Reshape", ["c", "f"], ["r"]), N("Gemm", ["r", "m"], ["y"])],
     [N("Reshape", ["c", "tokens"], ["r"]), N("Transpose", ["r"], ["y"], perm=[0, 2, 1])],
     [N("Add", ["c", "b"], ["y"])], [N("Slice", ["c", "zeros", "ends"], ["y"])],
+    [N("Einsum", ["c", "o"], ["y"], equation="bchw,co->bohw")],
+    [N("Einsum", ["c"], ["e"], equation="bchw->bc"), N("MatMul", ["e", "o"], ["y"])],
 ])
 def test_frames_one_by_one(nodes, tmp_path):
     path = file(tmp_path, [CONV, *nodes])
@@ -82,6 +84,8 @@ def test_frames_one_by_one(nodes, tmp_path):
     (N("Softmax", ["c"], ["y"], axis=0), "it may work along the batch"),
     (N("CumSum", ["c", "k"], ["y"]), "it may work along the batch"),
     (N("MeanVarianceNormalization", ["c"], ["y"]), "it may work along the batch"),
+    (N("Einsum", ["c"], ["y"], equation="bchw->hcbw"), r"it makes \[8, 8, 4, 8\] of them"),
+    (N("Einsum", ["c", "each"], ["y"], equation="bchw,bd->bchd"), "it may work along the batch"),
 ])
 def test_what_joins_frames_is_refused(node, why, tmp_path):
     node.name = "joins"
@@ -98,3 +102,13 @@ def test_batches_of_several_sizes(tmp_path):
     path.write_bytes(made.SerializeToString())
     with pytest.raises(HwgenError, match=r"batches of several sizes \('x' of 4, 'z' of 1\)"):
         read(str(path))
+
+
+def test_group_normalization(tmp_path):
+    path = file(tmp_path, [CONV, N("GroupNormalization", ["c", "s", "s"], ["y"], num_groups=2)])
+    made = onnx.load(path)
+    made.opset_import[0].version = 21
+    made.graph.initializer.append(numpy_helper.from_array(np.ones(8, np.float32), "s"))
+    path.write_bytes(made.SerializeToString())
+    with pytest.warns(HwgenWarning, match="input 'x' has a batch of 4"):
+        assert read(str(path)).graph.outputs

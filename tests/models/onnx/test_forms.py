@@ -212,3 +212,37 @@ def test_network_of_flat_tokens(tmp_path):
     onnx.save(made, tmp_path / "net.onnx")
     graph = read(str(tmp_path / "net.onnx")).graph
     assert [type(node.op) for node in graph.nodes] == [Conv, Conv, Table]
+
+
+PADDED = {"least": np.array(-np.inf, np.float32), "by": np.array([0, 0, 0, 1, 0, 0, 2, 1])}
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_least_numbers_around_a_maximum(turned):
+    """As timm's pools of TensorFlow's padding write it, also where a Transpose is moved between."""
+    perm = [0, 2, 3, 1]
+    sides = PADDED["by"].reshape(2, 4)
+    by = np.empty_like(sides)
+    by[:, perm] = sides
+    nodes = [N("Pad", ["x", "by", "least"], ["p"])]
+    nodes += [N("Transpose", ["p"], ["t"], perm=perm)] if turned else []
+    pool = N("MaxPool", ["t" if turned else "p"], ["y"], kernel_shape=[3, 3], strides=[2, 2],
+             pads=[1, 0, 0, 0])
+    made, changed = simplified([*nodes, pool], shape=(1, 6, 7, 6), **(
+        PADDED | {"by": by.ravel() if turned else PADDED["by"]}))
+    assert changed
+    assert kinds(made) == ["Transpose"] * turned + ["MaxPool"]
+    (pads,) = (list(a.ints) for a in made.graph.node[-1].attribute if a.name == "pads")
+    assert pads == [1, 1, 2, 1]
+
+
+@pytest.mark.parametrize("fill, by", [
+    (0.0, [0, 0, 0, 1, 0, 0, 0, 1]), (-np.inf, [0, 1, 0, 0, 0, 1, 0, 0]),
+    (-np.inf, [0, 0, 0, 3, 0, 0, 0, 0]),
+])
+def test_pads_that_a_pool_cannot_have_stay(fill, by):
+    nodes = [N("Pad", ["x", "by", "least"], ["p"]),
+             N("MaxPool", ["p"], ["y"], kernel_shape=[3, 3])]
+    _, changed = simplified(nodes, shape=(1, 3, 7, 6), least=np.array(fill, np.float32),
+                            by=np.array(by))
+    assert not changed

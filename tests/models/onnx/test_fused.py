@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from hwgen.errors import HwgenError
+from hwgen.errors import HwgenError, HwgenWarning
 from hwgen.ir import Attention
 from hwgen.models.load import read
 from tests.models.whole import compared
@@ -76,6 +76,12 @@ ATTENTION = {
         {"seen": SEEN}, (HEADS, HEADS, True)),
     "bias": (23, [*QKV, N("Attention", ["q", "k", "v", "far"], ["a"], q_num_heads=HEADS,
                           kv_num_heads=HEADS), *LAST], {"far": FAR}, (HEADS, HEADS, False)),
+    "window": (25, [*QKV, N("Attention", ["q", "k", "v"], ["a"], q_num_heads=HEADS,
+                            kv_num_heads=HEADS, left_window_size=1, right_window_size=2), *LAST],
+               {}, (HEADS, HEADS, False)),
+    "window behind": (25, [*QKV, N("Attention", ["q", "k", "v"], ["a"], q_num_heads=HEADS,
+                                   kv_num_heads=HEADS, left_window_size=2, is_causal=1), *LAST],
+                      {}, (HEADS, HEADS, True)),
     "MultiHeadAttention": (17, [
         *QKV, N("MultiHeadAttention", ["q", "k", "v", "bias"], ["a"], num_heads=HEADS, **MS),
         *LAST], {}, (HEADS, HEADS, False)),
@@ -110,6 +116,7 @@ def test_attention(form, tmp_path):
     (op,) = (node.op for node in source.graph.nodes if isinstance(node.op, Attention))
     assert (op.heads, op.kv_heads, op.causal) == (heads, kv_heads, causal)
     assert (op.bias is not None) == ("bias" in form)
+    assert (op.hidden is not None) == ("window" in form)
 
 
 SKIP = [N("MatMul", ["x", "wq"], ["q"])]
@@ -184,6 +191,41 @@ def test_positions(form, tmp_path):
     assert sum(isinstance(node.op, Attention) for node in source.graph.nodes) == 1
 
 
+@pytest.mark.parametrize("equation", ["btc->bt", "btc->bc", "btc->bct"])
+def test_einsum_of_one_tensor(equation, tmp_path):
+    behind = {"bt": ["e"], "bc": ["e"], "bct": []}[equation[5:]]
+    nodes = [*SKIP, N("Einsum", ["q"], ["e"], equation=equation)]
+    nodes += [N("MatMul", [name, "m"], ["y"]) for name in behind] or [
+        N("Transpose", ["e"], ["a"], perm=[0, 2, 1]), *LAST]
+    m = weights(TOKENS if equation.endswith("bt") else C, 4)
+    _, decibels = compared(saved(tmp_path, nodes, {"m": m}))
+    assert decibels > 30
+
+
+FRAMES = 2
+TURNED = [*QKV, N("RotaryEmbedding", ["q", "cos", "sin", "at"], ["qr"], num_heads=HEADS),
+          N("Attention", ["qr", "k", "v"], ["a"], q_num_heads=HEADS, kv_num_heads=HEADS), *LAST]
+MASKED = [*QKV, N("Attention", ["q", "k", "v", "far"], ["a"], q_num_heads=HEADS,
+                  kv_num_heads=HEADS), *LAST]
+
+
+@pytest.mark.parametrize("nodes, constants", [
+    (TURNED, {"at": np.tile(np.arange(TOKENS), (FRAMES, 1))}),
+    (MASKED, {"far": np.tile(FAR, (FRAMES, 1, 1, 1))}),
+])
+def test_constants_of_each_frame(nodes, constants, tmp_path):
+    """They may be alike for all frames of a batch; else the file is refused."""
+    constants = SHAPES | POSITIONS | constants
+    path = saved(tmp_path, nodes, constants, 23, (FRAMES, TOKENS, C))
+    with pytest.warns(HwgenWarning, match="has a batch of 2"):
+        assert read(path).graph.inputs
+    (name,) = {"at", "far"} & {i for node in nodes for i in node.input}
+    other = constants[name].copy()
+    other[1] = other[1][..., ::-1]
+    with pytest.warns(HwgenWarning), pytest.raises(HwgenError, match="each frame has its own"):
+        read(saved(tmp_path, nodes, constants | {name: other}, 23, (FRAMES, TOKENS, C)))
+
+
 @pytest.mark.parametrize("nodes, constants, opset, message", [
     ([*QKV, N("Attention", ["q", "k", "v"], ["a"], q_num_heads=3, kv_num_heads=3, softcap=2.0),
       *LAST], {}, 23, r"\(Attention\): scores that are bent"),
@@ -196,6 +238,8 @@ def test_positions(form, tmp_path):
      "only a product of two"),
     ([*QKV, N("Einsum", ["q", "k"], ["a"], equation="bic,bid->bc"), *LAST], {}, 17,
      "summed over in one tensor alone"),
+    ([*SKIP, N("Einsum", ["q"], ["a"], equation="bii->bi"), *LAST], {}, 17,
+     "an axis is taken twice"),
     ([*SKIP, N("LayerNormalization", ["q", "gamma"], ["a"], axis=1), *LAST], {}, 13,
      "only a normalisation along the last axis"),
 ])

@@ -124,3 +124,23 @@ def test_size_of_two_open_dimensions(tmp_path):
                   shape=(1, 3, 9))
     with pytest.raises(HwgenError, match="leaves no extent open, so no size can be given"):
         read(str(fixed), size=20)
+
+
+@pytest.mark.skipif(onnx.defs.onnx_opset_version() < 28, reason="onnx has no opset 28")
+@pytest.mark.parametrize("kind", ["ReduceLogSum", "ReduceLogSumExp"])
+def test_newer_forms_that_onnxruntime_writes_out(kind, tmp_path):
+    """They are read as the ops that they are: what is in between has more bits."""
+    nodes = [N("Conv", ["x", "w"], ["c"]), N("Abs", ["c"], ["a"]), N("Mul", ["a", "k"], ["m"]),
+             N(kind, ["m", "axes"], ["y"], keepdims=1)]
+    constants = {"w": weights(8, 3, 1, 1), "k": np.float32(6), "axes": np.array([1])}
+    path = saved(tmp_path, nodes, constants, 28)
+    check(path)
+    assert max(type.bits for type in read(str(path)).graph.types.values()) == 12
+
+
+def test_functions_far_beyond_all_codes(tmp_path):
+    """Values of 1e25 do not overflow what is tried of the function behind."""
+    nodes = [N("Conv", ["x", "w"], ["c"]), N("Exp", ["c"], ["e"]),
+             N("ReduceSum", ["e", "axes"], ["s"], keepdims=1), N("Log", ["s"], ["y"])]
+    constants = {"w": 20 + abs(weights(8, 3, 1, 1)), "axes": np.array([1])}
+    assert read(str(saved(tmp_path, nodes, constants, 18))).graph.outputs

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from hwgen.errors import HwgenError
+from hwgen.ir import Softmax
 from hwgen.models.load import read
 from tests.models.float_networks import N
 from tests.models.host.test_model import C, file, run
@@ -115,10 +116,6 @@ def test_a_reciprocal_saturates(tmp_path):
     ([N("Abs", ["c"], ["a"]), N("Pow", ["a", "d"], ["t"])], {},
      "exponents are a stream, or differ from element to element"),
     ([N("Mod", ["c", "d"], ["t"], fmod=1)], {}, r"^Node 't': remainders are not supported"),
-    ([N("Conv", ["c", "k"], ["z"]), N("Softmax", ["z"], ["t"], axis=1)],
-     {"k": weights(12, 8, 1, 1), "e": weights(4, 12, 1, 1)},
-     (r"^Node 't': a Softmax in front of other layers is supported over 2 to 8 branches, .*"
-     r"as the last axis between two products of streams$")),
     ([N("LogSoftmax", ["c"], ["t"], axis=1)], {}, "LogSoftmax in front of other layers"),
     ([N("LayerNormalization", ["c", "k"], ["l", "m"]), N("Add", ["l", "m"], ["t"])],
      {"k": weights(8)}, "outputs Mean and InvStdDev are not supported"),
@@ -128,3 +125,11 @@ def test_a_reciprocal_saturates(tmp_path):
 def test_refused(nodes, constants, message, tmp_path):
     with pytest.raises(HwgenError, match=message):
         read(str(file(tmp_path, [*TWO, *nodes, LAST], {**E, **constants})))
+
+
+def test_softmax_over_more_elements_is_an_op(tmp_path):
+    nodes = [N("Conv", ["c", "k"], ["z"]), N("Softmax", ["z"], ["t"], axis=1)]
+    constants = {"k": weights(12, 8, 1, 1), "e": weights(4, 12, 1, 1)}
+    source, decibels = compared(file(tmp_path, [*TWO, *nodes, LAST], {**E, **constants}))
+    assert decibels > 30
+    assert [node.op.groups for node in source.graph.nodes if isinstance(node.op, Softmax)] == [1]

@@ -28,6 +28,9 @@ OPS = {
     "GlobalAveragePool", "HardSigmoid", "MaxPool", "Mul", "ReduceMean", "Relu", "Resize", "Sigmoid",
     "Split", "Sub",
 }
+RECURRENT = {
+    "Add", "Gather", "Gemm", "GRU", "LSTM", "MatMul", "Reshape", "Squeeze", "Transpose",
+}
 SMALL = {"alexnet": 64, **{name: 64 for name in zoo.names() if name.startswith("yolo")}}
 DENSE = {"vgg11", "vgg16", "alexnet"}
 
@@ -62,12 +65,16 @@ def test_counts(name):
         if isinstance(part, Attend):
             macs += 2 * inputs[0].numel() * inputs[1].shape[1]
             return
+        if isinstance(part, nn.RNNBase):
+            macs += inputs[0].shape[1] * sum(
+                p.numel() for name, p in part.named_parameters() if "weight" in name)
+            return
         whole = inputs[0] if isinstance(part, nn.ConvTranspose2d) else output
         sums = part.weight.shape[:1] if isinstance(part, Product) else part.weight.shape[1:]
         macs += whole.numel() * prod(sums)
 
     hooks = [m.register_forward_hook(add) for m in module.modules()
-             if isinstance(m, WEIGHTED | Attend | Product)]
+             if isinstance(m, WEIGHTED | Attend | Product | nn.RNNBase)]
     with torch.device("meta"):
         example = torch.zeros(entry.input_shape(entry.size))
         outputs = module(example.long() if entry.words else example)
@@ -83,6 +90,15 @@ def test_counts(name):
 ])
 def test_published_counts_of_fused_networks(name, parameters):
     assert fused(bare(name)[0]) == parameters
+
+
+@pytest.mark.parametrize("name, units, gates", [("kws-lstm", 118, 4), ("kws-gru", 250, 3)])
+def test_counts_of_cells_with_one_bias(name, units, gates):
+    """What the cells of TensorFlow have, with the sizes of the authors' training commands."""
+    module = bare(name)[0]
+    second = sum(p.numel() for key, p in module.named_parameters() if "bias_hh" in key)
+    assert count(module) - second == gates * units * (10 + units + 1) + 12 * (units + 1)
+    assert second == gates * units
 
 
 @pytest.mark.parametrize("name, giga", [
@@ -131,7 +147,8 @@ def test_seeded_weights_are_sane_and_the_export_is_plain(name):
         with torch.no_grad():
             outputs = (module(x),)
     network = normalise(entry.serialise(module, size), name, None)
-    assert {node.op_type for node in network.nodes} <= OPS
+    ops = RECURRENT if entry.features else OPS
+    assert {node.op_type for node in network.nodes} <= ops
     assert [n.name for n in network.nodes if n.op_type in ("Sub", "Div")] == (
         ["normalise/Sub", "normalise/Div"] if entry.colours else [])
     assert network.outputs == list(entry.outputs)
@@ -156,6 +173,7 @@ def test_names():
         "squeezenet", "repvgg-a0", "unet-bilinear", "unet-transposed", "x3d-m", "resnet8",
         "deit-tiny", "deit-small", "vit-b16", "mixer-s16", "convnext-tiny", "swin-tiny",
         "mobilevit-xxs", "gpt2", "opt-125m", "tinyllama-like", "bert-mini", "minilm-l6",
+        "kws-lstm", "kws-gru",
     }
 
 
@@ -163,9 +181,10 @@ def test_names():
 def test_entries_are_plain_and_consistent(name):
     entry = zoo.find(name)
     assert json.loads(json.dumps(entry.meta)) == entry.meta
-    assert entry.task in ("detect", "classify", "segment", "video", "text")
+    assert entry.task in ("detect", "classify", "segment", "video", "sound", "text")
     assert entry.check_size(None) == entry.size
     assert (entry.task == "text") == (entry.words is not None)
+    assert (entry.task == "sound") == (entry.features is not None)
     assert entry.words or str(entry.meta["classes"]) in entry.heads
     if entry.task == "detect":
         maps = len(entry.outputs) // (2 if "bins" in entry.meta else 1)
@@ -178,7 +197,7 @@ def test_who_normalises():
     assert {name for name in zoo.names() if zoo.find(name).colours is None} == {
         "yolov3-tiny", "yolov5n", "yolov5s", "yolov8n", "yolov8s", "unet-bilinear",
         "unet-transposed", "resnet8", "mobilevit-xxs", "gpt2", "opt-125m", "tinyllama-like",
-        "bert-mini", "minilm-l6",
+        "bert-mini", "minilm-l6", "kws-lstm", "kws-gru",
     }
 
 
