@@ -25,6 +25,7 @@ from hwgen.dse.design.check import complete
 from hwgen.dse.design.found import Found
 from hwgen.dse.design.search import search
 from hwgen.emit import projects
+from hwgen.emit.header import HEADER_FILE, header
 from hwgen.emit.manifest import ACCELERATOR_FILE, identify, manifest
 from hwgen.emit.verilog import Rtl, emit
 from hwgen.errors import HwgenError
@@ -113,8 +114,9 @@ class Built:
             self.rtl.write(folder / "rtl")
         if self.rtl is not None and self.shell is not None:
             about = {key: self.report[key] for key in ("model", "board", "clock_mhz")}
-            text = json.dumps(manifest(self.shell, self.rtl, about), indent=1)
-            (folder / ACCELERATOR_FILE).write_text(f"{text}\n")
+            data = manifest(self.shell, self.rtl, about)
+            (folder / ACCELERATOR_FILE).write_text(json.dumps(data, indent=1) + "\n")
+            (folder / HEADER_FILE).write_text(header(data, len(self.rtl.weights)))
         projects.write(self.project, folder)
         page = render(self.report, self.found.netlist, self.board.resources)
         (folder / "report.html").write_text(page, encoding="utf-8")

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,6 +62,19 @@ def imported(tree: ast.Module) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Import):
             yield from (a.name for a in node.names if a.name.split(".")[0] == "hwgen")
+
+
+def test_the_driver_stands_alone():
+    """It is a package of its own: numpy, and what one transport needs when that is made."""
+    for path in (ROOT / "driver").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found = {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                found = {(node.module or "").split(".")[0]}
+            else:
+                continue
+            assert found <= {*sys.stdlib_module_names, "numpy"}, f"{path} imports {found}"
 
 
 def test_one_module_asks_for_what_amaranth_keeps_private():

@@ -9,10 +9,13 @@
 from .accelerator import Accelerator
 from .errors import AcceleratorError, DriverError, StuckError, WrongBitstreamError
 from .manifest import Manifest, Port
+from .pynq import Pynq
 from .simulated import Simulated
 from .transport import Buffer, Transport
+from .uio import Uio
+from .xrt import Xrt
 
 __all__ = [
-    "Accelerator", "AcceleratorError", "Buffer", "DriverError", "Manifest", "Port", "Simulated",
-    "StuckError", "Transport", "WrongBitstreamError",
+    "Accelerator", "AcceleratorError", "Buffer", "DriverError", "Manifest", "Port", "Pynq",
+    "Simulated", "StuckError", "Transport", "Uio", "WrongBitstreamError", "Xrt",
 ]

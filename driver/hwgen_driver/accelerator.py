@@ -18,6 +18,7 @@ __all__ = ["Accelerator"]
 CONTROL, GLOBAL_INTERRUPT, INTERRUPT_ENABLE, INTERRUPT_STATUS = 0x00, 0x04, 0x08, 0x0C
 START, DONE, IDLE = 1, 2, 4
 ERROR_INTERRUPT = 4
+WORD = 0xFFFFFFFF
 RESET_SECONDS = 60.0
 """Seconds for a soft reset, at least: the hardware waits 2**17 cycles for a memory that is dead."""
 BATCH_BYTES = 1 << 22
@@ -51,14 +52,16 @@ class Accelerator:
     """
 
     def __init__(self, build: str | Path, transport: Transport, *, timeout: float = 60.0) -> None:
-        self.manifest = Manifest.load(build)
-        if self.manifest.data["frames"] != "memory":
-            raise DriverError(f"{build} takes frames from {self.manifest.data['frames']}: this "
-                              f"driver needs a build with --shell memory")
         self.transport, self.timeout = transport, timeout
         self._buffers: list[Buffer] = []
         self._pool: ThreadPoolExecutor | None = None
+        # Frames of runs that ended well, since the last reset.
+        self._done = 0
         try:
+            self.manifest = Manifest.load(build)
+            if self.manifest.data["frames"] != "memory":
+                raise DriverError(f"{build} takes frames from {self.manifest.data['frames']}: this "
+                                  f"driver needs a build with --shell memory")
             self._check()
             self.reset()
             for name in ("weights", "memory"):
@@ -100,7 +103,7 @@ class Accelerator:
     def _argument(self, name: str, value: int) -> None:
         offset, bits = self.manifest.argument(name)
         for k in range(bits // 32):
-            self.transport.write32(offset + 4 * k, (value >> (32 * k)) & 0xFFFFFFFF)
+            self.transport.write32(offset + 4 * k, (value >> (32 * k)) & WORD)
 
     def _check(self) -> None:
         version, wanted = self._read("version"), self.manifest.data["version"]
@@ -140,6 +143,7 @@ class Accelerator:
             If it does not end.
         """
         self.transport.write32(self.manifest.register("reset"), 1)
+        self._done = 0
         until = time.monotonic() + max(self.timeout, RESET_SECONDS)
         while self._read("reset"):
             if time.monotonic() > until:
@@ -270,11 +274,12 @@ class Accelerator:
                                                "check addresses and memory")
             if time.monotonic() > until:
                 status = self.status()
+                into, out = (status[f"frames_{way}"] - self._done & WORD for way in ("in", "out"))
                 self.reset()
                 raise StuckError(
                     f"A run of {count} frames did not end within {self.timeout:g} s: "
-                    f"{status['frames_in']} went in and {status['frames_out']} came out; it was "
-                    f"reset")
+                    f"{into} went in and {out} came out; it was reset")
             self.transport.wait(0.01)
+        self._done += count
         if waiting := self.transport.read32(INTERRUPT_STATUS):
             self.transport.write32(INTERRUPT_STATUS, waiting)

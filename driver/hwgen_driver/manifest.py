@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -78,9 +79,15 @@ class Port:
         """What codes stand for, float32."""
         return ((codes.astype(np.int64) - self.zero_point) * self.scale).astype(np.float32)
 
+    @property
+    def _sites(self) -> int:
+        """Groups of pixels that go together."""
+        return math.prod(self.shape[:-1]) // self.pixels
+
     def pack(self, codes: np.ndarray) -> np.ndarray:
         """Bytes of frames as they lie in memory: uint8 ``(N, stride)``."""
-        beats = codes.reshape(len(codes), -1, self.pixels, self.shape[-1] // self.lanes, self.lanes)
+        beats = codes.reshape(len(codes), self._sites, self.pixels, self.shape[-1] // self.lanes,
+                              self.lanes)
         flat = np.ascontiguousarray(beats.swapaxes(2, 3)).astype(self.dtype).view(np.uint8)
         out = np.zeros((len(codes), self.stride), np.uint8)
         out[:, : self.frame_bytes] = flat.reshape(len(codes), self.frame_bytes)
@@ -90,7 +97,7 @@ class Port:
         """Inverse of :meth:`pack`: codes ``(N, *shape)``, which are no view of what is given."""
         rows = np.ascontiguousarray(raw.reshape(-1, self.stride)[:, : self.frame_bytes])
         beats = rows.view(self.dtype).reshape(
-            len(rows), -1, self.shape[-1] // self.lanes, self.pixels, self.lanes)
+            len(rows), self._sites, self.shape[-1] // self.lanes, self.pixels, self.lanes)
         return np.array(beats.swapaxes(2, 3), order="C").reshape(len(rows), *self.shape)
 
 

@@ -5,25 +5,19 @@ from __future__ import annotations
 import subprocess
 import threading
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from .errors import DriverError
 from .places import Places
+from .transport import Memory
 
 __all__ = ["Simulated"]
 
 BASE, SIZE = 0x1000_0000, 1 << 26
 CYCLES = 20_000
 """Cycles that a wait goes on for at most."""
-
-
-@dataclass
-class _Memory:
-    address: int
-    array: np.ndarray
 
 
 class Simulated:
@@ -82,16 +76,16 @@ class Simulated:
     def write32(self, offset: int, value: int) -> None:
         self.ask(f"w {offset:x} {value:x}")
 
-    def allocate(self, size: int) -> _Memory:
-        return _Memory(self._places.take(size), np.zeros(size, np.uint8))
+    def allocate(self, size: int) -> Memory:
+        return Memory(self._places.take(size), np.zeros(size, np.uint8))
 
-    def free(self, buffer: _Memory) -> None:
+    def free(self, buffer: Memory) -> None:
         self._places.give(buffer.address, buffer.array.size)
 
-    def flush(self, buffer: _Memory) -> None:
+    def flush(self, buffer: Memory) -> None:
         self.ask(f"p {buffer.address:x} {buffer.array.size:x}", buffer.array.tobytes())
 
-    def invalidate(self, buffer: _Memory) -> None:
+    def invalidate(self, buffer: Memory) -> None:
         with self._lock:
             self._send(f"g {buffer.address:x} {buffer.array.size:x}")
             assert self._process.stdout is not None

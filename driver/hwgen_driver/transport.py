@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Protocol
 
 import numpy as np
 
-__all__ = ["Buffer", "Transport"]
+from .errors import DriverError
+
+__all__ = ["Buffer", "Memory", "Transport", "library"]
 
 
 class Buffer(Protocol):
@@ -63,3 +67,26 @@ class Transport(Protocol):
     def close(self) -> None:
         """Let go of the device."""
         ...
+
+
+@dataclass
+class Memory:
+    """A :class:`Buffer`, and what else a transport knows it by."""
+
+    address: int
+    array: np.ndarray
+    raw: Any = None
+
+
+def library(name: str, get: str) -> Any:
+    """A library that only one transport needs.
+
+    Raises
+    ------
+    :exc:`DriverError`
+        If it is not installed; ``get`` says how to get it.
+    """
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise DriverError(f"This needs {name}, which cannot be imported ({error}): {get}") from None
