@@ -266,7 +266,8 @@ def build(
 
 def _frames_axi(board: Board) -> AxiConfig:
     """The port to frames in memory."""
-    return AxiConfig(data_bits=board.memory[0].axi_bits) if board.memory else AxiConfig()
+    widths = [memory.axi_bits for memory in board.memory if memory.axi_bits >= 32]
+    return AxiConfig(data_bits=widths[0]) if widths else AxiConfig()
 
 
 def _shell(built: Built, frames: str) -> ShellConfig:

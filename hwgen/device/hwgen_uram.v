@@ -29,22 +29,30 @@ module hwgen_uram #(
     genvar k;
     generate
         for (k = 0; k < COLUMNS; k = k + 1 + SHARED) begin : g_column
-            (* ram_style = "ultra" *) reg [71:0] words [0:4095];
-            reg [71:0] fetched, out;
-            always @(posedge clk) begin
-                if (write[k]) words[lower] <= write_data;
-                else fetched <= words[lower];
-                out <= fetched;
-            end
-            assign row[72*k +: 72] = out;
+            // Both ports of a memory are in its own scope, as UG901 has it.
             if (SHARED && k + 1 < COLUMNS) begin : g_shared
-                reg [71:0] fetched, out;
+                (* ram_style = "ultra" *) reg [71:0] words [0:4095];
+                reg [71:0] fetched, out, upper_fetched, upper_out;
                 always @(posedge clk) begin
-                    if (write[k+1]) words[upper] <= write_data;
-                    else fetched <= words[upper];
+                    if (write[k]) words[lower] <= write_data;
+                    else fetched <= words[lower];
                     out <= fetched;
                 end
-                assign row[72*(k+1) +: 72] = out;
+                always @(posedge clk) begin
+                    if (write[k+1]) words[upper] <= write_data;
+                    else upper_fetched <= words[upper];
+                    upper_out <= upper_fetched;
+                end
+                assign row[72*k +: 144] = {upper_out, out};
+            end else begin : g_alone
+                (* ram_style = "ultra" *) reg [71:0] words [0:4095];
+                reg [71:0] fetched, out;
+                always @(posedge clk) begin
+                    if (write[k]) words[lower] <= write_data;
+                    else fetched <= words[lower];
+                    out <= fetched;
+                end
+                assign row[72*k +: 72] = out;
             end
         end
     endgenerate

@@ -46,6 +46,7 @@ def _port(stream: StreamType, beat: int) -> dict[str, Any]:
 def manifest(config: ShellConfig, rtl: Rtl, about: Mapping[str, Any]) -> dict[str, Any]:
     """As plain data.
 
+    ``top`` is the name of the module; a kernel for XRT is called so.
     ``frames`` says where they are: in ``memory``, or in ``streams``.  ``inputs`` and ``outputs``
     hold, by name: ``shape`` (channels last), ``bits``, ``scale`` and ``zero_point`` of the codes;
     ``lanes``, ``pixels`` and ``element_bytes`` of a beat, which say in which order elements lie in
@@ -62,7 +63,7 @@ def manifest(config: ShellConfig, rtl: Rtl, about: Mapping[str, Any]) -> dict[st
     beats = {name: each.port_bytes
              for name, each in (*config.sources.items(), *config.sinks.items())}
     return {
-        "format": FORMAT, **about, "version": VERSION,
+        "format": FORMAT, **about, "version": VERSION, "top": rtl.top,
         "identification": f"{config.identification:016x}", "word_bytes": word,
         "frames": config.frames,
         "inputs": {n: _port(s, beats.get(n, word)) for n, s in netlist.inputs.items()},

@@ -223,7 +223,8 @@ def feeds(network: Network, photos: np.ndarray, seed: int = 0) -> Feeds:
         return feed
 
     noisy = any(len(network.shapes[name]) not in PICTURED for name in network.inputs)
-    return Feeds(count, make, seeded=noisy)
+    # Few frames of noise would leave out much of what noise can be.
+    return Feeds(max(count, NOISE) if noisy else count, make, seeded=noisy)
 
 
 def _frame(photo: np.ndarray, shape: tuple[int, ...], seed: list[int]) -> np.ndarray:

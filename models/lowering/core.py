@@ -49,12 +49,15 @@ from hwgen.models.onnx.recurrent import cell_tensors
 from hwgen.models.quantisation.precision import Precision
 
 __all__ = [
-    "HANDLERS", "Handler", "Lowering", "Result", "finer", "handles", "multiplier_bits", "scales",
+    "HANDLERS", "Handler", "Lowering", "Result", "finer", "handles", "multiplier_bits", "no_finer",
+    "scales",
 ]
 
 Handler = Callable[["Lowering", onnx.NodeProto], None]
 HANDLERS: dict[str, Handler] = {}
 """ONNX op to what adds it to the integer graph."""
+WHOLE = {"Ceil", "Floor", "Round"}
+"""ONNX ops whose results are whole numbers, which codes hold exactly where they reach."""
 FARTHEST = 1 << 40
 """Most steps from its zero point at which a function of a tensor is tried."""
 
@@ -85,6 +88,16 @@ def finer(codes: Quantisation) -> Quantisation:
     """Codes of the same numbers with up to four bits more, for what is rounded once again."""
     more = min(4, 16 - codes.bits)
     return Quantisation(codes.scale / (1 << more), codes.zero_point << more, codes.bits + more)
+
+
+def no_finer(codes: Quantisation, step: float) -> Quantisation:
+    """Codes of a mean, sum or difference that are not much finer than the steps it is made of.
+
+    What is nothing but rounding, such as the mean of what had its mean taken off, has a range so
+    small that no shift to the right would lead to it.
+    """
+    least = float(np.float32(step / (1 << 10)))
+    return codes if codes.scale >= least else Quantisation(least, codes.zero_point, codes.bits)
 
 
 def multiplier_bits(output: Quantisation) -> int:
@@ -150,6 +163,7 @@ class Lowering:
         sums, around = ({self._group.get(t, t) for t in names}
                         for names in cell_tensors(network.nodes))
         self._sums, self._around = sums, around
+        self._whole = {node.output[0] for node in network.nodes if node.op_type in WHOLE}
         self.regions = Regions(network, absorbed)
         self.graph = Graph()
         self.views: dict[str, View] = {}
@@ -270,6 +284,9 @@ class Lowering:
             return symmetric(max(-low, high) or 1.0, bits)
         if name in self._wide:
             return wide_symmetric(low, high, bits)
+        if name in self._whole and name not in self._group.values() and (
+                high - low < (1 << bits) - 1):
+            return Quantisation(1.0, -(1 << (bits - 1)) - math.floor(min(low, 0)), bits)
         return range_codes(low, high, bits)
 
     def result(self, tensor: str, *, sign: bool = False) -> Result:

@@ -9,7 +9,7 @@ from hwgen.errors import HwgenError
 from hwgen.ir import Add, Extremum, Mul, Op, Reshape, Table
 from hwgen.models.lowering.affine import along, scale_and_shift
 from hwgen.models.lowering.conv import put_affine, put_scaled
-from hwgen.models.lowering.core import Lowering, handles, scales
+from hwgen.models.lowering.core import Lowering, handles, no_finer, scales
 from hwgen.models.lowering.layout import arrangement, plain_positions
 
 __all__: list[str] = []
@@ -93,6 +93,8 @@ def _binary(low: Lowering, node: onnx.NodeProto) -> None:
         op: Op = Mul(scales(ratio, codes), codes)
     else:
         sign = -1 if node.op_type == "Sub" else 1
+        if result.name not in low.network.codes:
+            codes = no_finer(codes, min(type.scale for type in types))
         op = Add.from_types(types[0].quantisation, types[1].quantisation, codes, sign)
     low.put(result.name, op, a, b, axis=axis, positions=positions)
 

@@ -23,7 +23,7 @@ from hwgen.ir import (
     Table,
     TensorType,
 )
-from hwgen.models.lowering.core import Lowering, finer, handles, scales
+from hwgen.models.lowering.core import Lowering, finer, handles, no_finer, scales
 from hwgen.models.lowering.layout import arrangement, plain_positions
 from hwgen.models.onnx.nodes import attributes, spatial_pads
 
@@ -137,7 +137,7 @@ def _reduce(low: Lowering, node: onnx.NodeProto) -> None:
     factor = 1.0 if node.op_type == "ReduceMean" else float(terms)
     codes = result.quantisation
     if result.name not in low.network.codes:
-        codes = _no_finer(codes, type.scale * factor / terms)
+        codes = no_finer(codes, type.scale * factor / terms)
     if pixels and channels:
         op = _mean(type, kernel, 1.0, finer(type.quantisation))
         source = low.graph.add(op, source, name=low.fresh(f"{out}_pixels"))
@@ -184,16 +184,6 @@ def _within_pixels(low: Lowering, node: onnx.NodeProto, axes: list[int]) -> bool
         weight_bits=2,
     ), source, positions=np.argsort(order).reshape(low.shape(out)))
     return True
-
-
-def _no_finer(codes: Quantisation, step: float) -> Quantisation:
-    """Codes of a mean or sum that are not much finer than the steps it is made of.
-
-    What is nothing but rounding, such as the mean of what had its mean taken off, has a range so
-    small that no shift to the right would lead to it.
-    """
-    least = float(np.float32(step / (1 << 10)))
-    return codes if codes.scale >= least else Quantisation(least, codes.zero_point, codes.bits)
 
 
 def _largest(type: TensorType, kernel: tuple[int, ...]) -> Op:

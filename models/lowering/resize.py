@@ -39,7 +39,7 @@ def _matrices(low: Lowering, node: onnx.NodeProto) -> list[np.ndarray]:
         empty = np.zeros(0, np.float32)
         if old:
             names, values = ["x", "s"], {"s": np.array(scales, np.float32)}
-        elif node.input[2]:
+        elif node.input[2] and low.constant(node.input[2]).size:
             # Not all extents are a whole multiple of the scale, which decides where pixels lie.
             order = _resized(node, rank)
             if len(low.constant(node.input[2])) != len(order):

@@ -128,7 +128,9 @@ def _check(
     for tensor in (*live, *node.output):
         if shapes.get(tensor, [frames])[:1] != [frames]:
             raise _refusal(node, frames, f"it makes {shapes[tensor]} of them")
-    rank = len(shapes.get(node.input[0], ())) or 1
+    # Unsqueeze counts axes of what it makes.
+    counted = node.output[0] if node.op_type == "Unsqueeze" else node.input[0]
+    rank = len(shapes.get(counted, ())) or 1
     if node.op_type in MIXING or any(axis % rank == 0 for axis in _axes(node, values, rank)) or (
             node.op_type == "Einsum" and not _named_apart(node, live)):
         raise _refusal(node, frames, "it may work along the batch")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from functools import reduce
 
+import numpy as np
 import onnx
 from onnx import TensorProto
 
@@ -110,6 +112,23 @@ def _branches(writer: Writer, node: onnx.NodeProto) -> str | None:
     difference = writer.op("Sub", x, writer.reduced("ReduceMax", x, [axis]))
     power = writer.op("Exp", difference)
     return writer.quotient(power, writer.reduced("ReduceSum", power, [axis]))
+
+
+@rewrites("Max", "Min")
+def _bounded(writer: Writer, node: onnx.NodeProto) -> str | None:
+    """``max(x, c) = c + max(x - c, 0)``, if the constant ``c`` is no scalar."""
+    constants = writer.network.constants
+    fixed = [name for name in node.input if name in constants]
+    streams = [name for name in node.input if name not in constants]
+    if not fixed or not streams or all(constants[name].size == 1 for name in fixed):
+        return None
+    largest = node.op_type == "Max"
+    together = np.maximum if largest else np.minimum
+    bound = writer.constant(reduce(together, (constants[name] for name in fixed)))
+    x = streams[0] if len(streams) == 1 else writer.op(node.op_type, *streams)
+    if largest:
+        return writer.op("Add", writer.op("Relu", writer.op("Sub", x, bound)), bound)
+    return writer.op("Sub", bound, writer.op("Relu", writer.op("Sub", bound, x)))
 
 
 @rewrites("PRelu")

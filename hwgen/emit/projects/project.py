@@ -90,8 +90,8 @@ class Kind:
     shell : whether it has to have a shell around the accelerator
     fits : which boards it fits
     wants : what a board has that it fits, for messages
-    files : contents by path from the output directory; raises :exc:`HwgenError` for a design that
-        it does not fit
+    files : contents by path from the output directory; raises a
+        :exc:`~hwgen.errors.HwgenError` for a design that it does not fit
     """
 
     name: str

@@ -24,7 +24,9 @@ class Processor:
     automation : what the rule is told
     settings : properties of the IP, besides those of ports and clock
     clock : property of the clock, in MHz
-    port : property that opens the ``k``-th memory port: its name and the first ``k``
+    port : properties of the ``k``-th memory port, with ``{}`` for ``k``: whether it is open, and
+        its width in bits
+    first : the first ``k`` there
     clock_pin, reset_pin, interrupt_pin, control, control_clock : pins
     ports, port_clocks : pins of the ``k``-th memory port, with ``{}`` for ``k``
     port_bits : width of memory ports, bits
@@ -35,7 +37,8 @@ class Processor:
     automation: str
     settings: dict[str, str]
     clock: str
-    port: tuple[str, int]
+    port: tuple[str, str]
+    first: int
     clock_pin: str
     reset_pin: str
     interrupt_pin: str
@@ -48,11 +51,11 @@ class Processor:
 
     def configured(self, clock_mhz: float, ports: int) -> dict[str, str]:
         """All properties, by name."""
-        name, first = self.port
-        return {
-            **self.settings, self.clock: f"{clock_mhz:.10g}",
-            **{name.format(first + k): "1" for k in range(ports)},
-        }
+        opened, width = self.port
+        found = {**self.settings, self.clock: f"{clock_mhz:.10g}"}
+        for k in range(self.first, self.first + ports):
+            found |= {opened.format(k): "1", width.format(k): str(self.port_bits)}
+        return found
 
 
 PROCESSORS = {
@@ -60,7 +63,8 @@ PROCESSORS = {
         ip="zynq_ultra_ps_e", automation='apply_board_preset "1"',
         settings={"PSU__USE__M_AXI_GP0": "1", "PSU__USE__M_AXI_GP1": "0",
                   "PSU__USE__M_AXI_GP2": "0", "PSU__USE__IRQ0": "1"},
-        clock="PSU__CRL_APB__PL0_REF_CTRL__FREQMHZ", port=("PSU__USE__S_AXI_GP{}", 2),
+        clock="PSU__CRL_APB__PL0_REF_CTRL__FREQMHZ",
+        port=("PSU__USE__S_AXI_GP{}", "PSU__SAXIGP{}__DATA_WIDTH"), first=2,
         clock_pin="pl_clk0", reset_pin="pl_resetn0", interrupt_pin="pl_ps_irq0",
         control="M_AXI_HPM0_FPD", control_clock="maxihpm0_fpd_aclk",
         ports="S_AXI_HP{}_FPD", port_clocks="saxihp{}_fpd_aclk", port_bits=128, base=0xA000_0000,
@@ -71,7 +75,8 @@ PROCESSORS = {
                    'Master "Disable" Slave "Disable"',
         settings={"PCW_USE_M_AXI_GP0": "1", "PCW_USE_FABRIC_INTERRUPT": "1",
                   "PCW_IRQ_F2P_INTR": "1"},
-        clock="PCW_FPGA0_PERIPHERAL_FREQMHZ", port=("PCW_USE_S_AXI_HP{}", 0),
+        clock="PCW_FPGA0_PERIPHERAL_FREQMHZ",
+        port=("PCW_USE_S_AXI_HP{}", "PCW_S_AXI_HP{}_DATA_WIDTH"), first=0,
         clock_pin="FCLK_CLK0", reset_pin="FCLK_RESET0_N", interrupt_pin="IRQ_F2P",
         control="M_AXI_GP0", control_clock="M_AXI_GP0_ACLK",
         ports="S_AXI_HP{}", port_clocks="S_AXI_HP{}_ACLK", port_bits=64, base=0x4000_0000,

@@ -89,9 +89,12 @@ def test_every_master_has_a_port(board: str, first: int, ports: int, tmp_path: P
     processor = PROCESSORS[boards.load(board).processor]
     for k in range(used):
         assert {f"memory_{k}/M00_AXI", f"ps/{processor.ports.format(k)}"} in buses
-    name = processor.port[0]
-    opened = {key for key in properties(calls) if re.fullmatch(name.format(r"\d"), key[7:])}
-    assert opened == {f"CONFIG.{name.format(first + k)}" for k in range(used)}
+    assert processor.first == first
+    given = properties(calls)
+    for name, value in zip(processor.port, ("1", str(processor.port_bits)), strict=True):
+        found = {key for key in given if re.fullmatch(name.format(r"\d"), key[7:])}
+        assert found == {f"CONFIG.{name.format(first + k)}" for k in range(used)}
+        assert {given[key] for key in found} == {value}
     packaged = [call[1] for call in named(calls, "ipx::associate_bus_interfaces")
                 if call[0] == "-busif"]
     assert packaged == ["s_axi_control", *masters]
