@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hwgen.shell.streams import FrameSinkConfig, FrameSourceConfig, stream_ports
 from hwgen.sim.amaranth.streams import run_streams
 from tests.profiles import examples
+from tests.typed import ports
 
 
 class There(wiring.Component):
@@ -24,11 +25,12 @@ class There(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.source = source = self.source.create()
-        m.submodules.sink = sink = self.sink.create()
-        wiring.connect(m, wiring.flipped(self.i), source.i)
+        m.submodules.source = source = ports(self.source.create())
+        m.submodules.sink = sink = ports(self.sink.create())
+        outer = ports(self)
+        wiring.connect(m, wiring.flipped(outer.i), source.i)
         wiring.connect(m, source.o, sink.i)
-        wiring.connect(m, sink.o, wiring.flipped(self.o))
+        wiring.connect(m, sink.o, wiring.flipped(outer.o))
         return m
 
 
