@@ -73,6 +73,7 @@ def test_a_project(network: str, tmp_path: Path) -> None:
     build(Options(network, "zedboard", target_fps=20000, project="vivado",
                   prefix="mine_")).write(out)
     assert (out / "accelerator.json").exists()
+    assert "#define ACCELERATOR_PORTS" in (out / "accelerator.h").read_text()
     calls = recorded(out / "vivado" / "build.tcl")
     added = [Path(name) for name in named(calls, "add_files")[0][1].split()]
     assert {path.name for path in added} == {

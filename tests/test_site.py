@@ -19,6 +19,8 @@ def test_the_site_is_built_and_has_every_module(tmp_path):
         capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     shown = "".join(page.read_text() for page in (tmp_path / "site" / "api").glob("*.html"))
+    for path in (ROOT / "driver" / "hwgen_driver").glob("[!_]*.py"):
+        assert f'id="module-hwgen.driver.{path.stem}"' in shown, path
     for folder in FOLDERS:
         for path in (ROOT / folder).rglob("*.py"):
             parts = path.relative_to(ROOT).with_suffix("").parts

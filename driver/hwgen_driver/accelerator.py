@@ -40,8 +40,8 @@ class Accelerator:
 
     Members
     -------
-    manifest : :class:`Manifest`
-    inputs, outputs : name to :class:`Port`
+    manifest : ``Manifest``, what the build says
+    inputs, outputs : name to ``Port``
 
     Raises
     ------

@@ -29,7 +29,7 @@ class Buffer(Protocol):
 class Transport(Protocol):
     """Registers and memory of a device.
 
-    Every call raises :exc:`hwgen_driver.DriverError` if the device cannot be reached.
+    Every call raises ``DriverError`` if the device cannot be reached.
     """
 
     def read32(self, offset: int) -> int:
