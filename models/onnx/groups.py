@@ -7,7 +7,7 @@ everywhere else the first axis is the batch, and the rest a frame.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 import numpy as np
 import onnx
@@ -15,6 +15,7 @@ from onnx import helper, numpy_helper
 
 from hwgen.errors import HwgenError
 from hwgen.models.onnx.nodes import ELEMENTWISE, WEIGHTED, attributes, opset, reads
+from hwgen.models.onnx.quantisers import CodedConstant
 from hwgen.models.onnx.shapes import infer_shapes
 
 __all__ = ["keep_frames"]
@@ -30,7 +31,7 @@ Where more than one node is needed, all but the last are appended.
 """
 
 
-def keep_frames(model: onnx.ModelProto, kept: Collection[str]) -> None:
+def keep_frames(model: onnx.ModelProto, kept: dict[str, CodedConstant]) -> None:
     """Give tensors whose first axis is more than the batch an axis in front, in place.
 
     Nodes stay as they are if neither a layer with weights nor a mean over the parts follows.
@@ -38,7 +39,7 @@ def keep_frames(model: onnx.ModelProto, kept: Collection[str]) -> None:
     Parameters
     ----------
     model : with constants folded and shapes inferred, and inputs with a batch of 1
-    kept : constants that must stay as they are
+    kept : constants that the file states in integers; those that are made of them are added
 
     Raises
     ------
@@ -50,7 +51,7 @@ def keep_frames(model: onnx.ModelProto, kept: Collection[str]) -> None:
     if any(node.op_type in CELLS for node in model.graph.node):
         # Their steps are in front of the batch.
         return
-    lifter = _Lifter(model, set(kept))
+    lifter = _Lifter(model, kept)
     if not lifter.run():
         return
     del model.graph.node[:]
@@ -72,7 +73,7 @@ class _Lifter:
     version : of the operator set
     """
 
-    def __init__(self, model: onnx.ModelProto, kept: set[str]) -> None:
+    def __init__(self, model: onnx.ModelProto, kept: dict[str, CodedConstant]) -> None:
         self.graph, self.kept, self.version = model.graph, kept, opset(model)
         self.constants = {c.name: numpy_helper.to_array(c) for c in self.graph.initializer}
         self.shapes = {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in (
@@ -232,17 +233,20 @@ def _gemm(lifter: _Lifter, node: onnx.NodeProto) -> onnx.NodeProto | None:
     weight, out = lifter.value(node.input[1]), node.output[0]
     more = node.input[2:3] if len(node.input) > 2 and node.input[2] else []
     bias = lifter.value(more[0]) if more else None
+    factors = at.get("alpha", 1.0), at.get("beta", 1.0)
     if at.get("transA") or weight is None or (more and bias is None) or (
-            lifter.kept.intersection(node.input)):
+            lifter.kept.keys() & set(node.input) and factors != (1, 1)):
         return None
     weight = weight.T if at.get("transB") else weight
-    product = [lifter.with_axis(node.input[0]),
-               lifter.constant(np.ascontiguousarray(weight * np.float32(at.get("alpha", 1.0))),
-                               node.input[1])]
+    name = lifter.constant(np.ascontiguousarray(weight * np.float32(factors[0])), node.input[1])
+    if coded := lifter.kept.get(node.input[1]):
+        lifter.kept[name] = coded.mapped(np.transpose) if at.get("transB") else coded
+    product = [lifter.with_axis(node.input[0]), name]
     if bias is None:
         return helper.make_node("MatMul", product, [out], name=node.name)
     lifter.nodes.append(helper.make_node("MatMul", product, [f"{out}.product"], name=node.name))
-    shift = lifter.constant(bias * np.float32(at.get("beta", 1.0)), more[0])
+    shift = more[0] if factors[1] == 1 else lifter.constant(
+        bias * np.float32(factors[1]), more[0])
     return helper.make_node("Add", [f"{out}.product", shift], [out], name=f"{out}.sum")
 
 

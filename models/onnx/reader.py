@@ -66,7 +66,7 @@ __all__ = ["normalise", "read"]
 # Imported for what it registers.
 _ = fused_attention
 
-FUSIONS = ["ConvAddFusion", "ConvBNFusion", "ConvMulFusion"]
+FUSIONS = ["ConvAddFusion", "ConvBNFusion", "ConvMulFusion", "TransposeOptimizer"]
 """Optimisations that would change weights which the file states in integers."""
 UNWANTED = ["MatMulAddFusion"]
 """Optimisations that fold the batch into other axes."""
@@ -158,7 +158,7 @@ def normalise(
     stated = {*quantisers.codes, *quantisers.inner, *quantisers.weights}
     written = write_tables(model, name, ids)
     written |= simplify(model, stated)
-    if keep_tokens(model, stated) or written:
+    if keep_tokens(model, quantisers.inner, quantisers.weights) or written:
         model = _folded(model, name, size, disabled)
     model = _distinct(model)
     settle_moves(model, stated)

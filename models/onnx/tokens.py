@@ -15,6 +15,7 @@ from onnx import helper
 
 from hwgen.models.onnx.editor import Editor
 from hwgen.models.onnx.nodes import ELEMENTWISE, attributes
+from hwgen.models.onnx.quantisers import CodedConstant
 
 __all__ = ["keep_tokens"]
 
@@ -22,13 +23,16 @@ LAST = {"LayerNormalization": -1, "LogSoftmax": -1, "Softmax": -1, "Split": 0}
 """Ops along one axis, and which if they do not say: it must be the last."""
 
 
-def keep_tokens(model: onnx.ModelProto, kept: Collection[str]) -> bool:
+def keep_tokens(
+    model: onnx.ModelProto, kept: Collection[str], weights: dict[str, CodedConstant]
+) -> bool:
     """Keep the axis of frames where tokens take its place, in place; returns whether that is so.
 
     Parameters
     ----------
     model : with constants folded and shapes inferred
-    kept : tensors that stay as they are: those whose codes the file states
+    kept : tensors that stay as they are: those inside of a quantiser
+    weights : constants that the file states in integers; those that are made are added
     """
     graph = Editor(model)
     changed = False
@@ -37,7 +41,7 @@ def keep_tokens(model: onnx.ModelProto, kept: Collection[str]) -> bool:
             inside = _between(graph, node.output[0])
             if inside is not None and not set(kept).intersection(
                     t for each in inside for t in (*each.input, *each.output)):
-                _lift(graph, node, inside)
+                _lift(graph, node, inside, weights)
                 changed = True
     if changed:
         # Shapes between are others now.
@@ -86,7 +90,10 @@ def _by_token(graph: Editor, node: onnx.NodeProto, inside: Collection[str]) -> b
         len(graph.constants[i].dims) <= 2 for i in node.input if i in graph.constants)
 
 
-def _lift(graph: Editor, first: onnx.NodeProto, inside: list[onnx.NodeProto]) -> None:
+def _lift(
+    graph: Editor, first: onnx.NodeProto, inside: list[onnx.NodeProto],
+    weights: dict[str, CodedConstant],
+) -> None:
     """Give tensors between two Reshapes an axis of frames."""
     out = first.output[0]
     extents = graph.add(np.array([1, *graph.shapes[out]]), f"{out}.extents")
@@ -94,13 +101,15 @@ def _lift(graph: Editor, first: onnx.NodeProto, inside: list[onnx.NodeProto]) ->
                                            name=first.name)])
     for node in inside:
         if node.op_type == "Gemm":
-            graph.replace(node, _products(graph, node))
+            graph.replace(node, _products(graph, node, weights))
         for attribute in node.attribute:
             if node.op_type in LAST and attribute.name == "axis":
                 attribute.i = -1
 
 
-def _products(graph: Editor, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+def _products(
+    graph: Editor, node: onnx.NodeProto, weights: dict[str, CodedConstant]
+) -> list[onnx.NodeProto]:
     """A Gemm as a MatMul and an Add."""
     at, (out,) = attributes(node), node.output
     weight = graph.constant(node.input[1])
@@ -108,7 +117,10 @@ def _products(graph: Editor, node: onnx.NodeProto) -> list[onnx.NodeProto]:
     name = node.input[1]
     if at.get("transB") or at.get("alpha", 1.0) != 1:
         weight = (weight.T if at.get("transB") else weight) * np.float32(at.get("alpha", 1.0))
+        coded = weights.get(name)
         name = graph.add(weight.astype(np.float32), f"{out}.weight")
+        if coded is not None and at.get("alpha", 1.0) == 1:
+            weights[name] = coded.mapped(np.transpose)
     if len(node.input) < 3 or not node.input[2]:
         return [helper.make_node("MatMul", [node.input[0], name], [out], name=node.name)]
     bias, beta = node.input[2], at.get("beta", 1.0)

@@ -21,6 +21,7 @@ INTEGERS = {
     "rows": [4, 512], "open": [-1, 512], "tokens": [4, 8, 64], "merged": [32, 64], "first": [0],
     "second": [2], "sizes": [4, 8, 16, 16], "wide": [4, 8, 8, 8], "k": 0, "feature": [512],
     "last": [-1], "before": [-9], "back": [-1], "zeros": [0, 0, 1], "ends": [4, 8, 7],
+    "corners": [2, 3],
 }
 NEAREST = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric",
            "nearest_mode": "floor"}
@@ -52,6 +53,8 @@ def file(tmp_path, nodes):
      N("Reshape", ["c", "f"], ["r"]), N("Gemm", ["r", "m"], ["y"])],
     [N("Reshape", ["c", "tokens"], ["r"]), N("Transpose", ["r"], ["y"], perm=[0, 2, 1])],
     [N("Add", ["c", "b"], ["y"])], [N("Slice", ["c", "zeros", "ends"], ["y"])],
+    [N("GlobalAveragePool", ["c"], ["g"]), N("Flatten", ["g"], ["f"]),
+     N("Unsqueeze", ["f", "corners"], ["r"]), N("Add", ["c", "r"], ["y"])],
     [N("Einsum", ["c", "o"], ["y"], equation="bchw,co->bohw")],
     [N("Einsum", ["c"], ["e"], equation="bchw->bc"), N("MatMul", ["e", "o"], ["y"])],
 ])

@@ -183,7 +183,7 @@ def test_tokens_leave_the_place_of_frames(between):
                  **{k: v for k, v in constants.items() if k in used})
     before = onnx.ModelProto()
     before.CopyFrom(made)
-    assert keep_tokens(made, ())
+    assert keep_tokens(made, (), {})
     same(before, made)
     found = shape_inference.infer_shapes(made, data_prop=True).graph.value_info
     assert all(value.type.tensor_type.shape.dim[0].dim_value == 1 for value in found
@@ -201,7 +201,7 @@ def test_tokens_that_meet_stay(between):
     made = model([*FLAT, *between, N("Reshape", ["t", "whole"], ["y"])], **EXTENTS,
                  whole=np.array([1, -1]), **{k: v for k, v in constants.items() if k in used})
     before = made.SerializeToString()
-    assert not keep_tokens(made, ())
+    assert not keep_tokens(made, (), {})
     assert made.SerializeToString() == before
 
 

@@ -97,7 +97,7 @@ def test_computes_the_same_with_an_axis_in_front(form):
     model = model_of([*FORMS[form], BACK, END])
     x = {"x": RANDOM.normal(0, 1, (1, 20, 6)).astype(np.float32)}
     (wanted,) = session(model).run(None, x)
-    keep_frames(model, ())
+    keep_frames(model, {})
     assert first_axes(model) == {1}
     (got,) = session(model).run(None, x)
     np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
@@ -109,7 +109,7 @@ def test_what_is_behind_the_last_weights_stays():
     model = model_of(nodes, ("y", "z"))
     x = {"x": RANDOM.normal(0, 1, (1, 20, 6)).astype(np.float32)}
     wanted = session(model).run(None, x)
-    keep_frames(model, ())
+    keep_frames(model, {})
     assert model.graph.node[-1].op_type == "Softmax"
     assert model.graph.node[-1].input[0] == "y"
     for got, want in zip(session(model).run(None, x), wanted, strict=True):
@@ -119,7 +119,7 @@ def test_what_is_behind_the_last_weights_stays():
 def test_a_network_without_such_parts_stays_as_it_is():
     model = model_of([N("MatMul", ["x", "w"], ["c"]), BACK, END])
     before = model.SerializeToString()
-    keep_frames(model, ())
+    keep_frames(model, {})
     assert model.SerializeToString() == before
 
 

@@ -437,3 +437,25 @@ def test_refused(nodes, constants, message):
                  for k, v in constants.items()}
     with pytest.raises(HwgenError, match=message):
         lowered(model(nodes, constants, domain=["qonnx.custom_op.general"]))
+
+
+def test_rows_of_tokens_between_quantisers():
+    """A layer of tokens as a Gemm of rows, as PyTorch writes it, with codes before and behind."""
+    made = model(
+        [N("MatMul", ["x", "u"], ["a"]), N("Reshape", ["a", "rows"], ["b"]),
+         N("QuantizeLinear", ["b", "s", "z"], ["bq"]),
+         N("DequantizeLinear", ["bq", "s", "z"], ["bd"]),
+         N("DequantizeLinear", ["w", "t", "z"], ["wd"]),
+         N("Gemm", ["bd", "wd", "k"], ["c"], transB=1),
+         N("QuantizeLinear", ["c", "r", "z"], ["cq"]),
+         N("DequantizeLinear", ["cq", "r", "z"], ["cd"]), N("Reshape", ["cd", "tokens"], ["y"])],
+        {"u": weights(12, 16), "w": RANDOM.integers(-127, 128, (8, 16)).astype(np.int8),
+         "k": weights(8), "rows": np.array([36, 16]), "tokens": np.array([1, 36, 8]),
+         "s": np.float32(0.02), "t": np.float32(0.004), "r": np.float32(0.03), "z": np.int8(0)},
+        shape=(1, 36, 12), output=(1, 36, 8))
+    integers = onnx.numpy_helper.to_array(made.graph.initializer[1])
+    _, graph, _ = lowered(made)
+    layer = graph.nodes[-1].op
+    assert isinstance(layer, Conv)
+    np.testing.assert_array_equal(layer.weight.reshape(8, 16), integers)
+    assert [t.scale for t in graph.types.values()][-2:] == pytest.approx([0.02, 0.03])

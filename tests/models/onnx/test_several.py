@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hwgen.errors import HwgenError
-from hwgen.ir import Softmax
+from hwgen.ir import Add, Softmax, Table
 from hwgen.models.load import read
 from tests.models.float_networks import N
 from tests.models.host.test_model import C, file, run
@@ -30,6 +30,9 @@ FOUND = {
                            {"k": weights(8, 1, 1)}),
     "larger one": ([N("Greater", ["c", "d"], ["b"]), N("Where", ["b", "c", "d"], ["t"])], {}),
     "smaller one": ([N("LessOrEqual", ["c", "d"], ["b"]), N("Where", ["b", "c", "d"], ["t"])], {}),
+    "bound by channel": ([N("Max", ["c", "k"], ["t"])], {"k": weights(8, 1, 1)}),
+    "bound of a frame": ([N("Min", ["k", "c"], ["t"])], {"k": weights(1, 8, 8, 8)}),
+    "several bounds of two": ([N("Max", ["c", "k", "d", "zero"], ["t"])], {"k": weights(8, 8)}),
     "mask": ([N("Where", ["k", "c", "d"], ["t"])], {"k": weights(8, 8) > 0}),
     "mask of a frame": ([N("Where", ["k", "c", "zero"], ["t"])], {"k": weights(8, 8, 8) > 0}),
     "sum of three": ([N("Sum", ["c", "d", "k"], ["t"])], {"k": weights(8, 1, 1)}),
@@ -133,3 +136,24 @@ def test_softmax_over_more_elements_is_an_op(tmp_path):
     source, decibels = compared(file(tmp_path, [*TWO, *nodes, LAST], {**E, **constants}))
     assert decibels > 30
     assert [node.op.groups for node in source.graph.nodes if isinstance(node.op, Softmax)] == [1]
+
+
+def test_peaks_are_what_is_their_own_maximum(tmp_path):
+    """The difference is 0 or far from it in steps of its operands, whatever calibration saw."""
+    path = file(tmp_path, [
+        *TWO, N("MaxPool", ["c"], ["m"], kernel_shape=[3, 3], pads=[1] * 4),
+        N("GreaterOrEqual", ["c", "m"], ["b"]), N("Cast", ["b"], ["f"], to=1),
+        N("Mul", ["f", "d"], ["t"]), LAST], E, opset=13)
+    source = read(str(path))
+    graph = source.graph
+    (sub,) = (n for n in graph.nodes if isinstance(n.op, Add))
+    steps = [graph.types[name].scale for name in sub.inputs]
+    assert graph.types[sub.name].scale >= min(steps) / 1024
+
+
+def test_whole_numbers_have_codes(tmp_path):
+    path = file(tmp_path, [*TWO, N("Floor", ["c"], ["f"]), N("Mul", ["f", "d"], ["t"]), LAST], E,
+                opset=13)
+    graph = read(str(path)).graph
+    (floor,) = (n for n in graph.nodes if isinstance(n.op, Table))
+    assert graph.types[floor.name].scale == 1
