@@ -225,6 +225,12 @@ def _folded(
             found = infer_shapes(folded, strict_mode=True)
         except Exception as error:  # onnxruntime raises classes of its own for every fault
             why = first_line(error)
+            for node in model.graph.node:
+                if f"{node.domain}:{node.op_type}(" in why and "not a registered" in why:
+                    raise HwgenError(
+                        f"{name}: Node {node.name or node.output[0]!r} ({node.op_type}): nobody "
+                        f"knows this op of the domain {node.domain!r}: export without it, or cut "
+                        f"the file in front of it (onnx.utils.extract_model)") from None
             raise HwgenError(f"{name} cannot be run{with_size(size)}: {why}" + (
                 f"; onnxruntime {onnxruntime.__version__}, with which files are read, does not "
                 f"compute it: export with an older opset" if "NOT_IMPLEMENTED" in why else ""
