@@ -91,7 +91,11 @@ def calibration(
         # Only the number of these counts: no input takes an image.
         made = feeds(network, np.zeros((NOISE, 1, 1, 3), np.uint8), seed)
         return replace(made, origin=f"frames of noise, seeded with {seed}")
-    made = feeds(network, pictures(path, size, seed, limit), seed)
+    photos = pictures(path, size, seed, limit)
+    if path is None and any(len(network.shapes[name]) not in PICTURED for name in network.inputs):
+        # Few frames of noise would leave out much of what noise can be.
+        photos = images.photographs(NOISE, size, seed)
+    made = feeds(network, photos, seed)
     if path is None:
         return replace(made, seeded=True, origin=f"crops of photographs, seeded with {seed}",
                        images=True)
@@ -223,8 +227,7 @@ def feeds(network: Network, photos: np.ndarray, seed: int = 0) -> Feeds:
         return feed
 
     noisy = any(len(network.shapes[name]) not in PICTURED for name in network.inputs)
-    # Few frames of noise would leave out much of what noise can be.
-    return Feeds(max(count, NOISE) if noisy else count, make, seeded=noisy)
+    return Feeds(count, make, seeded=noisy)
 
 
 def _frame(photo: np.ndarray, shape: tuple[int, ...], seed: list[int]) -> np.ndarray:

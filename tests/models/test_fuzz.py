@@ -28,5 +28,5 @@ def test_one_line_each(part):
         except HwgenError:
             refused += 1
         # Far above what any of them takes: hanging is meant.
-        assert time.perf_counter() - begin < 30, kind
+        assert time.perf_counter() - begin < 300, kind
     assert refused > COUNT // PARTS // 2

@@ -12,7 +12,7 @@ from hwgen.emit.projects import contents
 from hwgen.emit.projects.xrt import XRT, arguments
 from hwgen.errors import HwgenError
 from hwgen.shell.registers import ARGUMENTS
-from hwgen.shell.shell import Shell, ShellConfig
+from hwgen.shell.shell import ShellConfig
 from tests.emit.projects.recorder import named, needs_tcl, netlist, project, recorded, written
 
 BOARDS = [name for name in boards.names() if XRT.fits(boards.load(name))]
@@ -102,7 +102,7 @@ def test_makefile(tmp_path: Path) -> None:
 def test_addresses_of_64_bits() -> None:
     """XRT wants them of all ports."""
     shell = ShellConfig(netlist=netlist(2), address_bits=64)
-    bits = {name: member.shape for name, member in Shell(shell).signature.members.items()
+    bits = {name: member.shape for name, member in shell.pins().items()
             if name.endswith("addr") and name.startswith("m_axi")}
     assert len(bits) == 6
     assert set(bits.values()) == {64}
