@@ -38,7 +38,7 @@ FIT = {
     "axi port": 6, "convolution, tiled": 6, "convolution, sparse": 6, "low rank": 5,
     "rearrange": 18, "extremum": 4, "channel max": 3, "embedding": 10,
     "attention": 6, "layer norm": 6, "recurrent": 6, "repeat": 3,
-    "repack": 8, "frame reader": 3, "frame writer": 3, "frame guard": 3, "shell control": 3,
+    "repack": 8, "frame reader": 3, "frame writer": 3, "frame guard": 16, "shell control": 3,
 }
 """Configurations that coefficients are fitted to."""
 TEST = {
