@@ -5,12 +5,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 
-from hwgen.blocks.registry import block_config
 from hwgen.boards import Board
 from hwgen.design import Folding
-from hwgen.dse.design.amounts import Amounts, vector
 from hwgen.dse.design.extents import divisors, fold_choices
-from hwgen.dse.design.table import Column, FixedTable
+from hwgen.dse.design.table import FixedTable, way_to_build
 from hwgen.errors import HwgenError
 from hwgen.ir import Attention
 from hwgen.parts.stream import StreamType
@@ -34,11 +32,9 @@ def attention_table(
     columns = []
     for folding in _foldings(op, streams, lanes, board):
         try:
-            config = block_config(op, tuple(streams), folding, lanes)
+            columns.append(way_to_build(op, streams, folding, lanes, board))
         except HwgenError:
             continue
-        takes = vector(config.resources(board.family))
-        columns.append(Column(Amounts(*takes), config.interval, folding))
     return FixedTable(columns)
 
 

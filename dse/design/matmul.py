@@ -5,13 +5,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 
-from hwgen.blocks.registry import block_config
 from hwgen.boards import Board
 from hwgen.design import Folding
 from hwgen.device.multiplier import Packing
-from hwgen.dse.design.amounts import Amounts, vector
-from hwgen.dse.design.extents import divisors, fold_choices
-from hwgen.dse.design.table import Column, FixedTable
+from hwgen.dse.design.extents import divisors, fold_choices, undominated
+from hwgen.dse.design.table import FixedTable, way_to_build
 from hwgen.ir import MatMul
 from hwgen.parts.stream import StreamType
 
@@ -22,12 +20,8 @@ def matmul_table(
     op: MatMul, streams: Sequence[StreamType], lanes: int, board: Board
 ) -> FixedTable:
     """The ways to build a product whose output has so many lanes."""
-    columns = []
-    for folding in _foldings(op, streams, lanes, board):
-        config = block_config(op, tuple(streams), folding, lanes)
-        takes = vector(config.resources(board.family))
-        columns.append(Column(Amounts(*takes), config.interval, folding))
-    return FixedTable(columns)
+    return FixedTable([way_to_build(op, streams, folding, lanes, board)
+                       for folding in _foldings(op, streams, lanes, board)])
 
 
 def _foldings(
@@ -44,11 +38,7 @@ def _foldings(
     for channel_lanes, pe in itertools.product(divisors(summed), sides):
         cycles = -(-results // pe) * max(summed // channel_lanes, pe // lanes)
         ways.append((cycles, channel_lanes * -(-pe // products), channel_lanes, pe))
-    least = None
-    for _, count, channel_lanes, pe in sorted(ways):
-        if least is not None and count >= least:
-            continue
-        least = count
+    for _, _, channel_lanes, pe in undominated(ways):
         for style in ("", "ultra") if board.uram else ("",):
             yield Folding(channel_lanes=channel_lanes, pe=pe, multiplier=board.multiplier,
                           window_style=style)

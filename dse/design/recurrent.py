@@ -5,28 +5,23 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 
-from hwgen.blocks.registry import block_config
 from hwgen.boards import Board
 from hwgen.design import Folding
 from hwgen.device.multiplier import Packing
-from hwgen.dse.design.amounts import Amounts, vector
-from hwgen.dse.design.extents import fold_choices
-from hwgen.dse.design.table import Column, FixedTable
+from hwgen.dse.design.extents import fold_choices, undominated
+from hwgen.dse.design.table import FixedTable, way_to_build
 from hwgen.ir import Recurrent
 from hwgen.parts.stream import StreamType
 
 __all__ = ["recurrent_table"]
 
+
 def recurrent_table(
     op: Recurrent, streams: Sequence[StreamType], lanes: int, board: Board
 ) -> FixedTable:
     """The ways to build a cell whose output has so many lanes."""
-    columns = []
-    for folding in _foldings(op, lanes, board):
-        config = block_config(op, tuple(streams), folding, lanes)
-        takes = vector(config.resources(board.family))
-        columns.append(Column(Amounts(*takes), config.interval, folding))
-    return FixedTable(columns)
+    return FixedTable([way_to_build(op, streams, folding, lanes, board)
+                       for folding in _foldings(op, lanes, board)])
 
 
 def _foldings(op: Recurrent, lanes: int, board: Board) -> Iterator[Folding]:
@@ -43,11 +38,7 @@ def _foldings(op: Recurrent, lanes: int, board: Board) -> Iterator[Folding]:
         cycles = (folds - 1) * max(words, beats) + words + beats
         columns = sum(-(-gates * pe // products) for gates, products in matrices)
         ways.append((cycles, channel_lanes * columns, channel_lanes, pe))
-    least = None
-    for _, count, channel_lanes, pe in sorted(ways):
-        if least is not None and count >= least:
-            continue
-        least = count
+    for _, _, channel_lanes, pe in undominated(ways):
         for style in ("", "ultra") if board.uram else ("",):
             yield Folding(channel_lanes=channel_lanes, pe=pe, multiplier=board.multiplier,
                           weight_style=style)

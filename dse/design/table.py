@@ -8,9 +8,14 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from hwgen.dse.design.amounts import Amounts
+from hwgen.blocks.registry import block_config
+from hwgen.boards import Board
+from hwgen.design import Folding
+from hwgen.dse.design.amounts import Amounts, vector
+from hwgen.ir import Op
+from hwgen.parts.stream import StreamType
 
-__all__ = ["Cheapest", "Column", "Consumer", "FixedTable", "Table"]
+__all__ = ["Cheapest", "Column", "Consumer", "FixedTable", "Table", "way_to_build"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,20 @@ class Column:
     cycles: int
     choice: object
     window: Amounts | None = None
+
+
+def way_to_build(
+    op: Op, streams: Sequence[StreamType], folding: Folding, lanes: int, board: Board
+) -> Column:
+    """The column of a folding of an op whose output has so many lanes.
+
+    Raises
+    ------
+    :exc:`HwgenError`
+        If the folding does not fit.
+    """
+    config = block_config(op, tuple(streams), folding, lanes)
+    return Column(Amounts(*vector(config.resources(board.family))), config.interval, folding)
 
 
 class Cheapest(NamedTuple):

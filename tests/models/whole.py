@@ -1,6 +1,12 @@
 """Whole networks: accelerator and ``host.onnx`` against onnxruntime on the file itself."""
 
+import contextlib
+import io
+import warnings
+
 import numpy as np
+import torch
+from torch import nn
 
 from hwgen.design import DesignPoint
 from hwgen.models.load import Source
@@ -34,3 +40,16 @@ def compared(path, **options) -> tuple[Source, float]:
             signal += np.square(want.astype(np.float64)).sum()
             noise += np.square(want.astype(np.float64) - value).sum()
     return source, 10 * np.log10(signal / max(noise, 1e-30))
+
+
+def exported(module: nn.Module, path, opset: int = 17) -> None:
+    """Write a module with seeded weights."""
+    torch.manual_seed(0)
+    for part in module.modules():
+        if hasattr(part, "reset_parameters"):
+            part.reset_parameters()  # pyright: ignore[reportCallIssue]
+    options = {"external_data": False} if opset >= 18 else {}
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        torch.onnx.export(module.eval(), (torch.rand(1, 3, 16, 16),), str(path),
+                          dynamo=opset >= 18, opset_version=opset, **options)

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import warnings
-
 import numpy as np
 import onnx
 import pytest
@@ -17,7 +13,7 @@ from torch.nn import functional
 from hwgen.errors import HwgenError
 from hwgen.ir import Attention, Conv, Rearrange
 from hwgen.models.load import read
-from tests.models.whole import compared
+from tests.models.whole import compared, exported
 
 TOKENS, C, HEADS = 16, 24, 3
 
@@ -81,18 +77,6 @@ FORMS = {
     "shared keys": (shared, 1, False), "scaled": (scaled, HEADS, False),
     "scaled, causal": (scaled_causal, HEADS, True),
 }
-
-
-def exported(module: nn.Module, path, opset: int) -> None:
-    torch.manual_seed(0)
-    for part in module.modules():
-        if hasattr(part, "reset_parameters"):
-            part.reset_parameters()  # pyright: ignore[reportCallIssue]
-    options = {"external_data": False} if opset >= 18 else {}
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        torch.onnx.export(module.eval(), (torch.rand(1, 3, 16, 16),), str(path),
-                          dynamo=opset >= 18, opset_version=opset, **options)
 
 
 @pytest.mark.parametrize("opset", [14, 17, 20])

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import warnings
 from collections import Counter
 
 import numpy as np
@@ -16,7 +13,7 @@ from hwgen.ir import Conv, MatMul, Rearrange, Softmax
 from hwgen.models.export import from_onnx_layout, to_integer, to_onnx_layout
 from hwgen.models.load import Source
 from hwgen.models.onnx.session import session
-from tests.models.whole import compared
+from tests.models.whole import compared, exported
 
 C, HEADS, SIDE = 24, 3, 4
 
@@ -60,19 +57,6 @@ def batched(q, k, v, parts):
     """Heads in the place of the batch."""
     q, k, v = (x.squeeze(0) for x in (q, k, v))
     return torch.bmm(torch.bmm(q, k.transpose(1, 2)), v)[None]
-
-
-def exported(module: nn.Module, path, opset: int = 17) -> None:
-    """Write a module with seeded weights."""
-    torch.manual_seed(0)
-    for part in module.modules():
-        if hasattr(part, "reset_parameters"):
-            part.reset_parameters()  # pyright: ignore[reportCallIssue]
-    options = {"external_data": False} if opset >= 18 else {}
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        torch.onnx.export(module.eval(), (torch.rand(1, 3, 16, 16),), str(path),
-                          dynamo=opset >= 18, opset_version=opset, **options)
 
 
 def check_integers(source: Source) -> None:
